@@ -1,0 +1,1 @@
+"""The library behind the PolSESS separation recipes."""

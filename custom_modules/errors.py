@@ -1,0 +1,66 @@
+"""How every command of this project ends when its input is bad.
+
+A mistake that the user can mend is raised as :class:`InputError`; ``main``
+functions run under :func:`exit_cleanly`, which prints it as one line and
+leaves with status 2. Anything else keeps its traceback: it is our bug.
+"""
+
+import sys
+from contextlib import contextmanager
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+
+class InputError(Exception):
+    """Bad input, told in one line that names the file, the row and the remedy.
+
+    Arguments
+    ---------
+    message : str
+        What is wrong, where, and what to do about it.
+    details : list of str
+        Further findings of the same kind, one line each, printed before the
+        message. A user with forty bad rows wants to see forty lines, once.
+
+    Example
+    -------
+    >>> error = InputError("2 bad rows; mend or use --skip_bad_rows", ["row 3: a", "row 9: b"])
+    >>> print(error)
+    2 bad rows; mend or use --skip_bad_rows
+    >>> error.details
+    ['row 3: a', 'row 9: b']
+    """
+
+    def __init__(self, message, details=()):
+        super().__init__(message)
+        self.details = list(details)
+
+    def __reduce__(self):
+        # Exceptions cross process borders by pickling, and the default
+        # reduction would forget the details.
+        return type(self), (str(self), self.details)
+
+
+@contextmanager
+def exit_cleanly():
+    """Turns :class:`InputError` into one line and exit status 2.
+
+    Ctrl-C ends with status 130 and a line instead of a traceback.
+
+    Example
+    -------
+    >>> with exit_cleanly():  # doctest: +SKIP
+    ...     raise InputError("data/train.csv: no such file; check --data_folder")
+    error: data/train.csv: no such file; check --data_folder
+    """
+    try:
+        yield
+    except InputError as error:
+        for line in error.details:
+            print(line, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_BAD_INPUT)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)

@@ -1,0 +1,57 @@
+"""Writing files so that a killed process never leaves half of one."""
+
+import os
+from contextlib import contextmanager
+from pathlib import Path
+
+from custom_modules.errors import InputError
+
+PARTIAL_SUFFIX = ".partial"
+
+
+@contextmanager
+def atomic_path(target):
+    """Yields a path beside ``target`` and renames it to ``target`` at the end.
+
+    If the block raises, or the process dies, ``target`` is as it was before.
+
+    Arguments
+    ---------
+    target : str or pathlib.Path
+        The file to write. Its folder is created if missing.
+
+    Yields
+    ------
+    pathlib.Path
+        Where to write. Ends in ``.partial`` and carries the process id, so
+        that two processes never share it.
+
+    Raises
+    ------
+    InputError
+        If the folder or the file cannot be written.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp()) / "new" / "a.txt"
+    >>> with atomic_path(target) as path:
+    ...     _ = path.write_text("whole")
+    >>> target.read_text()
+    'whole'
+    """
+    target = Path(target)
+    partial = target.with_name(f"{target.name}.{os.getpid()}{PARTIAL_SUFFIX}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        os.replace(partial, target)
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(
+            f"{target}: cannot be written ({reason}); "
+            "check the folder, its permissions and the free space"
+        ) from error
+    finally:
+        if partial.exists():
+            partial.unlink()
