@@ -25,9 +25,9 @@ class InputError(Exception):
 
     Example
     -------
-    >>> error = InputError("2 bad rows; mend or use --skip_bad_rows", ["row 3: a", "row 9: b"])
+    >>> error = InputError("2 bad rows; use --skip_bad_rows", ["row 3: a", "row 9: b"])
     >>> print(error)
-    2 bad rows; mend or use --skip_bad_rows
+    2 bad rows; use --skip_bad_rows
     >>> error.details
     ['row 3: a', 'row 9: b']
     """

@@ -13,6 +13,8 @@ Source: Kleć, Szklanny, Wieczorkowska 2024.
 
 import hashlib
 
+from custom_modules.errors import InputError
+
 #: Every variant, in the order in which tables list them.
 VARIANTS = ("SER", "SR", "ER", "R", "C", "SE", "S", "E")
 
@@ -127,3 +129,30 @@ def draw_fraction(*key):
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     # 53 bits: all that a double holds; 64 could round up to 1.0.
     return (int.from_bytes(digest, "big") >> 11) * 2.0**-53
+
+
+def num_sources(task):
+    """How many sources a separator returns for a task.
+
+    Arguments
+    ---------
+    task : str
+        ``"SB"``, ``"EB"`` or ``"ES"``.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    InputError
+        If there is no such task.
+
+    Example
+    -------
+    >>> num_sources("SB")
+    2
+    """
+    if task not in TASK_SOURCES:
+        raise InputError(f"task {task!r} is unknown; choose one of SB, EB, ES")
+    return TASK_SOURCES[task]

@@ -1,0 +1,1 @@
+"""Separators: waveform ``[batch, time]`` in, sources ``[batch, time, sources]`` out."""

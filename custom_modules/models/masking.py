@@ -1,0 +1,224 @@
+"""Encoder–mask–decoder separators, built from SpeechBrain's own parts.
+
+ConvTasNet, DPRNN and SepFormer differ in their mask network alone. Encoder,
+mask network and decoder keep SpeechBrain's classes, parameter names and the
+names ``encoder``, ``masknet`` and ``decoder``, so that trained weights also load
+in its stock ``SepformerSeparation``.
+"""
+
+import torch
+import torch.nn.functional as F
+from speechbrain.lobes.models import conv_tasnet
+from speechbrain.lobes.models.dual_path import Dual_Computation_Block, Dual_Path_Model
+from torch import nn
+
+
+class MaskingSeparator(nn.Module):
+    """Masks a learned representation of the mixture, once per source.
+
+    Source: Luo and Mesgarani 2019, "Conv-TasNet", section II.
+
+    Arguments
+    ---------
+    encoder : torch.nn.Module
+        ``[batch, time] → [batch, channels, frames]``; SpeechBrain's
+        ``dual_path.Encoder`` (also for ConvTasNet, whose mask network expects
+        this layout).
+    masknet : torch.nn.Module
+        ``[batch, channels, frames] → [sources, batch, channels, frames]``.
+    decoder : torch.nn.ConvTranspose1d
+        ``[batch, channels, frames] → [batch, time]``; its kernel and stride
+        must be the encoder's.
+
+    Example
+    -------
+    >>> from speechbrain.lobes.models.dual_path import Decoder, Encoder
+    >>> encoder = Encoder(kernel_size=16, out_channels=8)
+    >>> decoder = Decoder(8, 1, kernel_size=16, stride=8, bias=False)
+    >>> masknet = ConvTasNetMaskNet(N=8, B=4, H=8, P=3, X=2, R=1, C=2)
+    >>> separator = MaskingSeparator(encoder, masknet, decoder)
+    >>> separator(torch.randn(3, 1001)).shape
+    torch.Size([3, 1001, 2])
+    >>> separator(torch.zeros(1, 1))
+    tensor([[[0., 0.]]], grad_fn=<SliceBackward0>)
+    """
+
+    def __init__(self, encoder, masknet, decoder):
+        super().__init__()
+        self.encoder = encoder
+        self.masknet = masknet
+        self.decoder = decoder
+
+    def forward(self, mixture):
+        """Separates a batch of mixtures.
+
+        Arguments
+        ---------
+        mixture : torch.Tensor
+            Waveforms, ``[batch, time]``, at least one sample long.
+
+        Returns
+        -------
+        torch.Tensor
+            Estimated sources, ``[batch, time, sources]``, as long as the input.
+        """
+        batch, time = mixture.shape
+        features = self.encoder(self._fill_last_frame(mixture))
+        masks = self.masknet(features)  # [sources, batch, channels, frames]
+        masked = (features * masks).flatten(0, 1)
+        estimates = self.decoder(masked)  # [sources * batch, padded time]
+        return estimates.view(-1, batch, estimates.shape[-1]).permute(1, 2, 0)[:, :time]
+
+    def _fill_last_frame(self, mixture):
+        """Pads with zeros, so that the frames reach the last sample."""
+        kernel, stride = self.decoder.kernel_size[0], self.decoder.stride[0]
+        time = mixture.shape[1]
+        frames = 1 + max(0, -((kernel - time) // stride))
+        frames = max(frames, getattr(self.masknet, "min_frames", 1))
+        missing = kernel + (frames - 1) * stride - time
+        return F.pad(mixture, (0, missing)) if missing else mixture
+
+
+class ConvTasNetMaskNet(conv_tasnet.MaskNet):
+    """SpeechBrain's ConvTasNet mask network with a normalisation safe in fp16.
+
+    Its convolutions reflect the signal at the edges, which takes more frames
+    than the widest one reaches; ``min_frames`` tells the separator how many.
+
+    Arguments
+    ---------
+    N, B, H, P, X, R, C : int
+        The paper's names: encoder channels, bottleneck channels, channels in
+        the blocks, kernel size, blocks in each repeat, repeats, sources.
+    norm_eps : float
+        Added to the variance by every gLN and cLN. The encoder's variances are
+        near 1e-4 at speech level, so another value is another model: it must be
+        the same in training and in use. 1e-8 is SpeechBrain's.
+
+    Example
+    -------
+    >>> masknet = ConvTasNetMaskNet(N=8, B=4, H=8, P=3, X=2, R=1, C=2)
+    >>> masknet(torch.randn(3, 8, 50)).shape
+    torch.Size([2, 3, 8, 50])
+    """
+
+    def __init__(self, N, B, H, P, X, R, C, norm_eps=1e-8, **kwargs):
+        super().__init__(N, B, H, P, X, R, C, **kwargs)
+        self.min_frames = 2 ** (X - 1) * (P - 1) // 2 + 1
+        for module in list(self.modules()):
+            for name, child in module.named_children():
+                if type(child) in _FLOAT32_NORMS:
+                    channels = child.gamma.shape[-1]
+                    setattr(
+                        module, name, _FLOAT32_NORMS[type(child)](channels, norm_eps)
+                    )
+
+
+class _Float32Norm:
+    """Normalises in float32 whatever autocast says, with an epsilon of its own.
+
+    SpeechBrain's layers add 1e-8 to a variance that autocast leaves in float16,
+    where 1e-8 is 0: silence becomes 0 / 0.
+    """
+
+    dims = None
+
+    def __init__(self, channel_size, eps):
+        super().__init__(channel_size)
+        self.eps = eps
+
+    def forward(self, y):
+        """``[batch, frames, channels]`` to the same shape."""
+        with torch.autocast(y.device.type, enabled=False):
+            y = y.float()
+            var, mean = torch.var_mean(y, dim=self.dims, keepdim=True, correction=0)
+            return self.gamma * (y - mean) / torch.sqrt(var + self.eps) + self.beta
+
+
+class _GlobalLayerNorm(_Float32Norm, conv_tasnet.GlobalLayerNorm):
+    dims = (1, 2)
+
+
+class _ChannelwiseLayerNorm(_Float32Norm, conv_tasnet.ChannelwiseLayerNorm):
+    dims = (2,)
+
+
+_FLOAT32_NORMS = {
+    conv_tasnet.GlobalLayerNorm: _GlobalLayerNorm,
+    conv_tasnet.ChannelwiseLayerNorm: _ChannelwiseLayerNorm,
+}
+
+
+class DualPathMaskNet(Dual_Path_Model):
+    """SpeechBrain's dual-path mask network, each block initialised on its own.
+
+    ``Dual_Path_Model`` makes one block and copies it, so that all layers start
+    with identical weights. Here every block is constructed anew.
+
+    Source: Luo et al. 2020, "Dual-path RNN"; Subakan et al. 2021, "SepFormer".
+
+    Arguments
+    ---------
+    in_channels : int
+        Channels of the encoder.
+    out_channels : int
+        Channels inside the blocks.
+    intra_model : callable
+        Makes a module that works within chunks, ``[batch, time, channels]``.
+    inter_model : callable
+        Makes a module that works across chunks.
+    num_layers : int
+        Number of blocks.
+    norm : str
+        ``"ln"``, ``"gln"`` or ``"cln"``.
+    skip_around_intra : bool
+        Whether a residual connection goes around the intra model.
+    linear_layer_after_inter_intra : bool
+        Whether a linear layer follows each model, as it must after an RNN.
+    **kwargs
+        ``K`` (chunk length in frames), ``num_spks`` and the rest, as for
+        ``speechbrain.lobes.models.dual_path.Dual_Path_Model``.
+
+    Example
+    -------
+    >>> from functools import partial
+    >>> from speechbrain.lobes.models.dual_path import SBRNNBlock
+    >>> rnn = partial(SBRNNBlock, input_size=8, hidden_channels=4, num_layers=1)
+    >>> masknet = DualPathMaskNet(8, 8, rnn, rnn, num_layers=2, K=10, num_spks=2)
+    >>> masknet(torch.randn(3, 8, 55)).shape
+    torch.Size([2, 3, 8, 55])
+    """
+
+    def __init__(
+        self,
+        in_channels,
+        out_channels,
+        intra_model,
+        inter_model,
+        num_layers=1,
+        norm="ln",
+        skip_around_intra=True,
+        linear_layer_after_inter_intra=True,
+        **kwargs,
+    ):
+        def new_block():
+            return Dual_Computation_Block(
+                intra_model(),
+                inter_model(),
+                out_channels,
+                norm,
+                skip_around_intra=skip_around_intra,
+                linear_layer_after_inter_intra=linear_layer_after_inter_intra,
+            )
+
+        super().__init__(
+            in_channels,
+            out_channels,
+            intra_model(),
+            inter_model(),
+            num_layers=0,
+            norm=norm,
+            **kwargs,
+        )
+        self.num_layers = num_layers
+        self.dual_mdl = nn.ModuleList(new_block() for _ in range(num_layers))
