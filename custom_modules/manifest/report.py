@@ -1,0 +1,122 @@
+"""What the prepare step saw, as a table to read and as numbers."""
+
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from custom_modules.mmipc import CANCELLED_LAYERS, VARIANTS
+
+_HOUR = 3600  # seconds
+
+
+@dataclass
+class Report:
+    """What was seen of a corpus.
+
+    Arguments
+    ---------
+    check : str
+        How thoroughly the audio was looked at.
+    sample_rate : int
+        Of all files, in Hz.
+    subsets : dict of str to dict
+        Subset → the numbers of :func:`count_rows`.
+    findings : list of str
+        Duplicates and leakage, each with examples.
+    notes : list of str
+        What else the user should know.
+    """
+
+    check: str
+    sample_rate: int
+    subsets: dict
+    findings: list = field(default_factory=list)
+    notes: list = field(default_factory=list)
+
+    def table(self):
+        """The numbers, as two narrow tables.
+
+        Returns
+        -------
+        str
+        """
+        total = {
+            name: sum(numbers[name] for numbers in self.subsets.values())
+            for name in next(iter(self.subsets.values()))
+        }
+        counts = {**self.subsets, "all": total}
+        numbers = pd.DataFrame.from_dict(counts, orient="index")
+        numbers["hours"] = numbers["hours"].map("{:.2f}".format)
+        if self.check != "full":
+            del numbers["at_limiter"]
+        variants = list(VARIANTS)
+        return "\n".join(
+            [
+                f"sample rate {self.sample_rate} Hz, check: {self.check}\n",
+                f"{numbers.drop(columns=variants).to_string()}\n",
+                f"mixtures per variant\n{numbers[variants].to_string()}\n",
+            ]
+        )
+
+    def __str__(self):
+        findings = self.findings or ["no duplicates and no leakage found"]
+        return "\n".join([self.table(), *findings, *self.notes]) + "\n"
+
+
+def count_rows(table, repetitions):
+    """The numbers that the report gives for one subset.
+
+    Arguments
+    ---------
+    table : Table
+        Its rows have the columns of
+        :class:`~custom_modules.manifest.checks.Facts`; bad ones are left out.
+    repetitions : list of Repetition
+        Of all subsets.
+
+    Returns
+    -------
+    dict of str to number
+        ``rows``, ``hours``, ``indoor``, ``outdoor``; ``duplicates`` (rows that
+        repeat a mixture or a pair of segments of the same subset);
+        ``bad_rows`` (left out); ``at_limiter`` (samples, in a full check); and
+        the rows that each variant has.
+    """
+    rows = table.rows
+    seconds = (rows["frames"] / rows["sample_rate"]).sum()
+    indoor = int((rows["s1_reverb"] != "").sum())
+    of = {"indoor": indoor, "outdoor": len(rows) - indoor}
+    own = [r.rows for r in repetitions if r.original == r.copy == table.subset]
+    numbers = {
+        "rows": len(rows),
+        "hours": float(seconds / _HOUR),
+        **of,
+        # A repeated mixture usually repeats its segments too.
+        "duplicates": max(own, default=0),
+        "bad_rows": len(table.bad_rows),
+        "at_limiter": int(rows["limited"].sum()),
+    }
+    for variant in VARIANTS:
+        numbers[variant] = sum(
+            of[e] for e, v in CANCELLED_LAYERS.items() if variant in v
+        )
+    return numbers
+
+
+def finding_lines(repetitions):
+    """Repetitions as lines: what, how often, and the examples below it.
+
+    Arguments
+    ---------
+    repetitions : list of Repetition
+        From :func:`~custom_modules.manifest.duplicates.find_repetitions`.
+
+    Returns
+    -------
+    list of str
+    """
+    lines = []
+    for repetition in repetitions:
+        lines.append(str(repetition))
+        lines += [f"  {example}" for example in repetition.examples]
+    return lines
