@@ -96,7 +96,7 @@ def prepare_polsess(
 
     Example
     -------
-    >>> prepare_polsess("data/PolSESS", "results/manifests")  # doctest: +SKIP
+    >>> prepare_polsess("data/PolSESS", "results/manifests", skip_prep=True)
     """
     if skip_prep:
         logger.info("Skipping preparation, as asked")

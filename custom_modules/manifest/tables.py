@@ -23,6 +23,9 @@ MISSING = ("", "NaN", "nan", "<missing>", "<undefined>")
 #: Windows in Polish writes the second one.
 ENCODINGS = ("utf-8-sig", "cp1250")
 
+# Rows that are read at once.
+_PIECE = 10_000
+
 # "subset" only tells a row that lost its cells from a blank line.
 _NAMES = {
     "subset": "subset",
@@ -169,7 +172,6 @@ def read_cells(path, wanted):
         If the file cannot be read, is not a CSV, or has no rows.
     """
     cells = _parse(path, wanted)
-    cells.columns = cells.columns.str.strip()
     if cells.columns.has_duplicates:
         twice = cells.columns[cells.columns.duplicated()][0]
         raise InputError(f"{path}: has two columns {twice} in row 1; remove one")
@@ -177,8 +179,9 @@ def read_cells(path, wanted):
     for column in cells:
         stripped = cells[column].str.strip()
         cells[column] = stripped.mask(stripped.isin(MISSING), "")
-    cells = cells[(cells != "").any(axis=1)]
-    if cells.empty:
+    if len(cells.columns):
+        cells = cells[(cells != "").any(axis=1)]
+    if not len(cells):
         raise InputError(f"{path}: has no rows; make the table anew")
     return cells
 
@@ -204,7 +207,9 @@ def _parse_as(encoding, path, wanted):
     with warnings.catch_warnings():
         # "Length of header does not match": cells would be lost silently.
         warnings.simplefilter("error", pd.errors.ParserWarning)
-        return pd.read_csv(
+        # All columns are read, so that a row with too many cells is noticed,
+        # but only some are kept: that is what the pieces are for.
+        pieces = pd.read_csv(
             path,
             encoding=encoding,
             dtype=str,
@@ -212,8 +217,15 @@ def _parse_as(encoding, path, wanted):
             index_col=False,
             # A skipped line would shift the numbers of the rows after it.
             skip_blank_lines=False,
-            usecols=lambda name: name.strip() in wanted,
+            chunksize=_PIECE,
         )
+        with pieces:
+            return pd.concat([_only(wanted, piece) for piece in pieces])
+
+
+def _only(wanted, cells):
+    cells.columns = cells.columns.str.strip()
+    return cells.loc[:, [name in wanted for name in cells.columns]]
 
 
 def _require_columns(path, present, needed):
