@@ -1,0 +1,140 @@
+"""What a source of recordings has to offer: the plug-in protocol.
+
+A corpus is made from three sources, named in the hparams file by ``!new:``: one
+of speech, one of scenes, one of events. They are independent of each other, so
+that recordings of one's own can be mixed with procedural backgrounds.
+
+A source of one's own is a class with two methods, :meth:`Source.prepare` and
+:meth:`Source.read`; deriving from the base class of its role gives the rest.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from custom_modules.corpus import tables
+
+SUBSETS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Something that segments can be cut from.
+
+    Arguments
+    ---------
+    path : str
+        What the corpus's CSV says of its origin. For speech, the first folder in
+        it that is a speaker's name is its speaker.
+    group : str
+        The speaker; or the scene's or the event's class.
+    samples : int
+        Its length at the corpus's sampling rate.
+    gender : str
+        ``"female"``, ``"male"`` or empty; of speech only.
+    """
+
+    path: str
+    group: str
+    samples: int
+    gender: str = ""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a source may know about the corpus.
+
+    Arguments
+    ---------
+    output_folder : pathlib.Path
+        The corpus's root. Recordings that a source makes may be kept below
+        ``sources/``.
+    rate : int
+        The corpus's sampling rate in Hz.
+    duration : float
+        A mixture's length in s.
+    seed : int
+        What every random choice depends on.
+    workers : int
+        Processes that may be used; the result must not depend on it.
+    subsets : tuple of str
+        Those that are wanted, in the order of :data:`SUBSETS`.
+    progress : callable
+        Wraps an iterable in a progress bar; takes ``total`` and ``desc``.
+    """
+
+    output_folder: Path
+    rate: int
+    duration: float
+    seed: int
+    workers: int = 1
+    subsets: tuple = SUBSETS
+    progress: object = field(default=lambda items, **_: items, compare=False)
+
+    @property
+    def length(self):
+        """A mixture's length in samples."""
+        return round(self.duration * self.rate)
+
+
+class Source:
+    """A source of recordings. It must survive pickling: workers get a copy."""
+
+    def prepare(self, setup):
+        """Lists the recordings of each subset; makes them, if it is of that kind.
+
+        Called once, in the main process. No recording may appear in two subsets.
+
+        Arguments
+        ---------
+        setup : Setup
+
+        Returns
+        -------
+        dict of str to list of Recording
+            Subset → recordings, in an order that depends on the setup only.
+
+        Raises
+        ------
+        InputError
+            If there is not enough to choose from.
+        """
+        raise NotImplementedError
+
+    def read(self, recording, start, length, rate):
+        """Samples of a recording. Called in the workers.
+
+        Arguments
+        ---------
+        recording : Recording
+            One of those that ``prepare`` listed.
+        start, length : int
+            The stretch wanted, in samples at ``rate``.
+        rate : int
+            The corpus's sampling rate in Hz.
+
+        Returns
+        -------
+        numpy.ndarray
+            ``[length]``, floating point, full scale ±1.
+        """
+        raise NotImplementedError
+
+
+class SpeechSource(Source):
+    """A source of speech: a recording's group is its speaker."""
+
+
+class SceneSource(Source):
+    """A source of scenes: a recording's group is its scene class."""
+
+    def scene_class(self, name):
+        """The :class:`~custom_modules.corpus.tables.SceneClass` of a group."""
+        return tables.scene_classes()[name]
+
+
+class EventSource(Source):
+    """A source of events: a recording's group is its event class."""
+
+    def suits(self, event_class, scene_class):
+        """Whether an event may be heard in a scene, by the names of their classes."""
+        return scene_class in tables.event_scenes()[event_class]

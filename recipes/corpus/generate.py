@@ -1,0 +1,82 @@
+"""Generates a corpus in PolSESS's format.
+
+Mini-PolSESS, from nothing but pip packages:
+> python recipes/corpus/generate.py hparams/corpus/mini_polsess.yaml
+
+From your own recordings, see README.md beside this file:
+> python recipes/corpus/generate.py hparams/corpus/folders.yaml \\
+    --output_folder=data/MyCorpus --speech_folder=... --scene_folder=... \\
+    --event_folder=...
+
+Every key of the hparams file is an option, --key=value or --key value. A run that
+was interrupted is resumed by the same command.
+"""
+
+import sys
+
+from custom_modules.errors import exit_cleanly
+
+# Whatever else is needed is imported in main(): worker processes read this file
+# too, and must start quickly and without torch.
+
+#: Options on which the content of the corpus does not depend.
+INDIFFERENT = ("output_folder", "overwrite", "workers")
+
+
+def main(argv):
+    """Runs the command.
+
+    Arguments
+    ---------
+    argv : list of str
+        Arguments after the script's name: an hparams file, then its overrides.
+    """
+    from custom_modules.corpus.generation import generate
+    from custom_modules.hparams import check_overrides, load_hparams, split_arguments
+
+    if not argv or "--help" in argv or "-h" in argv:
+        return print_help(argv)
+    hparams_file, _, overrides = split_arguments(argv, run_options=())
+    overrides = check_overrides(hparams_file, overrides)
+    hparams = load_hparams(hparams_file, overrides)
+    generate(hparams, content_options(hparams_file, overrides))
+
+
+def content_options(hparams_file, overrides):
+    """The options on which the content of the corpus depends, as plain values."""
+    from hyperpyyaml import resolve_references
+    from ruamel.yaml import YAML
+
+    with open(hparams_file, encoding="utf-8") as file:
+        tree = YAML().load(resolve_references(file, overrides))
+    return {key: _plain(v) for key, v in tree.items() if key not in INDIFFERENT}
+
+
+def _plain(node):
+    """A YAML node without comments; an object becomes its class and arguments."""
+    if isinstance(node, dict):
+        tag = node.tag.value
+        own = {str(key): _plain(value) for key, value in node.items()}
+        return {"class": str(tag), **own} if tag else own
+    if isinstance(node, list):
+        return [_plain(item) for item in node]
+    return node if isinstance(node, (bool, int, float, type(None))) else str(node)
+
+
+def print_help(argv):
+    """Prints the usage, and the keys of the hparams file if one is named."""
+    from custom_modules.hparams import read_yaml
+
+    print(__doc__)
+    for argument in argv:
+        if not argument.startswith("-"):
+            read_yaml(argument)
+            print(f"Keys of {argument}:")
+            with open(argument, encoding="utf-8") as file:
+                keys = [line.rstrip() for line in file if line[0].isalpha()]
+            print("\n".join(f"  --{line}" for line in keys if "!new:" not in line))
+
+
+if __name__ == "__main__":
+    with exit_cleanly():
+        main(sys.argv[1:])
