@@ -59,7 +59,11 @@ def exit_cleanly():
     except InputError as error:
         for line in error.details:
             print(line, file=sys.stderr)
-        print(f"error: {error}", file=sys.stderr)
+        # A data loader's worker hands its exception over with its traceback
+        # around it; the message is the last line.
+        message = str(error).strip().splitlines()[-1]
+        message = message.removeprefix(f"{__name__}.InputError: ")
+        print(f"error: {message}", file=sys.stderr)
         sys.exit(EXIT_BAD_INPUT)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

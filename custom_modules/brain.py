@@ -1,0 +1,263 @@
+"""One Brain for every architecture and task.
+
+Start reading at :class:`Separation`: ``compute_forward`` and
+``compute_objectives`` say what is trained, ``on_stage_end`` what is kept.
+"""
+
+import speechbrain as sb
+import torch
+import yaml
+from speechbrain.utils.checkpoints import (
+    mark_as_loader,
+    mark_as_saver,
+    register_checkpoint_hooks,
+)
+from speechbrain.utils.distributed import if_main_process, is_distributed_initialized
+from speechbrain.utils.logger import get_logger
+
+from custom_modules.dataio import collate
+from custom_modules.errors import InputError
+from custom_modules.metrics import is_silent, score
+from custom_modules.mmipc import draw_fraction
+from custom_modules.objectives import pit_si_sdr_loss, si_sdr
+from custom_modules.results import result_rows, write_example, write_results
+from custom_modules.training_log import TrainingLog
+
+logger = get_logger(__name__)
+
+
+class NonFiniteLossError(Exception):
+    """A batch whose loss is not finite; it is dropped before ``backward()``."""
+
+
+@register_checkpoint_hooks
+class Separation(sb.Brain):
+    """Trains a separator with the permutation-invariant SI-SDR loss.
+
+    Needs ``modules["separator"]`` (``[batch, time] → [batch, time, sources]``)
+    and, among the hparams, ``seed``, ``epoch_counter``, ``lr_scheduler``,
+    ``train_logger``, ``output_folder``, ``save_audio`` and ``sample_rate``. Its
+    datasets are :class:`custom_modules.dataio.MixtureDataset`.
+
+    The checkpoint with the highest ``si_sdr`` on the validation set is the best
+    one; it and the last are kept.
+    """
+
+    def compute_forward(self, batch, stage):
+        """Separates a batch.
+
+        Returns
+        -------
+        dict
+            ``estimates`` and ``targets`` ``[batch, time, sources]``, ``mixture``
+            ``[batch, time]``, and ``lengths`` in samples, ``[batch]``, or None if
+            nothing is padded.
+        """
+        batch = batch.to(self.device)
+        mixture, relative = batch.mixture
+        padded = bool((relative < 1).any())
+        return {
+            "estimates": self.modules.separator(mixture),
+            "targets": batch.targets.data,
+            "mixture": mixture,
+            "lengths": (relative * mixture.shape[1]).round() if padded else None,
+        }
+
+    def compute_objectives(self, predictions, batch, stage):
+        """Mean over the batch of the permutation-invariant negative SI-SDR, dB."""
+        loss, _ = pit_si_sdr_loss(
+            predictions["estimates"], predictions["targets"], predictions["lengths"]
+        )
+        predictions["si_sdr"] = -loss.detach()
+        return loss.mean()
+
+    def fit_batch(self, batch):
+        """One step; a batch whose loss is not finite never touches the weights."""
+        # Dropout is drawn from seed, epoch and step, so that a resumed run goes
+        # on with the numbers of an uninterrupted one.
+        key = (
+            "step",
+            self.hparams.seed,
+            self.epoch,
+            self.step,
+            getattr(self, "rank", 0),
+        )
+        torch.manual_seed(int(draw_fraction(*key) * 2**62))
+        try:
+            return super().fit_batch(batch)
+        except NonFiniteLossError:
+            for module in self.modules.values():  # Brain.no_sync was cut short
+                if hasattr(module, "require_backward_grad_sync"):
+                    module.require_backward_grad_sync = True
+            return torch.tensor(float("nan"))
+
+    def check_loss_isfinite(self, loss):
+        """Drops the batch on all processes if its loss is not finite on any.
+
+        Raises
+        ------
+        NonFiniteLossError
+            To be caught by :meth:`fit_batch`.
+        InputError
+            If it happened more than ``nonfinite_patience`` times in this epoch.
+        """
+        finite = torch.isfinite(loss.detach()).float()
+        if is_distributed_initialized():
+            torch.distributed.all_reduce(finite, op=torch.distributed.ReduceOp.MIN)
+        if finite:
+            return
+        self.nonfinite_count += 1
+        self.sums["skipped"] += 1
+        if self.nonfinite_count > self.nonfinite_patience:
+            raise InputError(
+                f"epoch {self.epoch}: {self.nonfinite_count} batches had a loss that "
+                "is not finite (--nonfinite_patience); lower --lr or --max_grad_norm, "
+                "or train with --precision=fp32. The last checkpoint is untouched"
+            )
+        logger.warning(
+            "epoch %d, step %d: loss is not finite, batch dropped (%d of at most %d)",
+            self.epoch,
+            self.step,
+            self.nonfinite_count,
+            self.nonfinite_patience,
+        )
+        raise NonFiniteLossError
+
+    def on_fit_batch_end(self, batch, outputs, loss, should_step):
+        """Adds a training batch to the epoch's averages."""
+        self._add_to_averages(outputs)
+
+    @torch.no_grad()
+    def evaluate_batch(self, batch, stage):
+        """Adds a validation batch to the averages; scores a test batch."""
+        with self.evaluation_ctx:
+            outputs = self.compute_forward(batch, stage)
+            loss = self.compute_objectives(outputs, batch, stage)
+        if stage == sb.Stage.VALID:
+            self._add_to_averages(outputs)
+        else:
+            self._score(batch, outputs)
+        return loss.detach().cpu()
+
+    def make_dataloader(
+        self, dataset, stage, ckpt_prefix="dataloader-", **loader_kwargs
+    ):
+        """As in SpeechBrain, with our collation; remembers what it loads."""
+        if stage == sb.Stage.TRAIN:
+            self.train_set = dataset
+        elif stage == sb.Stage.TEST:
+            self.test_set = dataset
+        loader_kwargs.setdefault("collate_fn", collate)
+        return super().make_dataloader(dataset, stage, ckpt_prefix, **loader_kwargs)
+
+    def on_fit_start(self):
+        """Resumes, and forgets what the log says of epochs that are not done."""
+        super().on_fit_start()
+        self.log = TrainingLog(self.hparams.train_logger, self.hparams.output_folder)
+        self.log.forget_after(self.hparams.epoch_counter.current)
+
+    def on_stage_start(self, stage, epoch=None):
+        """Starts the averages anew, unless an interrupted epoch goes on."""
+        self.epoch = epoch
+        if stage == sb.Stage.TRAIN:
+            self.train_set.set_epoch(epoch)
+        if stage != sb.Stage.TRAIN or self.step == 0:
+            self.sums = dict.fromkeys(("si_sdr", "si_sdri", "mixtures", "skipped"), 0)
+        self.rows = []
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        """Keeps averages; schedules, logs and saves after validation."""
+        if stage == sb.Stage.TRAIN:
+            self.train_stats, self.skipped = self._averages(), self.sums["skipped"]
+        elif stage == sb.Stage.VALID:
+            self._end_epoch(epoch, self._averages())
+        elif if_main_process():
+            self.summary = write_results(self.rows, self.hparams.output_folder)
+
+    def on_evaluate_start(self, max_key=None, min_key=None):
+        """Loads the best checkpoint.
+
+        Raises
+        ------
+        InputError
+            If there is none.
+        """
+        found = self.checkpointer.recover_if_possible(max_key=max_key, min_key=min_key)
+        if found is None:
+            folder = self.checkpointer.checkpoints_dir
+            raise InputError(f"{folder}: no checkpoint to test; train first")
+        logger.info("testing the checkpoint of epoch %s", found.meta["epoch"])
+
+    def _end_epoch(self, epoch, valid_stats):
+        si_sdr_db = valid_stats["si_sdr"]
+        lr, next_lr = self.hparams.lr_scheduler([self.optimizer], epoch, -si_sdr_db)
+        sb.nnet.schedulers.update_learning_rate(self.optimizer, next_lr)
+        self.log.add(epoch, lr, self.skipped, self.train_stats, valid_stats)
+        self.checkpointer.save_and_keep_only(
+            meta={"si_sdr": si_sdr_db, "epoch": epoch},
+            max_keys=["si_sdr"],
+            importance_keys=[],  # the default list is shared between calls
+        )
+
+    def _add_to_averages(self, outputs):
+        """Sums over the mixtures whose targets are all audible."""
+        targets = outputs["targets"]
+        mixtures = outputs["mixture"].unsqueeze(2)
+        baseline = si_sdr(mixtures, targets, outputs["lengths"]).mean(1)
+        scores = outputs["si_sdr"]
+        counts = ~is_silent(targets).any(1) & torch.isfinite(scores)
+        self.sums["si_sdr"] += float(scores[counts].double().sum())
+        self.sums["si_sdri"] += float((scores - baseline)[counts].double().sum())
+        self.sums["mixtures"] += int(counts.sum())
+
+    def _averages(self):
+        """Means per mixture over all processes; -inf if nothing could be scored."""
+        names = ("si_sdr", "si_sdri", "mixtures")
+        sums = torch.tensor([self.sums[n] for n in names], dtype=torch.float64)
+        if is_distributed_initialized():
+            sums = sums.to(self.device)
+            torch.distributed.all_reduce(sums)
+        score_sum, gain_sum, count = sums.tolist()
+        if not count:
+            return {"si_sdr": -float("inf"), "si_sdri": -float("inf")}
+        return {"si_sdr": score_sum / count, "si_sdri": gain_sum / count}
+
+    def _score(self, batch, outputs):
+        """Scores a test batch, each example cut back to its true length."""
+        lengths = outputs["lengths"]
+        parts = [(slice(None), None)]
+        if lengths is not None:
+            parts = [(slice(i, i + 1), int(n)) for i, n in enumerate(lengths)]
+        keys = ("estimates", "targets", "mixture")
+        scored = [score(*(outputs[k][part, :end] for k in keys)) for part, end in parts]
+        scores = {k: torch.cat([s[k] for s, _ in scored]) for k in scored[0][0]}
+        self.rows += result_rows(batch, scores, self.test_set.data)
+        for (part, _), (_, aligned) in zip(parts, scored, strict=True):
+            self._save_examples(batch, outputs, part, aligned)
+
+    def _save_examples(self, batch, outputs, part, aligned):
+        """Writes the first ``save_audio`` mixtures of the test set for listening."""
+        wanted = self.test_set.data_ids[: self.hparams.save_audio]
+        for item, estimates in zip(range(len(batch))[part], aligned, strict=True):
+            if batch.id[item] in wanted and if_main_process():
+                end = len(estimates)
+                write_example(
+                    f"{self.hparams.output_folder}/audio",
+                    f"{batch.id[item]}_{batch.variant[item]}",
+                    outputs["mixture"][item, :end],
+                    estimates,
+                    outputs["targets"][item, :end],
+                    self.hparams.sample_rate,
+                )
+
+    @mark_as_saver
+    def _save(self, path):
+        super()._save(path)
+        with open(path, "a", encoding="utf-8") as stream:
+            yaml.safe_dump({"sums": self.sums}, stream)
+
+    @mark_as_loader
+    def _recover(self, path, end_of_epoch):
+        super()._recover(path, end_of_epoch)
+        with open(path, encoding="utf-8") as stream:
+            self.sums = yaml.safe_load(stream)["sums"]

@@ -1,0 +1,131 @@
+"""Checkpoints that are whole or not there."""
+
+import logging
+import os
+import shutil
+
+from speechbrain.utils.checkpoints import CKPT_PREFIX, Checkpointer
+from speechbrain.utils.distributed import ddp_barrier, if_main_process
+from speechbrain.utils.logger import get_logger
+
+from custom_modules.errors import InputError
+from custom_modules.files import PARTIAL_SUFFIX
+
+logger = get_logger(__name__)
+
+
+class AtomicCheckpointer(Checkpointer):
+    """SpeechBrain's checkpointer, safe against being killed while it writes.
+
+    ``Checkpointer`` writes in place, its marker first: killed in between, it
+    leaves what looks like the newest checkpoint and is not whole. This one
+    writes beside and renames, and passes over folders that are not whole.
+
+    Arguments
+    ---------
+    *args, **kwargs
+        As for ``speechbrain.utils.checkpoints.Checkpointer``.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> checkpointer = AtomicCheckpointer(folder, {"model": torch.nn.Linear(2, 2)})
+    >>> checkpoint = checkpointer.save_checkpoint()
+    >>> checkpointer.find_checkpoint().path == checkpoint.path
+    True
+    >>> checkpoint.paramfiles["model"].unlink()
+    >>> checkpointer.find_checkpoint() is None
+    True
+    """
+
+    def save_checkpoint(self, *args, verbosity=logging.INFO, **kwargs):
+        """As in SpeechBrain; the folder gets its name when all is in it."""
+        self._remove_partial()
+        checkpoint = super().save_checkpoint(*args, verbosity=logging.DEBUG, **kwargs)
+        ddp_barrier()  # other processes may still be writing
+        if checkpoint is None:
+            return None
+        whole = checkpoint.path.with_name(
+            checkpoint.path.name.removeprefix(".").removesuffix(PARTIAL_SUFFIX)
+        )
+        _flush(checkpoint.path)
+        if whole.exists():  # a name that was given twice
+            shutil.rmtree(whole)
+        os.replace(checkpoint.path, whole)
+        logger.log(verbosity, "Saved a checkpoint in %s", whole)
+        paramfiles = {
+            name: whole / path.name for name, path in checkpoint.paramfiles.items()
+        }
+        return checkpoint._replace(path=whole, paramfiles=paramfiles)
+
+    def list_checkpoints(self):
+        """The checkpoints that are whole, as SpeechBrain lists them."""
+        checkpoints = super().list_checkpoints()
+        whole = [c for c in checkpoints if not self._missing(c)]
+        for checkpoint in checkpoints:
+            if checkpoint not in whole:
+                logger.warning(
+                    "%s is not whole (%s) and is passed over; delete it",
+                    checkpoint.path,
+                    ", ".join(self._missing(checkpoint)),
+                )
+        return whole
+
+    def recover_if_possible(self, *args, **kwargs):
+        """As in SpeechBrain; says what a killed process left behind."""
+        for path in self._partial_paths():
+            logger.warning("%s was never finished and is passed over", path)
+        return super().recover_if_possible(*args, **kwargs)
+
+    def load_checkpoint(self, checkpoint):
+        """As in SpeechBrain.
+
+        Raises
+        ------
+        InputError
+            If the checkpoint belongs to a model of another size or task.
+        """
+        try:
+            super().load_checkpoint(checkpoint)
+        except RuntimeError as error:
+            raise InputError(
+                f"{checkpoint.path}: does not fit this model "
+                f"({str(error).splitlines()[0]}); "
+                "use the options it was trained with, or another --output_folder"
+            ) from error
+
+    def _new_checkpoint_dirpath(self):
+        return _partial(super()._new_checkpoint_dirpath())
+
+    def _custom_checkpoint_dirpath(self, name):
+        return _partial(super()._custom_checkpoint_dirpath(name))
+
+    def _missing(self, checkpoint):
+        """Names of recoverables whose file is not there or empty."""
+        files = checkpoint.paramfiles
+        return [
+            name
+            for name in self.recoverables
+            # SpeechBrain treats these two kinds as optional, too.
+            if not (self.optional_recoverables.get(name) or "dataloader" in name)
+            and (name not in files or files[name].stat().st_size == 0)
+        ]
+
+    def _partial_paths(self):
+        return list(self.checkpoints_dir.glob(f".{CKPT_PREFIX}*{PARTIAL_SUFFIX}"))
+
+    def _remove_partial(self):
+        if if_main_process():
+            for path in self._partial_paths():
+                shutil.rmtree(path)
+
+
+def _partial(path):
+    return path.with_name(f".{path.name}{PARTIAL_SUFFIX}")
+
+
+def _flush(folder):
+    """Has the files on the disk before the folder gets its name."""
+    for path in folder.iterdir():
+        with open(path, "rb") as stream:
+            os.fsync(stream.fileno())

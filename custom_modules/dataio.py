@@ -1,0 +1,382 @@
+"""From a manifest to mixtures and targets.
+
+A manifest (``polsess_prepare.py``) lists for each variant the layers that it
+cancels. An item of a dataset draws its variant, reads the full mix, the targets
+and those layers, and subtracts them. The draw is a pure function of the seed,
+the epoch and the mixture's id, so neither the number of workers nor a resumed
+run changes what is trained on.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import soundfile as sf
+import torch
+from speechbrain.dataio.batch import PaddedBatch
+from speechbrain.dataio.dataio import _recursive_format
+from speechbrain.dataio.dataset import DynamicItemDataset
+
+from custom_modules.errors import InputError
+from custom_modules.mmipc import (
+    VARIANTS,
+    draw_fraction,
+    draw_variant,
+    num_sources,
+    variants_of,
+)
+
+_ENTRY = re.compile(rb'\s*("(?:[^"\\]|\\.)*")\s*:\s*(\{.*\})\s*,?\s*')
+
+
+class Manifest(Mapping):
+    """A JSON manifest whose entries are parsed when they are asked for.
+
+    A manifest of 128,000 mixtures takes over a gigabyte as Python objects, and
+    again as much in every worker, as counting references copies memory pages.
+    As bytes it takes what the file takes, once.
+
+    Arguments
+    ---------
+    path : str or pathlib.Path
+        A manifest as ``polsess_prepare.py`` writes it, or any JSON of the shape
+        that SpeechBrain's ``load_data_json`` reads.
+    replacements : dict
+        Such as ``{"data_root": "/corpora/PolSESS"}``.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, is no manifest, or is empty.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "train.json"
+    >>> _ = path.write_text('{"a": {"mix": "{data_root}/a.wav"}}')
+    >>> Manifest(path, {"data_root": "/corpus"})["a"]
+    {'mix': '/corpus/a.wav'}
+    """
+
+    def __init__(self, path, replacements):
+        self.path = Path(path)
+        self.replacements = dict(replacements)
+        self._bytes, self._spans = self._index(self._read())
+        if not self._spans:
+            raise InputError(f"{path}: holds no mixtures; run polsess_prepare.py again")
+
+    def __getitem__(self, mixture_id):
+        start, end = self._spans[mixture_id]
+        entry = json.loads(self._bytes[start:end])
+        _recursive_format(entry, self.replacements)
+        return entry
+
+    def __iter__(self):
+        return iter(self._spans)
+
+    def __len__(self):
+        return len(self._spans)
+
+    def _read(self):
+        try:
+            return self.path.read_bytes()
+        except OSError as error:
+            raise InputError(
+                f"{self.path}: cannot be read ({error.strerror}); "
+                "run polsess_prepare.py first"
+            ) from error
+
+    def _index(self, content):
+        """Where each entry lies: one a line if it can be, else parsed and laid so."""
+        spans = _line_spans(content)
+        if spans is None:
+            try:
+                entries = json.loads(content)
+                lines = [
+                    f"{json.dumps(k)}: {json.dumps(v)}" for k, v in entries.items()
+                ]
+            except (ValueError, AttributeError) as error:
+                raise InputError(
+                    f"{self.path}: no manifest ({error}); run polsess_prepare.py again"
+                ) from error
+            content = ("{\n" + ",\n".join(lines) + "\n}\n").encode()
+            spans = _line_spans(content)
+        return content, spans
+
+
+def _line_spans(content):
+    """id → (start, end) of its entry, or None if the entries are laid otherwise."""
+    spans, position = {}, 0
+    for line in content.splitlines(keepends=True):
+        entry = _ENTRY.fullmatch(line)
+        if entry:
+            spans[json.loads(entry[1])] = tuple(position + i for i in entry.span(2))
+        elif line.strip() not in (b"{", b"}", b""):
+            return None
+        position += len(line)
+    return spans
+
+
+class MixtureDataset(DynamicItemDataset):
+    """PolSESS mixtures under MM-IPC; each epoch draws one variant for each.
+
+    Items hold ``id``, ``environment``, ``variants`` (names), ``mixtures``
+    ``[variants, time]`` and ``targets`` ``[time, sources]``; :func:`collate`
+    makes batches of them.
+
+    Arguments
+    ---------
+    manifest : Mapping
+        :class:`Manifest`, or a dict of the same entries.
+    variants : list of str
+        The variants to draw from; mixtures that have none of them are left out.
+    task : str
+        ``"SB"``, ``"EB"`` or ``"ES"``.
+    seed : int
+        The experiment's seed.
+    segment_seconds : float, optional
+        Length of a random crop in s. By default mixtures are whole.
+    max_samples : int, optional
+        How many mixtures to keep. They are picked by their ids alone: the same
+        for every seed, and the fewer are always among the more.
+    draw : bool
+        False gives every allowed variant of a mixture instead of one.
+
+    Raises
+    ------
+    InputError
+        If a variant or the task is unknown, or nothing is left.
+    """
+
+    def __init__(
+        self,
+        manifest,
+        variants,
+        task,
+        seed,
+        segment_seconds=None,
+        max_samples=None,
+        draw=True,
+    ):
+        num_sources(task)  # refuses an unknown one
+        self.variants = _checked_variants(variants)
+        self.task, self.seed, self.segment_seconds = task, seed, segment_seconds
+        # Shared memory: workers that live on see the next epoch, too.
+        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
+        super().__init__(manifest)
+        self.data_ids = _kept_ids(manifest, self.variants, max_samples)
+        chosen = self.draw_variants if draw else self.all_variants
+        self.add_dynamic_item(chosen, ["id", "environment"], "drawn")
+        layers = ["id", "mix", "s1", "s2", "s2_layers", "variants", "drawn"]
+        self.add_dynamic_item(self.read, layers, ["mixtures", "targets"])
+        self.set_output_keys(
+            {key: key for key in ("id", "environment", "mixtures", "targets")}
+            | {"variants": "drawn"}
+        )
+
+    @property
+    def epoch(self):
+        """The epoch that variants and crops are drawn with."""
+        return int(self._epoch)
+
+    def set_epoch(self, epoch):
+        """Says which epoch begins, also to workers."""
+        self._epoch.fill_(epoch)
+
+    def draw_variants(self, mixture_id, environment):
+        """The variant of a mixture in this epoch, as a tuple of one."""
+        return (
+            draw_variant(environment, self.variants, self.seed, self.epoch, mixture_id),
+        )
+
+    def all_variants(self, mixture_id, environment):
+        """All allowed variants of a mixture."""
+        return variants_of(environment, self.variants)
+
+    def read(self, mixture_id, mix, s1, s2, s2_layers, variants, drawn):
+        """Mixtures ``[variants, time]`` and targets ``[time, sources]``."""
+        start, frames = self._segment(mixture_id, mix)
+        cancelled = [variants[name] for name in drawn]
+        if self.task == "ES":
+            # Never the same layer twice: C cancels speaker 2's reverb already.
+            cancelled = [
+                list(dict.fromkeys([*paths, *s2_layers])) for paths in cancelled
+            ]
+        sources = [s1] if self.task == "ES" else [s1, s2]
+        paths = {mix, *sources, *(path for layers in cancelled for path in layers)}
+        layers = {path: read_layer(path, start, frames) for path in paths}
+        mixtures = [cancel(layers[mix], [layers[p] for p in ps]) for ps in cancelled]
+        targets = np.stack([layers[path] for path in sources], axis=1)
+        if self.task == "EB":
+            targets = targets.sum(axis=1, keepdims=True)
+        return torch.from_numpy(np.stack(mixtures)), torch.from_numpy(targets)
+
+    def _segment(self, mixture_id, mix):
+        """Where the crop of this epoch starts and how long it is, in samples."""
+        if self.segment_seconds is None:
+            return 0, -1
+        info = sf.info(mix)
+        frames = min(round(self.segment_seconds * info.samplerate), info.frames)
+        fraction = draw_fraction("crop", self.seed, self.epoch, mixture_id)
+        return int(fraction * (info.frames - frames + 1)), frames
+
+
+def cancel(mix, layers):
+    """Adds layers to a mix with their phase inverted.
+
+    Arguments
+    ---------
+    mix : numpy.ndarray
+        ``[time]``.
+    layers : list of numpy.ndarray
+        What to cancel, each ``[time]``.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``[time]``; the inputs stay as they were.
+
+    Example
+    -------
+    >>> cancel(np.float32([3, 4]), [np.float32([1, 1]), np.float32([1, 0])])
+    array([1., 3.], dtype=float32)
+    """
+    mixture = mix.copy()
+    for layer in layers:
+        mixture -= layer
+    return mixture
+
+
+def read_layer(path, start=0, frames=-1):
+    """Reads a layer.
+
+    Arguments
+    ---------
+    path : str
+        A file of one channel.
+    start : int
+        The first sample.
+    frames : int
+        How many samples; -1 for all.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32, ``[time]``; sums and differences of PCM_16 stay exact in it.
+
+    Raises
+    ------
+    InputError
+        If the file has gone since it was prepared, or is damaged.
+    """
+    try:
+        return sf.read(path, frames=frames, start=start, dtype="float32")[0]
+    except (sf.LibsndfileError, OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); prepare again") from error
+
+
+def collate(items):
+    """One example for each mixture and variant, padded to the longest.
+
+    Arguments
+    ---------
+    items : list of dict
+        From :class:`MixtureDataset`.
+
+    Returns
+    -------
+    speechbrain.dataio.batch.PaddedBatch
+        ``id``, ``environment`` and ``variant`` are lists; ``mixture`` is
+        ``[batch, time]``, ``targets`` ``[batch, time, sources]``, both with
+        relative lengths.
+    """
+    return PaddedBatch(
+        [
+            {
+                "id": item["id"],
+                "environment": item["environment"],
+                "variant": variant,
+                "mixture": mixture,
+                "targets": item["targets"],
+            }
+            for item in items
+            for variant, mixture in zip(item["variants"], item["mixtures"], strict=True)
+        ]
+    )
+
+
+def dataio_prep(hparams):
+    """The datasets of an experiment.
+
+    Arguments
+    ---------
+    hparams : dict
+        ``{train,valid,test}_manifest``, ``data_folder``, ``sample_rate``,
+        ``{train,valid}_variants``,
+        ``{train,valid,test}_max_samples``, ``segment_seconds``, ``task``, ``seed``.
+
+    Returns
+    -------
+    dict
+        ``train``, ``valid`` and ``test``, each a :class:`MixtureDataset`. Training
+        draws anew in each epoch, validation always as in epoch 0, and testing
+        goes through every variant.
+    """
+
+    def dataset(split, variants=VARIANTS, **kwargs):
+        return MixtureDataset(
+            Manifest(
+                hparams[f"{split}_manifest"], {"data_root": hparams["data_folder"]}
+            ),
+            variants,
+            hparams["task"],
+            hparams["seed"],
+            max_samples=hparams[f"{split}_max_samples"],
+            **kwargs,
+        )
+
+    return {
+        "train": dataset(
+            "train",
+            hparams["train_variants"],
+            segment_seconds=hparams["segment_seconds"],
+        ),
+        "valid": dataset("valid", hparams["valid_variants"]),
+        "test": dataset("test", draw=False),
+    }
+
+
+def _check_rate(manifest, sample_rate):
+    """One rate a corpus is the prepare step's care; here it must be the model's."""
+    rate = manifest[next(iter(manifest))]["sample_rate"]
+    if rate != sample_rate:
+        raise InputError(
+            f"{manifest.path}: audio at {rate} Hz, model at {sample_rate} Hz; "
+            f"set --sample_rate={rate} or use another corpus"
+        )
+
+
+def _checked_variants(variants):
+    unknown = [name for name in variants if name not in VARIANTS]
+    if unknown or not variants:
+        raise InputError(
+            f"variants {list(variants)}: choose one or more of {', '.join(VARIANTS)}"
+        )
+    return tuple(variants)
+
+
+def _kept_ids(manifest, variants, max_samples):
+    """Mixtures that have an allowed variant, at most ``max_samples`` of them."""
+    ids = [
+        mixture_id
+        for mixture_id, entry in manifest.items()
+        if variants_of(entry["environment"], variants)
+    ]
+    if not ids:
+        name = getattr(manifest, "path", "manifest")
+        raise InputError(f"{name}: no mixture has any variant of {list(variants)}")
+    if max_samples is not None and max_samples < len(ids):
+        ids = sorted(ids, key=lambda name: draw_fraction("subset", name))[:max_samples]
+    return ids

@@ -1,0 +1,271 @@
+"""From a command line to an experiment: hparams file, environment, overrides.
+
+Precedence: hparams file < ``POLSESS_DATA_ROOT`` (for ``data_folder``) < command
+line. Every mistake ends in one line, see :mod:`custom_modules.errors`.
+"""
+
+import difflib
+import os
+from pathlib import Path
+
+from hyperpyyaml import load_hyperpyyaml, resolve_references
+from ruamel.yaml import YAML, YAMLError
+from speechbrain.utils.logger import get_logger
+from speechbrain.utils.run_opts import HELP_TEXTS, RunOptions
+
+from custom_modules.errors import InputError
+
+logger = get_logger(__name__)
+
+DATA_ROOT_VARIABLE = "POLSESS_DATA_ROOT"
+
+#: Options of SpeechBrain's own command line.
+RUN_OPTIONS = frozenset(HELP_TEXTS) | {"jit_module_keys", "compile_module_keys"}
+
+
+def split_arguments(argv, run_options=RUN_OPTIONS):
+    """Splits a command line into hparams file, run options and overrides.
+
+    SpeechBrain's own parser joins values at ``=`` and takes prefixes of its
+    options for the options; here neither happens.
+
+    Arguments
+    ---------
+    argv : list of str
+        The arguments after the script's name, ``--key=value`` or ``--key value``.
+    run_options : set of str
+        Names that are no overrides.
+
+    Returns
+    -------
+    hparams_file : str
+    run_arguments : list of str
+        For ``speechbrain.parse_arguments``, the hparams file first.
+    overrides : dict
+        Parsed by the rules of YAML 1.2, so that ``1e-4`` is a number.
+
+    Raises
+    ------
+    InputError
+        If there is no hparams file, or an argument that belongs to nothing.
+
+    Example
+    -------
+    >>> split_arguments(["a.yaml", "--lr=1e-4", "--debug", "--variants", "[C, R]"])
+    ('a.yaml', ['a.yaml', '--debug'], {'lr': 0.0001, 'variants': ['C', 'R']})
+    """
+    if not argv or argv[0].startswith("--"):
+        raise InputError("the first argument must be an hparams file; see --help")
+    hparams_file, *rest = argv
+    run_arguments, overrides = [hparams_file], {}
+    while rest:
+        option = rest.pop(0)
+        if not option.startswith("--"):
+            raise InputError(
+                f"argument {option!r} belongs to no option; write --key=value"
+            )
+        values = []
+        while rest and not rest[0].startswith("--"):
+            values.append(rest.pop(0))
+        key, equals, value = option[2:].partition("=")
+        if key in run_options:
+            run_arguments += [option, *values]
+        elif len(values) + bool(equals) != 1:
+            raise InputError(f"option --{key} takes one value; write --{key}=value")
+        else:
+            overrides[key] = _parse_value(value if equals else values[0])
+    return hparams_file, run_arguments, overrides
+
+
+def load_experiment(argv):
+    """Everything that a training or evaluation script needs to start.
+
+    Arguments
+    ---------
+    argv : list of str
+        The arguments after the script's name.
+
+    Returns
+    -------
+    hparams_file : str
+    hparams : dict
+        The loaded hparams.
+    run_opts : speechbrain.utils.run_opts.RunOptions
+    overrides : dict
+        What the environment and the command line changed.
+
+    Raises
+    ------
+    InputError
+        If the file, an override or a value does not fit.
+    """
+    hparams_file, run_arguments, overrides = split_arguments(argv)
+    _, run_opts, _ = RunOptions.from_command_line_args(run_arguments)
+    overrides = check_overrides(hparams_file, overrides)
+    if run_opts.debug and not run_opts.debug_persistently:
+        # A few batches must not overwrite what a real run has written.
+        overrides["output_folder"] = f"{_output_folder(hparams_file, overrides)}/debug"
+    hparams = load_hparams(hparams_file, overrides)
+    settle_precision(hparams, run_opts)
+    if run_opts.ckpt_interval_steps > 0:
+        hparams["ckpt_interval_minutes"] = 0  # SpeechBrain takes one of the two
+    return hparams_file, hparams, run_opts, overrides
+
+
+def check_overrides(hparams_file, overrides):
+    """Adds what the environment says and refuses keys that the file lacks.
+
+    Arguments
+    ---------
+    hparams_file : str
+        A HyperPyYAML file.
+    overrides : dict
+        From :func:`split_arguments`.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, or lacks a key; names the nearest one.
+    """
+    keys = list(read_yaml(hparams_file))
+    if "data_folder" in keys and os.environ.get(DATA_ROOT_VARIABLE):
+        overrides = {"data_folder": os.environ[DATA_ROOT_VARIABLE], **overrides}
+    for key in overrides:
+        if key not in keys:
+            near = difflib.get_close_matches(key, [*keys, *RUN_OPTIONS], n=1)
+            hint = f"did you mean --{near[0]}?" if near else "see its top-level keys"
+            raise InputError(f"{hparams_file}: no key {key!r} to override; {hint}")
+    return overrides
+
+
+def read_yaml(hparams_file):
+    """The top level of an hparams file, nothing in it constructed.
+
+    Arguments
+    ---------
+    hparams_file : str
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, is not YAML, or is not a mapping.
+    """
+    try:
+        tree = YAML().load(Path(hparams_file).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise InputError(f"{hparams_file}: cannot be read ({reason})") from error
+    except YAMLError as error:
+        raise InputError(
+            f"{hparams_file}: not valid YAML ({_one_line(error)})"
+        ) from error
+    if not isinstance(tree, dict):
+        raise InputError(f"{hparams_file}: holds no keys; is it an hparams file?")
+    return tree
+
+
+def load_hparams(hparams_file, overrides):
+    """Loads a HyperPyYAML file; what does not fit ends in one line.
+
+    Arguments
+    ---------
+    hparams_file : str
+    overrides : dict
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    InputError
+        If a placeholder is left, or an object cannot be made from its values.
+    """
+    try:
+        with open(hparams_file, encoding="utf-8") as stream:
+            return load_hyperpyyaml(stream, dict(overrides))
+    except ValueError as error:
+        if "PLACEHOLDER" in str(error):
+            key = str(error).split("'")[1]
+            raise InputError(f"{hparams_file}: set --{key}={key.upper()}") from error
+        raise InputError(f"{hparams_file}: {_one_line(error)}") from error
+    except (TypeError, KeyError, ImportError, ZeroDivisionError, YAMLError) as error:
+        raise InputError(f"{hparams_file}: {_one_line(error)}") from error
+
+
+def _output_folder(hparams_file, overrides):
+    """The output folder with its references resolved, nothing constructed."""
+    with open(hparams_file, encoding="utf-8") as stream:
+        resolved = resolve_references(stream, dict(overrides))
+    return YAML().load(resolved)["output_folder"]
+
+
+def settle_precision(hparams, run_opts):
+    """Makes an fp16 default harmless on a CPU, which has none.
+
+    Arguments
+    ---------
+    hparams : dict
+        Its ``precision`` becomes fp32 if the device is a CPU and the command
+        line did not ask for fp16 itself.
+    run_opts : speechbrain.utils.run_opts.RunOptions
+
+    Raises
+    ------
+    InputError
+        If fp16 was asked for on a CPU.
+    """
+    import torch
+
+    device = run_opts.device or hparams.get("device")
+    on_cpu = device == "cpu" if device else not torch.cuda.is_available()
+    if not on_cpu:
+        return
+    for key in ("precision", "eval_precision"):
+        if key in run_opts.overridden_args and run_opts[key] == "fp16":
+            raise InputError(f"--{key}=fp16 needs a GPU; use bf16 or fp32 on a CPU")
+        if hparams.get(key) == "fp16":
+            logger.info("%s: fp16 needs a GPU; training in fp32 on this CPU", key)
+            hparams[key] = "fp32"
+
+
+def print_help(usage, argv):
+    """Prints a script's usage, the keys of its hparams file, and run options.
+
+    Arguments
+    ---------
+    usage : str
+        The script's docstring.
+    argv : list of str
+        If an hparams file is among them, its plain keys are listed.
+    """
+    print(usage.strip())
+    for argument in argv:
+        if argument.endswith(".yaml"):
+            print(f"\nKeys of {argument}, each an option --key=value:")
+            for key, value in read_yaml(argument).items():
+                if not hasattr(value, "tag") or value.tag.value is None:
+                    print(f"  {key}: {value}")
+    print("\nSpeechBrain's run options:")
+    for option in sorted(HELP_TEXTS):
+        print(f"  --{option}: {HELP_TEXTS[option]}")
+
+
+def _parse_value(text):
+    """One value by the rules of YAML 1.2; what is no YAML is a string."""
+    try:
+        return YAML().load(text)
+    except YAMLError:
+        return text
+
+
+def _one_line(error):
+    return " ".join(str(error).split())

@@ -1,0 +1,90 @@
+"""The record of a training: each epoch once, whatever interrupts it."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+from speechbrain.utils.distributed import main_process_only
+
+from custom_modules.files import atomic_path
+
+_EPOCH = re.compile(r"epoch: (\d+)")
+
+
+class TrainingLog:
+    """``train_log.txt`` for people and ``history.csv`` for programs.
+
+    Arguments
+    ---------
+    train_logger : speechbrain.utils.train_logger.FileTrainLogger
+        Writes ``train_log.txt``.
+    folder : str or pathlib.Path
+        Where ``history.csv`` goes.
+    """
+
+    def __init__(self, train_logger, folder):
+        self.train_logger = train_logger
+        self.history = Path(folder) / "history.csv"
+
+    @main_process_only
+    def add(self, epoch, lr, skipped, train_stats, valid_stats):
+        """Adds an epoch.
+
+        Arguments
+        ---------
+        epoch : int
+        lr : float
+            The learning rate that the epoch was trained with.
+        skipped : int
+            Batches dropped because their loss was not finite.
+        train_stats, valid_stats : dict
+            ``si_sdr`` and ``si_sdri`` in dB.
+        """
+        self.train_logger.log_stats(
+            {"epoch": epoch, "lr": f"{lr:.3e}", "skipped": skipped},
+            train_stats=_in_db(train_stats),
+            valid_stats=_in_db(valid_stats),
+        )
+        row = {"epoch": epoch, "lr": lr, "skipped": skipped}
+        row |= {f"train_{name}": value for name, value in train_stats.items()}
+        row |= {f"valid_{name}": value for name, value in valid_stats.items()}
+        self._write([*self.rows(), row])
+
+    @main_process_only
+    def forget_after(self, epoch):
+        """Removes epochs that were logged but whose checkpoint was never saved.
+
+        Arguments
+        ---------
+        epoch : int
+            The last epoch that is done; 0 if training starts anew.
+        """
+        log = Path(self.train_logger.save_file)
+        if log.exists():
+            lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
+            with atomic_path(log) as path:
+                kept = [line for line in lines if _epoch_of(line) <= epoch]
+                path.write_text("".join(kept), encoding="utf-8")
+        self._write([row for row in self.rows() if row["epoch"] <= epoch])
+
+    def rows(self):
+        """The epochs so far, as a list of dict."""
+        if not self.history.exists():
+            return []
+        return pd.read_csv(self.history).to_dict("records")
+
+    def _write(self, rows):
+        if not rows:
+            return self.history.unlink(missing_ok=True)
+        with atomic_path(self.history) as path:
+            pd.DataFrame(rows).to_csv(path, index=False, float_format="%.10g")
+
+
+def _in_db(stats):
+    """As text: SpeechBrain's logger writes negative numbers as ``-5.21e+00``."""
+    return {name: f"{value:.2f}" for name, value in stats.items()}
+
+
+def _epoch_of(line):
+    match = _EPOCH.match(line)
+    return int(match[1]) if match else 0

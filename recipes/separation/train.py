@@ -1,0 +1,82 @@
+#!/usr/bin/env python3
+"""Trains a separator on PolSESS and tests its best checkpoint on every variant.
+
+    python recipes/separation/train.py hparams/convtasnet.yaml --data_folder=PolSESS
+
+Any key of the hparams file is an option: ``--task=ES --batch_size=4``. The same
+command resumes a run that was interrupted. ``--debug`` runs a few batches of
+everything, ``--test_only`` tests again. Results go to ``results/``.
+
+Start reading at :func:`main`; what is trained is in
+``custom_modules/brain.py``, on what in ``custom_modules/dataio.py``.
+"""
+
+import sys
+
+from custom_modules.runtime import prepare_process
+
+prepare_process()  # some settings count only before torch is imported
+
+import speechbrain as sb  # noqa: E402
+from speechbrain.utils.distributed import run_on_main  # noqa: E402
+
+from custom_modules.brain import Separation  # noqa: E402
+from custom_modules.dataio import dataio_prep  # noqa: E402
+from custom_modules.errors import exit_cleanly  # noqa: E402
+from custom_modules.hparams import load_experiment, print_help  # noqa: E402
+from custom_modules.plots import plot_results  # noqa: E402
+from custom_modules.results import render  # noqa: E402
+from polsess_prepare import prepare_polsess  # noqa: E402
+
+
+def main(argv):
+    """Prepares, trains, tests."""
+    if not argv or "--help" in argv:
+        return print_help(__doc__, argv)
+    hparams_file, hparams, run_opts, overrides = load_experiment(argv)
+    sb.utils.distributed.ddp_init_group(run_opts)
+    sb.create_experiment_directory(hparams["output_folder"], hparams_file, overrides)
+    run_on_main(prepare_polsess, kwargs=prepare_options(hparams))
+    datasets = dataio_prep(hparams)
+
+    separation = Separation(
+        hparams["modules"],
+        hparams["opt_class"],
+        hparams,
+        run_opts,
+        hparams["checkpointer"],
+    )
+    separation.fit(
+        hparams["epoch_counter"],
+        datasets["train"],
+        datasets["valid"],
+        train_loader_kwargs=hparams["train_loader_opts"],
+        valid_loader_kwargs=hparams["valid_loader_opts"],
+    )
+    separation.evaluate(
+        datasets["test"],
+        max_key="si_sdr",
+        test_loader_kwargs=hparams["test_loader_opts"],
+    )
+    run_on_main(report, args=(separation, hparams["output_folder"]))
+
+
+def prepare_options(hparams):
+    """What ``prepare_polsess`` takes, from the hparams."""
+    keys = ("data_folder", "skip_prep", "check", "skip_bad_rows", "allow_leakage")
+    return {key: hparams[key] for key in keys} | {
+        "save_folder": hparams["manifest_folder"]
+    }
+
+
+def report(separation, folder):
+    """Prints the table and draws the plots."""
+    print("\nTest set, every variant, dB (means over mixtures):\n")
+    print(render(separation.summary))
+    print(f"\nDetails and plots: {folder}")
+    plot_results(folder)
+
+
+if __name__ == "__main__":
+    with exit_cleanly():
+        main(sys.argv[1:])
