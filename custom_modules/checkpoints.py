@@ -28,6 +28,7 @@ class AtomicCheckpointer(Checkpointer):
 
     Example
     -------
+    >>> import torch
     >>> folder = getfixture("tmp_path")
     >>> checkpointer = AtomicCheckpointer(folder, {"model": torch.nn.Linear(2, 2)})
     >>> checkpoint = checkpointer.save_checkpoint()
