@@ -54,11 +54,15 @@ class EspeakSpeech(SpeechSource):
         self.voices = voices or read_rows("voices.csv")
         self.level = level
 
+    def check(self, setup):
+        """See :meth:`custom_modules.corpus.sources.Source.check`."""
+        with _espeak() as (_, data):
+            _check_variants(self.voices, data)
+
     def prepare(self, setup):
         """See :meth:`custom_modules.corpus.sources.Source.prepare`."""
         voices = [v for v in self.voices if v["subset"] in setup.subsets]
         with _espeak() as (library, data):
-            _check_variants(voices, data)
 
             def speak(voice):
                 return self._speak(voice, setup, library, data)

@@ -93,10 +93,24 @@ class _Folder:
 
     def __init__(self, folder):
         self.folder = str(folder)
+        self._listed = None
+
+    def check(self, setup):
+        """See :meth:`custom_modules.corpus.sources.Source.check`."""
+        self._listed = self._list(setup)
+
+    def prepare(self, setup):
+        """See :meth:`custom_modules.corpus.sources.Source.prepare`."""
+        # Handed over, not kept: the workers get a copy of this object.
+        listed, self._listed = self._listed, None
+        return listed if listed is not None else self._list(setup)
 
     def read(self, recording, start, length, rate):
         """See :meth:`custom_modules.corpus.sources.Source.read`."""
         return audio.read_span(self._locate(recording), start, length, rate)
+
+    def _list(self, setup):
+        raise NotImplementedError
 
     def _locate(self, recording):
         return Path(self.folder, recording.path)
@@ -129,8 +143,7 @@ class SpeechFolder(_Folder, SpeechSource):
                 f"val_speakers is {val_speakers!r}; set it to disjoint or to train"
             )
 
-    def prepare(self, setup):
-        """See :meth:`custom_modules.corpus.sources.Source.prepare`."""
+    def _list(self, setup):
         rows = self._table_rows() if self.table else self._folder_rows()
         lengths = measure(self.folder, [row["file"] for row in rows], setup)
         recordings = [
@@ -251,8 +264,7 @@ class _ClassFolder(_Folder):
         self.classes = dict(classes or {})
         self.same_recording = same_recording
 
-    def prepare(self, setup):
-        """See :meth:`custom_modules.corpus.sources.Source.prepare`."""
+    def _list(self, setup):
         paths = list_audio(self.folder)
         names = {path: self._class_of(path) for path in paths}
         lengths = measure(self.folder, paths, setup)

@@ -52,8 +52,12 @@ def generate(hparams, options):
     begun = time.monotonic()
     setup, sizes = make_setup(hparams)
     state = State(setup.output_folder, setup.length)
-    state.claim({"procedure": PROCEDURE, **options}, hparams["overwrite"])
+    options = {"procedure": PROCEDURE, **options}
     sources = {role: hparams[role] for role in ROLES}
+    state.check(options, hparams["overwrite"])
+    for source in sources.values():
+        source.check(setup)
+    state.claim(options)
     recordings = {role: source.prepare(setup) for role, source in sources.items()}
     state.pin(_digest(recordings))
     write_speakers(setup.output_folder, recordings["speech"])

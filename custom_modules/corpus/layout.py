@@ -1,7 +1,6 @@
 """How a PolSESS corpus lies on disk: folders, file names, and the CSV."""
 
 import csv
-import re
 
 from custom_modules.files import atomic_path
 
@@ -175,27 +174,3 @@ def seconds(samples, rate):
     '1.000125'
     """
     return f"{samples / rate:.6f}".rstrip("0").rstrip(".")
-
-
-def speaker_of(path, speakers):
-    """Who speaks in a segment, by its ``speech…OryginalPath``.
-
-    Arguments
-    ---------
-    path : str
-        The cell; segments joined from several recordings are of one speaker.
-    speakers : container of str
-        Those of the corpus's ``speakers.csv``.
-
-    Returns
-    -------
-    str or None
-        The first folder of the path that is a speaker's name.
-
-    Example
-    -------
-    >>> speaker_of("sources/speech/f1-p20/004.wav", {"f1-p20", "m3-p30"})
-    'f1-p20'
-    """
-    folders = re.split(r"[/\\]", path.split(JOIN)[0])[:-1]
-    return next((folder for folder in folders if folder in speakers), None)

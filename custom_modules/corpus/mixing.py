@@ -13,7 +13,6 @@ it.
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 
 import numpy as np
 
@@ -120,7 +119,7 @@ class Mixer:
         turn = index * self.max_tries + attempt
         row = {"subset": subset}
         layers = self._speech(subset, turn, rng, row)
-        scene = self._scene(subset, rng, row, layers)
+        scene = self._scene(subset, index, rng, row, layers)
         self._event(subset, scene, rng, row, layers)
         if scene.room:
             self._reverberate(scene, rng, row, layers)
@@ -145,11 +144,11 @@ class Mixer:
         row["SSR"] = str(ratio)
         return {"s1": s1, "s2": s2}
 
-    def _scene(self, subset, rng, row, layers):
+    def _scene(self, subset, index, rng, row, layers):
         """A scene at a level relative to the speech mix; returns its class."""
         speech = layers["s1"] + layers["s2"]
         _check_peak(speech, "speech at full scale")
-        name = self._draw_scene_class(subset, rng)
+        name = _draw(rng, self._environments[subset][self._environment(subset, index)])
         chosen = _draw(rng, self._grouped["scene"][subset][name])
         cut = segments.cut_background(
             self.sources["scene"], chosen, self.setup.length, self.setup.rate, rng
@@ -197,14 +196,20 @@ class Mixer:
             delay = drawn[PRE_DELAY_COLUMNS[wet]]
             layers[wet] = audio.limit(reverb.wet(layers[dry], response, delay, rate))
 
-    def _draw_scene_class(self, subset, rng):
-        """First the environment, by its share, then a class of it."""
+    def _environment(self, subset, index):
+        """Indoor or outdoor, the same for every candidate of a mixture.
+
+        Were it drawn again, loud recordings would make corpora of outdoor mixtures:
+        reverberation brings a candidate nearer to full scale.
+        """
         classes = self._environments[subset]
+        if len(classes) == 1:
+            return next(iter(classes))
         share = self.indoor_share
-        if share is None or len(classes) == 1:
-            return _draw(rng, sorted(chain.from_iterable(classes.values())))
-        indoor = rng.random() < share
-        return _draw(rng, classes[tables.INDOOR if indoor else tables.OUTDOOR])
+        if share is None:
+            share = len(classes[tables.INDOOR]) / sum(map(len, classes.values()))
+        rng = generator(self.setup.seed, subset, index, "environment")
+        return tables.INDOOR if rng.random() < share else tables.OUTDOOR
 
     @cached_property
     def _talkers(self):

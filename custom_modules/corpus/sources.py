@@ -6,6 +6,7 @@ that recordings of one's own can be mixed with procedural backgrounds.
 
 A source of one's own is a class with two methods, :meth:`Source.prepare` and
 :meth:`Source.read`; deriving from the base class of its role gives the rest.
+One that writes files, or takes its time, also has :meth:`Source.check`.
 """
 
 from dataclasses import dataclass, field
@@ -78,6 +79,22 @@ class Setup:
 
 class Source:
     """A source of recordings. It must survive pickling: workers get a copy."""
+
+    def check(self, setup):
+        """Finds what could go wrong, before anything in the corpus is changed.
+
+        Called once, before ``prepare``, with the same setup. Does nothing unless
+        a source overrides it.
+
+        Arguments
+        ---------
+        setup : Setup
+
+        Raises
+        ------
+        InputError
+            If the source cannot serve.
+        """
 
     def prepare(self, setup):
         """Lists the recordings of each subset; makes them, if it is of that kind.

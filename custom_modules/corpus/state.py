@@ -36,17 +36,19 @@ class State:
 
     def __init__(self, root, length):
         self.root = root
+        self._note = root / NOTE
+        self._handle = None
         self.file_size = WAV_HEADER + 2 * length
 
-    def claim(self, options, overwrite=False):
-        """Makes the folder ours, or refuses it.
+    def check(self, options, overwrite=False):
+        """Refuses a folder that is not ours to work in; changes nothing.
 
         Arguments
         ---------
         options : dict
             Everything that the corpus depends on.
         overwrite : bool
-            Whether a corpus of other options may be deleted.
+            Whether a corpus of other options may be replaced.
 
         Raises
         ------
@@ -54,23 +56,34 @@ class State:
             If the folder holds other things, or a corpus of other options, or
             another process works on it.
         """
-        if self.root.exists() and not self.root.is_dir():
+        if not self.root.exists():
+            return
+        if not self.root.is_dir():
             raise InputError(
                 f"{self.root}: is no folder; choose another --output_folder"
             )
-        note = self.root / NOTE
-        if not note.is_file():
+        self._lock()
+        if not self._note.is_file():
             self._refuse_foreign_files()
+        elif not overwrite and not self._is_of(options):
+            raise InputError(
+                f"{self._note}: this corpus was made with other options; set "
+                "--overwrite=True to replace it, or another --output_folder"
+            )
+
+    def claim(self, options):
+        """Makes the folder ours: a corpus of other options is deleted.
+
+        Arguments
+        ---------
+        options : dict
+            As for :meth:`check`, which comes first.
+        """
+        if self._note.is_file() and not self._is_of(options):
+            self._clear()
+        if not self._note.is_file():
             self._write_note(options)
         self._lock()
-        if self._read_note().get("options") != json.loads(json.dumps(options)):
-            if not overwrite:
-                raise InputError(
-                    f"{note}: this corpus was made with other options; set "
-                    "--overwrite=True to replace it, or another --output_folder"
-                )
-            self._clear()
-            self._write_note(options)
         self.sweep()
 
     def pin(self, digest):
@@ -89,7 +102,7 @@ class State:
         content = self._read_note()
         if content.get("recordings", digest) != digest:
             raise InputError(
-                f"{self.root / NOTE}: the source recordings have changed since this "
+                f"{self._note}: the source recordings have changed since this "
                 "corpus was begun; set --overwrite=True to make it anew"
             )
         self._write_note(content["options"], digest)
@@ -133,7 +146,7 @@ class State:
         shutil.rmtree(self.root / ROWS, ignore_errors=True)
 
     def _refuse_foreign_files(self):
-        if self.root.is_dir() and any(self.root.iterdir()):
+        if any(self.root.iterdir()):
             raise InputError(
                 f"{self.root}: holds files that are no corpus of this generator; "
                 "choose another --output_folder"
@@ -141,7 +154,7 @@ class State:
 
     def _lock(self):
         """Lives as long as the process; a killed one leaves nothing behind."""
-        if fcntl is None:
+        if fcntl is None or self._handle is not None:
             return
         self._handle = os.open(self.root, os.O_RDONLY)
         try:
@@ -155,19 +168,23 @@ class State:
         for folder in (*SUBSETS, ROWS, "sources"):
             shutil.rmtree(self.root / folder, ignore_errors=True)
         (self.root / SPEAKERS).unlink(missing_ok=True)
+        self._note.unlink()
+
+    def _is_of(self, options):
+        return self._read_note().get("options") == json.loads(json.dumps(options))
 
     def _read_note(self):
         try:
-            return json.loads((self.root / NOTE).read_text(encoding="utf-8"))
+            return json.loads(self._note.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise InputError(
-                f"{self.root / NOTE}: cannot be read; remove the folder, or choose "
+                f"{self._note}: cannot be read; remove the folder, or choose "
                 "another --output_folder"
             ) from error
 
     def _write_note(self, options, digest=None):
         content = {"options": options} | ({"recordings": digest} if digest else {})
-        with atomic_path(self.root / NOTE) as partial:
+        with atomic_path(self._note) as partial:
             partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
     def _known_rows(self, subset):
