@@ -19,10 +19,10 @@ def generator(*key):
 
     Example
     -------
-    >>> first = generator(42, "train", 0).integers(1000)
-    >>> first == generator(42, "train", 0).integers(1000)
+    >>> first = int(generator(42, "train", 0).integers(1000))
+    >>> first == int(generator(42, "train", 0).integers(1000))
     True
-    >>> first == generator(42, "train", 1).integers(1000)
+    >>> first == int(generator(42, "train", 1).integers(1000))
     False
     """
     digest = hashlib.blake2b(repr(key).encode(), digest_size=16).digest()

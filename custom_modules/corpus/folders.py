@@ -1,17 +1,10 @@
-"""Sources of the user's own recordings: a folder for each role."""
+"""Sources of the user's own scenes and events: a folder for each."""
 
-import csv
 from difflib import get_close_matches
 from pathlib import Path
 
 from custom_modules.corpus import audio, splitting, tables
-from custom_modules.corpus.sources import (
-    SUBSETS,
-    EventSource,
-    Recording,
-    SceneSource,
-    SpeechSource,
-)
+from custom_modules.corpus.sources import EventSource, Recording, SceneSource
 from custom_modules.errors import InputError
 
 SUFFIXES = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff"}
@@ -88,7 +81,7 @@ def measure(folder, paths, setup):
     return lengths
 
 
-class _Folder:
+class Folder:
     """Reads recordings of a folder; the lists of the roles build upon it."""
 
     def __init__(self, folder):
@@ -116,147 +109,7 @@ class _Folder:
         return Path(self.folder, recording.path)
 
 
-class SpeechFolder(_Folder, SpeechSource):
-    """Speech of one's own; speakers by subfolder, or by a table.
-
-    Arguments
-    ---------
-    folder : str
-        Holds one subfolder per speaker, or whatever the table names.
-    table : str
-        A CSV with the columns ``file`` (relative to the folder), ``speaker``, and
-        perhaps ``gender`` and ``subset``. None: speakers by subfolder.
-    speakers : dict
-        Subset → list of speakers. None: divided by the seed, genders balanced.
-    val_speakers : str
-        ``"disjoint"``, or ``"train"``: validation has other recordings of the
-        training's speakers, for corpora of few speakers.
-    """
-
-    def __init__(self, folder, table=None, speakers=None, val_speakers="disjoint"):
-        super().__init__(folder)
-        self.table = table
-        self.speakers = speakers
-        self.val_speakers = val_speakers
-        if val_speakers not in splitting.VAL_SPEAKERS:
-            raise InputError(
-                f"val_speakers is {val_speakers!r}; set it to disjoint or to train"
-            )
-
-    def _list(self, setup):
-        rows = self._table_rows() if self.table else self._folder_rows()
-        lengths = measure(self.folder, [row["file"] for row in rows], setup)
-        recordings = [
-            Recording(
-                _with_speaker(row["file"], row["speaker"]),
-                row["speaker"],
-                lengths[row["file"]],
-                row.get("gender") or "",
-            )
-            for row in rows
-        ]
-        genders = {r.group: r.gender for r in recordings}
-        split = self._split(rows, genders, setup)
-        return self._divide(recordings, split, setup)
-
-    def _locate(self, recording):
-        path = Path(self.folder, recording.path)
-        if path.exists():
-            return path
-        return Path(self.folder, recording.path.removeprefix(f"{recording.group}/"))
-
-    def _folder_rows(self):
-        paths = list_audio(self.folder)
-        for path in paths:
-            if "/" not in path:
-                raise InputError(
-                    f"{self.folder}/{path}: lies in no speaker's folder; "
-                    "move it into one, or give a table of speakers"
-                )
-        return [{"file": path, "speaker": path.split("/")[0]} for path in paths]
-
-    def _table_rows(self):
-        rows = _read_table(self.table)
-        problems = []
-        for number, row in enumerate(rows, start=2):
-            row["file"] = (row["file"] or "").strip().replace("\\", "/")
-            row["speaker"] = (row["speaker"] or "").strip()
-            if not row["file"] or not row["speaker"]:
-                problems.append(f"{self.table}: row {number}: no file or no speaker")
-            elif not Path(self.folder, row["file"]).is_file():
-                problems.append(f"{self.table}: row {number}: no file {row['file']}")
-            elif (row.get("subset") or "") not in ("", *SUBSETS):
-                problems.append(
-                    f"{self.table}: row {number}: subset {row['subset']!r} is none of "
-                    + ", ".join(SUBSETS)
-                )
-        if problems:
-            raise InputError(
-                f"{self.table}: {len(problems)} bad rows; mend them, or the folder "
-                f"{self.folder} that its files are relative to",
-                problems,
-            )
-        return rows
-
-    def _split(self, rows, genders, setup):
-        """Subset → speakers; whether given or drawn, validation may share them."""
-        explicit = self.speakers or _subsets_of(rows)
-        if not explicit:
-            return splitting.split_speakers(
-                genders, setup.subsets, setup.seed, self.val_speakers
-            )
-        split = {s: list(explicit.get(s) or ()) for s in setup.subsets}
-        if self._shares(split):
-            split.pop("val")
-        splitting.check_explicit(split, genders)
-        return {s: split.get(s, split.get("train")) for s in setup.subsets}
-
-    def _shares(self, split):
-        return self.val_speakers == "train" and {"train", "val"} <= set(split)
-
-    def _divide(self, recordings, split, setup):
-        chosen = {
-            subset: [r for r in recordings if r.group in set(names)]
-            for subset, names in split.items()
-        }
-        if self._shares(chosen):
-            kept, taken = splitting.hold_out(chosen["train"], setup.seed)
-            chosen |= {"train": kept, "val": taken}
-        return chosen
-
-
-def _subsets_of(rows):
-    result = {}
-    for row in rows:
-        if row.get("subset"):
-            names = result.setdefault(row["subset"], [])
-            if row["speaker"] not in names:
-                names.append(row["speaker"])
-    return result
-
-
-def _with_speaker(path, speaker):
-    """The path, with the speaker as its first folder if it names him nowhere."""
-    return path if speaker in path.split("/")[:-1] else f"{speaker}/{path}"
-
-
-def _read_table(path):
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: cannot be read ({reason}); give a CSV") from error
-    missing = {"file", "speaker"} - set(reader.fieldnames or ())
-    if missing:
-        raise InputError(f"{path}: no column {' and '.join(sorted(missing))}; add it")
-    if not rows:
-        raise InputError(f"{path}: holds no rows; add some")
-    return rows
-
-
-class _ClassFolder(_Folder):
+class _ClassFolder(Folder):
     """Recordings whose class is the subfolder that they lie in."""
 
     def __init__(self, folder, classes=None, same_recording=None):

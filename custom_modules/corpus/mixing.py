@@ -23,8 +23,6 @@ from custom_modules.errors import InputError
 SMALLEST_SSR, LARGEST_SSR = -5, 5  # dB
 LOWEST_SCENE, HIGHEST_SCENE = -14.0, 0.0  # dB relative to the speech mix
 REJECTED_PEAK = 0.9999
-#: Speaker 2 is at most so much of speaker 1's offset earlier.
-PRE_DELAY_ADVANCE = 0.3
 #: Share of a mixture in which both talk at the same time, at least.
 SMALLEST_OVERLAP = 0.3
 #: Of the reverberated layers, the dry one that each is made from.
@@ -185,7 +183,7 @@ class Mixer:
 
     def _reverberate(self, scene, rng, row, layers):
         """The wet layers: one room for all, a pre-delay for each source."""
-        drawn = draw_room(scene.room, rng)
+        drawn = reverb.draw_room(scene.room, rng)
         row |= {column: layout.number(value) for column, value in drawn.items()}
         room = reverb.Room(
             drawn["highCut"], drawn["diffusion"], drawn["decay"], drawn["freqDamp"]
@@ -247,42 +245,6 @@ class Mixer:
         source = self.sources["event"]
         names = sorted(self._grouped["event"][subset])
         return [name for name in names if source.suits(name, scene_name)]
-
-
-def draw_room(ranges, rng):
-    """Draws the parameters of a room and the pre-delays of the sources.
-
-    Arguments
-    ---------
-    ranges : dict of str to tuple of float
-        See :class:`custom_modules.corpus.tables.SceneClass`.
-    rng : numpy.random.Generator
-
-    Returns
-    -------
-    dict of str to float
-        By the names of the CSV's columns, rounded as they are written there, so
-        that the row and the audio say the same. Pre-delays in s, high cut in Hz.
-
-    Example
-    -------
-    >>> drawn = draw_room(tables.scene_classes()["car"].room, generator(1))
-    >>> drawn["preDelay2"] <= drawn["preDelay1"] <= 0.05
-    True
-    """
-    low, high = ranges["pre_delay"]
-    offset = rng.uniform(0, high - low)
-    advance = rng.uniform(0, PRE_DELAY_ADVANCE) * offset
-    drawn = {
-        "preDelayForEvent": rng.uniform(low, high),
-        "preDelay1": low + offset,
-        "preDelay2": low + offset - advance,
-        "highCut": rng.uniform(*ranges["high_cut"]),
-        "diffusion": rng.uniform(*ranges["diffusion"]),
-        "decay": rng.uniform(*ranges["decay"]),
-        "freqDamp": rng.uniform(*ranges["freq_damp"]),
-    }
-    return {name: float(layout.number(value)) for name, value in drawn.items()}
 
 
 def _finish(row, layers, subset, index, attempt):

@@ -18,6 +18,8 @@ import numpy as np
 from scipy.fft import irfft, next_fast_len
 from scipy.signal import fftconvolve
 
+from custom_modules.corpus import layout
+
 #: Delays in samples at the rate of Dattorro's design.
 DESIGN_RATE = 29761
 INPUT_DIFFUSERS = (142, 107, 379, 277)
@@ -44,6 +46,9 @@ TAPS = (
 TAP_GAIN = 0.6
 DECAY_DIFFUSION = (-0.7, 0.5)  # Dattorro's first one enters with its sign turned
 
+#: Speaker 2 is at most so much of speaker 1's offset earlier.
+PRE_DELAY_ADVANCE = 0.3
+
 #: By how much the evaluation circle damps the tail that wraps around (120 dB).
 WRAP_DAMPING = 1e-6
 
@@ -69,6 +74,44 @@ class Room:
     diffusion: float
     decay: float
     freq_damp: float
+
+
+def draw_room(ranges, rng):
+    """Draws the parameters of a room and the pre-delays of the sources.
+
+    Arguments
+    ---------
+    ranges : dict of str to tuple of float
+        See :class:`custom_modules.corpus.tables.SceneClass`.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    dict of str to float
+        By the names of the CSV's columns, rounded as they are written there, so
+        that the row and the audio say the same. Pre-delays in s, high cut in Hz.
+
+    Example
+    -------
+    >>> from custom_modules.corpus.tables import scene_classes
+    >>> car = scene_classes()["car"].room
+    >>> drawn = draw_room(car, np.random.default_rng(1))
+    >>> drawn["preDelay2"] <= drawn["preDelay1"] <= 0.05
+    True
+    """
+    low, high = ranges["pre_delay"]
+    offset = rng.uniform(0, high - low)
+    advance = rng.uniform(0, PRE_DELAY_ADVANCE) * offset
+    drawn = {
+        "preDelayForEvent": rng.uniform(low, high),
+        "preDelay1": low + offset,
+        "preDelay2": low + offset - advance,
+        "highCut": rng.uniform(*ranges["high_cut"]),
+        "diffusion": rng.uniform(*ranges["diffusion"]),
+        "decay": rng.uniform(*ranges["decay"]),
+        "freqDamp": rng.uniform(*ranges["freq_damp"]),
+    }
+    return {name: float(layout.number(value)) for name, value in drawn.items()}
 
 
 def impulse_response(room, length, rate):
@@ -147,7 +190,8 @@ class _Plate:
 
     def output(self, room):
         """The spectrum of the mean of both channels, ``[size // 2 + 1]``."""
-        lines, feeds = self._lines(room), self._feeds(room)
+        lines = self._lines(room)
+        feeds = self._feeds(room, [loop[3] for loop in lines])
         taps = 0.0
         for sign, loop, line, delay in TAPS:
             taps = taps + sign * feeds[loop] * lines[loop][line - 1] * self._z(delay)
@@ -157,7 +201,7 @@ class _Plate:
         return self._delay(samples)
 
     def _lines(self, room):
-        """Per loop: what enters its delay 1, all-pass 2 and delay 2, per input."""
+        """Per loop: what enters delay 1, all-pass 2, delay 2, and the other loop."""
         keep = 1.0 - room.decay
         damper = (1.0 - room.freq_damp) / (1.0 - room.freq_damp * self._one_sample())
         result = []
@@ -169,12 +213,11 @@ class _Plate:
             result.append((line_1, state_2, line_2, line_2 * self._z(delay_2) * keep))
         return result
 
-    def _feeds(self, room):
+    def _feeds(self, room, ends):
         """What enters each loop: the input, and the end of the other loop."""
         source = self._low_pass(room.high_cut)
         for delay in INPUT_DIFFUSERS:
             source = source * self._all_pass(delay, room.diffusion)
-        ends = [lines[3] for lines in self._lines(room)]
         loop_gain = 1.0 / (1.0 - ends[0] * ends[1])
         return [source * (1.0 + ends[1 - loop]) * loop_gain for loop in (0, 1)]
 

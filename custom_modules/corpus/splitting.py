@@ -81,15 +81,15 @@ def _check_number(number, own, shared):
     )
 
 
-def check_explicit(split, genders):
+def check_explicit(split, speakers):
     """Checks speakers that the user has divided.
 
     Arguments
     ---------
     split : dict of str to list of str
         Subset → speakers.
-    genders : dict of str to str
-        The speakers that exist.
+    speakers : container of str
+        Those that exist.
 
     Raises
     ------
@@ -99,7 +99,7 @@ def check_explicit(split, genders):
     seen = {}
     for subset, names in split.items():
         for name in names:
-            if name not in genders:
+            if name not in speakers:
                 raise InputError(f"speaker {name!r} of {subset} has no recordings")
             if seen.setdefault(name, subset) != subset:
                 raise InputError(
@@ -107,7 +107,9 @@ def check_explicit(split, genders):
                     "keep it in one, or set --val_speakers=train"
                 )
         if len(set(names)) < SPEAKERS_NEEDED:
-            raise InputError(f"{subset} has fewer than two speakers; add one")
+            raise InputError(
+                f"{subset} has fewer than two speakers; add one, or set --n_{subset}=0"
+            )
 
 
 def hold_out(recordings, seed, share=HELD_OUT_SHARES["val"]):

@@ -1,0 +1,112 @@
+"""Reading anything, writing 16 bit."""
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+
+from custom_modules.corpus import audio
+from custom_modules.errors import InputError
+from tests.corpus.recordings import write
+
+
+def sine(frequency, seconds, rate):
+    return 0.5 * np.sin(2 * np.pi * frequency * np.arange(round(seconds * rate)) / rate)
+
+
+@pytest.mark.parametrize(
+    ("name", "rate", "tolerance"),
+    [
+        ("a.wav", 44100, 1e-2),
+        ("a.flac", 16000, 1e-2),
+        ("a.ogg", 44100, 5e-2),
+        ("a.mp3", 22050, 5e-2),
+        ("a.wav", 8000, 1e-3),
+    ],
+)
+def test_reads_any_format_at_the_wanted_rate(tmp_path, name, rate, tolerance):
+    path = write(tmp_path / name, sine(440, 2.0, rate), rate)
+    samples = audio.read_span(path, 4000, 8000, 8000)
+    # The phase of a codec's delay is its own affair; the level is not.
+    window = samples[800:-800] * np.hanning(6400)
+    spectrum = np.abs(np.fft.rfft(window)) / 1600
+    assert np.argmax(spectrum) == round(440 * 6400 / 8000)
+    assert spectrum.max() == pytest.approx(0.5, abs=tolerance)
+
+
+def test_span_is_cut_where_it_was_asked_for(tmp_path):
+    path = write(tmp_path / "a.wav", sine(440, 2.0, 44100), 44100)
+    whole = audio.read_span(path, 0, 16000, 8000)
+    np.testing.assert_allclose(
+        whole[200:-200], sine(440, 2.0, 8000)[200:-200], atol=1e-3
+    )
+    part = audio.read_span(path, 4000, 4410, 8000)
+    np.testing.assert_allclose(part[100:-100], whole[4100:8310], atol=1e-3)
+
+
+def test_stereo_becomes_its_mean(tmp_path):
+    left, right = sine(300, 0.1, 8000), 0.2 * sine(500, 0.1, 8000)
+    path = write(tmp_path / "a.wav", np.stack([left, right], 1), 8000, subtype="FLOAT")
+    np.testing.assert_allclose(
+        audio.read_span(path, 0, 800, 8000), (left + right) / 2, atol=1e-7
+    )
+
+
+def test_resampling_does_not_alias():
+    above = audio.resample(sine(6000, 1.0, 44100), 44100, 8000)
+    below = audio.resample(sine(1000, 1.0, 44100), 44100, 8000)
+    assert audio.rms(above[400:-400]) < 1e-3 * audio.rms(below[400:-400])
+
+
+def test_past_the_end_there_is_silence(tmp_path):
+    path = write(tmp_path / "a.wav", np.full(100, 0.5), 8000)
+    samples = audio.read_span(path, 50, 100, 8000)
+    assert samples[:50] == pytest.approx(0.5)
+    assert not samples[50:].any()
+
+
+@given(st.lists(st.floats(-2, 2), min_size=1, max_size=50))
+def test_quantised_samples_read_back_within_half_a_step(tmp_path_factory, values):
+    samples = audio.limit(np.array(values))
+    path = tmp_path_factory.mktemp("wav") / "a.wav"
+    audio.write_pcm16(path, audio.quantise(samples), 8000)
+    read, _ = soundfile.read(path)
+    assert np.abs(read - np.clip(values, -0.999, 0.999)).max() <= 0.5 / 32768
+    assert soundfile.info(path).subtype == "PCM_16"
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"RIFF", b"no sound at all" * 100], ids=["empty", "cut", "text"]
+)
+def test_unreadable_recordings_are_named(tmp_path, content):
+    path = tmp_path / "bad.wav"
+    path.write_bytes(content)
+    for read in (audio.read_header, lambda p: audio.read_span(p, 0, 1, 8000)):
+        with pytest.raises(InputError, match=r"bad\.wav"):
+            read(path)
+
+
+def test_a_folder_is_no_recording(tmp_path):
+    with pytest.raises(InputError):
+        audio.read_header(tmp_path)
+
+
+def test_recording_without_samples_is_refused(tmp_path):
+    path = write(tmp_path / "none.wav", np.zeros(0), 8000)
+    with pytest.raises(InputError, match="no samples"):
+        audio.read_header(path)
+
+
+def test_samples_that_are_not_finite_are_refused(tmp_path):
+    samples = np.array([0.0, np.nan, 0.0])
+    path = write(tmp_path / "nan.wav", samples, 8000, subtype="FLOAT")
+    with pytest.raises(InputError, match="finite"):
+        audio.read_span(path, 0, 3, 8000)
+
+
+def test_activity_follows_the_loudest_frame():
+    loud, faint, quiet = 0.5, 0.5 * 10 ** (-39 / 20), 0.5 * 10 ** (-41 / 20)
+    samples = np.repeat([loud, faint, quiet, 0.0], 160)
+    assert audio.active_frames(samples, 8000).tolist() == [True, True, False, False]
+    assert not audio.active_frames(np.zeros(800), 8000).any()

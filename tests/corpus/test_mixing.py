@@ -1,0 +1,224 @@
+"""The published procedure, measured on the layers that it makes."""
+
+import numpy as np
+import pytest
+
+from custom_modules.corpus import layout, reverb, tables
+from custom_modules.corpus.events import ProceduralEvents
+from custom_modules.corpus.mixing import Mixer
+from custom_modules.corpus.scenes import ProceduralScenes
+from custom_modules.corpus.sources import Recording, Setup, SpeechSource
+from custom_modules.errors import InputError
+from tests.corpus.recordings import SPEAKERS, talker
+
+RATE = 8000
+NUMBER = 40
+
+
+class Noise(SpeechSource):
+    """Six talkers of noise; ``level`` is their loudness."""
+
+    def __init__(self, level=0.05):
+        self.level = level
+
+    def prepare(self, setup):
+        listed = [Recording(f"{name}/0.wav", name, 5 * RATE) for name in SPEAKERS]
+        return {"train": listed}
+
+    def read(self, recording, start, length, rate):
+        seed = SPEAKERS.index(recording.group)
+        return talker(seed, 5.0, rate, self.level)[start : start + length]
+
+
+def make_mixer(tmp_path, level=0.05, seed=1, **options):
+    setup = Setup(tmp_path, RATE, 2.0, seed, subsets=("train",))
+    sources = {
+        "speech": Noise(level),
+        "scene": ProceduralScenes(2, seconds=2.0),
+        "event": ProceduralEvents(1),
+    }
+    listed = {role: source.prepare(setup) for role, source in sources.items()}
+    return Mixer(setup, sources, listed, **options)
+
+
+@pytest.fixture(scope="module")
+def mixtures(tmp_path_factory):
+    mixer = make_mixer(tmp_path_factory.mktemp("mix"), indoor_share=0.5)
+    return [mixer.mixture("train", index) for index in range(NUMBER)]
+
+
+def rms(samples):
+    return np.sqrt(np.mean(np.square(samples.astype(float))))
+
+
+def db(ratio):
+    return 20 * np.log10(ratio)
+
+
+def test_mix_is_the_exact_sum_of_its_layers(mixtures):
+    for mixture in mixtures:
+        parts = [v.astype(int) for k, v in mixture.layers.items() if k != "mix"]
+        np.testing.assert_array_equal(sum(parts), mixture.layers["mix"])
+        assert all(v.dtype == np.int16 for v in mixture.layers.values())
+        assert {len(v) for v in mixture.layers.values()} == {2 * RATE}
+
+
+def test_ratio_of_the_talkers_is_what_the_row_says(mixtures):
+    ratios = [int(mixture.row["SSR"]) for mixture in mixtures]
+    for ratio, mixture in zip(ratios, mixtures, strict=True):
+        measured = db(rms(mixture.layers["s1"]) / rms(mixture.layers["s2"]))
+        assert measured == pytest.approx(ratio, abs=0.01)
+    assert set(ratios) <= set(range(-5, 6))
+    assert len(set(ratios)) >= 8
+
+
+def test_scene_is_at_its_level_relative_to_the_speech_mix(mixtures):
+    for mixture in mixtures:
+        layers, row = mixture.layers, mixture.row
+        speech = layers["s1"].astype(int) + layers["s2"]
+        relative = float(row["sceneRandomDB"])
+        assert -14 <= relative <= 0
+        # The limiter may take the top off a scene of clicks.
+        peak = np.abs(layers["scene"].astype(int)).max()
+        slack = 0.01 if peak < 32735 else 0.5
+        assert db(rms(layers["scene"]) / rms(speech)) == pytest.approx(
+            relative, abs=slack
+        )
+        gain_db = float(row["sceneOffsetDB"]) + relative
+        assert db(float(row["sceneVolumeGain"])) == pytest.approx(gain_db, abs=1e-3)
+
+
+def test_speaker_1_and_event_keep_their_level(mixtures, tmp_path):
+    mixer = make_mixer(tmp_path)
+    by_path = {r.path: r for r in mixer.recordings["event"]["train"]}
+    for mixture in mixtures:
+        row = mixture.row
+        original = talker(SPEAKERS.index(row["speech1OryginalPath"][:3]), 5.0, RATE)
+        start = round(float(row["speech1Start"]) * RATE)
+        segment = original[start : start + 2 * RATE]
+        assert np.abs(mixture.layers["s1"] / 32768 - segment).max() <= 0.5 / 32768
+        event = by_path[row["eventOryginalPath"]]
+        whole = mixer.sources["event"].read(event, 0, event.samples, RATE)
+        start, end = (round(float(row[f"event{k}"]) * RATE) for k in ("Start", "End"))
+        expected = np.abs(whole[start:end]).max()
+        assert np.abs(mixture.layers["event"]).max() / 32768 == pytest.approx(
+            expected, abs=1e-4
+        )
+
+
+def test_talkers_are_two_people_who_talk_at_once(mixtures):
+    for mixture in mixtures:
+        row, layers = mixture.row, mixture.layers
+        assert row["speech1OryginalPath"] != row["speech2OryginalPath"]
+        both = [
+            np.abs(layers[k]).reshape(-1, 160).max(axis=1) > 0 for k in ("s1", "s2")
+        ]
+        assert np.mean(both[0] & both[1]) >= 0.3
+
+
+def test_no_pair_of_segments_comes_twice(mixtures):
+    pairs = {
+        frozenset(
+            (m.row[f"speech{n}OryginalPath"], m.row[f"speech{n}Start"]) for n in "12"
+        )
+        for m in mixtures
+    }
+    assert len(pairs) == NUMBER
+
+
+def test_event_suits_the_scene(mixtures):
+    for row in (mixture.row for mixture in mixtures):
+        assert row["sceneClass"] in tables.event_scenes()[row["eventClass"]]
+
+
+def test_reverberation_is_indoors_only(mixtures):
+    wet = {"s1_reverb", "s2_reverb", "event_reverb"}
+    cells = {"reverbForSpeaker1", "reverbForSpeaker2", "reverbForEvent"}
+    cells |= {"preDelay1", "preDelay2", "preDelayForEvent"}
+    cells |= {"highCut", "diffusion", "decay", "freqDamp"}
+    indoor = 0
+    for mixture in mixtures:
+        scene = tables.scene_classes()[mixture.row["sceneClass"]]
+        inside = scene.environment == "indoor"
+        indoor += inside
+        assert (
+            wet <= mixture.layers.keys() if inside else not wet & mixture.layers.keys()
+        )
+        assert cells <= mixture.row.keys() if inside else not cells & mixture.row.keys()
+    assert 0.25 * NUMBER < indoor < 0.75 * NUMBER
+
+
+def test_wet_layers_follow_from_the_row(mixtures):
+    columns = {"s1": "preDelay1", "s2": "preDelay2", "event": "preDelayForEvent"}
+    for mixture in mixtures:
+        row, layers = mixture.row, mixture.layers
+        if "highCut" not in row:
+            continue
+        room = reverb.Room(
+            *(float(row[k]) for k in ("highCut", "diffusion")),
+            *(float(row[k]) for k in ("decay", "freqDamp")),
+        )
+        response = reverb.impulse_response(room, 2 * RATE, RATE)
+        for dry, column in columns.items():
+            expected = reverb.wet(
+                layers[dry] / 32768, response, float(row[column]), RATE
+            )
+            made = layers[f"{dry}_reverb"] / 32768
+            assert np.abs(made - expected).max() < 1e-3
+
+
+def test_indoor_share_is_kept(tmp_path):
+    mixer = make_mixer(tmp_path, indoor_share=1.0)
+    rows = [mixer.mixture("train", index).row for index in range(10)]
+    assert all(row["reverbForSpeaker1"] for row in rows)
+
+
+def test_mixture_depends_on_seed_subset_and_index_only(tmp_path):
+    forwards, backwards = make_mixer(tmp_path), make_mixer(tmp_path)
+    made = {i: forwards.mixture("train", i) for i in range(4)}
+    for index in reversed(range(4)):
+        again = backwards.mixture("train", index)
+        assert again.row == made[index].row
+        for layer, samples in again.layers.items():
+            np.testing.assert_array_equal(samples, made[index].layers[layer])
+    other = make_mixer(tmp_path, seed=2).mixture("train", 0)
+    assert other.row != made[0].row
+
+
+def test_loud_candidates_are_drawn_again(tmp_path):
+    mixer = make_mixer(tmp_path, level=0.17)
+    made = [mixer.mixture("train", index) for index in range(12)]
+    assert sum(mixture.tries for mixture in made) > 12
+    for mixture in made:
+        assert np.abs(mixture.layers["mix"].astype(int)).max() < 0.9999 * 32768
+        for samples in mixture.layers.values():
+            assert np.abs(samples.astype(int)).max() <= round(0.9999 * 32768)
+        dry = max(np.abs(mixture.layers[k].astype(int)).max() for k in ("s1", "s2"))
+        assert dry <= round(0.999 * 32768)
+
+
+def test_sources_beyond_full_scale_are_limited(tmp_path):
+    mixer = make_mixer(tmp_path)
+    mixer.sources["event"].quietest = mixer.sources["event"].loudest = 3.0
+    with pytest.raises(InputError, match=r"mix at full scale: 5"):
+        Mixer(mixer.setup, mixer.sources, mixer.recordings, max_tries=5).mixture(
+            "train", 0
+        )
+
+
+@pytest.mark.parametrize(
+    ("level", "reason"),
+    [(2.0, "speech at full scale"), (0.0, "talkers hardly overlap")],
+)
+def test_hopeless_recordings_end_in_one_line(tmp_path, level, reason):
+    mixer = make_mixer(tmp_path, level=level, max_tries=7)
+    with pytest.raises(InputError, match=rf"train_00003: all of 7 .*{reason}: 7"):
+        mixer.mixture("train", 3)
+
+
+def test_row_has_polsess_s_columns(mixtures):
+    assert len(layout.COLUMNS) == 34
+    for mixture in mixtures:
+        assert mixture.row.keys() <= set(layout.COLUMNS)
+        missing = set(layout.COLUMNS) - mixture.row.keys()
+        assert bool(missing) == ("reverbForSpeaker1" not in mixture.row)
