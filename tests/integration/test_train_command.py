@@ -1,0 +1,224 @@
+"""The training command itself: it runs, resumes exactly, and refuses kindly."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from tests.manifest.tiny_corpus import TinyCorpus
+
+ROOT = Path(__file__).parents[2]
+TRAIN = "recipes/separation/train.py"
+DIE = "tests/integration/die_while_training.py"
+
+TINY = {
+    "convtasnet": "--N=8 --B=8 --H=8 --X=2 --R=1",
+    "dprnn": "--N=8 --num_layers=2 --hidden_size=4 --chunk_size=20",
+    "sepformer": "--N=8 --num_blocks=2 --num_layers=1 --nhead=2 --d_ffn=8 "
+    "--chunk_size=20",
+}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    corpus = TinyCorpus(tmp_path_factory.mktemp("data") / "Tiny", frames=1600)
+    for subset, rows in (("train", 12), ("val", 6), ("test", 4)):
+        for row in range(rows):
+            environment = "outdoor" if row % 3 == 2 else "indoor"
+            corpus.add(subset, f"{subset}_{row}", environment)
+    corpus.write_tables()
+    return corpus.root
+
+
+def run(*arguments, script=TRAIN, environment=()):
+    env = os.environ | {"OMP_NUM_THREADS": "1", **dict(environment)}
+    env.pop("POLSESS_DATA_ROOT", None)
+    env |= dict(environment)
+    return subprocess.run(
+        [sys.executable, script, *map(str, arguments)],
+        cwd=ROOT,
+        env=env | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def train(corpus, folder, *more, model="convtasnet", script=TRAIN, before=()):
+    return run(
+        *before,
+        f"hparams/{model}.yaml",
+        f"--data_folder={corpus}",
+        f"--output_folder={folder}",
+        *TINY[model].split(),
+        "--batch_size=2",
+        "--num_workers=0",
+        "--noprogressbar",
+        *more,
+        script=script,
+    )
+
+
+@pytest.mark.parametrize("model", TINY)
+@pytest.mark.parametrize("task", ["SB", "EB", "ES"])
+def test_every_model_and_task_runs_in_debug_mode(corpus, tmp_path, model, task):
+    precision = {"SB": "fp32", "EB": "bf16", "ES": "bf16"}[task]
+    done = train(
+        corpus,
+        tmp_path,
+        f"--task={task}",
+        f"--precision={precision}",
+        "--debug",
+        model=model,
+    )
+    assert done.returncode == 0, done.stderr
+    results = pd.read_csv(tmp_path / "debug" / "test_results.csv")
+    assert results.source.max() == (2 if task == "SB" else 1)
+    assert results[["si_sdr", "si_sdri"]].notna().all(axis=None)
+    assert not (tmp_path / "test_results.csv").exists()
+
+
+def final_state(folder):
+    """What the last checkpoint holds, but for the time it was written at."""
+    (last,) = {
+        path.parent
+        for path in Path(folder).glob("save/CKPT*/CKPT.yaml")
+        if "epoch: 3" in path.read_text()
+    }
+    state = {}
+    for path in sorted(last.glob("*.ckpt")):
+        try:
+            state[path.name] = torch.load(path, weights_only=True)
+        except Exception:
+            state[path.name] = path.read_text()
+    return state
+
+
+def assert_same(a, b, where=""):
+    assert type(a) is type(b), where
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, list):
+        assert len(a) == len(b), where
+        for place, pair in enumerate(zip(a, b, strict=True)):
+            assert_same(*pair, f"{where}[{place}]")
+    else:
+        assert a == b, where
+
+
+def test_a_killed_run_ends_with_the_numbers_of_an_uninterrupted_one(corpus, tmp_path):
+    # Dropout and crops draw random numbers, too; they must not depend on the kills.
+    options = ["--number_of_epochs=3", "--segment_seconds=0.1", "--dropout=0.1"]
+    options += ["--save_audio=0", "--test_max_samples=1"]
+    often = [*options, "--ckpt_interval_steps=2"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert train(corpus, whole, *options, model="sepformer").returncode == 0
+
+    # Six steps an epoch: in mid-epoch 1, in mid-epoch 2, within a checkpoint.
+    for point in ("step:4", "step:8", "save:4"):
+        dead = train(
+            corpus, killed, *often, model="sepformer", script=DIE, before=[point]
+        )
+        assert dead.returncode == -signal.SIGKILL, dead.stderr
+    done = train(corpus, killed, *often, model="sepformer")
+    assert done.returncode == 0, done.stderr
+    assert "never finished and is passed over" in done.stdout
+
+    assert_same(final_state(killed), final_state(whole))
+    for name in ("train_log.txt", "history.csv", "test_results.csv"):
+        assert (killed / name).read_bytes() == (whole / name).read_bytes()
+    assert (whole / "train_log.txt").read_text().count("epoch:") == 3
+
+
+def test_results_are_written_and_a_finished_run_only_tests_again(corpus, tmp_path):
+    options = ["--number_of_epochs=1", "--save_audio=1"]
+    done = train(corpus, tmp_path, *options)
+    assert done.returncode == 0, done.stderr
+    for name in ("training_curve.png", "test_results.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    results = pd.read_csv(tmp_path / "test_results.csv")
+    # Three indoor mixtures with five variants, one outdoor with four, two sources.
+    assert len(results) == 2 * (3 * 5 + 4)
+    gain = results.si_sdr - results.si_sdr_mixture
+    pd.testing.assert_series_equal(results.si_sdri, gain, check_names=False, atol=2e-4)
+    audio = {path.name.split("_", 2)[2] for path in (tmp_path / "audio").iterdir()}
+    assert {"C_mixture.wav", "C_s1.wav", "C_s2.wav", "C_s1_target.wav"} <= audio
+    assert "| C indoor" in done.stdout
+    before = (tmp_path / "test_results.csv").read_bytes()
+    again = train(corpus, tmp_path, *options, "--test_only")
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "test_results.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["hparams/convtasnet.yaml"], "--data_folder"),
+        (["hparams/none.yaml", "--data_folder=x"], "hparams/none.yaml"),
+        (["hparams", "--data_folder=x"], "hparams: cannot be read"),
+        (["hparams/convtasnet.yaml", "--data_folder=nowhere"], "nowhere"),
+        (["hparams/convtasnet.yaml", "--batch_sise=2"], "--batch_size"),
+        (["hparams/convtasnet.yaml", "--data_folder=x", "--task=XX"], "SB, EB, ES"),
+        (["--debug"], "hparams file"),
+        (["hparams/convtasnet.yaml", "--seed"], "--seed=value"),
+    ],
+)
+def test_mistakes_end_in_one_line(tmp_path, arguments, message):
+    done = run(*arguments, f"--output_folder={tmp_path / 'out'}")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stdout + done.stderr
+    (line,) = [x for x in done.stderr.splitlines() if x.startswith("error: ")]
+    assert message in line
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--train_variants=[SER,XX]", "choose one or more of SER"),
+        ("--sample_rate=16000", "--sample_rate=8000"),
+        ("--test_only", "train first"),
+        ("--precision=fp16", "needs a GPU"),
+        ("--lr=1.0e+30 --nonfinite_patience=1 --number_of_epochs=9", "lower --lr"),
+    ],
+)
+def test_mistakes_found_later_end_in_one_line_too(corpus, tmp_path, options, message):
+    done = train(corpus, tmp_path, *options.split(), "--device=cpu")
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    (line,) = [x for x in done.stderr.splitlines() if x.startswith("error: ")]
+    assert message in line
+
+
+def test_a_checkpoint_of_another_model_is_not_loaded(corpus, tmp_path):
+    assert train(corpus, tmp_path, "--number_of_epochs=1").returncode == 0
+    other = train(corpus, tmp_path, "--number_of_epochs=2", "--task=ES")
+    assert other.returncode == 2
+    assert "another --output_folder" in other.stderr
+
+
+def test_the_environment_names_the_corpus_and_the_command_line_wins(corpus, tmp_path):
+    arguments = ["hparams/convtasnet.yaml", f"--output_folder={tmp_path}", "--debug"]
+    arguments += [*TINY["convtasnet"].split(), "--num_workers=0"]
+    variable = {"POLSESS_DATA_ROOT": str(corpus)}
+    done = run(*arguments, environment=variable)
+    assert done.returncode == 0, done.stderr
+    lost = run(*arguments, "--data_folder=nowhere", environment=variable)
+    assert lost.returncode == 2
+    assert "nowhere" in lost.stderr
+
+
+def test_help_tells_how_to_run_it_and_lists_the_keys():
+    done = run("hparams/convtasnet.yaml", "--help")
+    assert done.returncode == 0
+    assert "recipes/separation/train.py hparams/convtasnet.yaml" in done.stdout
+    assert "number_of_epochs: 100" in done.stdout
+    assert "--ckpt_interval_steps" in done.stdout
