@@ -140,7 +140,7 @@ def _valid_options(data_folder, subsets, check, workers):
         raise InputError(f"check: {check}; choose from {', '.join(LEVELS)}")
     if workers is not None and workers < 1:
         raise InputError(f"workers: {workers}; choose at least 1")
-    if not Path(data_folder).is_dir():
+    if not os.path.isdir(data_folder):
         raise InputError(f"{data_folder}: no such folder; check --data_folder")
     return [subset for subset in SUBSETS if subset in subsets]
 
@@ -197,7 +197,7 @@ def _write(tables, targets, save_folder, report):
     """Writes all manifests and the report, or none of them."""
     report_path, record_path = save_folder / REPORT_FILE, save_folder / RECORD_FILE
     for path in (*targets.values(), report_path, record_path):
-        if path.is_dir():
+        if os.path.isdir(path):
             raise InputError(f"{path}: is a folder, not a file; remove it")
     with ExitStack() as stack:
         report_part = stack.enter_context(atomic_path(report_path))

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 
 import pytest
@@ -87,25 +88,48 @@ def test_a_second_run_does_nothing_and_reports_the_same(prepare, tmp_path, caplo
     assert "Skipping preparation" in caplog.text
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda corpus, manifests: corpus.add("test", "new"),
-        lambda corpus, manifests: (corpus.root / "speakers.csv").write_text(
-            "speaker\nx"
-        ),
-        lambda corpus, manifests: (manifests / "test.json").unlink(),
-        lambda corpus, manifests: (manifests / "test.json").write_text("{"),
-        lambda corpus, manifests: (manifests / "prepare_record.json").write_text("{"),
-        lambda corpus, manifests: (manifests / "prepare_record.json").unlink(),
-    ],
-)
+def add_a_row(corpus, manifests):
+    corpus.add("test", "new")
+    corpus.write_tables()
+
+
+def touch_a_table(corpus, manifests):
+    os.utime(corpus.table("val"), ns=(0, 0))
+
+
+def add_speakers(corpus, manifests):
+    (corpus.root / "speakers.csv").write_text("speaker\nx\n")
+
+
+def lose_a_manifest(corpus, manifests):
+    (manifests / "test.json").unlink()
+
+
+def spoil_a_manifest(corpus, manifests):
+    path = manifests / "test.json"
+    path.write_text(path.read_text().replace("test_2", "test_7"))
+
+
+def spoil_the_record(corpus, manifests):
+    (manifests / "prepare_record.json").write_text("{")
+
+
+def lose_the_record(corpus, manifests):
+    (manifests / "prepare_record.json").unlink()
+
+
+CHANGES = [
+    *(add_a_row, touch_a_table, add_speakers, lose_a_manifest),
+    *(spoil_a_manifest, spoil_the_record, lose_the_record),
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_whatever_changes_it_is_prepared_anew(
     prepare, corpus, tmp_path, change, caplog
 ):
     prepare()
     change(corpus, tmp_path / "manifests")
-    corpus.write_tables()
     with caplog.at_level(logging.INFO):
         report = prepare()
     assert "Skipping" not in caplog.text
@@ -113,7 +137,7 @@ def test_whatever_changes_it_is_prepared_anew(
     assert report.subsets["test"]["rows"] == len(corpus.rows["test"])
 
 
-def test_other_options_prepare_anew(prepare, caplog):
+def test_other_options_prepare_anew(prepare):
     prepare()
     assert prepare(check="full").check == "full"
 
@@ -181,6 +205,15 @@ def test_the_rate_of_most_rows_is_the_corpus_rate(prepare, corpus, tmp_path):
     assert prepare(skip_bad_rows=True).sample_rate == 8000
 
 
+def test_unreadable_mixtures_have_no_say_in_the_rate(prepare, corpus, tmp_path):
+    for subset in ("train", "val"):
+        for number in (1, 2, 3):
+            corpus.path(subset, "mixFile", f"{subset}_{number}.wav").unlink()
+    error = refused(prepare, tmp_path, "6 of 9 rows")
+    assert len(error.details) == 6
+    assert all("no such file" in line for line in error.details)
+
+
 def test_leakage_is_refused_unless_allowed(prepare, corpus, tmp_path, caplog):
     corpus.add("test", "new", speech2OryginalPath=r"D:\train\train_2\1.wav")
     corpus.write_tables()
@@ -236,7 +269,7 @@ def test_a_part_of_the_subsets(prepare, corpus, tmp_path):
     shutil.rmtree(corpus.root / "train")
     assert list(prepare(subsets=["test", "val"]).subsets) == ["val", "test"]
     assert not (tmp_path / "manifests" / "train.json").exists()
-    refused(prepare, tmp_path, "no corpus_")
+    refused(prepare, tmp_path, "no readable corpus_")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ worker processes can share the rows among them.
 
 import hashlib
 import os
+from stat import S_ISDIR
 from typing import NamedTuple
 
 import numpy as np
@@ -147,17 +148,20 @@ def _identify(path):
 
 
 def _why_unreadable(path, error):
-    if not os.path.lexists(path):
-        return "no such file; restore it or remove the row"
-    if os.path.isdir(path):
-        return "is a folder; name an audio file"
-    if not os.path.exists(path):
-        return "is a link to a file that is not there; restore it"
+    try:
+        stat = os.stat(path)
+    except FileNotFoundError:
+        link = "is a link to nowhere" if os.path.islink(path) else "no such file"
+        return f"{link}; restore it or remove the row"
+    except OSError as denied:
+        return f"cannot be reached ({denied.strerror}); check its folder"
     if not os.access(path, os.R_OK):
         return "may not be read; check its permissions"
-    if not os.path.getsize(path):
+    if S_ISDIR(stat.st_mode):
+        return "is a folder; name an audio file"
+    if not stat.st_size:
         return "is empty; make it anew"
-    reason = str(error).rpartition(": ")[2].strip().rstrip(".")
+    reason = " ".join(str(error).rpartition(": ")[2].split()).rstrip(".")
     return f"is not readable audio ({reason}); make it anew"
 
 

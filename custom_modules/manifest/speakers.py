@@ -1,5 +1,6 @@
 """Who speaks: the optional ``speakers.csv`` beside the subsets."""
 
+import os
 from pathlib import Path
 
 from custom_modules.errors import InputError
@@ -28,7 +29,7 @@ def read_genders(root):
         If the list cannot be read or has no column ``speaker``.
     """
     path = Path(root) / SPEAKERS_FILE
-    if not path.exists():
+    if not os.path.exists(path):
         return None
     cells = read_cells(path, wanted=("speaker", "gender"))
     if "speaker" not in cells:

@@ -1,5 +1,6 @@
 """Reading the CSV tables that MATLAB's ``writetable`` makes."""
 
+import os
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,7 +101,8 @@ def find_table(root, subset):
     root = Path(root)
     folders = (root / subset, root)
     name = f"corpus_{root.resolve().name}_{subset}_final.csv"
-    found = [folder / name for folder in folders if (folder / name).exists()]
+    # Path.exists raises PermissionError; a folder that may not be read has none.
+    found = [folder / name for folder in folders if os.path.exists(folder / name)]
     if not found:
         pattern = f"corpus_*_{subset}_final.csv"
         found = [path for folder in folders for path in sorted(folder.glob(pattern))]
@@ -109,8 +111,8 @@ def find_table(root, subset):
         raise InputError(f"{names}: {len(found)} tables for {subset}; keep one")
     if not found:
         raise InputError(
-            f"{root / subset}: no corpus_*_{subset}_final.csv here or in {root}; "
-            "check --data_folder and --subsets"
+            f"{root / subset}: no readable corpus_*_{subset}_final.csv here or in "
+            f"{root}; check --data_folder and --subsets"
         )
     return found[0]
 
@@ -194,7 +196,7 @@ def _parse(path, wanted):
             continue
         except OSError as error:
             reason = error.strerror or error
-            raise InputError(f"{path}: cannot be read ({reason})") from error
+            raise InputError(f"{path}: cannot be read ({reason}); mend it") from error
         except pd.errors.EmptyDataError as error:
             raise InputError(f"{path}: is empty; make the table anew") from error
         except (pd.errors.ParserError, pd.errors.ParserWarning) as error:

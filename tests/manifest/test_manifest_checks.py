@@ -78,7 +78,7 @@ def test_headers_that_do_not_fit(corpus, column, samples, rate, complaint):
         (lambda path: path.mkdir(), "is a folder"),
         (lambda path: path.touch(), "is empty"),
         (lambda path: path.write_text("not a sound"), "not readable audio"),
-        (lambda path: path.symlink_to("nowhere.wav"), "a link to a file"),
+        (lambda path: path.symlink_to("nowhere.wav"), "a link to nowhere"),
     ],
 )
 def test_files_that_cannot_be_read(corpus, column, make, complaint):
@@ -222,6 +222,19 @@ def test_files_are_told_apart_by_little(tmp_path):
     assert seen[0].inode != seen[2].inode
     assert seen[0].excerpt != seen[2].excerpt
     assert seen[0].size == seen[2].size
+
+
+def test_files_with_the_same_beginning_are_told_apart(tmp_path):
+    corpus = TinyCorpus(tmp_path, frames=8000)
+    samples = np.arange(8000)
+    for stem, rest in (("a", 1), ("b", 2)):
+        samples[2000:] = rest
+        corpus.write("val", "mixFile", f"{stem}.wav", samples)
+    first, second = (
+        check_row(str(tmp_path), (f"val/mix/{stem}.wav",), "header") for stem in "ab"
+    )
+    assert first.size == second.size
+    assert first.excerpt != second.excerpt
 
 
 def test_the_layers_are_in_the_order_that_checks_rely_on():

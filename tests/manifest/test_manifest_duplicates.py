@@ -99,6 +99,11 @@ def test_content_ids_agree_with_the_bytes(tmp_path_factory, files):
             assert (one == other) == (first % 3 == second % 3)
 
 
+def test_an_inode_means_nothing_on_another_disk(tmp_path):
+    rows = pd.DataFrame([FACTS | {"excerpt": 1}, FACTS | {"device": 1, "excerpt": 2}])
+    assert content_ids(rows, str(tmp_path)).nunique() == 2
+
+
 def test_a_mixture_that_goes_away_meanwhile(tmp_path):
     rows = pd.DataFrame(
         [FACTS | {"mix": name, "inode": n} for n, name in enumerate("ab")]

@@ -50,7 +50,7 @@ def test_a_choice_of_tables_is_refused_and_both_are_named(tmp_path):
 
 
 def test_no_table_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"no corpus_\*_val_final.csv"):
+    with pytest.raises(InputError, match=r"no readable corpus_\*_val_final.csv"):
         find_table(tmp_path, "val")
 
 
@@ -138,6 +138,12 @@ def test_empty_cells_are_problems_of_their_row(tmp_path):
         (2, "reverbForSpeaker2"),
         (4, "reverbForSpeaker2"),
     ]
+
+
+def test_rows_without_a_mixture_do_not_collide(tmp_path):
+    table = read(tmp_path, f"{HEADER}\n,b,c,d,e\n,f,g,h,i\n")
+    assert {file for _, file, _ in reasons(table)} == {"mixFile"}
+    assert len(table.problems) == 2
 
 
 def test_file_names_outside_the_corpus_are_problems_of_their_row(tmp_path):
