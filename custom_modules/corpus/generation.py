@@ -2,19 +2,14 @@
 
 import hashlib
 import json
-import multiprocessing
-import os
-import signal
-import threading
 import time
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from tqdm import tqdm
 
-from custom_modules.corpus import audio, layout
+from custom_modules.corpus import layout
 from custom_modules.corpus.mixing import Mixer
+from custom_modules.corpus.pool import Pool
 from custom_modules.corpus.sources import SUBSETS, Setup
 from custom_modules.corpus.state import SPEAKERS, State
 from custom_modules.errors import InputError
@@ -22,8 +17,6 @@ from custom_modules.errors import InputError
 ROLES = ("speech", "scene", "event")
 #: Raise it when the same options begin to give other audio.
 PROCEDURE = 1
-
-_worker = {}
 
 
 def generate(hparams, options):
@@ -51,26 +44,28 @@ def generate(hparams, options):
     """
     begun = time.monotonic()
     setup, sizes = make_setup(hparams)
-    state = State(setup.output_folder, setup.length)
-    options = {"procedure": PROCEDURE, **options}
     sources = {role: hparams[role] for role in ROLES}
-    state.check(options, hparams["overwrite"])
+    with State(setup.output_folder, setup.length) as state:
+        recordings = _begin(state, setup, sources, hparams["overwrite"], options)
+        write_speakers(setup.output_folder, recordings["speech"])
+        limits = hparams["indoor_share"], hparams["max_tries"]
+        mixer = Mixer(setup, sources, recordings, *limits)
+        rows, tries = _make(mixer, state, sizes)
+        state.finish()
+    print(summary(setup, rows, recordings["speech"], tries, time.monotonic() - begun))
+    return rows
+
+
+def _begin(state, setup, sources, overwrite, options):
+    """Checks everything, and only then changes anything; lists the recordings."""
+    options = {"procedure": PROCEDURE, **options}
+    state.check(options, overwrite)
     for source in sources.values():
         source.check(setup)
     state.claim(options)
     recordings = {role: source.prepare(setup) for role, source in sources.items()}
     state.pin(_digest(recordings))
-    write_speakers(setup.output_folder, recordings["speech"])
-    mixer = Mixer(
-        setup, sources, recordings, hparams["indoor_share"], hparams["max_tries"]
-    )
-    rows, tries = {}, []
-    with _pool(mixer, state, setup.workers) as pool:
-        for subset, size in sizes.items():
-            rows[subset] = _make_subset(pool, state, subset, size, tries)
-    state.finish()
-    print(summary(setup, rows, recordings["speech"], tries, time.monotonic() - begun))
-    return rows
+    return recordings
 
 
 def make_setup(hparams):
@@ -157,13 +152,22 @@ def write_speakers(root, recordings):
     layout.write_rows(root / SPEAKERS, columns, rows.values())
 
 
+def _make(mixer, state, sizes):
+    """Makes every subset; returns its rows, and the candidates that each took."""
+    rows, tries = {}, []
+    with Pool(mixer, state) as pool:
+        for subset, size in sizes.items():
+            rows[subset] = _make_subset(pool, state, subset, size, tries)
+    return rows, tries
+
+
 def _make_subset(pool, state, subset, size, tries):
     """Makes the mixtures of a subset that are missing, and its CSV."""
     rows = {i: row for i, row in state.done_rows(subset).items() if i < size}
     missing = [(subset, index) for index in range(size) if index not in rows]
     bar = tqdm(total=size, initial=len(rows), desc=subset, dynamic_ncols=True)
     with bar:
-        for index, row, tried in pool(missing):
+        for index, row, tried in pool.run(missing):
             rows[index] = row
             tries.append(tried)
             bar.update()
@@ -187,74 +191,6 @@ def _check_unique(rows):
                 f"too little for {len(rows)} mixtures: add recordings or lower n_"
                 + row["subset"]
             )
-
-
-class _pool:  # noqa: N801 (used as a function)
-    """Runs the mixer on (subset, index) pairs, in this process or in several."""
-
-    def __init__(self, mixer, state, workers):
-        self.mixer, self.state, self.workers = mixer, state, workers
-        self.executor = None
-
-    def __enter__(self):
-        if self.workers > 1:
-            self.executor = _start_workers(self.mixer, self.state, self.workers)
-        return self
-
-    def __exit__(self, *_):
-        if self.executor:
-            # Running mixtures are finished: they take a fraction of a second,
-            # and nothing half-written is left.
-            self.executor.shutdown(cancel_futures=True)
-
-    def __call__(self, tasks):
-        if not self.executor:
-            _worker.update(mixer=self.mixer, state=self.state)
-            yield from map(_make, tasks)
-            return
-        try:
-            yield from self.executor.map(_make, tasks, chunksize=4)
-        except BrokenProcessPool as error:
-            raise InputError(
-                "a worker process was killed, perhaps for want of memory; run again to "
-                "resume, with fewer --workers"
-            ) from error
-
-
-def _start_workers(mixer, state, workers):
-    # One thread of BLAS per worker: set before the workers import numpy.
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(name, "1")
-    methods = multiprocessing.get_all_start_methods()
-    # Never by plain fork: this process may hold torch, threads and espeak-ng.
-    method = "forkserver" if "forkserver" in methods else "spawn"
-    context = multiprocessing.get_context(method)
-    if method == "forkserver":
-        context.set_forkserver_preload([__name__])
-    return ProcessPoolExecutor(workers, context, _start_worker, (mixer, state))
-
-
-def _start_worker(mixer, state):
-    _worker.update(mixer=mixer, state=state)
-    # Ctrl-C reaches the whole process group; the main process alone answers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-
-
-def _die_with_parent():
-    """A killed parent closes no queues, and its workers would wait for ever."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
-
-
-def _make(task):
-    """Makes and writes one mixture; the row comes last, so that it is a promise."""
-    mixer, state = _worker["mixer"], _worker["state"]
-    mixture = mixer.mixture(*task)
-    for layer, path in layout.file_paths(state.root, mixture.row).items():
-        audio.write_pcm16(path, mixture.layers[layer], mixer.setup.rate)
-    state.keep_row(mixture.row)
-    return task[1], mixture.row, mixture.tries
 
 
 def summary(setup, rows, speech, tries, seconds):

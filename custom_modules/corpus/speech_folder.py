@@ -146,11 +146,11 @@ def _read_table(path):
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
-            rows = list(reader)
+            columns, rows = reader.fieldnames or (), list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path}: cannot be read ({reason}); give a CSV") from error
-    missing = {"file", "speaker"} - set(reader.fieldnames or ())
+    missing = {"file", "speaker"} - set(columns)
     if missing:
         raise InputError(f"{path}: no column {' and '.join(sorted(missing))}; add it")
     if not rows:

@@ -24,7 +24,7 @@ WAV_HEADER = 44  # bytes that soundfile writes before the samples
 
 
 class State:
-    """A corpus under construction.
+    """A corpus under construction; a context manager that holds the folder's lock.
 
     Arguments
     ---------
@@ -39,6 +39,14 @@ class State:
         self._note = root / NOTE
         self._handle = None
         self.file_size = WAV_HEADER + 2 * length
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
 
     def check(self, options, overwrite=False):
         """Refuses a folder that is not ours to work in; changes nothing.
@@ -153,16 +161,18 @@ class State:
             )
 
     def _lock(self):
-        """Lives as long as the process; a killed one leaves nothing behind."""
+        """Locks the folder; the system unlocks it when the process dies."""
         if fcntl is None or self._handle is not None:
             return
-        self._handle = os.open(self.root, os.O_RDONLY)
+        handle = os.open(self.root, os.O_RDONLY)
         try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            os.close(handle)
             raise InputError(
                 f"{self.root}: another process is generating here; wait for it"
             ) from error
+        self._handle = handle
 
     def _clear(self):
         for folder in (*SUBSETS, ROWS, "sources"):

@@ -1,0 +1,114 @@
+"""Making mixtures in several processes; the result is the same as in one."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+
+from custom_modules.corpus import audio, layout
+from custom_modules.errors import InputError
+
+#: Mixtures handed to a worker at a time.
+CHUNK = 4
+
+#: What a worker process works with.
+_worker = {}
+
+
+class Pool:
+    """Runs a mixer in this process, or in several; a context manager.
+
+    Arguments
+    ---------
+    mixer : Mixer
+        Makes the mixtures; its setup says how many workers there are.
+    state : State
+        Knows where they go.
+    """
+
+    def __init__(self, mixer, state):
+        self.mixer = mixer
+        self.state = state
+        self.workers = mixer.setup.workers
+        self.executor = None
+
+    def __enter__(self):
+        if self.workers > 1:
+            self.executor = self._start()
+        return self
+
+    def __exit__(self, *_):
+        if self.executor:
+            # Mixtures in progress are finished: that takes a fraction of a second,
+            # and nothing half-written is left.
+            self.executor.shutdown(cancel_futures=True)
+
+    def run(self, tasks):
+        """Makes and writes mixtures.
+
+        Arguments
+        ---------
+        tasks : list of tuple
+            (subset, index)
+
+        Yields
+        ------
+        tuple
+            (index, row, number of candidates), in the order of the tasks.
+
+        Raises
+        ------
+        InputError
+            If a mixture cannot be made, or a worker was killed.
+        """
+        if not self.executor:
+            yield from (_make(self.mixer, self.state, task) for task in tasks)
+            return
+        try:
+            yield from self.executor.map(_make_in_worker, tasks, chunksize=CHUNK)
+        except BrokenProcessPool as error:
+            raise InputError(
+                "a worker process was killed, perhaps for want of memory; run again to "
+                "resume, with fewer --workers"
+            ) from error
+
+    def _start(self):
+        # One thread of BLAS per worker: set before the workers import numpy.
+        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+            os.environ.setdefault(name, "1")
+        methods = multiprocessing.get_all_start_methods()
+        # Never by plain fork: this process may hold torch, threads and espeak-ng.
+        method = "forkserver" if "forkserver" in methods else "spawn"
+        context = multiprocessing.get_context(method)
+        if method == "forkserver":
+            context.set_forkserver_preload(["custom_modules.corpus.mixing", __name__])
+        arguments = self.mixer, self.state
+        return ProcessPoolExecutor(self.workers, context, _start_worker, arguments)
+
+
+def _start_worker(mixer, state):
+    _worker.update(mixer=mixer, state=state)
+    # Ctrl-C reaches the whole process group; the main process alone answers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent():
+    """A killed parent closes no queues, and its workers would wait for ever."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _make_in_worker(task):
+    return _make(_worker["mixer"], _worker["state"], task)
+
+
+def _make(mixer, state, task):
+    """Makes and writes one mixture; the row comes last, so that it is a promise."""
+    mixture = mixer.mixture(*task)
+    for layer, path in layout.file_paths(state.root, mixture.row).items():
+        audio.write_pcm16(path, mixture.layers[layer], mixer.setup.rate)
+    state.keep_row(mixture.row)
+    return task[1], mixture.row, mixture.tries
