@@ -14,7 +14,6 @@ reported, and speech or mixtures shared between subsets stop it as well.
 """
 
 import argparse
-import functools
 import logging
 import os
 import sys
@@ -105,17 +104,10 @@ def prepare_polsess(
     root, save_folder = str(data_folder), Path(save_folder)
     paths = {subset: find_table(root, subset) for subset in subsets}
     targets = {subset: save_folder / f"{subset}.json" for subset in subsets}
-    describe_now = functools.partial(
-        describe,
-        {
-            "data_folder": os.path.abspath(root),
-            "check": check,
-            "skip_bad_rows": skip_bad_rows,
-            "allow_leakage": allow_leakage,
-        },
-        [*paths.values(), Path(root, SPEAKERS_FILE), *targets.values()],
-    )
-    report = recorded_report(save_folder, describe_now())
+    options = {"data_folder": os.path.abspath(root), "check": check}
+    options |= {"skip_bad_rows": skip_bad_rows, "allow_leakage": allow_leakage}
+    watched = [*paths.values(), Path(root, SPEAKERS_FILE), *targets.values()]
+    report = recorded_report(save_folder, describe(options, watched))
     if report:
         logger.info(f"Skipping preparation: {save_folder} is up to date")
         _warn(report)
@@ -123,7 +115,7 @@ def prepare_polsess(
     tables = [read_table(path, subset, root) for subset, path in paths.items()]
     report = _examine(tables, root, check, skip_bad_rows, allow_leakage, workers)
     _write(tables, targets, save_folder, report)
-    write_record(save_folder, describe_now(), report)
+    write_record(save_folder, describe(options, watched), report)
     _log(report)
     logger.info(f"Manifests are in {save_folder}")
     return report

@@ -222,7 +222,7 @@ def test_leakage_is_refused_unless_allowed(prepare, corpus, tmp_path, caplog):
     assert "row 5 and row 3 of train" in error.details[1]
     report = prepare(allow_leakage=True)
     assert len(ids(tmp_path, "test")) == 4
-    assert "LEAKAGE: 1 rows of test" in str(report)
+    assert "LEAKAGE: rows of test" in str(report)
     assert "LEAKAGE" in caplog.text
 
 
@@ -238,7 +238,7 @@ def test_duplicates_in_a_subset_are_a_warning_each_time(prepare, corpus, caplog)
         caplog.clear()
         report = prepare()
         warnings = [r.message for r in caplog.records if r.levelname == "WARNING"]
-        assert "DUPLICATES: 1 rows of train repeat a mixture" in warnings
+        assert "DUPLICATES: rows of train that repeat a mixture: 1" in warnings
         assert report.subsets["train"]["duplicates"] == 1
 
 

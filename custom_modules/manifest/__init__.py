@@ -1,7 +1,11 @@
-"""From PolSESS's CSV tables to the manifests that training reads.
+"""From PolSESS's CSV tables to the manifests that training reads, and back.
 
-``tables`` reads a CSV, ``paths`` keeps its file names inside the corpus,
-``checks`` looks at the audio, ``duplicates`` at what occurs twice, ``entries``
-writes the manifest, ``report`` tells what was seen and ``record`` remembers
-it. :func:`polsess_prepare.prepare_polsess` calls them in this order.
+:func:`polsess_prepare.prepare_polsess` goes this way: ``tables`` reads a CSV
+(``cells`` its text) and ``paths`` keeps its file names inside the corpus;
+``survey`` has the audio of every row looked at (``checks``, in the processes of
+``pool``); ``duplicates`` finds what occurs twice; ``speakers`` adds who speaks;
+``entries`` writes the manifest; ``report`` tells what was seen, and ``record``
+remembers it. ``layout`` is what all of them know about a corpus.
+
+``reader`` is the way back, from a manifest to the training pipeline.
 """

@@ -50,9 +50,9 @@ class Repetition:
 
     def __str__(self):
         if self.is_leakage:
-            where = f"{self.rows} rows of {self.copy} share a {self.what} with"
-            return f"LEAKAGE: {where} {self.original}"
-        return f"DUPLICATES: {self.rows} rows of {self.copy} repeat a {self.what}"
+            where = f"rows of {self.copy} that share a {self.what} with {self.original}"
+            return f"LEAKAGE: {where}: {self.rows}"
+        return f"DUPLICATES: rows of {self.copy} that repeat a {self.what}: {self.rows}"
 
 
 def find_repetitions(tables, root, workers=1):

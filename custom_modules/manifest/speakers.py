@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from custom_modules.errors import InputError
-from custom_modules.manifest.tables import read_cells
+from custom_modules.manifest.cells import read_cells
 
 #: In the corpus folder; columns ``speaker``, ``gender`` and whatever else.
 SPEAKERS_FILE = "speakers.csv"

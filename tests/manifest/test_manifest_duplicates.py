@@ -61,7 +61,7 @@ def test_a_mixture_in_two_subsets(corpus, copy):
     copy_mixture(corpus, ("train", "train_2"), ("test", "test_1"), copy)
     (repetition,) = repetitions(corpus)
     assert repetition.is_leakage
-    assert str(repetition) == "LEAKAGE: 1 rows of test share a mixture with train"
+    assert str(repetition) == "LEAKAGE: rows of test that share a mixture with train: 1"
     assert "test: row 2 is row 3 of train" in repetition.examples[0]
 
 
