@@ -31,8 +31,7 @@ def list_audio(folder):
         If it is no folder, or holds no recordings.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; check the path")
+    require_folder(folder)
     found = [
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
@@ -42,6 +41,12 @@ def list_audio(folder):
         known = ", ".join(sorted(s.lstrip(".") for s in SUFFIXES))
         raise InputError(f"{folder}: holds no recordings ({known}); check the path")
     return sorted(found)
+
+
+def require_folder(folder):
+    """Raises :class:`InputError` if a folder does not exist."""
+    if not Path(folder).is_dir():
+        raise InputError(f"{folder}: no such folder; check the path")
 
 
 def measure(folder, paths, setup):

@@ -4,7 +4,7 @@ import csv
 from pathlib import Path
 
 from custom_modules.corpus import splitting
-from custom_modules.corpus.folders import Folder, list_audio, measure
+from custom_modules.corpus.folders import Folder, list_audio, measure, require_folder
 from custom_modules.corpus.sources import SUBSETS, Recording, SpeechSource
 from custom_modules.errors import InputError
 
@@ -37,6 +37,7 @@ class SpeechFolder(Folder, SpeechSource):
             )
 
     def _list(self, setup):
+        require_folder(self.folder)
         rows = self._table_rows() if self.table else self._folder_rows()
         lengths = measure(self.folder, [row["file"] for row in rows], setup)
         recordings = [_recording(row, lengths[row["file"]]) for row in rows]
