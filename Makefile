@@ -1,0 +1,46 @@
+# Two commands for a fresh machine with Python, make and gcc:
+#   make demo   makes a small Polish corpus, trains a separator on it, shows the result
+#   make test   runs the tests
+# Each makes its own virtual environment in .venv first, if it is missing or stale.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+DEMO := demo
+
+.PHONY: help demo test lint install benchmark clean
+
+help:
+	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
+
+install: $(INSTALLED)
+
+# A stale environment is one whose interpreter is gone or whose requirements changed.
+$(INSTALLED): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "error: $(PYTHON) is older than 3.10; try make PYTHON=python3.11" >&2; exit 2; }
+	@$(BIN)/python -c '' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
+	@echo "Installing into $(VENV): about 5 GB, PyTorch for the most part"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/python recipes/corpus/generate.py hparams/corpus/mini_polsess.yaml \
+		--output_folder=$(DEMO)/MiniPolSESS --n_train=1500 --n_val=60 --n_test=100
+	$(BIN)/python recipes/separation/train.py hparams/demo.yaml \
+		--data_folder=$(DEMO)/MiniPolSESS --output_folder=$(DEMO)/results
+
+test: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+benchmark: $(INSTALLED)
+	$(BIN)/python recipes/benchmark/data.py
+
+clean:
+	rm -rf $(VENV) $(DEMO) build *.egg-info

@@ -1,0 +1,110 @@
+"""What the Brain adds to SpeechBrain's: averages, and batches that are dropped."""
+
+import pytest
+import torch
+from speechbrain.dataio.batch import PaddedBatch
+from speechbrain.utils.epoch_loop import EpochCounter
+
+from custom_modules.brain import Separation
+from custom_modules.errors import InputError
+from custom_modules.objectives import pit_si_sdr_loss, si_sdr
+
+
+class Bend(torch.nn.Module):
+    """Bends each sample, and so sees nothing of padding."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor([1.0, 0.2]))
+
+    def forward(self, mixture):
+        return torch.tanh(mixture[..., None] * self.weight)
+
+
+def batch_of(values):
+    """A batch of one mixture of two sources; NaN if asked for."""
+    generator = torch.Generator().manual_seed(int(values * 10))
+    targets = torch.randn(300, 2, generator=generator)
+    mixture = targets.sum(1) * (float("nan") if values < 0 else 1)
+    return PaddedBatch(
+        [{"id": "x", "variant": "C", "mixture": mixture, "targets": targets}]
+    )
+
+
+def brain_with(patience=1, **options):
+    brain = Separation(
+        {"separator": Bend()},
+        lambda parameters: torch.optim.SGD(parameters, lr=0.1),
+        {"seed": 1, "nonfinite_patience": patience, "epoch_counter": EpochCounter(1)},
+        {"device": "cpu", "noprogressbar": True, **options},
+    )
+    brain.init_optimizers()
+    brain.epoch, brain.nonfinite_count = 1, 0
+    brain.sums = dict.fromkeys(("si_sdr", "si_sdri", "mixtures", "skipped"), 0)
+    return brain
+
+
+def test_a_bad_batch_never_touches_weights_or_averages():
+    brain, reference = brain_with(), brain_with()
+    for values in (1, -1, 2):
+        brain.step += 1
+        brain.fit_batch(batch_of(values))
+    for values in (1, 2):
+        reference.step += 1
+        reference.fit_batch(batch_of(values))
+    assert torch.equal(
+        brain.modules.separator.weight, reference.modules.separator.weight
+    )
+    assert brain.sums["skipped"] == 1
+    assert brain.sums["mixtures"] == 2
+    assert brain._averages() == reference._averages()
+
+
+def test_patience_ends_the_run_with_a_remedy_and_whole_weights():
+    brain = brain_with(patience=2)
+    before = brain.modules.separator.weight.clone()
+    for _ in range(2):
+        brain.fit_batch(batch_of(-1))
+    with pytest.raises(InputError, match=r"3 batches .* lower --lr"):
+        brain.fit_batch(batch_of(-1))
+    assert torch.equal(brain.modules.separator.weight, before)
+
+
+def test_averages_are_means_over_mixtures_with_audible_targets():
+    brain = brain_with()
+    expected = []
+    for values in (1, 2, 3):
+        batch = batch_of(values)
+        if values == 3:
+            batch.targets.data[..., 1] = 0
+        outputs = brain.compute_forward(batch, None)
+        brain.compute_objectives(outputs, batch, None)
+        brain._add_to_averages(outputs)
+        if values < 3:
+            mixture, targets = batch.mixture.data, batch.targets.data
+            loss, _ = pit_si_sdr_loss(Bend()(mixture), targets)
+            gain = -loss - si_sdr(mixture[..., None].expand(-1, -1, 2), targets).mean(1)
+            expected.append((-loss.item(), gain.item()))
+    scores, gains = zip(*expected, strict=True)
+    averages = brain._averages()
+    assert averages["si_sdr"] == pytest.approx(sum(scores) / 2, abs=1e-4)
+    assert averages["si_sdri"] == pytest.approx(sum(gains) / 2, abs=1e-4)
+
+
+def test_padding_changes_no_loss():
+    short, long = batch_of(1), batch_of(2)
+    items = [
+        {"id": "x", "mixture": b.mixture.data[0], "targets": b.targets.data[0]}
+        for b in (short, long)
+    ]
+    items[0] = {k: v[:200] if k != "id" else v for k, v in items[0].items()}
+    brain = brain_with()
+
+    def loss_of(items):
+        batch = PaddedBatch(items)
+        outputs = brain.compute_forward(batch, None)
+        brain.compute_objectives(outputs, batch, None)
+        return outputs["si_sdr"]
+
+    alone = torch.cat([loss_of(items[:1]), loss_of(items[1:])])
+    torch.testing.assert_close(loss_of(items), alone, atol=1e-4, rtol=0)

@@ -1,0 +1,69 @@
+"""Checkpoints that were cut off are passed over; whole ones are SpeechBrain's."""
+
+import pytest
+import torch
+from speechbrain.utils.checkpoints import Checkpointer
+
+from custom_modules.checkpoints import AtomicCheckpointer
+from custom_modules.errors import InputError
+
+
+def model_with(value):
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(model.weight, value)
+    return model
+
+
+def test_an_interrupted_save_leaves_the_last_whole_checkpoint(tmp_path):
+    model = model_with(1.0)
+    checkpointer = AtomicCheckpointer(tmp_path, {"model": model})
+    checkpointer.save_checkpoint()
+
+    def power_cut(obj, path):
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    torch.nn.init.constant_(model.weight, 2.0)
+    checkpointer.custom_save_hooks["model"] = power_cut
+    with pytest.raises(KeyboardInterrupt):
+        checkpointer.save_checkpoint()
+    torch.nn.init.constant_(model.weight, 3.0)
+    AtomicCheckpointer(tmp_path, {"model": model}).recover_if_possible()
+    assert model.weight.item() == 1.0
+
+    del checkpointer.custom_save_hooks["model"]
+    checkpointer.save_and_keep_only(importance_keys=[])
+    assert len(list(tmp_path.iterdir())) == 1  # the half one is gone, too
+
+
+@pytest.mark.parametrize("damage", ["remove", "empty"])
+def test_folders_that_are_not_whole_are_passed_over(tmp_path, damage):
+    model = model_with(1.0)
+    checkpointer = AtomicCheckpointer(tmp_path, {"model": model})
+    checkpointer.save_checkpoint()
+    torch.nn.init.constant_(model.weight, 2.0)
+    newest = checkpointer.save_checkpoint().paramfiles["model"]
+    newest.unlink() if damage == "remove" else newest.write_bytes(b"")
+    checkpointer.recover_if_possible()
+    assert model.weight.item() == 1.0
+
+
+def test_speechbrains_own_checkpointer_reads_them_and_the_other_way_round(tmp_path):
+    for writer, reader in (
+        (AtomicCheckpointer, Checkpointer),
+        (Checkpointer, AtomicCheckpointer),
+    ):
+        folder = tmp_path / writer.__name__
+        writer(folder, {"model": model_with(5.0)}).save_checkpoint(meta={"epoch": 3})
+        model = model_with(0.0)
+        found = reader(folder, {"model": model}).recover_if_possible()
+        assert model.weight.item() == 5.0
+        assert found.meta["epoch"] == 3
+
+
+def test_a_checkpoint_of_another_size_is_refused_in_one_line(tmp_path):
+    AtomicCheckpointer(tmp_path, {"model": model_with(1.0)}).save_checkpoint()
+    other = AtomicCheckpointer(tmp_path, {"model": torch.nn.Linear(2, 2)})
+    with pytest.raises(InputError, match="does not fit this model") as caught:
+        other.recover_if_possible()
+    assert "\n" not in str(caught.value)
