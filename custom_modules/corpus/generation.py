@@ -93,6 +93,8 @@ def make_setup(hparams):
         raise InputError(
             f"overwrite is {hparams['overwrite']!r}; set it to True or False"
         )
+    if not hparams["output_folder"]:
+        raise InputError("output_folder is empty; set --output_folder to a folder")
     setup = Setup(
         output_folder=Path(str(hparams["output_folder"])),
         rate=_number(hparams, "sample_rate", 1000, 384_000, kind=int),

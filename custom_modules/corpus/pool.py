@@ -4,8 +4,10 @@ import multiprocessing
 import os
 import signal
 import threading
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
 
 from custom_modules.corpus import audio, layout
 from custom_modules.errors import InputError
@@ -36,7 +38,11 @@ class Pool:
 
     def __enter__(self):
         if self.workers > 1:
-            self.executor = self._start()
+            try:
+                self._start()
+            except KeyboardInterrupt:
+                self.__exit__()
+                raise
         return self
 
     def __exit__(self, *_):
@@ -78,19 +84,44 @@ class Pool:
         # One thread of BLAS per worker: set before the workers import numpy.
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
             os.environ.setdefault(name, "1")
-        methods = multiprocessing.get_all_start_methods()
-        # Never by plain fork: this process may hold torch, threads and espeak-ng.
-        method = "forkserver" if "forkserver" in methods else "spawn"
-        context = multiprocessing.get_context(method)
-        if method == "forkserver":
-            context.set_forkserver_preload(["custom_modules.corpus.mixing", __name__])
-        arguments = self.mixer, self.state
-        return ProcessPoolExecutor(self.workers, context, _start_worker, arguments)
+        arguments = self.workers, _context(), _start_worker, (self.mixer, self.state)
+        resource_tracker.ensure_running()  # it would undo the blocking of signals
+        with _ctrl_c_deferred():
+            self.executor = ProcessPoolExecutor(*arguments)
+            wait([self.executor.submit(os.getpid) for _ in range(self.workers)])
+
+
+def _context():
+    """Never plain fork: this process may hold torch, threads and espeak-ng."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "custom_modules.corpus.mixing"])
+    return context
+
+
+@contextmanager
+def _ctrl_c_deferred():
+    """Keeps Ctrl-C back while processes start, and from those processes for good.
+
+    It reaches the whole process group. A process that is starting up would die of it
+    with a traceback; the main process alone answers, when they have started.
+    """
+    pressed = []
+    handler = signal.signal(signal.SIGINT, lambda *_: pressed.append(True))
+    masked = getattr(signal, "pthread_sigmask", lambda *_: None)  # not on Windows
+    masked(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        masked(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.signal(signal.SIGINT, handler)
+    if pressed:
+        raise KeyboardInterrupt
 
 
 def _start_worker(mixer, state):
     _worker.update(mixer=mixer, state=state)
-    # Ctrl-C reaches the whole process group; the main process alone answers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
 

@@ -284,6 +284,7 @@ def refusal(arguments, capsys):
         (["--val_speakers=both"], "set it to disjoint or to train"),
         (["--speakers={train: [ada], val: [bea], test: [cyd]}"], "fewer than two"),
         (["--duration"], "takes one value"),
+        (["--output_folder="], "output_folder is empty"),
     ],
 )
 def test_bad_options_end_in_one_line(own_speech, tmp_path, capsys, options, message):
