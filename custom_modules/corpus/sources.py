@@ -40,6 +40,10 @@ class Recording:
     gender: str = ""
 
 
+def _without_bar(items, **_):
+    return items
+
+
 @dataclass(frozen=True)
 class Setup:
     """What a source may know about the corpus.
@@ -69,7 +73,7 @@ class Setup:
     seed: int
     workers: int = 1
     subsets: tuple = SUBSETS
-    progress: object = field(default=lambda items, **_: items, compare=False)
+    progress: object = field(default=_without_bar, compare=False)
 
     @property
     def length(self):
