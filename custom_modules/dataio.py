@@ -7,11 +7,14 @@ the epoch and the mixture's id, so neither the number of workers nor a resumed
 run changes what is trained on.
 """
 
+import functools
+
 import numpy as np
 import soundfile as sf
 import torch
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.dataset import DynamicItemDataset
+from speechbrain.utils.data_utils import batch_pad_right
 
 from custom_modules.errors import InputError
 from custom_modules.manifest.reader import Manifest
@@ -109,13 +112,14 @@ class MixtureDataset(DynamicItemDataset):
             cancelled = [
                 list(dict.fromkeys([*paths, *s2_layers])) for paths in cancelled
             ]
-        sources = [s1] if self.task == "ES" else [s1, s2]
-        paths = {mix, *sources, *(path for layers in cancelled for path in layers)}
-        layers = {path: read_layer(path, start, frames) for path in paths}
-        mixtures = [cancel(layers[mix], [layers[p] for p in ps]) for ps in cancelled]
-        targets = np.stack([layers[path] for path in sources], axis=1)
+        layer = functools.partial(read_layer, start=start, frames=frames)
+        if len(drawn) > 1:  # variants share layers; a single one reads each once
+            layer = functools.cache(layer)
+        mixtures = [cancel(layer(mix), map(layer, paths)) for paths in cancelled]
+        sources = [layer(s1)] if self.task == "ES" else [layer(s1), layer(s2)]
         if self.task == "EB":
-            targets = targets.sum(axis=1, keepdims=True)
+            sources = [sources[0] + sources[1]]
+        targets = np.stack(sources).T  # a view: interleaving waits for the batch
         return torch.from_numpy(np.stack(mixtures)), torch.from_numpy(targets)
 
     def _segment(self, mixture_id, mix):
@@ -135,7 +139,7 @@ def cancel(mix, layers):
     ---------
     mix : numpy.ndarray
         ``[time]``.
-    layers : list of numpy.ndarray
+    layers : iterable of numpy.ndarray
         What to cancel, each ``[time]``.
 
     Returns
@@ -208,7 +212,8 @@ def collate(items):
             }
             for item in items
             for variant, mixture in zip(item["variants"], item["mixtures"], strict=True)
-        ]
+        ],
+        padding_func=_stack_or_pad,
     )
 
 
@@ -252,6 +257,15 @@ def dataio_prep(hparams):
         "valid": dataset("valid", hparams["valid_variants"]),
         "test": dataset("test", draw=False),
     }
+
+
+def _stack_or_pad(signals):
+    """SpeechBrain's padding, without its copies where nothing is to be padded."""
+    if len({signal.shape for signal in signals}) > 1:
+        return batch_pad_right(signals)
+    # numpy's, because torch's wakes all threads for what is a copy of memory
+    stacked = np.stack([signal.numpy() for signal in signals])
+    return torch.from_numpy(stacked), torch.ones(len(signals))
 
 
 def _check_rate(manifest, sample_rate):

@@ -47,12 +47,8 @@ def si_sdr(estimates, targets, lengths=None):
     >>> si_sdr(3 * target + 0.3 * noise, target)  # a tenth of the amplitude
     tensor([[20.0000]])
     """
-    with torch.autocast(estimates.device.type, enabled=False):
-        estimates, targets = (
-            _zero_mean(estimates, lengths),
-            _zero_mean(targets, lengths),
-        )
-        return _si_sdr_of_centred(estimates, targets)
+    estimates, targets = torch.broadcast_tensors(estimates, targets)
+    return pairwise_si_sdr(estimates, targets, lengths).diagonal(dim1=1, dim2=2)
 
 
 def pairwise_si_sdr(estimates, targets, lengths=None):
@@ -78,12 +74,18 @@ def pairwise_si_sdr(estimates, targets, lengths=None):
     >>> pairwise_si_sdr(sources, sources).argmax(-1)
     tensor([[0, 1, 2]])
     """
+    dtype = torch.promote_types(estimates.dtype, torch.float32)
+    sources = targets.shape[2]
     with torch.autocast(estimates.device.type, enabled=False):
-        estimates, targets = (
-            _zero_mean(estimates, lengths),
-            _zero_mean(targets, lengths),
-        )
-        return _si_sdr_of_centred(estimates[:, :, None, :], targets[:, :, :, None])
+        covariance = _covariance(torch.cat([targets, estimates], dim=2), lengths)
+        energy = covariance.diagonal(dim1=1, dim2=2)
+        reference, power = energy[:, :sources, None], energy[:, None, sources:]
+        inner = covariance[:, :sources, sources:]
+        scale = inner / (reference + EPS)
+        projection = scale.square() * reference
+        residual = (power - 2 * scale * inner + projection).clamp_min(0)
+        ratio = projection / (residual + EPS)
+        return (10 * torch.log10(ratio + EPS)).to(dtype)
 
 
 def pit_si_sdr_loss(estimates, targets, lengths=None):
@@ -146,24 +148,24 @@ def reorder(estimates, permutation):
     return estimates.gather(2, permutation.unsqueeze(1).expand_as(estimates))
 
 
-def _zero_mean(signals, lengths):
-    """Removes the mean over time, and whatever lies beyond the true length."""
-    signals = signals.to(torch.promote_types(signals.dtype, torch.float32))
-    if lengths is None:
-        return signals - signals.mean(dim=1, keepdim=True)
-    time = torch.arange(signals.shape[1], device=signals.device)
-    mask = (time < lengths.to(signals.device)[:, None]).to(signals).unsqueeze(2)
-    mean = (signals * mask).sum(dim=1, keepdim=True) / mask.sum(dim=1, keepdim=True)
-    return (signals - mean) * mask
+def _covariance(signals, lengths):
+    """Inner products over time of signals without their means, [batch, s, s].
 
-
-def _si_sdr_of_centred(estimates, targets):
-    """SI-SDR over dimension 1 of signals without a mean; the rest broadcasts."""
-    scale = (estimates * targets).sum(1) / (targets.square().sum(1) + EPS)
-    projection = scale.unsqueeze(1) * targets
-    # The explicit residual, not ‖e‖² - ‖p‖²: that difference cancels in float32.
-    residual = (estimates - projection).square().sum(1)
-    return 10 * torch.log10(projection.square().sum(1) / (residual + EPS) + EPS)
+    Everything that SI-SDR needs, in one matrix product. In float64, as its
+    residual is a difference that would cancel in float32.
+    """
+    # Apple's GPUs know no float64.
+    on_mps = signals.device.type == "mps"
+    signals = signals.to(torch.float32 if on_mps else torch.float64)
+    time = signals.shape[1]
+    if lengths is not None:
+        time = lengths.to(signals)[:, None, None]
+        samples = torch.arange(signals.shape[1], device=signals.device)
+        # where, not a product: what lies in the padding may be NaN
+        inside = samples[None, :, None] < time
+        signals = torch.where(inside, signals, signals.new_zeros(()))
+    total = signals.sum(dim=1, keepdim=True)
+    return signals.transpose(1, 2) @ signals - total.transpose(1, 2) @ total / time
 
 
 def _best_permutation(scores):

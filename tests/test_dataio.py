@@ -175,7 +175,7 @@ def test_only_the_layers_that_it_must_are_read(manifest, monkeypatch):
     read = []
     real = dataio.read_layer
     monkeypatch.setattr(
-        dataio, "read_layer", lambda p, *a: read.append(p) or real(p, *a)
+        dataio, "read_layer", lambda p, **k: read.append(p) or real(p, **k)
     )
     data = dataset(manifest, ["SER"])
     data[0]

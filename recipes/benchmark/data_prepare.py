@@ -11,13 +11,12 @@ import logging
 import os
 import resource
 import shutil
-import statistics
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import soundfile
+from side_by_side import time_alternately, verdict
 
 from custom_modules.manifest.layout import LAYERS, OPTIONAL_COLUMNS, SEGMENT_COLUMNS
 from custom_modules.manifest.pool import available_cores
@@ -27,7 +26,6 @@ RATE = 8000  # Hz
 SECONDS = 4
 MIXTURES = 8  # real ones, of which all others are hard links
 INDOOR_SHARE = 0.8  # as in PolSESS
-REPEATS = 3
 GOAL = 0.7  # of the bare loop's speed, per process
 
 
@@ -62,8 +60,8 @@ def benchmark_prepare(work_folder, rows=20_000):
             "one_process": lambda: _prepare(corpus, folder, workers=1),
             "all_cores": lambda: _prepare(corpus, folder, workers=cores),
         }
-        seconds = _time_alternately(ways)
-    speeds = {way: rows / statistics.median(times) for way, times in seconds.items()}
+        seconds = time_alternately(ways)
+    speeds = {way: rows / spent for way, spent in seconds.items()}
     ratio = speeds["one_process"] / speeds["bare_loop"]
     return {**speeds, "cores": cores, "ratio": ratio}
 
@@ -142,19 +140,6 @@ def _prepare(corpus, folder, workers):
     shutil.rmtree(save_folder)  # or the next repetition would skip
 
 
-def _time_alternately(ways):
-    """Seconds per way and repetition; every other round runs backwards."""
-    seconds = {way: [] for way in ways}
-    # The first round only warms the file cache.
-    for repeat in range(REPEATS + 1):
-        for way in list(ways) if repeat % 2 else reversed(ways):
-            start = time.perf_counter()
-            ways[way]()
-            if repeat:
-                seconds[way].append(time.perf_counter() - start)
-    return seconds
-
-
 def show(figures):
     """The figures as lines to print.
 
@@ -167,8 +152,7 @@ def show(figures):
     -------
     str
     """
-    verdict = "reached" if figures["ratio"] >= GOAL else "MISSED"
-    beside = f"{figures['ratio']:.2f} of the loop (goal {GOAL}: {verdict})"
+    beside = f"{figures['ratio']:.2f} of the loop ({verdict(figures['ratio'], GOAL)})"
     lines = {
         "bare soundfile loop": f"{figures['bare_loop']:6.0f} rows/s",
         "prepare, 1 process": f"{figures['one_process']:6.0f} rows/s, {beside}",
