@@ -16,7 +16,7 @@ ACTIVITY_RANGE_DB = 40.0
 
 
 def read_header(path):
-    """A recording's length and rate, without reading its samples.
+    """A recording's length and rate, from its header and its last sample.
 
     Arguments
     ---------
@@ -32,15 +32,19 @@ def read_header(path):
     Raises
     ------
     InputError
-        If it is no recording, or an empty one.
+        If it is no recording, or empty, or ends before its header says so.
     """
     try:
-        info = soundfile.info(path)
+        with soundfile.SoundFile(path) as file:
+            frames, rate = file.frames, file.samplerate
+            # A truncated file betrays itself at its end, and not in its header.
+            file.seek(max(frames - 1, 0))
+            last = file.read(1)
     except (soundfile.SoundFileError, OSError) as error:
         raise InputError(f"{path}: {_reason(error)}; mend or remove it") from error
-    if info.frames < 1:
-        raise InputError(f"{path}: holds no samples; mend or remove it")
-    return info.frames / info.samplerate, info.samplerate
+    if not len(last):
+        raise InputError(f"{path}: is empty or cut off; mend or remove it")
+    return frames / rate, rate
 
 
 def read_span(path, start, length, rate):

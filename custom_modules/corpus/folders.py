@@ -80,7 +80,8 @@ def measure(folder, paths, setup):
             problems.append(str(error))
     if problems:
         raise InputError(
-            f"{folder}: {len(problems)} recordings cannot be read; mend or remove them",
+            f"{folder}: {len(problems)} of {len(paths)} recordings cannot be read; "
+            "mend or remove them",
             problems,
         )
     return lengths

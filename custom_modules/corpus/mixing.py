@@ -25,6 +25,7 @@ LOWEST_SCENE, HIGHEST_SCENE = -14.0, 0.0  # dB relative to the speech mix
 REJECTED_PEAK = 0.9999
 #: Share of a mixture in which both talk at the same time, at least.
 SMALLEST_OVERLAP = 0.3
+SILENCE_REMEDY = "remove silent recordings"
 #: Of the reverberated layers, the dry one that each is made from.
 DRY_LAYERS = {"s1_reverb": "s1", "s2_reverb": "s2", "event_reverb": "event"}
 PRE_DELAY_COLUMNS = {
@@ -35,7 +36,19 @@ PRE_DELAY_COLUMNS = {
 
 
 class RejectedError(Exception):
-    """A candidate that has to be drawn again, and why."""
+    """A candidate that has to be drawn again.
+
+    Arguments
+    ---------
+    reason : str
+        Why.
+    remedy : str
+        What to do if this happens to every candidate.
+    """
+
+    def __init__(self, reason, remedy):
+        super().__init__(reason)
+        self.remedy = remedy
 
 
 @dataclass(frozen=True)
@@ -99,17 +112,18 @@ class Mixer:
             If none of ``max_tries`` candidates is good, or a recording cannot
             be read.
         """
-        reasons = Counter()
+        reasons, remedies = Counter(), {}
         for attempt in range(self.max_tries):
             try:
                 return self._candidate(subset, index, attempt)
-            except RejectedError as reason:
-                reasons[str(reason)] += 1
+            except RejectedError as error:
+                reasons[str(error)] += 1
+                remedies[str(error)] = error.remedy
         told = ", ".join(f"{reason}: {n}" for reason, n in reasons.most_common())
+        remedy = remedies[reasons.most_common(1)[0][0]]
         raise InputError(
             f"{layout.stem(subset, index)}: all of {self.max_tries} candidates were "
-            f"rejected ({told}); lower the level of loud recordings, remove silent "
-            "ones, or raise --max_tries"
+            f"rejected ({told}); {remedy}, or raise --max_tries"
         )
 
     def _candidate(self, subset, index, attempt):
@@ -133,7 +147,10 @@ class Mixer:
             second.samples, rate
         )
         if not both.any() or both.mean() < SMALLEST_OVERLAP:
-            raise RejectedError("talkers hardly overlap")
+            raise RejectedError(
+                "talkers hardly overlap",
+                "give speakers more speech or lower --duration",
+            )
         ratio = int(rng.integers(SMALLEST_SSR, LARGEST_SSR + 1))
         gain = audio.rms(first.samples) / audio.rms(second.samples)
         s1 = audio.limit(first.samples)
@@ -153,7 +170,7 @@ class Mixer:
         )
         level = audio.rms(cut.samples)
         if level == 0.0:
-            raise RejectedError("silent scene")
+            raise RejectedError("silent scene", SILENCE_REMEDY)
         relative = round(rng.uniform(LOWEST_SCENE, HIGHEST_SCENE), 2)
         to_speech = audio.rms(audio.limit(speech)) / level
         gain = to_speech * audio.from_db(relative)
@@ -171,7 +188,9 @@ class Mixer:
         """An event that suits the scene, at its own level."""
         suiting = self._events_for(subset, scene.name)
         if not suiting:
-            raise RejectedError(f"no event suits {scene.name}")
+            raise RejectedError(
+                f"no event suits {scene.name}", "add or map event classes"
+            )
         name = _draw(rng, suiting)
         chosen = _draw(rng, self._grouped["event"][subset][name])
         cut = segments.cut_event(
@@ -252,7 +271,7 @@ def _finish(row, layers, subset, index, attempt):
     integers = {name: audio.quantise(samples) for name, samples in layers.items()}
     for name in ("s1", "s2", "scene", "event"):
         if not integers[name].any():
-            raise RejectedError(f"silent {name}")
+            raise RejectedError(f"silent {name}", SILENCE_REMEDY)
     mix = np.sum(list(integers.values()), axis=0, dtype=np.int32)
     _check_peak(mix / audio.FULL_SCALE, "mix at full scale")
     integers["mix"] = mix.astype(np.int16)
@@ -262,7 +281,7 @@ def _finish(row, layers, subset, index, attempt):
 
 def _check_peak(samples, reason):
     if np.abs(samples).max() >= REJECTED_PEAK:
-        raise RejectedError(reason)
+        raise RejectedError(reason, "lower the level of the recordings")
 
 
 def _draw(rng, items):

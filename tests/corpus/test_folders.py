@@ -179,7 +179,7 @@ def test_bad_recordings_are_all_named(setup, speech):
     (speech / "ada" / "0.wav").write_bytes(b"")
     (speech / "bea" / "1.wav").write_bytes(b"RIFFxxxxWAVE")
     (speech / "cyd" / "odd.wav").mkdir()
-    with pytest.raises(InputError, match="3 recordings cannot be read") as caught:
+    with pytest.raises(InputError, match="3 of 19 recordings cannot be read") as caught:
         SpeechFolder(speech).prepare(setup)
     told = "\n".join(caught.value.details)
     assert all(name in told for name in ("ada/0.wav", "bea/1.wav", "cyd/odd.wav"))
