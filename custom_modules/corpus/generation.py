@@ -64,7 +64,7 @@ def _begin(state, setup, sources, overwrite, options):
         source.check(setup)
     state.claim(options)
     recordings = {role: source.prepare(setup) for role, source in sources.items()}
-    state.pin(_digest(recordings))
+    state.pin(_digest(recordings), overwrite)
     return recordings
 
 

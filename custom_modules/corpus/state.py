@@ -8,6 +8,7 @@ CSV is written, rows wait in ``.rows/``, one small file per mixture.
 import json
 import os
 import shutil
+from pathlib import Path
 
 from custom_modules.corpus import layout
 from custom_modules.corpus.sources import SUBSETS
@@ -94,25 +95,29 @@ class State:
         self._lock()
         self.sweep()
 
-    def pin(self, digest):
+    def pin(self, digest, overwrite=False):
         """Holds a resumed run to the recordings of the run that it resumes.
 
         Arguments
         ---------
         digest : str
             Of the lists of recordings.
+        overwrite : bool
+            Whether mixtures of other recordings may be deleted.
 
         Raises
         ------
         InputError
-            If they have changed.
+            If the recordings have changed.
         """
         content = self._read_note()
         if content.get("recordings", digest) != digest:
-            raise InputError(
-                f"{self._note}: the source recordings have changed since this "
-                "corpus was begun; set --overwrite=True to make it anew"
-            )
+            if not overwrite:
+                raise InputError(
+                    f"{self._note}: the source recordings have changed since this "
+                    "corpus was begun; set --overwrite=True to make it anew"
+                )
+            self._remove(*SUBSETS, ROWS)
         self._write_note(content["options"], digest)
 
     def done_rows(self, subset):
@@ -147,11 +152,11 @@ class State:
     def finish_subset(self, subset, rows):
         """Writes a subset's CSV; its waiting rows are needed no more."""
         layout.write_rows(layout.csv_path(self.root, subset), layout.COLUMNS, rows)
-        shutil.rmtree(self.root / ROWS / subset, ignore_errors=True)
+        self._remove(Path(ROWS, subset))
 
     def finish(self):
         """Removes the folder of waiting rows."""
-        shutil.rmtree(self.root / ROWS, ignore_errors=True)
+        self._remove(ROWS)
 
     def _refuse_foreign_files(self):
         if any(self.root.iterdir()):
@@ -175,10 +180,14 @@ class State:
         self._handle = handle
 
     def _clear(self):
-        for folder in (*SUBSETS, ROWS, "sources"):
-            shutil.rmtree(self.root / folder, ignore_errors=True)
+        # The note goes last: killed in between, the folder is still known as ours.
+        self._remove(*SUBSETS, ROWS, "sources")
         (self.root / SPEAKERS).unlink(missing_ok=True)
         self._note.unlink()
+
+    def _remove(self, *folders):
+        for folder in folders:
+            shutil.rmtree(self.root / folder, ignore_errors=True)
 
     def _is_of(self, options):
         return self._read_note().get("options") == json.loads(json.dumps(options))

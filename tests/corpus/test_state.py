@@ -101,8 +101,13 @@ def test_other_options_are_refused_unless_overwritten(state):
 def test_changed_recordings_are_refused(state):
     state.pin("abc")
     state.pin("abc")
+    add_mixture(state, 0)
     with pytest.raises(InputError, match="recordings have changed"):
         state.pin("abd")
+    assert list(state.done_rows("train")) == [0]
+    state.pin("abd", overwrite=True)
+    assert state.done_rows("train") == {}
+    state.pin("abd")
 
 
 def test_foreign_folders_are_left_alone(tmp_path):

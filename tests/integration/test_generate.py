@@ -256,6 +256,23 @@ def test_folders_of_any_format(tmp_path):
     assert {row["sceneClass"] for row in rows} == {"park", "cellar"}
 
 
+def test_sources_of_one_s_own_are_named_in_the_hparams_file(tmp_path):
+    hparams = (HPARAMS / "mini_polsess.yaml").read_text(encoding="utf-8")
+    hparams = hparams.replace(
+        "custom_modules.corpus.espeak.EspeakSpeech\n"
+        "    seconds_per_voice: !ref <seconds_per_voice>",
+        "tests.corpus.test_mixing.Noise\n    level: 0.02",
+    )
+    (tmp_path / "own.yaml").write_text(hparams, encoding="utf-8")
+    root = tmp_path / "Own"
+    sizes = ["--n_train=2", "--n_val=0", "--n_test=0", "--duration=1.5", "--workers=2"]
+    run([tmp_path / "own.yaml", f"--output_folder={root}", *sizes])
+    for row in rows_of(root, "train"):
+        s1, _ = soundfile.read(root / "train" / "clean" / row["speaker1File"])
+        active = s1[s1 != 0]
+        assert np.sqrt(np.mean(active**2)) == pytest.approx(0.02, rel=0.05)
+
+
 def refusal(arguments, capsys):
     """Runs a command that must fail; returns its one line."""
     with pytest.raises(SystemExit) as caught:
