@@ -94,12 +94,20 @@ def plot_summary(table):
         if f"si_sdri_{genders}" in table:
             gains = table[f"si_sdri_{genders}"]
             label = f"{genders} gender"
-            axes.plot(places, gains, marker, color="black", markersize=5, label=label)
+            axes.plot(
+                places,
+                gains,
+                marker,
+                color="white",
+                markeredgecolor="black",
+                markersize=6,
+                label=label,
+            )
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_xticks(places, [f"{v}\n(n = {n})" for v, n in table.n.items()], fontsize=9)
     axes.set(ylabel="SI-SDRi (dB)", title="Test set: improvement over the mixture")
     axes.grid(axis="y", alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=4)
     return figure
 
 

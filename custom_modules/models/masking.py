@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from speechbrain.lobes.models import conv_tasnet
 from speechbrain.lobes.models.dual_path import Dual_Computation_Block, Dual_Path_Model
+from speechbrain.nnet.CNN import Conv1d
 from torch import nn
 
 
@@ -105,6 +106,9 @@ class ConvTasNetMaskNet(conv_tasnet.MaskNet):
     def __init__(self, N, B, H, P, X, R, C, norm_eps=1e-8, **kwargs):
         super().__init__(N, B, H, P, X, R, C, **kwargs)
         self.min_frames = 2 ** (X - 1) * (P - 1) // 2 + 1
+        for module in self.modules():
+            if isinstance(module, Conv1d) and module.kernel_size == 1:
+                module.padding = "valid"  # "same" copies the signal to add nothing
         for module in list(self.modules()):
             for name, child in module.named_children():
                 if type(child) in _FLOAT32_NORMS:
