@@ -25,6 +25,9 @@ from custom_modules.training_log import TrainingLog
 
 logger = get_logger(__name__)
 
+#: Of what is tested, these are written as audio: clean speech and the full mix.
+HEARD_VARIANTS = ("C", "SER", "SE")
+
 
 class NonFiniteLossError(Exception):
     """A batch whose loss is not finite; it is dropped before ``backward()``."""
@@ -236,10 +239,11 @@ class Separation(sb.Brain):
             self._save_examples(batch, outputs, part, aligned)
 
     def _save_examples(self, batch, outputs, part, aligned):
-        """Writes the first ``save_audio`` mixtures of the test set for listening."""
+        """Writes the first ``save_audio`` mixtures, clean and whole, for listening."""
         wanted = self.test_set.data_ids[: self.hparams.save_audio]
         for item, estimates in zip(range(len(batch))[part], aligned, strict=True):
-            if batch.id[item] in wanted and if_main_process():
+            heard = batch.id[item] in wanted and batch.variant[item] in HEARD_VARIANTS
+            if heard and if_main_process():
                 end = len(estimates)
                 write_example(
                     f"{self.hparams.output_folder}/audio",

@@ -19,16 +19,22 @@ def plot_results(folder):
     Arguments
     ---------
     folder : str or pathlib.Path
-        ``history.csv`` becomes ``training_curve.png``; ``test_results.csv`` and
-        ``test_summary.csv`` become ``test_results.png``.
+        ``history.csv``, if there is one, becomes ``training_curve.png``, and
+        ``test_summary.csv`` ``test_results.png``.
+
+    Returns
+    -------
+    list of pathlib.Path
+        The pictures.
     """
     folder = Path(folder)
+    pictures = []
     if (folder / "history.csv").exists():
         history = pd.read_csv(folder / "history.csv")
-        _save(plot_history(history), folder / "training_curve.png")
-    if (folder / "test_summary.csv").exists():
-        table = pd.read_csv(folder / "test_summary.csv", index_col="variant")
-        _save(plot_summary(table), folder / "test_results.png")
+        pictures.append(_save(plot_history(history), folder / "training_curve.png"))
+    table = pd.read_csv(folder / "test_summary.csv", index_col="variant")
+    pictures.append(_save(plot_summary(table), folder / "test_results.png"))
+    return pictures
 
 
 def plot_history(history):
@@ -114,3 +120,4 @@ def plot_summary(table):
 def _save(figure, path):
     with atomic_path(path) as partial, matplotlib.rc_context({"savefig.dpi": 130}):
         figure.savefig(partial, format="png")
+    return path

@@ -12,6 +12,7 @@ Start reading at :func:`main`; what is trained is in
 """
 
 import sys
+from pathlib import Path
 
 from custom_modules.runtime import prepare_process
 
@@ -70,11 +71,17 @@ def prepare_options(hparams):
 
 
 def report(separation, folder):
-    """Prints the table and draws the plots."""
+    """Prints the table, draws the plots and says where to look and listen."""
     print("\nTest set, every variant, dB (means over mixtures):\n")
     print(render(separation.summary))
-    print(f"\nDetails and plots: {folder}")
-    plot_results(folder)
+    print("\nTo look at:")
+    for picture in plot_results(folder):
+        print(f"  {picture}")
+    mixtures = sorted(Path(folder, "audio").glob("*_C_mixture.wav"))[:1]
+    for mixture in mixtures:
+        print("To listen to, a mixture and what was made of it:")
+        for part in ("mixture", "s1", "s2"):
+            print(f"  {str(mixture).removesuffix('mixture.wav')}{part}.wav")
 
 
 if __name__ == "__main__":
