@@ -40,9 +40,23 @@ class AtomicCheckpointer(Checkpointer):
     """
 
     def save_checkpoint(self, *args, verbosity=logging.INFO, **kwargs):
-        """As in SpeechBrain; the folder gets its name when all is in it."""
+        """As in SpeechBrain; the folder gets its name when all is in it.
+
+        Raises
+        ------
+        InputError
+            If it cannot be written.
+        """
         self._remove_partial()
-        checkpoint = super().save_checkpoint(*args, verbosity=logging.DEBUG, **kwargs)
+        try:
+            checkpoint = super().save_checkpoint(
+                *args, verbosity=logging.DEBUG, **kwargs
+            )
+        except (OSError, RuntimeError) as error:  # torch's writer raises the latter
+            raise InputError(
+                f"{self.checkpoints_dir}: a checkpoint cannot be written ({error}); "
+                "check permissions and free space. The checkpoints before it are whole"
+            ) from error
         ddp_barrier()  # other processes may still be writing
         if checkpoint is None:
             return None

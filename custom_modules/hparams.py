@@ -129,16 +129,21 @@ def check_overrides(hparams_file, overrides):
     Raises
     ------
     InputError
-        If the file cannot be read, or lacks a key; names the nearest one.
+        If the file cannot be read or lacks a key, whose nearest is named; or a
+        number is given as something else.
     """
-    keys = list(read_yaml(hparams_file))
-    if "data_folder" in keys and os.environ.get(DATA_ROOT_VARIABLE):
+    tree = read_yaml(hparams_file)
+    if "data_folder" in tree and os.environ.get(DATA_ROOT_VARIABLE):
         overrides = {"data_folder": os.environ[DATA_ROOT_VARIABLE], **overrides}
-    for key in overrides:
-        if key not in keys:
-            near = difflib.get_close_matches(key, [*keys, *RUN_OPTIONS], n=1)
+    for key, value in overrides.items():
+        if key not in tree:
+            near = difflib.get_close_matches(key, [*tree, *RUN_OPTIONS], n=1)
             hint = f"did you mean --{near[0]}?" if near else "see its top-level keys"
             raise InputError(f"{hparams_file}: no key {key!r} to override; {hint}")
+        if isinstance(tree[key], int | float) and isinstance(value, str):
+            raise InputError(
+                f"--{key}={value}: not a number; the file has {key}: {tree[key]}"
+            )
     return overrides
 
 
@@ -197,7 +202,14 @@ def load_hparams(hparams_file, overrides):
             key = str(error).split("'")[1]
             raise InputError(f"{hparams_file}: set --{key}={key.upper()}") from error
         raise InputError(f"{hparams_file}: {_one_line(error)}") from error
-    except (TypeError, KeyError, ImportError, ZeroDivisionError, YAMLError) as error:
+    except (
+        TypeError,
+        KeyError,
+        ImportError,
+        ZeroDivisionError,
+        OSError,  # the checkpointer makes its folder
+        YAMLError,
+    ) as error:
         raise InputError(f"{hparams_file}: {_one_line(error)}") from error
 
 

@@ -36,6 +36,20 @@ def test_an_interrupted_save_leaves_the_last_whole_checkpoint(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1  # the half one is gone, too
 
 
+def test_a_full_disk_ends_in_one_line_and_loses_nothing(tmp_path):
+    model = model_with(1.0)
+    checkpointer = AtomicCheckpointer(tmp_path, {"model": model})
+    checkpointer.save_checkpoint()
+
+    def full(obj, path):
+        raise OSError(28, "No space left on device")
+
+    checkpointer.custom_save_hooks["model"] = full
+    with pytest.raises(InputError, match="No space left"):
+        checkpointer.save_checkpoint()
+    assert len(checkpointer.list_checkpoints()) == 1
+
+
 @pytest.mark.parametrize("damage", ["remove", "empty"])
 def test_folders_that_are_not_whole_are_passed_over(tmp_path, damage):
     model = model_with(1.0)

@@ -170,6 +170,11 @@ def test_results_are_written_and_a_finished_run_only_tests_again(corpus, tmp_pat
         (["hparams/convtasnet.yaml", "--data_folder=x", "--task=XX"], "SB, EB, ES"),
         (["--debug"], "hparams file"),
         (["hparams/convtasnet.yaml", "--seed"], "--seed=value"),
+        (["hparams/convtasnet.yaml", "--data_folder=x", "--lr=fast"], "not a number"),
+        (
+            ["hparams/dprnn.yaml", "--data_folder=x", "--save_folder=README.md"],
+            "README",
+        ),
     ],
 )
 def test_mistakes_end_in_one_line(tmp_path, arguments, message):
