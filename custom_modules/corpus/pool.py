@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import signal
-import threading
 from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from multiprocessing import resource_tracker
 
 from custom_modules.corpus import audio, layout
 from custom_modules.errors import InputError
+from custom_modules.workers import begin_worker
 
 #: Mixtures handed to a worker at a time.
 CHUNK = 4
@@ -122,14 +122,7 @@ def _ctrl_c_deferred():
 
 def _start_worker(mixer, state):
     _worker.update(mixer=mixer, state=state)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-
-
-def _die_with_parent():
-    """A killed parent closes no queues, and its workers would wait for ever."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
+    begin_worker()
 
 
 def _make_in_worker(task):

@@ -2,9 +2,9 @@
 
 import multiprocessing
 import os
-import signal
-import threading
 from concurrent.futures import ProcessPoolExecutor
+
+from custom_modules.workers import begin_worker
 
 #: Rows per piece: enough that handing them over costs nothing beside reading
 #: their files, few enough that the progress bar moves.
@@ -56,7 +56,7 @@ def map_pieces(function, items, workers):
             yield from function(piece)
         return
     pool = ProcessPoolExecutor(
-        min(workers, len(pieces)), mp_context=_context(), initializer=_begin_worker
+        min(workers, len(pieces)), mp_context=_context(), initializer=begin_worker
     )
     try:
         for results in pool.map(function, pieces):
@@ -71,15 +71,3 @@ def _context():
     # the training script imports.
     methods = multiprocessing.get_all_start_methods()
     return multiprocessing.get_context("fork" if "fork" in methods else None)
-
-
-def _begin_worker():
-    # Ctrl-C reaches every process of the terminal; only the parent answers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-
-
-def _leave_with_parent():
-    # A parent that is killed cannot end its workers, which would wait forever.
-    multiprocessing.parent_process().join()
-    os._exit(1)
