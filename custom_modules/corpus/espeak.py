@@ -21,7 +21,7 @@ import numpy as np
 from custom_modules.corpus import audio
 from custom_modules.corpus.drawing import generator, shuffled
 from custom_modules.corpus.sources import Recording, SpeechSource
-from custom_modules.corpus.tables import read_rows
+from custom_modules.corpus.tables import packaged_rows
 from custom_modules.errors import InputError
 
 FOLDER = Path("sources", "speech")
@@ -51,7 +51,7 @@ class EspeakSpeech(SpeechSource):
 
     def __init__(self, seconds_per_voice=60.0, voices=None, level=-26.0):
         self.seconds_per_voice = seconds_per_voice
-        self.voices = voices or read_rows("voices.csv")
+        self.voices = voices or packaged_rows("voices.csv")
         self.level = level
 
     def check(self, setup):
@@ -104,7 +104,7 @@ class EspeakSpeech(SpeechSource):
 
     def _texts(self, voice, seed):
         """Texts of a few sentences each, in an order of the voice's own."""
-        rows = read_rows("sentences.csv")
+        rows = packaged_rows("sentences.csv")
         own = [row["sentence"] for row in rows if row["subset"] == voice["subset"]]
         own = shuffled(own, "sentences", seed, voice["speaker"])
         step = SENTENCES_PER_RECORDING

@@ -37,12 +37,12 @@ class SceneClass:
     room: dict
 
 
-def read_rows(name):
+def packaged_rows(name):
     """The rows of a table in the package's data folder, as dictionaries.
 
     Example
     -------
-    >>> read_rows("scenes.csv")[0]["scene_class"]
+    >>> packaged_rows("scenes.csv")[0]["scene_class"]
     'airport'
     """
     with open(DATA / name, encoding="utf-8", newline="") as file:
@@ -64,7 +64,9 @@ def scene_classes():
     >>> scene_classes()["beach"].environment
     'outdoor'
     """
-    return {row["scene_class"]: _scene_class(row) for row in read_rows("scenes.csv")}
+    return {
+        row["scene_class"]: _scene_class(row) for row in packaged_rows("scenes.csv")
+    }
 
 
 def _scene_class(row):
@@ -86,7 +88,7 @@ def event_scenes():
     >>> sorted(event_scenes()["Cowbell"])
     ['forest_path', 'park', 'public_square', 'residential_area']
     """
-    return {r["event_class"]: _scenes(r["scenes"]) for r in read_rows("events.csv")}
+    return {r["event_class"]: _scenes(r["scenes"]) for r in packaged_rows("events.csv")}
 
 
 def _scenes(cell):
@@ -111,5 +113,5 @@ def event_families():
     >>> event_families()["Doorbell"]
     'bell'
     """
-    rows = read_rows("events.csv")
+    rows = packaged_rows("events.csv")
     return {row["event_class"]: row["family"] for row in rows if row["family"]}

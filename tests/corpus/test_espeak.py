@@ -13,7 +13,7 @@ from custom_modules.corpus import espeak, tables
 from custom_modules.corpus.sources import Setup
 from custom_modules.errors import InputError
 
-VOICES = [v for v in tables.read_rows("voices.csv") if v["subset"] == "test"][:4]
+VOICES = [v for v in tables.packaged_rows("voices.csv") if v["subset"] == "test"][:4]
 
 
 def speak(folder, workers=1, seed=1, rate=8000):

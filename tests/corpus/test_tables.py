@@ -65,7 +65,7 @@ def test_procedural_sounds_exist_for_every_scene():
 
 def test_base_voices_never_cross_subsets():
     sides = {}
-    for voice in tables.read_rows("voices.csv"):
+    for voice in tables.packaged_rows("voices.csv"):
         group = next((i for i, g in enumerate(ALIKE) if voice["variant"] in g), None)
         key = voice["variant"] if group is None else group
         assert sides.setdefault(key, voice["subset"]) == voice["subset"]
@@ -73,7 +73,7 @@ def test_base_voices_never_cross_subsets():
 
 
 def test_voices_are_many_and_balanced():
-    voices = tables.read_rows("voices.csv")
+    voices = tables.packaged_rows("voices.csv")
     assert len({voice["speaker"] for voice in voices}) == len(voices)
     numbers = Counter((voice["subset"], voice["gender"]) for voice in voices)
     for subset, number in {"train": 24, "val": 4, "test": 4}.items():
@@ -83,7 +83,7 @@ def test_voices_are_many_and_balanced():
 
 
 def test_sentences_never_cross_subsets():
-    rows = tables.read_rows("sentences.csv")
+    rows = tables.packaged_rows("sentences.csv")
     assert len(rows) >= 150
     assert len({row["sentence"].lower() for row in rows}) == len(rows)
     assert Counter(row["subset"] for row in rows).keys() == {"train", "val", "test"}
