@@ -22,10 +22,10 @@ from pathlib import Path
 
 from custom_modules.errors import InputError, exit_cleanly
 from custom_modules.files import atomic_path
+from custom_modules.layout import SPEAKERS_FILE, SUBSETS
 from custom_modules.manifest.checks import LEVELS
 from custom_modules.manifest.duplicates import find_repetitions
 from custom_modules.manifest.entries import write_entries
-from custom_modules.manifest.layout import SUBSETS
 from custom_modules.manifest.pool import available_cores
 from custom_modules.manifest.record import (
     RECORD_FILE,
@@ -34,7 +34,7 @@ from custom_modules.manifest.record import (
     write_record,
 )
 from custom_modules.manifest.report import Report, count_rows, finding_lines
-from custom_modules.manifest.speakers import SPEAKERS_FILE, add_speakers, read_genders
+from custom_modules.manifest.speakers import add_speakers, read_genders
 from custom_modules.manifest.survey import survey_audio
 from custom_modules.manifest.tables import find_table, read_table
 

@@ -8,9 +8,9 @@ from scipy.signal import resample_poly
 
 from custom_modules.errors import InputError
 from custom_modules.files import atomic_path
+from custom_modules.layout import LIMIT
 
 FULL_SCALE = 32768  # soundfile reads int16 samples as value / 32768
-LIMIT = 0.999
 FRAME_SECONDS = 0.02
 ACTIVITY_RANGE_DB = 40.0
 

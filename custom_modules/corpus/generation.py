@@ -10,9 +10,10 @@ from tqdm import tqdm
 from custom_modules.corpus import layout
 from custom_modules.corpus.mixing import Mixer
 from custom_modules.corpus.pool import Pool
-from custom_modules.corpus.sources import SUBSETS, Setup
-from custom_modules.corpus.state import SPEAKERS, State
+from custom_modules.corpus.sources import Setup
+from custom_modules.corpus.state import State
 from custom_modules.errors import InputError
+from custom_modules.layout import SPEAKERS_FILE, SUBSETS
 
 ROLES = ("speech", "scene", "event")
 #: Raise it when the same options begin to give other audio.
@@ -151,7 +152,7 @@ def write_speakers(root, recordings):
             cells = {"speaker": r.group, "gender": r.gender, "subset": subset}
             rows.setdefault((subset, r.group), cells | {"source": folder})
     columns = ("speaker", "gender", "subset", "source")
-    layout.write_rows(root / SPEAKERS, columns, rows.values())
+    layout.write_rows(root / SPEAKERS_FILE, columns, rows.values())
 
 
 def _make(mixer, state, sizes):

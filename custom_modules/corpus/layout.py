@@ -1,58 +1,21 @@
-"""How a PolSESS corpus lies on disk: folders, file names, and the CSV."""
+"""How the generator names its files, and how it writes a CSV."""
 
 import csv
 
 from custom_modules.files import atomic_path
+from custom_modules.layout import LAYERS, table_name
 
-#: PolSESS's columns, in its order.
-COLUMNS = (
-    "subset",
-    "speech1OryginalPath",
-    "speech1Start",
-    "speech1End",
-    "speech2OryginalPath",
-    "speech2Start",
-    "speech2End",
-    "SSR",
-    "sceneOryginalPath",
-    "sceneStart",
-    "sceneEnd",
-    "sceneRandomDB",
-    "sceneOffsetDB",
-    "sceneVolumeGain",
-    "eventOryginalPath",
-    "eventStart",
-    "eventEnd",
-    "speaker1File",
-    "speaker2File",
-    "eventFile",
-    "sceneFile",
-    "reverbForSpeaker1",
-    "reverbForSpeaker2",
-    "reverbForEvent",
-    "mixFile",
-    "sceneClass",
-    "eventClass",
-    "preDelayForEvent",
-    "preDelay1",
-    "preDelay2",
-    "highCut",
-    "diffusion",
-    "decay",
-    "freqDamp",
-)
-
-#: Layer → (column that names its file, folder, ending of its name). The mix comes
-#: last: a mixture whose mix exists has all its layers.
-FILES = {
-    "s1": ("speaker1File", "clean", "_sp1"),
-    "s2": ("speaker2File", "clean", "_sp2"),
-    "scene": ("sceneFile", "scene", "_scene"),
-    "event": ("eventFile", "event", "_event"),
-    "s1_reverb": ("reverbForSpeaker1", "sp1_reverb", "_sp1_reverb"),
-    "s2_reverb": ("reverbForSpeaker2", "sp2_reverb", "_sp2_reverb"),
-    "event_reverb": ("reverbForEvent", "ev_reverb", "_ev_reverb"),
-    "mix": ("mixFile", "mix", ""),
+#: Layer → what the names of its files end with. The mix comes last: a mixture whose
+#: mix exists has all its layers.
+ENDINGS = {
+    "s1": "_sp1",
+    "s2": "_sp2",
+    "scene": "_scene",
+    "event": "_event",
+    "s1_reverb": "_sp1_reverb",
+    "s2_reverb": "_sp2_reverb",
+    "event_reverb": "_ev_reverb",
+    "mix": "",
 }
 
 #: Between the paths of recordings that were joined to one segment.
@@ -78,7 +41,7 @@ def file_cells(subset, index, layers):
     subset : str
     index : int
     layers : iterable of str
-        Keys of :data:`FILES`.
+        Keys of :data:`~custom_modules.layout.LAYERS`.
 
     Returns
     -------
@@ -90,7 +53,7 @@ def file_cells(subset, index, layers):
     {'speaker1File': 'val_00003_sp1.wav', 'mixFile': 'val_00003.wav'}
     """
     name = stem(subset, index)
-    return {FILES[layer][0]: f"{name}{FILES[layer][2]}.wav" for layer in layers}
+    return {LAYERS[layer].column: f"{name}{ENDINGS[layer]}.wav" for layer in layers}
 
 
 def file_paths(root, row):
@@ -109,9 +72,9 @@ def file_paths(root, row):
         Layer → path, the mix last.
     """
     return {
-        layer: root / row["subset"] / folder / row[column]
-        for layer, (column, folder, _) in FILES.items()
-        if row.get(column)
+        layer: root / row["subset"] / LAYERS[layer].folder / row[LAYERS[layer].column]
+        for layer in ENDINGS
+        if row.get(LAYERS[layer].column)
     }
 
 
@@ -124,7 +87,7 @@ def csv_path(root, subset):
     >>> csv_path(Path("data/Mini"), "val").as_posix()
     'data/Mini/val/corpus_Mini_val_final.csv'
     """
-    return root / subset / f"corpus_{root.resolve().name}_{subset}_final.csv"
+    return root / subset / table_name(root.resolve().name, subset)
 
 
 def write_rows(path, columns, rows):

@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from custom_modules.corpus import tables
-
-SUBSETS = ("train", "val", "test")
+from custom_modules.layout import SUBSETS
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,8 @@ class Setup:
     workers : int
         Processes that may be used; the result must not depend on it.
     subsets : tuple of str
-        Those that are wanted, in the order of :data:`SUBSETS`.
+        Those that are wanted, in the order of
+        :data:`~custom_modules.layout.SUBSETS`.
     progress : callable
         Wraps an iterable in a progress bar; takes ``total`` and ``desc``.
     """

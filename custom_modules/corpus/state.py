@@ -11,16 +11,16 @@ import shutil
 from pathlib import Path
 
 from custom_modules.corpus import layout
-from custom_modules.corpus.sources import SUBSETS
 from custom_modules.errors import InputError
 from custom_modules.files import PARTIAL_SUFFIX, atomic_path
+from custom_modules.layout import COLUMNS, SPEAKERS_FILE, SUBSETS
 
 try:
     import fcntl
 except ImportError:  # not on Windows, where two runs must not share a folder
     fcntl = None
 
-NOTE, ROWS, SPEAKERS = "generator.json", ".rows", "speakers.csv"
+NOTE, ROWS = "generator.json", ".rows"
 WAV_HEADER = 44  # bytes that soundfile writes before the samples
 
 
@@ -151,7 +151,7 @@ class State:
 
     def finish_subset(self, subset, rows):
         """Writes a subset's CSV; its waiting rows are needed no more."""
-        layout.write_rows(layout.csv_path(self.root, subset), layout.COLUMNS, rows)
+        layout.write_rows(layout.csv_path(self.root, subset), COLUMNS, rows)
         self._remove(Path(ROWS, subset))
 
     def finish(self):
@@ -182,7 +182,7 @@ class State:
     def _clear(self):
         # The note goes last: killed in between, the folder is still known as ours.
         self._remove(*SUBSETS, ROWS, "sources")
-        (self.root / SPEAKERS).unlink(missing_ok=True)
+        (self.root / SPEAKERS_FILE).unlink(missing_ok=True)
         self._note.unlink()
 
     def _remove(self, *folders):

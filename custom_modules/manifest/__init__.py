@@ -5,7 +5,7 @@
 ``survey`` has the audio of every row looked at (``checks``, in the processes of
 ``pool``); ``duplicates`` finds what occurs twice; ``speakers`` adds who speaks;
 ``entries`` writes the manifest; ``report`` tells what was seen, and ``record``
-remembers it. ``layout`` is what all of them know about a corpus.
+remembers it. ``layout`` has the names that they share.
 
 ``reader`` is the way back, from a manifest to the training pipeline.
 """

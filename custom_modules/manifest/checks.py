@@ -12,13 +12,10 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 
-from custom_modules.manifest.layout import LAYERS
+from custom_modules.layout import LAYERS, LIMIT
 
 #: From the quickest to the most thorough.
 LEVELS = ("none", "header", "full")
-
-#: The published generator limits every signal at this magnitude.
-LIMIT = 0.999
 
 #: A speaker whose peak stays below (−80 dB of full scale) counts as silent.
 SILENCE = 1e-4
@@ -74,7 +71,7 @@ def check_row(root, files, level):
         The corpus folder.
     files : tuple of str
         Paths relative to ``root``, in the order of
-        :data:`~custom_modules.manifest.layout.LAYERS`; ``""`` where the row
+        :data:`~custom_modules.layout.LAYERS`; ``""`` where the row
         has no such layer.
     level : str
         ``"none"``: only the mixture's header, as its length and rate must be

@@ -3,7 +3,8 @@
 import json
 import math
 
-from custom_modules.manifest.layout import LAYERS, OPTIONAL_COLUMNS
+from custom_modules.layout import LAYERS
+from custom_modules.manifest.layout import OPTIONAL_COLUMNS
 from custom_modules.manifest.tables import mixture_id
 from custom_modules.mmipc import CANCELLED_LAYERS, variants_of
 
@@ -45,7 +46,7 @@ def manifest_entry(row):
     Arguments
     ---------
     row : dict
-        A path for each of :data:`~custom_modules.manifest.layout.LAYERS`
+        A path for each of :data:`~custom_modules.layout.LAYERS`
         (relative to the corpus folder, ``""`` if there is none),
         ``sample_rate`` (Hz), ``frames``, and the optional columns.
 

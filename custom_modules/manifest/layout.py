@@ -1,43 +1,8 @@
-"""What a PolSESS corpus looks like on disk and in its tables."""
+"""Columns of a corpus's tables under their names here, and faults in them."""
 
 from typing import NamedTuple
 
-#: The subsets, in the order in which reports list them.
-SUBSETS = ("train", "val", "test")
-
-
-class Layer(NamedTuple):
-    """Where one kind of file of a mixture is named and stored.
-
-    Arguments
-    ---------
-    column : str
-        The CSV column that names it.
-    folder : str
-        The folder inside the subset that holds it.
-    """
-
-    column: str
-    folder: str
-
-
-#: name in the manifest → column and folder; the mixture comes first
-LAYERS = {
-    "mix": Layer("mixFile", "mix"),
-    "s1": Layer("speaker1File", "clean"),
-    "s2": Layer("speaker2File", "clean"),
-    "scene": Layer("sceneFile", "scene"),
-    "event": Layer("eventFile", "event"),
-    "s1_reverb": Layer("reverbForSpeaker1", "sp1_reverb"),
-    "s2_reverb": Layer("reverbForSpeaker2", "sp2_reverb"),
-    "event_reverb": Layer("reverbForEvent", "ev_reverb"),
-}
-
-#: Indoor mixtures have them, outdoor ones do not.
-REVERB_LAYERS = ("s1_reverb", "s2_reverb", "event_reverb")
-
-#: Every mixture has them.
-DRY_LAYERS = tuple(layer for layer in LAYERS if layer not in REVERB_LAYERS)
+from custom_modules.layout import LAYERS
 
 #: name in the manifest → column that may be absent
 OPTIONAL_COLUMNS = {
@@ -56,6 +21,15 @@ SEGMENT_COLUMNS = {
         ("start", "Start"),
         ("end", "End"),
     )
+}
+
+#: column → name here, of every column that is read
+NAMES = {
+    # It only tells a row that lost its cells from a blank line.
+    "subset": "subset",
+    **{layer.column: name for name, layer in LAYERS.items()},
+    **{column: name for name, column in OPTIONAL_COLUMNS.items()},
+    **{column: name for name, column in SEGMENT_COLUMNS.items()},
 }
 
 

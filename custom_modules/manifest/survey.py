@@ -7,8 +7,8 @@ from itertools import islice
 
 from tqdm import tqdm
 
+from custom_modules.layout import LAYERS
 from custom_modules.manifest.checks import Facts, check_rows
-from custom_modules.manifest.layout import LAYERS
 from custom_modules.manifest.pool import map_pieces
 
 # A progress bar for less than this is only flicker.

@@ -7,24 +7,10 @@ from pathlib import Path
 import pandas as pd
 
 from custom_modules.errors import InputError
+from custom_modules.layout import DRY_LAYERS, LAYERS, REVERB_LAYERS, table_name
 from custom_modules.manifest.cells import read_cells
-from custom_modules.manifest.layout import (
-    DRY_LAYERS,
-    LAYERS,
-    OPTIONAL_COLUMNS,
-    REVERB_LAYERS,
-    SEGMENT_COLUMNS,
-    Problem,
-)
+from custom_modules.manifest.layout import NAMES, Problem
 from custom_modules.manifest.paths import OutsideError, corpus_path
-
-# "subset" only tells a row that lost its cells from a blank line.
-_NAMES = {
-    "subset": "subset",
-    **{layer.column: name for name, layer in LAYERS.items()},
-    **{column: name for name, column in OPTIONAL_COLUMNS.items()},
-    **{column: name for name, column in SEGMENT_COLUMNS.items()},
-}
 
 
 @dataclass
@@ -91,18 +77,18 @@ def find_table(root, subset):
     """
     root = Path(root)
     folders = (root / subset, root)
-    name = f"corpus_{root.resolve().name}_{subset}_final.csv"
+    name = table_name(root.resolve().name, subset)
     # Path.exists raises PermissionError; a folder that may not be read has none.
     found = [folder / name for folder in folders if os.path.exists(folder / name)]
     if not found:
-        pattern = f"corpus_*_{subset}_final.csv"
+        pattern = table_name("*", subset)
         found = [path for folder in folders for path in sorted(folder.glob(pattern))]
     if len(found) > 1:
         names = ", ".join(str(path) for path in found)
         raise InputError(f"{names}: {len(found)} tables for {subset}; keep one")
     if not found:
         raise InputError(
-            f"{root / subset}: no readable corpus_*_{subset}_final.csv here or in "
+            f"{root / subset}: no readable {pattern} here or in "
             f"{root}; check --data_folder and --subsets"
         )
     return found[0]
@@ -130,11 +116,11 @@ def read_table(path, subset, root):
         If the file is not a CSV, has no rows, or lacks a needed column.
         Faults of single rows are collected in ``problems`` instead.
     """
-    cells = read_cells(path, wanted=_NAMES)
+    cells = read_cells(path, wanted=NAMES)
     _require_columns(
         path, cells.columns, [LAYERS[layer].column for layer in DRY_LAYERS]
     )
-    table = Table(subset, Path(path), cells.rename(columns=_NAMES))
+    table = Table(subset, Path(path), cells.rename(columns=NAMES))
     _complete_reverbs(table)
     _to_numbers(table.rows)
     _find_missing_cells(table)

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-from custom_modules.corpus import layout, reverb, tables
+from custom_modules.corpus import reverb, tables
 from custom_modules.corpus.events import ProceduralEvents
 from custom_modules.corpus.mixing import Mixer
 from custom_modules.corpus.scenes import ProceduralScenes
 from custom_modules.corpus.sources import Recording, Setup, SpeechSource
 from custom_modules.errors import InputError
+from custom_modules.layout import COLUMNS
 from tests.corpus.recordings import SPEAKERS, talker
 
 RATE = 8000
@@ -217,8 +218,8 @@ def test_hopeless_recordings_end_in_one_line(tmp_path, level, reason):
 
 
 def test_row_has_polsess_s_columns(mixtures):
-    assert len(layout.COLUMNS) == 34
+    assert len(COLUMNS) == 34
     for mixture in mixtures:
-        assert mixture.row.keys() <= set(layout.COLUMNS)
-        missing = set(layout.COLUMNS) - mixture.row.keys()
+        assert mixture.row.keys() <= set(COLUMNS)
+        missing = set(COLUMNS) - mixture.row.keys()
         assert bool(missing) == ("reverbForSpeaker1" not in mixture.row)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from custom_modules.corpus import events, scenes, synth
-from custom_modules.corpus.sources import SUBSETS, Setup
+from custom_modules.corpus.sources import Setup
+from custom_modules.layout import SUBSETS
 
 
 @pytest.mark.parametrize("rate", [8000, 16000])

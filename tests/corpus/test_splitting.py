@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from custom_modules.corpus import splitting
-from custom_modules.corpus.sources import SUBSETS, Recording
+from custom_modules.corpus.sources import Recording
 from custom_modules.errors import InputError
+from custom_modules.layout import SUBSETS
 
 names = st.lists(st.text("abcdef", min_size=1), min_size=6, max_size=60, unique=True)
 

@@ -8,6 +8,7 @@ import pytest
 from custom_modules.corpus import audio, layout
 from custom_modules.corpus.state import State
 from custom_modules.errors import InputError
+from custom_modules.layout import COLUMNS
 
 LENGTH = 100
 
@@ -52,7 +53,7 @@ def test_rows_survive_in_the_csv(state):
     state.finish_subset("train", rows)
     state.finish()
     assert not (state.root / ".rows").exists()
-    empty = dict.fromkeys(layout.COLUMNS, "")
+    empty = dict.fromkeys(COLUMNS, "")
     assert state.done_rows("train") == {i: empty | row for i, row in enumerate(rows)}
 
 
@@ -61,7 +62,7 @@ def test_csv_is_written_as_matlab_writes_it(state):
     state.finish_subset("train", rows)
     path = state.root / "train" / "corpus_corpus_train_final.csv"
     header, row, end = path.read_bytes().decode().split("\n")
-    assert header.split(",") == list(layout.COLUMNS)
+    assert header.split(",") == list(COLUMNS)
     assert len(row.split(",")) == 34
     assert ",,," in row
     assert end == ""
