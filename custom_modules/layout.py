@@ -1,4 +1,4 @@
-"""What a PolSESS corpus looks like: its folders and its tables.
+"""What a PolSESS corpus looks like: its folders, its tables, who speaks in it.
 
 The generator writes by these facts and the preparation reads by them.
 
@@ -110,3 +110,63 @@ def table_name(corpus, subset):
     'corpus_PolSESS_val_final.csv'
     """
     return f"corpus_{corpus}_{subset}_final.csv"
+
+
+def speaker_of(recording, speakers):
+    """Who speaks in a recording, by its path.
+
+    It is the outermost folder that is the name of a speaker: in the layout of
+    LibriSpeech and MLS, ``speaker/book/file``, both folders are numbers, and a
+    book may have that of another speaker.
+
+    Arguments
+    ---------
+    recording : str
+        The path in a table, with slashes of either kind; of joined recordings,
+        the first counts.
+    speakers : collection of str
+        Those of the corpus.
+
+    Returns
+    -------
+    str
+        ``""`` if no folder is a speaker's.
+
+    Example
+    -------
+    >>> speaker_of("D:\\\\mls\\\\6892\\\\10179\\\\7.flac", {"6892", "10179"})
+    '6892'
+    >>> speaker_of("sources/speech/m1/0.wav", {"m1"}), speaker_of("m1", {"m1"})
+    ('m1', '')
+    """
+    folders = recording.replace("\\", "/").split("/")[:-1]
+    return next((name for name in folders if name in speakers), "")
+
+
+def with_speaker(recording, speaker, speakers):
+    """A recording's path, in front of it the speaker if :func:`speaker_of` errs.
+
+    Arguments
+    ---------
+    recording : str
+        Its path.
+    speaker : str
+        Who speaks; a name without slashes.
+    speakers : collection of str
+        Those of the corpus, or more.
+
+    Returns
+    -------
+    str
+        A path of which :func:`speaker_of` says that it is the speaker's.
+
+    Example
+    -------
+    >>> with_speaker("mls/6892/10179/7.flac", "6892", {"6892", "10179"})
+    'mls/6892/10179/7.flac'
+    >>> with_speaker("mls/6892/10179/7.flac", "10179", {"6892", "10179"})
+    '10179/mls/6892/10179/7.flac'
+    """
+    if speaker_of(recording, speakers) == speaker:
+        return recording
+    return f"{speaker}/{recording}"

@@ -112,7 +112,8 @@ def _number(hparams, key, lowest, highest=float("inf"), kind=float):
     value = hparams[key]
     whole = isinstance(value, int) and not isinstance(value, bool)
     if not (whole or (kind is float and isinstance(value, float))):
-        raise InputError(f"{key} is {value!r}; set --{key} to a number")
+        wanted = "whole number" if kind is int else "number"
+        raise InputError(f"{key} is {value!r}; set --{key} to a {wanted}")
     if not lowest <= value <= highest:
         bounds = (
             f"at least {lowest}" if highest == float("inf") else f"{lowest}…{highest}"
@@ -148,11 +149,19 @@ def write_speakers(root, recordings):
     rows = {}
     for subset, chosen in recordings.items():
         for r in chosen:
-            folder = r.path[: r.path.find(r.group) + len(r.group)]
             cells = {"speaker": r.group, "gender": r.gender, "subset": subset}
-            rows.setdefault((subset, r.group), cells | {"source": folder})
+            cells["source"] = _speaker_folder(r)
+            rows.setdefault((subset, r.group), cells)
     columns = ("speaker", "gender", "subset", "source")
     layout.write_rows(root / SPEAKERS_FILE, columns, rows.values())
+
+
+def _speaker_folder(recording):
+    """The folder that is named after the speaker; empty if there is none."""
+    folders = recording.path.split("/")[:-1]
+    if recording.group not in folders:
+        return ""
+    return "/".join(folders[: folders.index(recording.group) + 1])
 
 
 def _make(mixer, state, sizes):

@@ -23,8 +23,9 @@ class Recording:
     Arguments
     ---------
     path : str
-        What the corpus's CSV says of its origin. For speech, the first folder in
-        it that is a speaker's name is its speaker.
+        What the corpus's CSV says of its origin. For speech, the outermost folder
+        in it that is the name of a speaker is its speaker's; see
+        :func:`custom_modules.layout.with_speaker`.
     group : str
         The speaker; or the scene's or the event's class.
     samples : int

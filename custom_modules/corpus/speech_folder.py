@@ -5,8 +5,9 @@ from pathlib import Path
 
 from custom_modules.corpus import splitting
 from custom_modules.corpus.folders import Folder, list_audio, measure, require_folder
-from custom_modules.corpus.sources import SUBSETS, Recording, SpeechSource
+from custom_modules.corpus.sources import Recording, SpeechSource
 from custom_modules.errors import InputError
+from custom_modules.layout import SUBSETS, with_speaker
 
 
 class SpeechFolder(Folder, SpeechSource):
@@ -59,13 +60,16 @@ class SpeechFolder(Folder, SpeechSource):
                     f"{self.folder}/{path}: lies in no speaker's folder; "
                     "move it into one, or give a table of speakers"
                 )
-        return [{"file": path, "speaker": path.split("/")[0]} for path in paths]
+        return [{"file": p, "path": p, "speaker": p.split("/")[0]} for p in paths]
 
     def _table_rows(self):
         rows = _read_table(self.table)
         for row in rows:
             row["file"] = (row["file"] or "").strip().replace("\\", "/")
             row["speaker"] = (row["speaker"] or "").strip()
+        speakers = {row["speaker"] for row in rows}
+        for row in rows:
+            row["path"] = with_speaker(row["file"], row["speaker"], speakers)
         problems, seen = [], set()
         for number, row in enumerate(rows, start=2):
             problem = self._problem(row, seen)
@@ -83,10 +87,14 @@ class SpeechFolder(Folder, SpeechSource):
     def _problem(self, row, seen):
         if not row["file"] or not row["speaker"]:
             return "no file or no speaker"
+        if "/" in row["speaker"] or "\\" in row["speaker"]:
+            return f"speaker {row['speaker']!r} has a slash; write another sign"
         if row["file"] in seen:
             return f"{row['file']} is listed before"
         if not Path(self.folder, row["file"]).is_file():
             return f"no file {row['file']}"
+        if row["path"] != row["file"] and Path(self.folder, row["path"]).exists():
+            return f"{row['path']} would stand for it, but is another file; rename one"
         if (row.get("subset") or "") not in ("", *SUBSETS):
             return f"subset {row['subset']!r} is none of {', '.join(SUBSETS)}"
         return None
@@ -136,11 +144,7 @@ class SpeechFolder(Folder, SpeechSource):
 
 
 def _recording(row, samples):
-    """A row as a recording; its path names the speaker as one of its folders."""
-    path, speaker = row["file"], row["speaker"]
-    if speaker not in path.split("/")[:-1]:
-        path = f"{speaker}/{path}"
-    return Recording(path, speaker, samples, row.get("gender") or "")
+    return Recording(row["path"], row["speaker"], samples, row.get("gender") or "")
 
 
 def _read_table(path):

@@ -4,10 +4,8 @@ import os
 from pathlib import Path
 
 from custom_modules.errors import InputError
+from custom_modules.layout import SPEAKERS_FILE, speaker_of
 from custom_modules.manifest.cells import read_cells
-
-#: In the corpus folder; columns ``speaker``, ``gender`` and whatever else.
-SPEAKERS_FILE = "speakers.csv"
 
 
 def read_genders(root):
@@ -41,8 +39,7 @@ def read_genders(root):
 def add_speakers(rows, genders):
     """Adds the columns ``speaker1``, ``gender1``, ``speaker2``, ``gender2``.
 
-    The speaker of a recording is the innermost of its parent folders that is
-    the name of a speaker.
+    See :func:`custom_modules.layout.speaker_of` for who speaks in a recording.
 
     Arguments
     ---------
@@ -63,12 +60,7 @@ def add_speakers(rows, genders):
     for number in (1, 2):
         column = f"recording{number}"
         recordings = rows[column].tolist() if column in rows else [""] * len(rows)
-        known = {path: _speaker_of(path, genders) for path in set(recordings)}
+        known = {path: speaker_of(path, genders) for path in set(recordings)}
         speakers = [known[path] for path in recordings]
         rows[f"speaker{number}"] = speakers
         rows[f"gender{number}"] = [genders.get(speaker, "") for speaker in speakers]
-
-
-def _speaker_of(recording, genders):
-    folders = recording.replace("\\", "/").split("/")[:-1]
-    return next((name for name in reversed(folders) if name in genders), "")

@@ -5,9 +5,10 @@ import pytest
 
 from custom_modules.corpus import tables
 from custom_modules.corpus.folders import EventFolder, SceneFolder
-from custom_modules.corpus.sources import SUBSETS, Setup
+from custom_modules.corpus.sources import Setup
 from custom_modules.corpus.speech_folder import SpeechFolder
 from custom_modules.errors import InputError
+from custom_modules.layout import SUBSETS, speaker_of
 from tests.corpus.recordings import GENDERS, class_folder, speech_folder, write
 
 RATE = 8000
@@ -60,6 +61,47 @@ def test_table_may_name_speakers_that_no_folder_has(setup, tmp_path):
             number = int(recording.path.rsplit("/", 1)[1].removesuffix(".wav"))
             samples = source.read(recording, 0, 800, RATE)
             assert samples == pytest.approx(0.01 * (number + 1), abs=1e-4)
+
+
+def colliding_table(folder):
+    """Recordings whose folders are named after other speakers; path → speaker."""
+    speakers = {
+        "6892/10179/0.wav": "6892",
+        "10179/6892/0.wav": "10179",
+        "mls/6892/10179/1.wav": "10179",
+        "mls/6892/77/2.wav": "6892",
+        "77/10179/0.wav": "5",
+    }
+    for number, path in enumerate(speakers):
+        write(folder / path, np.full(800, 0.01 * (number + 1)))
+    lines = ["file,speaker", *(f"{path},{name}" for path, name in speakers.items())]
+    (folder / "table.csv").write_text("\n".join(lines), encoding="utf-8")
+    return speakers
+
+
+def test_speakers_are_told_by_the_paths_of_recordings(tmp_path):
+    speakers = colliding_table(tmp_path)
+    source = SpeechFolder(tmp_path, tmp_path / "table.csv")
+    setup = Setup(tmp_path / "corpus", RATE, 2.0, 1, subsets=("train",))
+    recordings = source.prepare(setup)["train"]
+    assert sorted(r.group for r in recordings) == sorted(speakers.values())
+    for recording in recordings:
+        assert speaker_of(recording.path, set(speakers.values())) == recording.group
+        level = source.read(recording, 0, 1, RATE)[0]
+        path = list(speakers)[round(100 * level) - 1]
+        assert speakers[path] == recording.group
+        assert recording.path.removeprefix(f"{recording.group}/").endswith(
+            path.removeprefix(f"{recording.group}/")
+        )
+
+
+def test_a_path_that_would_stand_for_another_file_is_refused(tmp_path):
+    colliding_table(tmp_path)
+    write(tmp_path / "5" / "77" / "10179" / "0.wav", np.zeros(800))
+    source = SpeechFolder(tmp_path, tmp_path / "table.csv")
+    with pytest.raises(InputError, match="1 bad rows") as caught:
+        source.prepare(Setup(tmp_path / "corpus", RATE, 2.0, 1))
+    assert "row 6: 5/77/10179/0.wav would stand for it" in caught.value.details[0]
 
 
 def test_table_may_divide_the_recordings(setup, speech):
@@ -193,6 +235,8 @@ def test_bad_recordings_are_all_named(setup, speech):
         ("file,speaker", "holds no rows"),
         ("file,speaker\nada/9.wav,ada", "1 bad rows"),
         ("file,speaker\nada/0.wav,", "1 bad rows"),
+        ("file,speaker\nada/0.wav,a/da", "1 bad rows"),
+        ("file,speaker\nada/0.wav,a\\da", "1 bad rows"),
         ("file,speaker\nada/0.wav,ada\nada/0.wav,bea", "1 bad rows"),
         ("file,speaker,subset\nada/0.wav,ada,dev", "1 bad rows"),
     ],

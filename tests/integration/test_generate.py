@@ -16,7 +16,11 @@ import pytest
 import soundfile
 
 from custom_modules.corpus import layout
+from custom_modules.corpus.generation import write_speakers
+from custom_modules.corpus.sources import Recording
 from custom_modules.errors import exit_cleanly
+from custom_modules.layout import COLUMNS
+from polsess_prepare import prepare_polsess
 from tests.corpus.recordings import class_folder, speech_folder, talker, write
 
 ROOT = Path(__file__).parents[2]
@@ -101,7 +105,7 @@ def test_layout_is_polsess_s(corpus):
         assert found | {"sp1_reverb", "sp2_reverb", "ev_reverb"} == folders
         rows = rows_of(corpus, subset)
         assert len(rows) == number
-        assert tuple(rows[0]) == layout.COLUMNS
+        assert tuple(rows[0]) == COLUMNS
         assert {row["subset"] for row in rows} == {subset}
     names = [path.name for path in corpus.rglob("*.wav")]
     assert len(names) == len(set(names))
@@ -256,6 +260,41 @@ def test_folders_of_any_format(tmp_path):
     assert {row["sceneClass"] for row in rows} == {"park", "cellar"}
 
 
+def test_prepare_finds_the_speakers_that_generate_wrote(tmp_path):
+    """In speaker/book/file, where books have the numbers of speakers."""
+    genders = {"6892": "female", "10179": "male", "77": "female"}
+    lines = ["file,speaker,gender"]
+    for number, (speaker, gender) in enumerate(genders.items()):
+        for take, book in enumerate(genders):
+            name = f"{speaker}/{book}/{take}.wav"
+            write(tmp_path / "mls" / name, talker(10 * number + take, 1.5, 8000))
+            lines.append(f"{name},{speaker},{gender}")
+    table = tmp_path / "table.csv"
+    table.write_text("\n".join(lines), encoding="utf-8")
+    root = tmp_path / "Own"
+    options = ["--n_train=8", "--n_val=0", "--n_test=0", "--duration=1.0"]
+    options += [f"--speech_folder={tmp_path / 'mls'}", f"--speech_table={table}"]
+    options += [f"--output_folder={root}", "--workers=1"]
+    run([HPARAMS / "speech_folder.yaml", *options])
+    prepare_polsess(root, tmp_path / "manifests", ("train",), workers=1)
+    entries = json.loads((tmp_path / "manifests" / "train.json").read_text())
+    for row in rows_of(root, "train"):
+        entry = entries[row["mixFile"].removesuffix(".wav")]
+        for n in (1, 2):
+            speaker = row[f"speech{n}OryginalPath"].split("/")[0]
+            assert entry[f"speaker{n}"] == speaker
+            assert entry[f"gender{n}"] == genders[speaker]
+
+
+def test_list_of_speakers_names_their_folders(tmp_path):
+    paths = {"data/a/x.wav": "a", "a/data/y.wav": "data", "a/a/z.wav": "b"}
+    listed = [Recording(path, speaker, 1) for path, speaker in paths.items()]
+    write_speakers(tmp_path, {"train": listed})
+    with open(tmp_path / "speakers.csv", encoding="utf-8", newline="") as file:
+        sources = {row["speaker"]: row["source"] for row in csv.DictReader(file)}
+    assert sources == {"a": "data/a", "data": "a/data", "b": ""}
+
+
 def test_sources_of_one_s_own_are_named_in_the_hparams_file(tmp_path):
     hparams = (HPARAMS / "mini_polsess.yaml").read_text(encoding="utf-8")
     hparams = hparams.replace(
@@ -290,13 +329,14 @@ def refusal(arguments, capsys):
         (["--n_trian=5"], "did you mean --n_train?"),
         (["--speech.folder=x"], "no key 'speech.folder'"),
         (["--n_train=-1"], "n_train is -1; it must be at least 0"),
-        (["--n_train=many"], "n_train is 'many'; set --n_train to a number"),
+        (["--n_train=many"], "--n_train=many: not a number"),
+        (["--n_train=2.5"], "n_train is 2.5; set --n_train to a whole number"),
         (["--n_train=0", "--n_val=0", "--n_test=0"], "nothing to generate"),
         (["--duration=0"], "duration is 0; it must be"),
         (["--duration=.nan"], "duration is nan; it must be"),
         (["--workers=0"], "workers is 0; it must be"),
         (["--indoor_share=2"], "indoor_share is 2; it must be"),
-        (["--overwrite=perhaps"], "set it to True or False"),
+        (["--overwrite=perhaps"], "--overwrite=perhaps: "),
         (["--speech_folder=/nowhere"], "/nowhere: no such folder"),
         (["--val_speakers=both"], "set it to disjoint or to train"),
         (["--speakers={train: [ada], val: [bea], test: [cyd]}"], "fewer than two"),

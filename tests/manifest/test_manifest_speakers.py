@@ -26,7 +26,7 @@ def test_a_list_without_speakers_is_refused(tmp_path, text):
         read_genders(tmp_path)
 
 
-def test_the_innermost_known_folder_is_the_speaker():
+def test_the_outermost_known_folder_is_the_speaker():
     rows = pd.DataFrame(
         {
             "recording1": ["pl/anna/jan/1.wav", r"C:\anna\session\2.wav", "x/anna.wav"],
@@ -34,8 +34,8 @@ def test_the_innermost_known_folder_is_the_speaker():
         }
     )
     add_speakers(rows, {"anna": "female", "jan": "male"})
-    assert rows["speaker1"].tolist() == ["jan", "anna", ""]
-    assert rows["gender1"].tolist() == ["male", "female", ""]
+    assert rows["speaker1"].tolist() == ["anna", "anna", ""]
+    assert rows["gender1"].tolist() == ["female", "female", ""]
     assert rows["speaker2"].tolist() == ["", "", "jan"]
 
 
