@@ -17,7 +17,10 @@ help:
 install: $(INSTALLED)
 
 # A stale environment is one whose interpreter is gone or whose requirements changed.
-$(INSTALLED): requirements.txt pyproject.toml
+ALIVE := $(shell $(BIN)/python -c 'print(1)' 2>/dev/null)
+
+.PHONY: always
+$(INSTALLED): requirements.txt pyproject.toml $(if $(ALIVE),,always)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "error: $(PYTHON) is older than 3.10; try make PYTHON=python3.11" >&2; exit 2; }
 	@$(BIN)/python -c '' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)

@@ -7,6 +7,7 @@ Start reading at :class:`Separation`: ``compute_forward`` and
 import speechbrain as sb
 import torch
 import yaml
+from speechbrain.core import INTRA_EPOCH_CKPT_FLAG
 from speechbrain.utils.checkpoints import (
     mark_as_loader,
     mark_as_saver,
@@ -28,9 +29,13 @@ logger = get_logger(__name__)
 #: Of what is tested, these are written as audio: clean speech and the full mix.
 HEARD_VARIANTS = ("C", "SER", "SE")
 
+#: What is summed over an epoch: dB over scored mixtures, their number, mixtures
+#: whose estimate was not finite, and dropped batches.
+SUMS = ("si_sdr", "si_sdri", "mixtures", "failed", "skipped")
 
-class NonFiniteLossError(Exception):
-    """A batch whose loss is not finite; it is dropped before ``backward()``."""
+
+class NonFiniteError(Exception):
+    """A batch whose loss or gradient is not finite; it is dropped."""
 
 
 @register_checkpoint_hooks
@@ -78,33 +83,42 @@ class Separation(sb.Brain):
         """One step; a batch whose loss is not finite never touches the weights."""
         # Dropout is drawn from seed, epoch and step, so that a resumed run goes
         # on with the numbers of an uninterrupted one.
-        key = (
-            "step",
-            self.hparams.seed,
-            self.epoch,
-            self.step,
-            getattr(self, "rank", 0),
-        )
-        torch.manual_seed(int(draw_fraction(*key) * 2**62))
+        place = (self.hparams.seed, self.epoch, self.step, getattr(self, "rank", 0))
+        torch.manual_seed(int(draw_fraction("step", *place) * 2**62))
         try:
             return super().fit_batch(batch)
-        except NonFiniteLossError:
+        except NonFiniteError:
+            # What was accumulated before it has not been exchanged between processes.
+            self.zero_grad(set_to_none=True)
             for module in self.modules.values():  # Brain.no_sync was cut short
                 if hasattr(module, "require_backward_grad_sync"):
                     module.require_backward_grad_sync = True
             return torch.tensor(float("nan"))
 
     def check_loss_isfinite(self, loss):
-        """Drops the batch on all processes if its loss is not finite on any.
+        """Drops the batch on all processes if its loss is not finite on any."""
+        self._check_finite(loss.detach(), "loss")
+
+    def optimizers_step(self):
+        """One step, unless a gradient is not finite; fp16's scaler sees to its own."""
+        if not self.scaler.is_enabled():
+            gradients = [
+                p.grad for p in self.modules.parameters() if p.grad is not None
+            ]
+            self._check_finite(torch.nn.utils.get_total_norm(gradients), "gradient")
+        super().optimizers_step()
+
+    def _check_finite(self, value, name):
+        """Drops the batch, or ends the run after ``nonfinite_patience`` of them.
 
         Raises
         ------
-        NonFiniteLossError
+        NonFiniteError
             To be caught by :meth:`fit_batch`.
         InputError
-            If it happened more than ``nonfinite_patience`` times in this epoch.
+            If the patience of this epoch is exhausted.
         """
-        finite = torch.isfinite(loss.detach()).float()
+        finite = torch.isfinite(value).float()
         if is_distributed_initialized():
             torch.distributed.all_reduce(finite, op=torch.distributed.ReduceOp.MIN)
         if finite:
@@ -112,19 +126,35 @@ class Separation(sb.Brain):
         self.nonfinite_count += 1
         self.sums["skipped"] += 1
         if self.nonfinite_count > self.nonfinite_patience:
-            raise InputError(
-                f"epoch {self.epoch}: {self.nonfinite_count} batches had a loss that "
-                "is not finite (--nonfinite_patience); lower --lr or --max_grad_norm, "
-                "or train with --precision=fp32. The last checkpoint is untouched"
-            )
+            self._give_up(f"{self.nonfinite_count} batches whose {name} is not finite")
         logger.warning(
-            "epoch %d, step %d: loss is not finite, batch dropped (%d of at most %d)",
+            "epoch %d, step %d: %s is not finite, batch dropped (%d of at most %d)",
             self.epoch,
             self.step,
+            name,
             self.nonfinite_count,
             self.nonfinite_patience,
         )
-        raise NonFiniteLossError
+        raise NonFiniteError
+
+    def _give_up(self, reason):
+        """Ends a run that diverged, where a rerun can go on from sound weights."""
+        self.checkpointer and self.checkpointer.delete_checkpoints(
+            num_to_keep=0, ckpt_predicate=lambda c: INTRA_EPOCH_CKPT_FLAG in c.meta
+        )
+        raise InputError(
+            f"epoch {self.epoch}: {reason}; lower --lr or --max_grad_norm, or train "
+            "with --precision=fp32. A rerun goes on from the end of the last epoch"
+        )
+
+    def _should_save_intra_epoch_ckpt(self, last_ckpt_time, steps_since_ckpt):
+        """Only where no gradients are under way: a checkpoint holds none."""
+        wanted = super()._should_save_intra_epoch_ckpt(last_ckpt_time, steps_since_ckpt)
+        return wanted and self.step % self.grad_accumulation_factor == 0
+
+    def _save_intra_epoch_ckpt(self):
+        self.sums_of_all = self._sums_of_all_processes()
+        super()._save_intra_epoch_ckpt()
 
     def on_fit_batch_end(self, batch, outputs, loss, should_step):
         """Adds a training batch to the epoch's averages."""
@@ -155,7 +185,12 @@ class Separation(sb.Brain):
 
     def on_fit_start(self):
         """Resumes, and forgets what the log says of epochs that are not done."""
+        self.initial_lr = self.hparams.lr
         super().on_fit_start()
+        if self.initial_lr != self.hparams.lr:
+            logger.info("lr: %g now, instead of %g", self.hparams.lr, self.initial_lr)
+            sb.nnet.schedulers.update_learning_rate(self.optimizer, self.hparams.lr)
+            self.initial_lr = self.hparams.lr
         self.log = TrainingLog(self.hparams.train_logger, self.hparams.output_folder)
         self.log.forget_after(self.hparams.epoch_counter.current)
 
@@ -165,13 +200,15 @@ class Separation(sb.Brain):
         if stage == sb.Stage.TRAIN:
             self.train_set.set_epoch(epoch)
         if stage != sb.Stage.TRAIN or self.step == 0:
-            self.sums = dict.fromkeys(("si_sdr", "si_sdri", "mixtures", "skipped"), 0)
-        self.rows = []
+            self.sums = dict.fromkeys(SUMS, 0)
+        self.rows, self.examples = [], []
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """Keeps averages; schedules, logs and saves after validation."""
         if stage == sb.Stage.TRAIN:
             self.train_stats, self.skipped = self._averages(), self.sums["skipped"]
+            if self.skipped and not self.sums["mixtures"]:
+                self._give_up("no batch had a finite loss")
         elif stage == sb.Stage.VALID:
             self._end_epoch(epoch, self._averages())
         elif if_main_process():
@@ -193,6 +230,8 @@ class Separation(sb.Brain):
 
     def _end_epoch(self, epoch, valid_stats):
         si_sdr_db = valid_stats["si_sdr"]
+        if self.sums["failed"] and not self.sums["mixtures"]:
+            self._give_up("no estimate of the validation set is finite")
         lr, next_lr = self.hparams.lr_scheduler([self.optimizer], epoch, -si_sdr_db)
         sb.nnet.schedulers.update_learning_rate(self.optimizer, next_lr)
         self.log.add(epoch, lr, self.skipped, self.train_stats, valid_stats)
@@ -208,22 +247,29 @@ class Separation(sb.Brain):
         mixtures = outputs["mixture"].unsqueeze(2)
         baseline = si_sdr(mixtures, targets, outputs["lengths"]).mean(1)
         scores = outputs["si_sdr"]
-        counts = ~is_silent(targets).any(1) & torch.isfinite(scores)
+        audible, finite = ~is_silent(targets).any(1), torch.isfinite(scores)
+        counts = audible & finite
         self.sums["si_sdr"] += float(scores[counts].double().sum())
         self.sums["si_sdri"] += float((scores - baseline)[counts].double().sum())
         self.sums["mixtures"] += int(counts.sum())
+        self.sums["failed"] += int((audible & ~finite).sum())
 
     def _averages(self):
-        """Means per mixture over all processes; -inf if nothing could be scored."""
-        names = ("si_sdr", "si_sdri", "mixtures")
-        sums = torch.tensor([self.sums[n] for n in names], dtype=torch.float64)
-        if is_distributed_initialized():
-            sums = sums.to(self.device)
-            torch.distributed.all_reduce(sums)
-        score_sum, gain_sum, count = sums.tolist()
-        if not count:
+        """Means per mixture; -inf if one failed, so that it is never the best."""
+        sums = self._sums_of_all_processes()
+        if sums["failed"] or not sums["mixtures"]:
             return {"si_sdr": -float("inf"), "si_sdri": -float("inf")}
-        return {"si_sdr": score_sum / count, "si_sdri": gain_sum / count}
+        return {name: sums[name] / sums["mixtures"] for name in ("si_sdr", "si_sdri")}
+
+    def _sums_of_all_processes(self):
+        if not is_distributed_initialized():
+            return dict(self.sums)
+        sums = torch.tensor([float(self.sums[name]) for name in SUMS])
+        sums = sums.to(self.device)
+        torch.distributed.all_reduce(sums)
+        # Every process counts the same dropped batches.
+        totals = dict(zip(SUMS, sums.tolist(), strict=True))
+        return totals | {"skipped": self.sums["skipped"]}
 
     def _score(self, batch, outputs):
         """Scores a test batch, each example cut back to its true length."""
@@ -245,7 +291,7 @@ class Separation(sb.Brain):
             heard = batch.id[item] in wanted and batch.variant[item] in HEARD_VARIANTS
             if heard and if_main_process():
                 end = len(estimates)
-                write_example(
+                self.examples += write_example(
                     f"{self.hparams.output_folder}/audio",
                     f"{batch.id[item]}_{batch.variant[item]}",
                     outputs["mixture"][item, :end],
@@ -257,11 +303,18 @@ class Separation(sb.Brain):
     @mark_as_saver
     def _save(self, path):
         super()._save(path)
+        sums = self.sums_of_all if self.step else self.sums
         with open(path, "a", encoding="utf-8") as stream:
-            yaml.safe_dump({"sums": self.sums}, stream)
+            yaml.safe_dump({"sums": sums, "initial_lr": self.initial_lr}, stream)
 
     @mark_as_loader
     def _recover(self, path, end_of_epoch):
         super()._recover(path, end_of_epoch)
         with open(path, encoding="utf-8") as stream:
-            self.sums = yaml.safe_load(stream)["sums"]
+            saved = yaml.safe_load(stream)
+        self.initial_lr = saved["initial_lr"]
+        # They are the sums of all processes, and are added up again.
+        self.sums = saved["sums"]
+        if not if_main_process():
+            skipped = self.sums["skipped"]
+            self.sums = dict.fromkeys(SUMS, 0) | {"skipped": skipped}

@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 
+import torch
 from speechbrain.utils.checkpoints import CKPT_PREFIX, Checkpointer
 from speechbrain.utils.distributed import ddp_barrier, if_main_process
 from speechbrain.utils.logger import get_logger
@@ -58,14 +59,17 @@ class AtomicCheckpointer(Checkpointer):
                 "check permissions and free space. The checkpoints before it are whole"
             ) from error
         ddp_barrier()  # other processes may still be writing
-        if checkpoint is None:
-            return None
+        if checkpoint is not None:
+            checkpoint = self._give_name(checkpoint, verbosity)
+        ddp_barrier()  # or they would list checkpoints without this one
+        return checkpoint
+
+    def _give_name(self, checkpoint, verbosity):
+        """What was written beside becomes a checkpoint."""
         whole = checkpoint.path.with_name(
             checkpoint.path.name.removeprefix(".").removesuffix(PARTIAL_SUFFIX)
         )
         _flush(checkpoint.path)
-        if whole.exists():  # a name that was given twice
-            shutil.rmtree(whole)
         os.replace(checkpoint.path, whole)
         logger.log(verbosity, "Saved a checkpoint in %s", whole)
         paramfiles = {
@@ -87,10 +91,23 @@ class AtomicCheckpointer(Checkpointer):
         return whole
 
     def recover_if_possible(self, *args, **kwargs):
-        """As in SpeechBrain; says what a killed process left behind."""
+        """As in SpeechBrain; says what a killed process left behind.
+
+        Raises
+        ------
+        InputError
+            If there are checkpoints and none of them is whole: to start anew
+            would forget the training that they are of.
+        """
         for path in self._partial_paths():
             logger.warning("%s was never finished and is passed over", path)
-        return super().recover_if_possible(*args, **kwargs)
+        found = super().recover_if_possible(*args, **kwargs)
+        if found is None and super().list_checkpoints() and not self.list_checkpoints():
+            raise InputError(
+                f"{self.checkpoints_dir}: none of its checkpoints is whole; "
+                "restore one, or remove them to start anew"
+            )
+        return found
 
     def load_checkpoint(self, checkpoint):
         """As in SpeechBrain.
@@ -103,11 +120,34 @@ class AtomicCheckpointer(Checkpointer):
         try:
             super().load_checkpoint(checkpoint)
         except RuntimeError as error:
-            raise InputError(
-                f"{checkpoint.path}: does not fit this model "
-                f"({str(error).splitlines()[0]}); "
-                "use the options it was trained with, or another --output_folder"
-            ) from error
+            if "loading state_dict" not in str(error):
+                raise
+            raise _misfit(checkpoint) from error
+
+    def check_fit(self, name):
+        """Refuses a folder of checkpoints of another model before it is touched.
+
+        Arguments
+        ---------
+        name : str
+            Of the recoverable module to compare with the newest checkpoint.
+
+        Raises
+        ------
+        InputError
+            If names or shapes of parameters differ.
+        """
+        newest = self.find_checkpoint()
+        if newest is None:
+            return
+        saved = torch.load(
+            newest.paramfiles[name], map_location="cpu", weights_only=True
+        )
+        own = self.recoverables[name].state_dict()
+        if {k: v.shape for k, v in saved.items()} != {
+            k: v.shape for k, v in own.items()
+        }:
+            raise _misfit(newest)
 
     def _new_checkpoint_dirpath(self):
         return _partial(super()._new_checkpoint_dirpath())
@@ -133,6 +173,13 @@ class AtomicCheckpointer(Checkpointer):
         if if_main_process():
             for path in self._partial_paths():
                 shutil.rmtree(path)
+
+
+def _misfit(checkpoint):
+    return InputError(
+        f"{checkpoint.path}: does not fit this model; "
+        "use the options it was trained with, or another --output_folder"
+    )
 
 
 def _partial(path):

@@ -10,13 +10,13 @@ run changes what is trained on.
 import functools
 
 import numpy as np
-import soundfile as sf
 import torch
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.data_utils import batch_pad_right
 
 from custom_modules.errors import InputError
+from custom_modules.layers import cancel, read_layer
 from custom_modules.manifest.reader import Manifest
 from custom_modules.mmipc import (
     VARIANTS,
@@ -77,7 +77,10 @@ class MixtureDataset(DynamicItemDataset):
         self.data_ids = _kept_ids(manifest, self.variants, max_samples)
         chosen = self.draw_variants if draw else self.all_variants
         self.add_dynamic_item(chosen, ["id", "environment"], "drawn")
-        layers = ["id", "mix", "s1", "s2", "s2_layers", "variants", "drawn"]
+        self.add_dynamic_item(
+            self.segment, ["id", "duration", "sample_rate"], "segment"
+        )
+        layers = ["mix", "s1", "s2", "s2_layers", "variants", "drawn", "segment"]
         self.add_dynamic_item(self.read, layers, ["mixtures", "targets"])
         self.set_output_keys(
             {key: key for key in ("id", "environment", "mixtures", "targets")}
@@ -103,15 +106,24 @@ class MixtureDataset(DynamicItemDataset):
         """All allowed variants of a mixture."""
         return variants_of(environment, self.variants)
 
-    def read(self, mixture_id, mix, s1, s2, s2_layers, variants, drawn):
+    def segment(self, mixture_id, duration, sample_rate):
+        """First sample and number of samples of the crop of this epoch."""
+        total = round(duration * sample_rate)
+        if self.segment_seconds is None:
+            return 0, total
+        frames = max(1, min(round(self.segment_seconds * sample_rate), total))
+        fraction = draw_fraction("crop", self.seed, self.epoch, mixture_id)
+        return int(fraction * (total - frames + 1)), frames
+
+    def read(self, mix, s1, s2, s2_layers, variants, drawn, segment):
         """Mixtures ``[variants, time]`` and targets ``[time, sources]``."""
-        start, frames = self._segment(mixture_id, mix)
         cancelled = [variants[name] for name in drawn]
         if self.task == "ES":
             # Never the same layer twice: C cancels speaker 2's reverb already.
             cancelled = [
                 list(dict.fromkeys([*paths, *s2_layers])) for paths in cancelled
             ]
+        start, frames = segment
         layer = functools.partial(read_layer, start=start, frames=frames)
         if len(drawn) > 1:  # variants share layers; a single one reads each once
             layer = functools.cache(layer)
@@ -121,69 +133,6 @@ class MixtureDataset(DynamicItemDataset):
             sources = [sources[0] + sources[1]]
         targets = np.stack(sources).T  # a view: interleaving waits for the batch
         return torch.from_numpy(np.stack(mixtures)), torch.from_numpy(targets)
-
-    def _segment(self, mixture_id, mix):
-        """Where the crop of this epoch starts and how long it is, in samples."""
-        if self.segment_seconds is None:
-            return 0, -1
-        info = sf.info(mix)
-        frames = min(round(self.segment_seconds * info.samplerate), info.frames)
-        fraction = draw_fraction("crop", self.seed, self.epoch, mixture_id)
-        return int(fraction * (info.frames - frames + 1)), frames
-
-
-def cancel(mix, layers):
-    """Adds layers to a mix with their phase inverted.
-
-    Arguments
-    ---------
-    mix : numpy.ndarray
-        ``[time]``.
-    layers : iterable of numpy.ndarray
-        What to cancel, each ``[time]``.
-
-    Returns
-    -------
-    numpy.ndarray
-        ``[time]``; the inputs stay as they were.
-
-    Example
-    -------
-    >>> cancel(np.float32([3, 4]), [np.float32([1, 1]), np.float32([1, 0])])
-    array([1., 3.], dtype=float32)
-    """
-    mixture = mix.copy()
-    for layer in layers:
-        mixture -= layer
-    return mixture
-
-
-def read_layer(path, start=0, frames=-1):
-    """Reads a layer.
-
-    Arguments
-    ---------
-    path : str
-        A file of one channel.
-    start : int
-        The first sample.
-    frames : int
-        How many samples; -1 for all.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32, ``[time]``; sums and differences of PCM_16 stay exact in it.
-
-    Raises
-    ------
-    InputError
-        If the file has gone since it was prepared, or is damaged.
-    """
-    try:
-        return sf.read(path, frames=frames, start=start, dtype="float32")[0]
-    except (sf.LibsndfileError, OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); prepare again") from error
 
 
 def collate(items):
@@ -233,7 +182,15 @@ def dataio_prep(hparams):
         ``train``, ``valid`` and ``test``, each a :class:`MixtureDataset`. Training
         draws anew in each epoch, validation always as in epoch 0, and testing
         goes through every variant.
+
+    Raises
+    ------
+    InputError
+        If a manifest cannot be read, or a setting does not fit.
     """
+    whole = [f"{split}_max_samples" for split in ("train", "valid", "test")]
+    _check_positive(hparams, [*whole, "batch_size", "number_of_epochs"], int)
+    _check_positive(hparams, ["segment_seconds"], int | float)
 
     def dataset(split, variants=VARIANTS, **kwargs):
         replacements = {"data_root": hparams["data_folder"]}
@@ -279,12 +236,25 @@ def _check_rate(manifest, sample_rate):
 
 
 def _checked_variants(variants):
-    unknown = [name for name in variants if name not in VARIANTS]
-    if unknown or not variants:
+    """A tuple of known names; a string lists them with commas, as in SER,SE."""
+    names = variants.split(",") if isinstance(variants, str) else list(variants or ())
+    if not names or any(name not in VARIANTS for name in names):
         raise InputError(
-            f"variants {list(variants)}: choose one or more of {', '.join(VARIANTS)}"
+            f"variants {variants}: choose one or more of {', '.join(VARIANTS)}, "
+            "as in SER,SE"
         )
-    return tuple(variants)
+    return tuple(names)
+
+
+def _check_positive(hparams, names, kind):
+    """Refuses what is neither null nor a positive number of that kind."""
+    for name in names:
+        value = hparams[name]
+        if value is None or (
+            isinstance(value, kind) and not isinstance(value, bool) and value > 0
+        ):
+            continue
+        raise InputError(f"--{name}={value}: must be null or a number above 0")
 
 
 def _kept_ids(manifest, variants, max_samples):

@@ -50,9 +50,10 @@ def exit_cleanly():
 
     Example
     -------
-    >>> with exit_cleanly():  # doctest: +SKIP
+    >>> with exit_cleanly():
     ...     raise InputError("data/train.csv: no such file; check --data_folder")
-    error: data/train.csv: no such file; check --data_folder
+    Traceback (most recent call last):
+    SystemExit: 2
     """
     try:
         yield

@@ -4,6 +4,8 @@ import os
 from contextlib import contextmanager
 from pathlib import Path
 
+from soundfile import SoundFileError
+
 from custom_modules.errors import InputError
 
 PARTIAL_SUFFIX = ".partial"
@@ -46,8 +48,8 @@ def atomic_path(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         os.replace(partial, target)
-    except OSError as error:
-        reason = error.strerror or error
+    except (OSError, SoundFileError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise InputError(
             f"{target}: cannot be written ({reason}); "
             "check the folder, its permissions and the free space"

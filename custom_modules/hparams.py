@@ -6,6 +6,7 @@ line. Every mistake ends in one line, see :mod:`custom_modules.errors`.
 
 import difflib
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
 from hyperpyyaml import load_hyperpyyaml, resolve_references
@@ -140,10 +141,10 @@ def check_overrides(hparams_file, overrides):
             near = difflib.get_close_matches(key, [*tree, *RUN_OPTIONS], n=1)
             hint = f"did you mean --{near[0]}?" if near else "see its top-level keys"
             raise InputError(f"{hparams_file}: no key {key!r} to override; {hint}")
-        if isinstance(tree[key], int | float) and isinstance(value, str):
-            raise InputError(
-                f"--{key}={value}: not a number; the file has {key}: {tree[key]}"
-            )
+        kinds = bool if isinstance(tree[key], bool) else int | float
+        if isinstance(tree[key], kinds) and isinstance(value, str):
+            kind = "neither True nor False" if kinds is bool else "not a number"
+            raise InputError(f"--{key}={value}: {kind}; in the file: {tree[key]}")
     return overrides
 
 
@@ -194,28 +195,28 @@ def load_hparams(hparams_file, overrides):
     InputError
         If a placeholder is left, or an object cannot be made from its values.
     """
+    with _in_one_line(hparams_file), open(hparams_file, encoding="utf-8") as stream:
+        return load_hyperpyyaml(stream, dict(overrides))
+
+
+@contextmanager
+def _in_one_line(hparams_file):
+    """What HyperPyYAML, and the objects that it makes, say of unfitting values."""
     try:
-        with open(hparams_file, encoding="utf-8") as stream:
-            return load_hyperpyyaml(stream, dict(overrides))
-    except ValueError as error:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
         if "PLACEHOLDER" in str(error):
             key = str(error).split("'")[1]
             raise InputError(f"{hparams_file}: set --{key}={key.upper()}") from error
-        raise InputError(f"{hparams_file}: {_one_line(error)}") from error
-    except (
-        TypeError,
-        KeyError,
-        ImportError,
-        ZeroDivisionError,
-        OSError,  # the checkpointer makes its folder
-        YAMLError,
-    ) as error:
-        raise InputError(f"{hparams_file}: {_one_line(error)}") from error
+        reason = _one_line(error) or type(error).__name__
+        raise InputError(f"{hparams_file}: {reason}") from error
 
 
 def _output_folder(hparams_file, overrides):
     """The output folder with its references resolved, nothing constructed."""
-    with open(hparams_file, encoding="utf-8") as stream:
+    with _in_one_line(hparams_file), open(hparams_file, encoding="utf-8") as stream:
         resolved = resolve_references(stream, dict(overrides))
     return YAML().load(resolved)["output_folder"]
 

@@ -70,7 +70,8 @@ def score(estimates, targets, mixture):
         dB, ``[batch, sources]``: ``si_sdr``, ``si_sdr_mixture`` and their
         difference ``si_sdri``; with two sources or more ``oracle_si_sdri``
         (background removal alone), ``si_sir``, ``si_sir_mixture`` and their
-        difference ``si_siri``. NaN where a target is silent.
+        difference ``si_siri``. NaN where a target is silent, the latter also where
+        the other one is.
     aligned : torch.Tensor
         The estimates in the order of the targets.
 
@@ -96,7 +97,13 @@ def score(estimates, targets, mixture):
         scores["si_sir_mixture"] = si_sir(mixtures, targets)
         scores["si_siri"] = scores["si_sir"] - scores["si_sir_mixture"]
     silent = is_silent(targets)
-    return {k: v.masked_fill(silent, float("nan")) for k, v in scores.items()}, aligned
+    # A speaker who is not there cannot interfere: two-speaker figures mean nothing.
+    alone = silent.any(1, keepdim=True)
+    for name, values in scores.items():
+        of_two = name not in ("si_sdr", "si_sdr_mixture", "si_sdri")
+        hidden = silent | alone if of_two else silent
+        scores[name] = values.masked_fill(hidden, float("nan"))
+    return scores, aligned
 
 
 def is_silent(signals):

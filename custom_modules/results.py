@@ -215,15 +215,22 @@ def write_example(folder, name, mixture, estimates, targets, sample_rate):
         ``[time, sources]``.
     sample_rate : int
         Hz.
+
+    Returns
+    -------
+    list of str
+        The mixture and the estimates.
     """
     estimates = estimates.float()
     levels = targets.square().mean(0).sqrt()
     estimates = estimates * levels / estimates.square().mean(0).sqrt().clamp_min(1e-8)
     signals = {"mixture": mixture}
-    for source in range(targets.shape[1]):
-        signals[f"s{source + 1}"] = estimates[:, source]
-        signals[f"s{source + 1}_target"] = targets[:, source]
+    sources = range(targets.shape[1])
+    signals |= {f"s{i + 1}": estimates[:, i] for i in sources}
+    signals |= {f"s{i + 1}_target": targets[:, i] for i in sources}
+    paths = {suffix: f"{folder}/{name}_{suffix}.wav" for suffix in signals}
     for suffix, signal in signals.items():
-        with atomic_path(f"{folder}/{name}_{suffix}.wav") as path:
+        with atomic_path(paths[suffix]) as path:
             samples = torch.clamp(signal, -1, 1).cpu().numpy()
             sf.write(path, samples, sample_rate, subtype="PCM_16", format="WAV")
+    return [path for suffix, path in paths.items() if "target" not in suffix]

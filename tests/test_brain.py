@@ -5,7 +5,7 @@ import torch
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.utils.epoch_loop import EpochCounter
 
-from custom_modules.brain import Separation
+from custom_modules.brain import SUMS, Separation
 from custom_modules.errors import InputError
 from custom_modules.objectives import pit_si_sdr_loss, si_sdr
 
@@ -40,7 +40,7 @@ def brain_with(patience=1, **options):
     )
     brain.init_optimizers()
     brain.epoch, brain.nonfinite_count = 1, 0
-    brain.sums = dict.fromkeys(("si_sdr", "si_sdri", "mixtures", "skipped"), 0)
+    brain.sums = dict.fromkeys(SUMS, 0)
     return brain
 
 
@@ -58,6 +58,18 @@ def test_a_bad_batch_never_touches_weights_or_averages():
     assert brain.sums["skipped"] == 1
     assert brain.sums["mixtures"] == 2
     assert brain._averages() == reference._averages()
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing_either():
+    brain = brain_with()
+    before = brain.modules.separator.weight.clone()
+    # The loss is finite, its derivative is not.
+    brain.modules.separator.weight.register_hook(lambda g: g * float("inf"))
+    brain.step += 1
+    brain.fit_batch(batch_of(1))
+    assert torch.equal(brain.modules.separator.weight, before)
+    assert brain.sums["skipped"] == 1
+    assert brain.modules.separator.weight.grad is None
 
 
 def test_patience_ends_the_run_with_a_remedy_and_whole_weights():

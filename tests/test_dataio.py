@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import soundfile as sf
 import torch
 from speechbrain.dataio.dataset import DynamicItemDataset
 from torch.utils.data import DataLoader
@@ -221,7 +222,12 @@ def test_what_is_no_manifest_is_refused_in_one_line(tmp_path, content):
         Manifest(tmp_path / "none.json", {})
 
 
-@pytest.mark.parametrize("variants", [["SER", "X"], []])
+def test_variants_may_be_a_string(manifest):
+    assert dataset(manifest, "SER").variants == ("SER",)
+    assert dataset(manifest, "SER,SE").variants == ("SER", "SE")
+
+
+@pytest.mark.parametrize("variants", [["SER", "X"], [], "SEX", "", None])
 def test_unknown_variants_and_tasks_are_refused(manifest, variants):
     with pytest.raises(InputError, match="choose one or more of SER"):
         dataset(manifest, variants)
@@ -238,8 +244,14 @@ def test_a_file_that_went_away_is_named(corpus, manifest, tmp_path):
     try:
         with open(victim, "wb") as stream:
             stream.write(b"RIFF")
-        with pytest.raises(InputError, match="speaker1File"):
-            data[0]
+        for segment_seconds in (None, 0.01):
+            data = dataset(manifest, ["C"], segment_seconds=segment_seconds)
+            with pytest.raises(InputError, match="speaker1File"):
+                data[0]
+        with open(victim, "wb") as stream:
+            sf.write(stream, np.zeros(FRAMES // 2), 8000, format="WAV")
+        with pytest.raises(InputError, match="instead of 400"):
+            dataset(manifest, ["C"])[0]
     finally:
         with open(victim, "wb") as stream:
             stream.write(backup.read_bytes())

@@ -11,8 +11,8 @@ Start reading at :func:`main`; what is trained is in
 ``custom_modules/brain.py``, on what in ``custom_modules/dataio.py``.
 """
 
+import logging
 import sys
-from pathlib import Path
 
 from custom_modules.runtime import prepare_process
 
@@ -35,10 +35,13 @@ def main(argv):
     if not argv or "--help" in argv:
         return print_help(__doc__, argv)
     hparams_file, hparams, run_opts, overrides = load_experiment(argv)
+    logging.basicConfig(level=logging.INFO, format="%(name)s - %(message)s")
     sb.utils.distributed.ddp_init_group(run_opts)
-    sb.create_experiment_directory(hparams["output_folder"], hparams_file, overrides)
+    # Whatever can be refused is refused before the output folder is touched.
+    hparams["checkpointer"].check_fit("separator")
     run_on_main(prepare_polsess, kwargs=prepare_options(hparams))
     datasets = dataio_prep(hparams)
+    sb.create_experiment_directory(hparams["output_folder"], hparams_file, overrides)
 
     separation = Separation(
         hparams["modules"],
@@ -77,11 +80,11 @@ def report(separation, folder):
     print("\nTo look at:")
     for picture in plot_results(folder):
         print(f"  {picture}")
-    mixtures = sorted(Path(folder, "audio").glob("*_C_mixture.wav"))[:1]
-    for mixture in mixtures:
+    clean = [path for path in separation.examples if "_C_" in path]
+    if clean:
         print("To listen to, a mixture and what was made of it:")
-        for part in ("mixture", "s1", "s2"):
-            print(f"  {str(mixture).removesuffix('mixture.wav')}{part}.wav")
+        for path in clean[: 1 + separation.hparams.num_sources]:
+            print(f"  {path}")
 
 
 if __name__ == "__main__":

@@ -83,6 +83,49 @@ def test_every_model_and_task_runs_in_debug_mode(corpus, tmp_path, model, task):
     assert not (tmp_path / "test_results.csv").exists()
 
 
+def test_accumulated_gradients_survive_a_kill(corpus, tmp_path):
+    options = ["--number_of_epochs=3", "--grad_accumulation_factor=3"]
+    options += ["--save_audio=0", "--test_max_samples=1"]
+    often = [*options, "--ckpt_interval_steps=2"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert train(corpus, whole, *options).returncode == 0
+    dead = train(corpus, killed, *often, script=DIE, before=["step:5"])
+    assert dead.returncode == -signal.SIGKILL
+    assert train(corpus, killed, *often).returncode == 0
+    assert_same(final_state(killed), final_state(whole))
+
+
+def test_two_processes_train_and_test(corpus, tmp_path):
+    done = train(
+        corpus,
+        tmp_path,
+        "--number_of_epochs=2",
+        "--ckpt_interval_steps=2",
+        "--distributed_backend=gloo",
+        "--device=cpu",
+        script="-mtorch.distributed.run",
+        before=["--standalone", "--nproc_per_node=2", TRAIN],
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "train_log.txt").read_text().count("epoch:") == 2
+    results = pd.read_csv(tmp_path / "test_results.csv")
+    assert len(results) == 2 * (3 * 5 + 4)
+
+
+def test_a_run_that_diverged_goes_on_from_sound_weights(corpus, tmp_path):
+    sound = train(corpus, tmp_path, "--number_of_epochs=1")
+    assert sound.returncode == 0, sound.stderr
+    options = ["--number_of_epochs=2", "--ckpt_interval_steps=1"]
+    diverged = train(corpus, tmp_path, *options, "--lr=1e30")
+    assert diverged.returncode == 2
+    assert "lower --lr" in diverged.stderr
+    lower = train(corpus, tmp_path, *options, "--lr=1e-4")
+    assert lower.returncode == 0, lower.stderr
+    log = (tmp_path / "train_log.txt").read_text().splitlines()
+    assert "lr: 1.000e-03" in log[0]
+    assert "lr: 1.000e-04, skipped: 0" in log[1]
+
+
 def final_state(folder):
     """What the last checkpoint holds, but for the time it was written at."""
     (last,) = {
@@ -124,9 +167,15 @@ def test_a_killed_run_ends_with_the_numbers_of_an_uninterrupted_one(corpus, tmp_
     assert train(corpus, whole, *options, model="sepformer").returncode == 0
 
     # Six steps an epoch: in mid-epoch 1, in mid-epoch 2, within a checkpoint.
-    for point in ("step:4", "step:8", "save:4"):
+    for point, workers in (("step:4", 0), ("step:8", 2), ("save:4", 1)):
         dead = train(
-            corpus, killed, *often, model="sepformer", script=DIE, before=[point]
+            corpus,
+            killed,
+            *often,
+            f"--num_workers={workers}",
+            model="sepformer",
+            script=DIE,
+            before=[point],
         )
         assert dead.returncode == -signal.SIGKILL, dead.stderr
     done = train(corpus, killed, *often, model="sepformer")
@@ -169,6 +218,12 @@ def test_results_are_written_and_a_finished_run_only_tests_again(corpus, tmp_pat
         (["hparams/convtasnet.yaml", "--batch_sise=2"], "--batch_size"),
         (["hparams/convtasnet.yaml", "--data_folder=x", "--task=XX"], "SB, EB, ES"),
         (["--debug"], "hparams file"),
+        (["hparams/dprnn.yaml", "--debug"], "--data_folder"),
+        (
+            ["hparams/dprnn.yaml", "--data_folder=x", "--skip_prep=yes"],
+            "True nor False",
+        ),
+        (["hparams/sepformer.yaml", "--data_folder=x", "--nhead=3"], "sepformer.yaml"),
         (["hparams/convtasnet.yaml", "--seed"], "--seed=value"),
         (["hparams/convtasnet.yaml", "--data_folder=x", "--lr=fast"], "not a number"),
         (
@@ -191,6 +246,8 @@ def test_mistakes_end_in_one_line(tmp_path, arguments, message):
         ("--train_variants=[SER,XX]", "choose one or more of SER"),
         ("--sample_rate=16000", "--sample_rate=8000"),
         ("--test_only", "train first"),
+        ("--segment_seconds=0", "--segment_seconds=0"),
+        ("--train_max_samples=some", "--train_max_samples=some"),
         ("--precision=fp16", "needs a GPU"),
         ("--lr=1.0e+30 --nonfinite_patience=1 --number_of_epochs=9", "lower --lr"),
     ],
@@ -205,9 +262,13 @@ def test_mistakes_found_later_end_in_one_line_too(corpus, tmp_path, options, mes
 
 def test_a_checkpoint_of_another_model_is_not_loaded(corpus, tmp_path):
     assert train(corpus, tmp_path, "--number_of_epochs=1").returncode == 0
+    before = (tmp_path / "hyperparams.yaml").read_bytes()
     other = train(corpus, tmp_path, "--number_of_epochs=2", "--task=ES")
     assert other.returncode == 2
     assert "another --output_folder" in other.stderr
+    lost = train(corpus / "nowhere", tmp_path, "--number_of_epochs=2")
+    assert lost.returncode == 2
+    assert (tmp_path / "hyperparams.yaml").read_bytes() == before
 
 
 def test_the_environment_names_the_corpus_and_the_command_line_wins(corpus, tmp_path):
