@@ -312,9 +312,9 @@ class Separation(sb.Brain):
         super()._recover(path, end_of_epoch)
         with open(path, encoding="utf-8") as stream:
             saved = yaml.safe_load(stream)
-        self.initial_lr = saved["initial_lr"]
-        # They are the sums of all processes, and are added up again.
-        self.sums = saved["sums"]
-        if not if_main_process():
-            skipped = self.sums["skipped"]
-            self.sums = dict.fromkeys(SUMS, 0) | {"skipped": skipped}
+        self.initial_lr = saved.get("initial_lr", self.hparams.lr)
+        self.sums = dict.fromkeys(SUMS, 0)
+        if if_main_process():  # they are of all processes, and are added up again
+            self.sums |= saved.get("sums", {})
+        else:
+            self.sums["skipped"] = saved.get("sums", self.sums)["skipped"]
