@@ -122,10 +122,10 @@ def _means(rows):
     mixtures = rows.groupby(["id", "variant"])[metrics].mean()
     means = {"n": len(mixtures), "failed": int(rows.si_sdr.isna().sum())}
     means |= mixtures.mean().to_dict()
-    for genders in ("same", "cross"):
-        if "genders" in rows:
-            pairs = rows[rows.genders == genders].groupby(["id", "variant"])
-            means[f"si_sdri_{genders}"] = pairs.si_sdri.mean().mean()
+    known = rows.genders.dropna().unique() if "genders" in rows else ()
+    for genders in (g for g in ("same", "cross") if g in known):
+        pairs = rows[rows.genders == genders].groupby(["id", "variant"])
+        means[f"si_sdri_{genders}"] = pairs.si_sdri.mean().mean()
     return means
 
 
@@ -151,10 +151,7 @@ def render(table):
     shown = table.drop(columns="failed") if not table.failed.any() else table
     lines = [["variant", *(headings[name] for name in shown)]]
     for name, row in shown.iterrows():
-        cells = [
-            f"{int(v)}" if c in ("n", "failed") else f"{v:.2f}" for c, v in row.items()
-        ]
-        lines.append([str(name), *cells])
+        lines.append([str(name), *(_cell(column, v) for column, v in row.items())])
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     lines.insert(1, ["-" * widths[0], *("-" * (w - 1) + ":" for w in widths[1:])])
     return "\n".join(
@@ -166,6 +163,13 @@ def render(table):
         + " |"
         for line in lines
     )
+
+
+def _cell(column, value):
+    if pd.isna(value):
+        return "–"
+    # Adding 0 after rounding spares the reader a -0.00.
+    return f"{value:.0f}" if column in ("n", "failed") else f"{round(value, 2) + 0:.2f}"
 
 
 def write_results(rows, folder):
