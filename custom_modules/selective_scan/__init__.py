@@ -1,0 +1,5 @@
+"""The selective scan of Mamba: one function, several backends, one result."""
+
+from custom_modules.selective_scan.interface import selective_scan
+
+__all__ = ["selective_scan"]
