@@ -185,3 +185,35 @@ class _ResidualMamba(nn.Module):
 
     def forward(self, x):
         return x + self.mixer(self.norm(x))
+
+
+def adam(parameters, lr, weight_decay=0, decay_states=False):
+    """Adam that leaves out of weight decay what Mamba's authors mark.
+
+    Arguments
+    ---------
+    parameters : iterable of torch.nn.Parameter
+    lr : float
+        Learning rate.
+    weight_decay : float
+    decay_states : bool
+        Whether ``A_log`` and ``D`` decay like all others.
+
+    Returns
+    -------
+    torch.optim.Adam
+
+    Example
+    -------
+    >>> optimizer = adam(Mamba(4).parameters(), lr=1e-3, weight_decay=0.1)
+    >>> [(len(g["params"]), g["weight_decay"]) for g in optimizer.param_groups]
+    [(7, 0.1), (2, 0)]
+    """
+    decayed, spared = [], []
+    for parameter in parameters:
+        is_spared = not decay_states and getattr(parameter, "_no_weight_decay", False)
+        (spared if is_spared else decayed).append(parameter)
+    groups = [{"params": decayed}]
+    if spared:
+        groups.append({"params": spared, "weight_decay": 0})
+    return torch.optim.Adam(groups, lr=lr, weight_decay=weight_decay)

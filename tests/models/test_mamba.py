@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from custom_modules.models.mamba import BidirectionalMamba, Mamba
+from custom_modules.models.mamba import BidirectionalMamba, Mamba, adam
 
 DATA = Path(__file__).parent.parent / "data"
 
@@ -138,3 +138,18 @@ def test_autocast_gives_finite_agreeing_gradients():
         grads.append(torch.cat([g.flatten() for g in found]))
     assert relative_error(outputs[1], outputs[0]) < 0.03
     assert relative_error(grads[1], grads[0]) < 0.05
+
+
+@pytest.mark.parametrize("decay_states", [False, True])
+def test_states_do_not_decay_unless_asked_to(decay_states):
+    mamba = Mamba(4)
+    before = {name: p.detach().clone() for name, p in mamba.named_parameters()}
+    optimizer = adam(
+        mamba.parameters(), 0.01, weight_decay=1, decay_states=decay_states
+    )
+    for parameter in mamba.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    changed = {n for n, p in mamba.named_parameters() if not torch.equal(p, before[n])}
+    spared = set() if decay_states else {"A_log", "D"}
+    assert changed == before.keys() - spared
