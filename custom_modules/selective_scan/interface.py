@@ -1,16 +1,8 @@
-"""The one function of this package: checks, groups and the choice of a backend."""
-
-import logging
+"""The one function of this package: it checks shapes and goes through groups."""
 
 import torch
 
-from custom_modules.selective_scan.chunked import chunked_scan
-from custom_modules.selective_scan.reference import reference_scan
-
-logger = logging.getLogger(__name__)
-
-_SCANS = {"torch": chunked_scan, "reference": reference_scan}
-_announced = set()
+from custom_modules.selective_scan.backends import find_scan
 
 
 def selective_scan(
@@ -63,9 +55,10 @@ def selective_scan(
     return_last_state : bool
         Whether to return the state after the last step, too.
     backend : str
-        ``"torch"`` works on any device, ``"reference"`` is a plain loop for tests;
-        ``"auto"`` takes the fastest that works for these tensors and says once
-        in the log which.
+        ``"torch"`` works on any device; ``"triton"`` and ``"mamba_ssm"``, where
+        that is installed with its CUDA extension, on CUDA; ``"reference"`` is a
+        plain loop for tests. ``"auto"`` takes the fastest that works for these
+        tensors and says once in the log which.
 
     Returns
     -------
@@ -89,7 +82,8 @@ def selective_scan(
     torch.Size([2, 8, 50])
     """
     _check_shapes(u, delta, A, B, C, D, z, delta_bias)
-    scan = _SCANS[_choose(backend)]
+    tensors = [u, delta, A, B, C, D, z, delta_bias]
+    scan = find_scan(backend, tensors, return_last_state)
     if B.dim() == 3:
         output, state = scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
     else:
@@ -119,19 +113,6 @@ def _check_shapes(u, delta, A, B, C, D, z, delta_bias):
     for name, (tensor, shape) in expected.items():
         if tensor is not None and list(tensor.shape) != shape:
             raise ValueError(f"{name} must be {shape}, not {list(tensor.shape)}")
-
-
-def _choose(backend):
-    """The name of a backend that works; ``auto`` is announced once for each."""
-    if backend == "auto":
-        backend = "torch"
-        if not torch.compiler.is_compiling() and backend not in _announced:
-            _announced.add(backend)
-            logger.info("selective scan: backend %s", backend)
-    if backend not in _SCANS:
-        known = ", ".join(["auto", *_SCANS])
-        raise ValueError(f"no selective scan backend {backend!r}; there are {known}")
-    return backend
 
 
 def _scan_groups(scan, signals, projections, parameters, delta_softplus):

@@ -1,13 +1,11 @@
 """The selective scan against recorded results, its definition and its own laws."""
 
-import logging
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from custom_modules.selective_scan import interface, selective_scan
+from custom_modules.selective_scan import selective_scan
 from custom_modules.selective_scan.chunked import CHUNK, chunked_scan
 from custom_modules.selective_scan.reference import reference_scan
 from tests.selective_scan.cases import (
@@ -263,16 +261,3 @@ def test_shapes_that_do_not_fit_are_named(index, shape, message):
     inputs[index] = torch.zeros(shape)
     with pytest.raises(ValueError, match=message):
         selective_scan(*inputs)
-
-
-def test_unknown_backends_are_refused():
-    with pytest.raises(ValueError, match="'cuda'; there are auto, torch"):
-        selective_scan(*random_inputs(1, 2, 5, 2), backend="cuda")
-
-
-def test_the_choice_is_logged_once(caplog, monkeypatch):
-    monkeypatch.setattr(interface, "_announced", set())
-    with caplog.at_level(logging.INFO):
-        for _ in range(3):
-            selective_scan(*random_inputs(1, 2, 5, 2))
-    assert [r.getMessage() for r in caplog.records] == ["selective scan: backend torch"]
