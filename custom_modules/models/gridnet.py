@@ -9,6 +9,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from custom_modules.models.mamba import BidirectionalMamba
 
@@ -24,6 +25,9 @@ class GridBlock(nn.Module):
         As for :class:`SPMamba`.
     eps : float
     scan_backend : str
+    checkpoint_parts : bool
+        In training, keep the inputs of the two paths and of the attention alone,
+        and compute the rest again in the backward pass.
 
     Example
     -------
@@ -42,8 +46,10 @@ class GridBlock(nn.Module):
         qk_dim,
         eps=1e-5,
         scan_backend="auto",
+        checkpoint_parts=False,
     ):
         super().__init__()
+        self.checkpoint_parts = checkpoint_parts
         path = (channels, kernel_size, stride, eps, scan_backend)
         self.along_freqs = GridPath(*path)
         self.along_frames = GridPath(*path)
@@ -56,9 +62,14 @@ class GridBlock(nn.Module):
         # second path with what the first has made of it.
         missing = (self.along_freqs.missing(freqs), self.along_frames.missing(frames))
         points = F.pad(points, (0, 0, 0, missing[0], 0, missing[1]))
-        points = self.along_freqs(points)
-        points = self.along_frames(points.transpose(1, 2)).transpose(1, 2)
-        return self.attention(points[:, :frames, :freqs])
+        points = self._run(self.along_freqs, points)
+        points = self._run(self.along_frames, points.transpose(1, 2)).transpose(1, 2)
+        return self._run(self.attention, points[:, :frames, :freqs])
+
+    def _run(self, part, points):
+        if self.checkpoint_parts and torch.is_grad_enabled():
+            return checkpoint(part, points, use_reentrant=False)
+        return part(points)
 
 
 class GridPath(nn.Module):

@@ -9,7 +9,6 @@ import re
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from custom_modules.models.gridnet import GridBlock
 
@@ -44,8 +43,9 @@ class SPMamba(nn.Module):
     eps : float
         Added to the variance by every normalisation.
     checkpoint_blocks : bool
-        In training, keep the input of each block alone and compute the rest again
-        in the backward pass: a fraction of the memory for a third more time.
+        In training, keep only the inputs of each block's three parts and compute
+        the rest again in the backward pass: a fraction of the memory for a third
+        more time.
     scan_backend : str
         See :func:`custom_modules.selective_scan.selective_scan`.
 
@@ -75,7 +75,6 @@ class SPMamba(nn.Module):
     ):
         super().__init__()
         self.n_fft, self.stride = n_fft, stride
-        self.checkpoint_blocks = checkpoint_blocks
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
         self.encoder = nn.Sequential(
             nn.Conv2d(2, emb_dim, 3, padding=1), nn.GroupNorm(1, emb_dim, eps=eps)
@@ -83,7 +82,15 @@ class SPMamba(nn.Module):
         n_freqs = n_fft // 2 + 1
         self.blocks = nn.ModuleList(
             GridBlock(
-                emb_dim, emb_ks, emb_hs, n_freqs, n_head, qk_dim, eps, scan_backend
+                emb_dim,
+                emb_ks,
+                emb_hs,
+                n_freqs,
+                n_head,
+                qk_dim,
+                eps,
+                scan_backend,
+                checkpoint_blocks,
             )
             for _ in range(n_layers)
         )
@@ -107,10 +114,7 @@ class SPMamba(nn.Module):
         # [batch, frames, freqs, channels]; the residual stream stays in float32
         points = points.permute(0, 2, 3, 1).float()
         for block in self.blocks:
-            if self.checkpoint_blocks and torch.is_grad_enabled():
-                points = checkpoint(block, points, use_reentrant=False)
-            else:
-                points = block(points)
+            points = block(points)
         spectrograms = self.decoder(points.permute(0, 3, 1, 2))
         return self._waveforms(spectrograms, mixture.shape[1]) * scale.unsqueeze(2)
 
