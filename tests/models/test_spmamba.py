@@ -184,3 +184,24 @@ def test_a_training_step_lowers_the_loss():
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]
+
+
+def test_checkpointing_keeps_less():
+    """Bytes that a forward pass keeps for the backward pass."""
+
+    def kept(checkpoint_blocks):
+        sizes = {}
+
+        def pack(tensor):
+            sizes[tensor.untyped_storage().data_ptr()] = (
+                tensor.untyped_storage().nbytes()
+            )
+            return tensor
+
+        torch.manual_seed(0)
+        model = small(checkpoint_blocks=checkpoint_blocks)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            model(torch.randn(1, 2000))
+        return sum(sizes.values())
+
+    assert kept(True) < 0.3 * kept(False)
