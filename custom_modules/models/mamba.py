@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from custom_modules.selective_scan import selective_scan
+from custom_modules.selective_scan import check_backend, selective_scan
 
 
 class Mamba(nn.Module):
@@ -66,6 +66,7 @@ class Mamba(nn.Module):
         scan_backend="auto",
     ):
         super().__init__()
+        check_backend(scan_backend)
         d_inner = expand * d_model
         self.dt_rank = math.ceil(d_model / 16) if dt_rank == "auto" else dt_rank
         self.d_state = d_state

@@ -6,6 +6,7 @@ import logging
 
 import torch
 
+from custom_modules.errors import InputError
 from custom_modules.selective_scan.chunked import chunked_scan
 from custom_modules.selective_scan.reference import reference_scan
 
@@ -17,6 +18,31 @@ _ON_CUDA = ("mamba_ssm", "triton")
 _MAMBA_SSM_STATES = 256
 
 _announced = set()
+
+
+class BackendError(InputError, RuntimeError):
+    """A backend that cannot be used; a command ends with it in one line."""
+
+
+def check_backend(backend):
+    """Refuses names that mean nothing, before anything is computed.
+
+    Arguments
+    ---------
+    backend : str
+
+    Raises
+    ------
+    ValueError
+        If there is no such backend; names those there are.
+
+    Example
+    -------
+    >>> check_backend("torch")
+    """
+    if backend not in ("auto", *_SCANS):
+        known = ", ".join(["auto", *_SCANS])
+        raise ValueError(f"no selective scan backend {backend!r}; there are {known}")
 
 
 def find_scan(backend, tensors, return_last_state):
@@ -39,17 +65,18 @@ def find_scan(backend, tensors, return_last_state):
     ------
     ValueError
         If there is no such backend.
-    RuntimeError
+    BackendError
         If it cannot be used for these tensors; says why.
     """
+    check_backend(backend)
     if backend == "auto":
         backend = _choose(tensors, return_last_state)
-    if backend not in _SCANS:
-        known = ", ".join(["auto", *_SCANS])
-        raise ValueError(f"no selective scan backend {backend!r}; there are {known}")
     reason = _obstacle(backend, tensors, return_last_state)
     if reason:
-        raise RuntimeError(f"the selective scan's backend {backend} {reason}")
+        raise BackendError(
+            f"the selective scan's backend {backend} {reason}; "
+            "auto takes one that works"
+        )
     return _SCANS[backend]
 
 

@@ -70,8 +70,8 @@ def selective_scan(
     ------
     ValueError
         If shapes do not fit each other, or there is no such backend.
-    RuntimeError
-        If the backend cannot be used for these tensors.
+    BackendError
+        A RuntimeError, if the backend cannot be used for these tensors.
 
     Example
     -------

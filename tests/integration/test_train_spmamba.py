@@ -27,10 +27,10 @@ def corpus(tmp_path_factory):
     return corpus.root
 
 
-def train(corpus, folder, *more):
+def run(corpus, folder, *more):
     command = [sys.executable, "recipes/separation/train.py", "hparams/spmamba.yaml"]
     options = [f"--data_folder={corpus}", f"--output_folder={folder}", *TINY.split()]
-    done = subprocess.run(
+    return subprocess.run(
         [*command, *options, "--num_workers=0", "--noprogressbar", *more],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
@@ -38,6 +38,10 @@ def train(corpus, folder, *more):
         text=True,
         check=False,
     )
+
+
+def train(corpus, folder, *more):
+    done = run(corpus, folder, *more)
     assert done.returncode == 0, done.stderr
 
 
@@ -66,6 +70,23 @@ def test_a_second_command_goes_on_where_the_first_stopped(corpus, tmp_path):
     train(corpus, tmp_path, "--number_of_epochs=2")
     log = (tmp_path / "train_log.txt").read_text()
     assert log.count("epoch: 1,") == log.count("epoch: 2,") == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--scan_backend=cuda", "no selective scan backend 'cuda'"),
+        ("--scan_backend=triton", "triton needs tensors on a CUDA device, not cpu"),
+        ("--n_head=3", "4 channels cannot be cut into 3 heads"),
+    ],
+)
+def test_mistakes_end_in_one_line(corpus, tmp_path, option, message):
+    done = run(corpus, tmp_path, option)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert message in last
 
 
 @pytest.fixture
