@@ -18,25 +18,21 @@ def selective_scan(
     return_last_state=False,
     backend="auto",
 ):
-    """The recurrence of a selective state space model, Mamba's core.
-
-    For each channel, with a state ``h`` of its own::
+    """The recurrence of a selective state space model, for each channel::
 
         h[t] = exp(delta[t] A) h[t-1] + delta[t] B[t] u[t]
         y[t] = (C[t] · h[t] + D u[t]) silu(z[t])
 
     The arguments are those of mamba_ssm's ``selective_scan_fn``. States and
-    exponentials are float32 whatever the inputs and autocast say (float64 for
-    float64 inputs). The gradient cannot be differentiated again, except with
-    ``"reference"``.
+    exponentials are float32 whatever autocast says (float64 for float64 inputs).
+    The gradient cannot be differentiated again, except with ``"reference"``.
 
-    Source: Gu and Dao 2023, "Mamba: Linear-time sequence modeling with selective
-    state spaces", algorithm 2.
+    Source: Gu and Dao 2023, "Mamba", algorithm 2.
 
     Arguments
     ---------
     u : torch.Tensor
-        Input, ``[batch, dim, time]``, at least one step long.
+        Input, ``[batch, dim, time ≥ 1]``.
     delta : torch.Tensor
         Step sizes, ``[batch, dim, time]``.
     A : torch.Tensor
@@ -55,16 +51,15 @@ def selective_scan(
     return_last_state : bool
         Whether to return the state after the last step, too.
     backend : str
-        ``"torch"`` works on any device; ``"triton"`` and ``"mamba_ssm"``, where
-        that is installed with its CUDA extension, on CUDA; ``"reference"`` is a
-        plain loop for tests. ``"auto"`` takes the fastest that works for these
-        tensors and says once in the log which.
+        ``"torch"`` works anywhere, ``"triton"`` and, if installed, ``"mamba_ssm"``
+        on CUDA; ``"reference"`` is a plain loop for tests. ``"auto"`` takes the
+        fastest that works and says once in the log which.
 
     Returns
     -------
     torch.Tensor
-        Output, ``[batch, dim, time]``, of the dtype of ``u``; with
-        ``return_last_state`` a tuple of it and the state, ``[batch, dim, state]``.
+        Output, like ``u``; with ``return_last_state`` a tuple of it and the state,
+        ``[batch, dim, state]``.
 
     Raises
     ------
@@ -76,8 +71,7 @@ def selective_scan(
     Example
     -------
     >>> u, delta, z = torch.randn(3, 2, 8, 50)
-    >>> A = -torch.rand(8, 4)
-    >>> B, C = torch.randn(2, 2, 4, 50)
+    >>> A, (B, C) = -torch.rand(8, 4), torch.randn(2, 2, 4, 50)
     >>> selective_scan(u, delta, A, B, C, z=z, delta_softplus=True).shape
     torch.Size([2, 8, 50])
     """
