@@ -1,0 +1,92 @@
+"""Time and peak memory of a piece of work, in a process of its own."""
+
+import multiprocessing
+import resource
+import sys
+import time
+
+from custom_modules.runtime import prepare_process
+
+prepare_process()  # the same allocator for all that are compared
+
+import torch  # noqa: E402
+
+MIB = 1 << 20
+
+
+def measure(make, arguments, threads=1, repeats=3):
+    """Runs some work in a fresh process, a few times after a warm-up.
+
+    Arguments
+    ---------
+    make : callable
+        Module-level function; ``make(*arguments)`` returns the work, a dict of
+        name to a function without arguments that returns nothing.
+    arguments : tuple
+        What can be pickled.
+    threads : int
+        PyTorch's, on CPU.
+    repeats : int
+        Of each piece of work, after one that warms up.
+
+    Returns
+    -------
+    dict of str to float
+        The least seconds of each piece (process time on CPU, so that other
+        processes count little; time between events on CUDA), and ``MiB``, the
+        peak memory of all of it beyond what ``make`` took.
+    """
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_measure, (make, arguments, threads, repeats))
+
+
+def _measure(make, arguments, threads, repeats):
+    torch.set_num_threads(threads)
+    work = make(*arguments)
+    before = _memory()
+    seconds = {
+        name: min([_time(piece) for _ in range(repeats + 1)][1:] or [float("nan")])
+        for name, piece in work.items()
+    }
+    return seconds | {"MiB": (_peak() - before) / MIB}
+
+
+def _time(piece):
+    """Seconds that a piece of work takes."""
+    if not torch.cuda.is_available():
+        start = time.process_time()
+        piece()
+        return time.process_time() - start
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    piece()
+    end.record()
+    torch.cuda.synchronize()
+    return start.elapsed_time(end) / 1000
+
+
+def _memory():
+    """Bytes in use, and starts measuring the peak."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+    with open("/proc/self/statm") as stream:
+        return int(stream.read().split()[1]) * resource.getpagesize()
+
+
+def _peak():
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def describe():
+    """The device and the versions that figures belong to."""
+    if torch.cuda.is_available():
+        device = torch.cuda.get_device_name()
+    else:
+        with open("/proc/cpuinfo") as stream:
+            names = [line for line in stream if line.startswith("model name")]
+        device = names[0].split(":")[1].strip() if names else "CPU"
+    python = ".".join(map(str, sys.version_info[:2]))
+    return f"{device}, torch {torch.__version__}, Python {python}"

@@ -1,0 +1,116 @@
+"""Speed and memory of a whole SPMamba on one mixture of 4 s at 8 kHz.
+
+    python recipes/benchmark/spmamba.py --threads 2
+
+On a CPU the reduced model's forward pass is compared with the same model on the
+published loop (``reference``), and training steps with ``checkpoint_blocks`` are
+measured for the reduced and the paper's size. On CUDA it is training steps: both
+sizes, batch 1 and 4, float32 and bfloat16, every backend that works there.
+"""
+
+import argparse
+import itertools
+
+from measuring import describe, measure
+
+import torch  # isort: skip  (after what sets up the process)
+from selective_scan import usable
+
+from custom_modules.models.spmamba import SPMamba
+from custom_modules.objectives import pit_si_sdr_loss
+
+SAMPLES = 32_000  # 4 s
+SIZES = {
+    "reduced": {"n_layers": 4, "n_head": 2, "qk_dim": 256},
+    "paper": {"n_layers": 6, "n_head": 4, "qk_dim": 512},
+}
+
+
+def make_forward(size, backend, device):
+    """A forward pass without gradients, for :func:`measuring.measure`."""
+    model = SPMamba(2, **SIZES[size], scan_backend=backend).to(device).eval()
+    mixture = torch.randn(1, SAMPLES, device=device)
+
+    @torch.no_grad()
+    def forward():
+        model(mixture)
+
+    return {"seconds": forward}
+
+
+def make_step(size, backend, device, batch, dtype, checkpoint_blocks):
+    """A training step, for :func:`measuring.measure`."""
+    options = {"scan_backend": backend, "checkpoint_blocks": checkpoint_blocks}
+    model = SPMamba(2, **SIZES[size], **options).to(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    targets = torch.randn(batch, SAMPLES, 2, device=device)
+    is_half = dtype != "float32"
+
+    def step():
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=is_half):
+            estimates = model(targets.sum(2))
+        loss, _ = pit_si_sdr_loss(estimates, targets)
+        optimizer.zero_grad()
+        loss.mean().backward()
+        optimizer.step()
+
+    return {"seconds": step}
+
+
+def show(name, found):
+    """One line of a Markdown table."""
+    print(f"| {name} | {found['seconds']:.2f} | {found['MiB']:.0f} |", flush=True)
+
+
+def on_cpu(options):
+    """The forward pass beside the published loop's, and training steps."""
+    backends = ["torch"] if options.no_reference else ["torch", "reference"]
+    found = {}
+    for backend in backends:
+        # The loop takes minutes: once is enough, after the warm-up.
+        repeats = 1 if backend == "reference" else options.repeats
+        arguments = ("reduced", backend, "cpu")
+        found[backend] = measure(make_forward, arguments, options.threads, repeats)
+        show(f"forward, reduced, {backend}", found[backend])
+    for size in SIZES:
+        arguments = (size, "torch", "cpu", 1, "float32", True)
+        step = measure(make_step, arguments, options.threads, repeats=1)
+        show(f"training step, {size}, batch 1, torch, checkpointed", step)
+    if not options.no_reference:
+        ratio = found["reference"]["seconds"] / found["torch"]["seconds"]
+        print(f"\nforward: {ratio:.1f} × as fast as on the published loop")
+
+
+def on_cuda(options):
+    """Training steps of both sizes, with every backend that works."""
+    backends = [name for name in ("triton", "mamba_ssm", "torch") if usable(name)]
+    cases = itertools.product(
+        SIZES, (1, 4), backends, ("float32", "bfloat16"), (False, True)
+    )
+    for size, batch, backend, dtype, checkpointed in cases:
+        arguments = (size, backend, "cuda", batch, dtype, checkpointed)
+        words = [f"training step, {size}, batch {batch}", backend, dtype]
+        words += ["checkpointed"] if checkpointed else []
+        show(", ".join(words), measure(make_step, arguments, repeats=options.repeats))
+
+
+def main():
+    """Prints a table of seconds and memory."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--no_reference", action="store_true", help="leave the published loop out"
+    )
+    options = parser.parse_args()
+    print(f"{describe()}, {options.threads} threads\n")
+    print("| what | s | peak MiB |")
+    print("|---|---|---|")
+    if torch.cuda.is_available():
+        on_cuda(options)
+    else:
+        on_cpu(options)
+
+
+if __name__ == "__main__":
+    main()
