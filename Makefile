@@ -29,6 +29,8 @@ $(INSTALLED): requirements.txt pyproject.toml $(if $(ALIVE),,always)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
 
+# The demo's model is so small that a second thread costs more than it brings.
+demo: export OMP_NUM_THREADS ?= 1
 demo: $(INSTALLED)
 	$(BIN)/python recipes/corpus/generate.py hparams/corpus/mini_polsess.yaml \
 		--output_folder=$(DEMO)/MiniPolSESS --n_train=1500 --n_val=60 --n_test=100

@@ -6,7 +6,12 @@ import pytest
 import torch
 
 from custom_modules.errors import InputError
-from custom_modules.hparams import load_experiment, load_hparams, split_arguments
+from custom_modules.hparams import (
+    load_experiment,
+    load_hparams,
+    read_yaml,
+    split_arguments,
+)
 
 ROOT = Path(__file__).parents[1]
 BASELINES = {"convtasnet": 8_708_672, "dprnn": 2_609_793, "sepformer": 25_679_361}
@@ -50,7 +55,7 @@ def test_baselines_have_the_published_settings(load, name, settings):
     assert scheduler.dont_halve_until_epoch == 0
 
 
-@pytest.mark.parametrize("name", [*BASELINES, "demo"])
+@pytest.mark.parametrize("name", [*BASELINES, "spmamba", "demo"])
 def test_every_key_is_used(name):
     """By a reference in the file, or by the code."""
     text = (ROOT / f"hparams/{name}.yaml").read_text()
@@ -71,6 +76,20 @@ def test_every_key_is_used(name):
     ]
     for key in set(keys) - brain - set(templates):
         assert f"<{key}>" in text or f'"{key}"' in code or f"hparams.{key}" in code, key
+
+
+def test_what_the_baselines_share_does_not_drift_apart():
+    """Each file is whole, for people to read; so the same lines stand in all."""
+    trees = [
+        read_yaml(f"{ROOT}/hparams/{name}.yaml") for name in [*BASELINES, "spmamba"]
+    ]
+    of_a_model = {"model_name", "number_of_epochs", "batch_size", "lr", "lr_scheduler"}
+    of_a_model |= {"precision", "opt_class", "encoder", "masknet", "separator"}
+    of_a_model |= {"num_layers", "N", "stride", "kernel_size", "chunk_size"}
+    shared = set.intersection(*map(set, trees)) - of_a_model
+    assert {"train_variants", "checkpointer", "test_loader_opts"} <= shared
+    for key in shared:
+        assert len({str(tree[key]) for tree in trees}) == 1, key
 
 
 @pytest.mark.parametrize("name", BASELINES)
