@@ -47,7 +47,14 @@ def start(arguments, **options):
     """Runs the command as a user does."""
     command = [sys.executable, str(SCRIPT), *map(str, arguments)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, **options)
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, preexec_fn=_heed_ctrl_c, **options
+    )
+
+
+def _heed_ctrl_c():
+    """A shell has what it starts in the background ignore Ctrl-C, and so tests."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def files_of(root):
