@@ -24,6 +24,10 @@ DATA_ROOT_VARIABLE = "POLSESS_DATA_ROOT"
 RUN_OPTIONS = frozenset(HELP_TEXTS) | {"jit_module_keys", "compile_module_keys"}
 
 
+#: What --debug trains on unless the command line says otherwise.
+DEBUG_SIZES = {"batch_size": 2, "segment_seconds": 1.0}
+
+
 def split_arguments(argv, run_options=RUN_OPTIONS):
     """Splits a command line into hparams file, run options and overrides.
 
@@ -104,7 +108,10 @@ def load_experiment(argv):
     _, run_opts, _ = RunOptions.from_command_line_args(run_arguments)
     overrides = check_overrides(hparams_file, overrides)
     if run_opts.debug and not run_opts.debug_persistently:
-        # A few batches must not overwrite what a real run has written.
+        # A few batches must not overwrite what a real run has written, and must fit
+        # where the run itself would not: a batch of the baselines takes over 24 GB.
+        small = {k: v for k, v in DEBUG_SIZES.items() if k in read_yaml(hparams_file)}
+        overrides = small | overrides
         overrides["output_folder"] = f"{_output_folder(hparams_file, overrides)}/debug"
     hparams = load_hparams(hparams_file, overrides)
     settle_precision(hparams, run_opts)

@@ -125,6 +125,10 @@ def test_debug_writes_into_a_folder_of_its_own(tmp_path):
     _, hparams, _, _ = load_experiment([*arguments, f"--output_folder={tmp_path}/a"])
     assert hparams["output_folder"] == f"{tmp_path}/a/debug"
     assert hparams["save_folder"] == f"{tmp_path}/a/debug/save"
+    # The baseline's batch of 16 mixtures of 4 s would take 30 GB.
+    assert (hparams["batch_size"], hparams["segment_seconds"]) == (2, 1.0)
+    _, hparams, _, _ = load_experiment([*arguments, "--batch_size=3"])
+    assert hparams["batch_size"] == 3
 
 
 @pytest.mark.parametrize("content", ["a: [1", "- 1", "", "a: !new:no.such.Thing {}"])
