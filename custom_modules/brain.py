@@ -139,9 +139,10 @@ class Separation(sb.Brain):
 
     def _give_up(self, reason):
         """Ends a run that diverged, where a rerun can go on from sound weights."""
-        self.checkpointer and self.checkpointer.delete_checkpoints(
-            num_to_keep=0, ckpt_predicate=lambda c: INTRA_EPOCH_CKPT_FLAG in c.meta
-        )
+        if self.checkpointer is not None:
+            self.checkpointer.delete_checkpoints(
+                num_to_keep=0, ckpt_predicate=lambda c: INTRA_EPOCH_CKPT_FLAG in c.meta
+            )
         raise InputError(
             f"epoch {self.epoch}: {reason}; lower --lr or --max_grad_norm, or train "
             "with --precision=fp32. A rerun goes on from the end of the last epoch"

@@ -112,7 +112,9 @@ def load_experiment(argv):
         # where the run itself would not: a batch of the baselines takes over 24 GB.
         small = {k: v for k, v in DEBUG_SIZES.items() if k in read_yaml(hparams_file)}
         overrides = small | overrides
-        overrides["output_folder"] = f"{_output_folder(hparams_file, overrides)}/debug"
+        overrides["output_folder"] = (
+            f"{resolve(hparams_file, overrides)['output_folder']}/debug"
+        )
     hparams = load_hparams(hparams_file, overrides)
     settle_precision(hparams, run_opts)
     if run_opts.ckpt_interval_steps > 0:
@@ -221,11 +223,25 @@ def _in_one_line(hparams_file):
         raise InputError(f"{hparams_file}: {reason}") from error
 
 
-def _output_folder(hparams_file, overrides):
-    """The output folder with its references resolved, nothing constructed."""
+def resolve(hparams_file, overrides):
+    """An hparams file with its references resolved, nothing in it constructed.
+
+    Arguments
+    ---------
+    hparams_file : str
+    overrides : dict
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    InputError
+        If a placeholder is left, or a reference leads nowhere.
+    """
     with _in_one_line(hparams_file), open(hparams_file, encoding="utf-8") as stream:
-        resolved = resolve_references(stream, dict(overrides))
-    return YAML().load(resolved)["output_folder"]
+        return YAML().load(resolve_references(stream, dict(overrides)))
 
 
 def settle_precision(hparams, run_opts):

@@ -44,11 +44,9 @@ def main(argv):
 
 def content_options(hparams_file, overrides):
     """The options on which the content of the corpus depends, as plain values."""
-    from hyperpyyaml import resolve_references
-    from ruamel.yaml import YAML
+    from custom_modules.hparams import resolve
 
-    with open(hparams_file, encoding="utf-8") as file:
-        tree = YAML().load(resolve_references(file, overrides))
+    tree = resolve(hparams_file, overrides)
     return {key: _plain(v) for key, v in tree.items() if key not in INDIFFERENT}
 
 
