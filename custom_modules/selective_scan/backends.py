@@ -12,10 +12,17 @@ from custom_modules.selective_scan.reference import reference_scan
 
 logger = logging.getLogger(__name__)
 
-#: What ``auto`` tries on a GPU, the fastest first; elsewhere it takes ``torch``.
-_ON_CUDA = ("mamba_ssm", "triton")
-#: mamba_ssm's kernels hold no more states.
-_MAMBA_SSM_STATES = 256
+#: What ``auto`` tries on a kind of device, the fastest first, before ``torch``.
+_FASTEST = {"cuda": ("mamba_ssm", "triton"), "cpu": ("numba",)}
+#: The kernels of mamba_ssm and of numba hold no more states.
+_MAX_STATES = 256
+
+#: Where the functions are whose packages may be missing.
+_OPTIONAL = {
+    "numba": ("custom_modules.selective_scan.compiled", "compiled_scan"),
+    "triton": ("custom_modules.selective_scan.fused", "fused_scan"),
+    "mamba_ssm": ("mamba_ssm.ops.selective_scan_interface", "selective_scan_fn"),
+}
 
 _announced = set()
 
@@ -82,12 +89,9 @@ def find_scan(backend, tensors, return_last_state):
 
 def _choose(tensors, return_last_state):
     """The fastest backend that works, announced when it is first taken."""
-    backend = "torch"
-    if tensors[0].is_cuda:
-        works = (
-            name for name in _ON_CUDA if not _obstacle(name, tensors, return_last_state)
-        )
-        backend = next(works, "torch")
+    candidates = (*_FASTEST.get(tensors[0].device.type, ()), "torch")
+    works = (x for x in candidates if not _obstacle(x, tensors, return_last_state))
+    backend = next(works)
     if not torch.compiler.is_compiling() and backend not in _announced:
         _announced.add(backend)
         logger.info("selective scan: backend %s", backend)
@@ -98,53 +102,69 @@ def _obstacle(backend, tensors, return_last_state):
     """Why a backend cannot be used for these tensors; None if it can."""
     if backend in ("torch", "reference"):
         return None
-    u, A = tensors[0], tensors[2]
+    u, states = tensors[0], tensors[2].shape[1]
     if u.dtype == torch.float64:
         return "computes in float32, but the input is float64"
+    if backend == "numba":
+        return _obstacle_to_numba(u, states)
     if backend == "triton":
         if not u.is_cuda and not _interprets_triton():
             return f"needs tensors on a CUDA device, not {u.device}"
-        return None if _fused_scan() else "needs the package triton"
+        return None if _is_there("triton") else "needs the package triton"
     if not u.is_cuda:
         return f"needs tensors on a CUDA device, not {u.device}"
-    if A.shape[1] > _MAMBA_SSM_STATES:
-        return f"holds {_MAMBA_SSM_STATES} states, not {A.shape[1]}"
+    if states > _MAX_STATES:
+        return f"holds {_MAX_STATES} states, not {states}"
     if return_last_state and torch.is_grad_enabled():
         return "does not differentiate the last state"
-    return None if _mamba_ssm_scan() else "needs mamba_ssm with its CUDA extension"
+    found = _is_there("mamba_ssm")
+    return None if found else "needs mamba_ssm with its CUDA extension"
+
+
+def _obstacle_to_numba(u, states):
+    if u.device.type != "cpu":
+        return f"needs tensors on a CPU, not {u.device}"
+    if states > _MAX_STATES:
+        return f"holds {_MAX_STATES} states, not {states}"
+    return None if _is_there("numba") else "needs the package numba"
+
+
+@torch.compiler.assume_constant_result  # compilers need not look into imports
+def _is_there(backend):
+    return _load(backend) is not None
 
 
 @functools.cache
-def _fused_scan():
-    """The Triton backend's function; None where Triton is not installed."""
+def _load(backend):
+    """A backend's function; None where its package is missing or broken."""
+    module, function = _OPTIONAL[backend]
     try:
-        return importlib.import_module("custom_modules.selective_scan.fused").fused_scan
-    except ImportError:
+        if backend == "mamba_ssm":
+            importlib.import_module("selective_scan_cuda")
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, OSError):
         return None
 
 
 def _interprets_triton():
     """Whether Triton's interpreter, which needs no GPU, is switched on."""
-    return _fused_scan() is not None and _knob_is_set()
+    return _is_there("triton") and _knob_is_set()
 
 
 def _knob_is_set():
     return importlib.import_module("triton").knobs.runtime.interpret
 
 
-@functools.cache
-def _mamba_ssm_scan():
-    """mamba_ssm's function; None where it or its extension is missing or broken."""
-    try:
-        importlib.import_module("selective_scan_cuda")
-        interface = importlib.import_module("mamba_ssm.ops.selective_scan_interface")
-    except (ImportError, OSError):
-        return None
-    return interface.selective_scan_fn
+def _scan_by_numba(*arguments):
+    from custom_modules.selective_scan.compiled import compiled_scan
+
+    return compiled_scan(*arguments)
 
 
 def _scan_by_triton(*arguments):
-    return _fused_scan()(*arguments)
+    from custom_modules.selective_scan.fused import fused_scan
+
+    return fused_scan(*arguments)
 
 
 @torch.compiler.disable
@@ -152,7 +172,7 @@ def _scan_by_mamba_ssm(u, delta, A, B, C, D, z, delta_bias, delta_softplus):
     """mamba_ssm's own, whose signals and parameters must be of certain dtypes."""
     A, D, delta_bias = (None if x is None else x.float() for x in (A, D, delta_bias))
     delta, B, C, z = (None if x is None else x.to(u.dtype) for x in (delta, B, C, z))
-    return _mamba_ssm_scan()(
+    return _load("mamba_ssm")(
         u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state=True
     )
 
@@ -160,6 +180,7 @@ def _scan_by_mamba_ssm(u, delta, A, B, C, D, z, delta_bias, delta_softplus):
 _SCANS = {
     "mamba_ssm": _scan_by_mamba_ssm,
     "triton": _scan_by_triton,
+    "numba": _scan_by_numba,
     "torch": chunked_scan,
     "reference": reference_scan,
 }

@@ -4,14 +4,12 @@ One operator with a gradient of its own. The forward pass keeps the states at
 chunk boundaries alone; the backward pass goes through the chunks from the last to
 the first and computes the states within each again. In a chunk everything is done
 for all steps at once but for the recurrence, one multiply-add per step.
-
-Being a ``torch.library`` operator, it is one opaque node to ``torch.compile``.
 """
 
 import torch
-from torch import Tensor
 
 from custom_modules.selective_scan.gradients import Gradients, TileGradients
+from custom_modules.selective_scan.operator import as_operator, new_outputs
 from custom_modules.selective_scan.tiles import (
     Buffers,
     Inputs,
@@ -39,7 +37,7 @@ def chunked_scan(
     Returns
     -------
     output : torch.Tensor
-        ``[batch, dim, time]``, in memory laid out as ``u``.
+        ``[batch, dim, time]``, channels next to each other in memory.
     last_state : torch.Tensor
         ``[batch, dim, state]``, float32 (float64 if ``u`` is).
 
@@ -52,33 +50,17 @@ def chunked_scan(
     >>> output, state
     (tensor([[[1., 2., 3.]]]), tensor([[[3.]]]))
     """
-    tensors = (u, delta, A, B, C, D, z, delta_bias)
-    keep = torch.is_grad_enabled() and any(
-        x is not None and x.requires_grad for x in tensors
-    )
-    output, last_state, _ = _forward(*tensors, delta_softplus, chunk, keep)
-    return output, last_state.transpose(1, 2)
+    arguments = (u, delta, A, B, C, D, z, delta_bias, delta_softplus, chunk)
+    return _operator(*arguments)
 
 
-@torch.library.custom_op("polsess::selective_scan", mutates_args=())
-def _forward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    chunk: int,
-    keep: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns output, last state and, if to be kept, the states before chunks."""
-    inputs = Inputs(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+def _forward(*arguments):
+    """Fills in output, last state and, if to be kept, the states before chunks."""
+    *given, chunk, keep = arguments
+    inputs = Inputs(*given)
     buffers = Buffers(inputs, chunk, count=2)
-    output = torch.empty_like(u)
-    last_state, kept = _new_states(u, A, chunk, keep)
+    u, A = given[0], given[2]
+    output, last_state, kept = new_outputs(u, A, chunk, keep)
     with torch.autocast(u.device.type, enabled=False):
         for part in buffers.parts:
             tile = inputs.tile(part)
@@ -95,41 +77,13 @@ def _forward(
     return output, last_state, kept
 
 
-@_forward.register_fake
-def _(u, delta, A, B, C, D, z, delta_bias, delta_softplus, chunk, keep):
-    return torch.empty_like(u), *_new_states(u, A, chunk, keep)
-
-
-def _new_states(u, A, chunk, keep):
-    """Room for the last state and the kept ones, ``[chunks, batch, state, dim]``."""
-    (batch, dim, time), state = u.shape, A.shape[1]
-    dtype = torch.promote_types(u.dtype, torch.float32)
-    chunks = -(-time // chunk) if keep else 0
-    last_state = u.new_empty(batch, state, dim, dtype=dtype)
-    return last_state, u.new_empty(chunks, batch, state, dim, dtype=dtype)
-
-
-@torch.library.custom_op("polsess::selective_scan_backward", mutates_args=())
-def _backward(
-    grad_output: Tensor,
-    grad_last_state: Tensor | None,
-    kept: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    chunk: int,
-) -> list[Tensor]:
-    """Returns the gradients of u … delta_bias; an empty tensor for an absent one."""
-    inputs = Inputs(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+def _backward(grad_output, grad_last_state, kept, *arguments):
+    """Gradients of u … delta_bias."""
+    *given, chunk = arguments
+    inputs = Inputs(*given)
     buffers = Buffers(inputs, chunk, count=3)
     gradients = Gradients(inputs)
-    with torch.autocast(u.device.type, enabled=False):
+    with torch.autocast(grad_output.device.type, enabled=False):
         for part in buffers.parts:
             tile = inputs.tile(part)
             tile_grad_output = time_first(grad_output, part, inputs.dtype)
@@ -144,42 +98,4 @@ def _backward(
     return gradients.as_arguments()
 
 
-@_backward.register_fake
-def _(
-    grad_output,
-    grad_last_state,
-    kept,
-    u,
-    delta,
-    A,
-    B,
-    C,
-    D,
-    z,
-    delta_bias,
-    delta_softplus,
-    chunk,
-):
-    return Gradients(
-        Inputs(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
-    ).as_arguments()
-
-
-def _save(ctx, inputs, output):
-    *tensors, ctx.delta_softplus, ctx.chunk, _ = inputs
-    ctx.save_for_backward(output[2], *tensors)
-    ctx.set_materialize_grads(False)
-
-
-def _differentiate(ctx, grad_output, grad_last_state, _):
-    kept, *tensors = ctx.saved_tensors
-    if grad_output is None:
-        grad_output = torch.zeros_like(tensors[0])
-    grads = _backward(
-        grad_output, grad_last_state, kept, *tensors, ctx.delta_softplus, ctx.chunk
-    )
-    pairs = zip(grads, tensors, strict=True)
-    return *(None if x is None else grad for grad, x in pairs), None, None, None
-
-
-_forward.register_autograd(_differentiate, setup_context=_save)
+_operator = as_operator("selective_scan", _forward, _backward)

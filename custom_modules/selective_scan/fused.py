@@ -1,13 +1,16 @@
 """The selective scan in two Triton kernels: the ``triton`` backend, for CUDA.
 
-As in :mod:`.chunked`, it is one operator with a gradient of its own that keeps
-the states at chunk boundaries alone. Import it only where Triton is installed.
+Import it only where Triton is installed.
 """
 
 import torch
 import triton
-from torch import Tensor
 
+from custom_modules.selective_scan.operator import (
+    as_operator,
+    new_gradients,
+    new_outputs,
+)
 from custom_modules.selective_scan.triton_kernels import scan_backward, scan_forward
 
 CHUNK = 16  # steps between the states that are kept
@@ -31,157 +34,75 @@ def fused_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus):
     last_state : torch.Tensor
         ``[batch, dim, state]``, float32.
     """
-    tensors = (u, delta, A, B, C, D, z, delta_bias)
-    keep = torch.is_grad_enabled() and any(
-        x is not None and x.requires_grad for x in tensors
-    )
-    output, last_state, _ = _forward(*tensors, delta_softplus, keep)
-    return output, last_state.transpose(1, 2)
+    arguments = (u, delta, A, B, C, D, z, delta_bias, delta_softplus, CHUNK)
+    return _operator(*arguments)
 
 
-@torch.library.custom_op("polsess::fused_scan", mutates_args=())
-def _forward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    keep: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns output, last state and, if to be kept, the states before chunks."""
-    found = _new_outputs(u, A, keep)
-    arguments = _Arguments(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+def _forward(*arguments):
+    """Fills in output, last state and, if to be kept, the states before chunks."""
+    *given, chunk, keep = arguments
+    u, A = given[0], given[2]
+    output, last_state, kept = new_outputs(u, A, chunk, keep)
+    programs = _Programs(*given, chunk)
     with _device(u):
-        scan_forward[arguments.programs](
-            *arguments.tensors,
-            *(x.transpose(1, 2) if x is found[0] else x for x in found),
-            *arguments.sizes,
-            *arguments.strides,
-            **arguments.constants,
+        scan_forward[programs.grid](
+            *programs.tensors,
+            output.transpose(1, 2),
+            last_state,
+            kept,
+            *programs.sizes,
+            *programs.strides,
+            **programs.constants,
             KEEP=keep,
         )
-    return found
+    return output, last_state, kept
 
 
-@_forward.register_fake
-def _(u, delta, A, B, C, D, z, delta_bias, delta_softplus, keep):
-    return _new_outputs(u, A, keep)
-
-
-@torch.library.custom_op("polsess::fused_scan_backward", mutates_args=())
-def _backward(
-    grad_output: Tensor,
-    grad_last_state: Tensor | None,
-    kept: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-) -> list[Tensor]:
-    """Returns the gradients of u … delta_bias; an empty tensor for an absent one."""
-    arguments = _Arguments(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
-    (batch, dim, time), state = u.shape, A.shape[1]
-    _, blocks = arguments.programs
+def _backward(grad_output, grad_last_state, kept, *arguments):
+    """Gradients of u … delta_bias."""
+    programs = _Programs(*arguments)
+    u, chunk = arguments[0], arguments[-1]
+    _, batch, state, dim = kept.shape
+    blocks = programs.grid[1]
     grad_output = _channels_last(grad_output)
     if grad_last_state is None:
         grad_last_state = kept.new_zeros(batch, state, dim)
-    size = arguments.constants["STATES"] * arguments.constants["CHANNELS"]
-    scratch = kept.new_empty(batch * blocks * CHUNK * size)
-    signals = [_new_signal(x) for x in (u, delta, u if z is None else z)]
+    size = programs.constants["STATES"] * programs.constants["CHANNELS"]
+    scratch = kept.new_empty(batch * blocks * chunk * size)
+    found = new_gradients(arguments[:8])
+    signals = [x if x.numel() else u for x in (found[0], found[1], found[6])]
     sums = [kept.new_empty(batch, state, dim)]
-    sums += [kept.new_empty(blocks, batch, time, state) for _ in range(2)]
+    sums += [kept.new_empty(blocks, batch, u.shape[2], state) for _ in range(2)]
     sums += [kept.new_empty(batch, dim) for _ in range(2)]
     with _device(u):
-        scan_backward[arguments.programs](
+        scan_backward[programs.grid](
             grad_output,
             grad_last_state.contiguous(),
             kept,
-            *arguments.tensors,
+            *programs.tensors,
             scratch,
-            *signals,
+            *(x.transpose(1, 2) for x in signals),
             *sums,
-            *arguments.sizes,
+            *programs.sizes,
             *grad_output.stride()[:2],
-            *arguments.strides,
-            **arguments.constants,
+            *programs.strides,
+            **programs.constants,
         )
-    grads = [x.transpose(1, 2) for x in signals]
-    A_sum, B_sum, C_sum, D_sum, bias_sum = (x.sum(0) for x in sums)
-    return [
-        *grads[:2],
-        A_sum.t().to(A.dtype),
-        B_sum.transpose(1, 2).to(B.dtype),
-        C_sum.transpose(1, 2).to(C.dtype),
-        u.new_empty(0) if D is None else D_sum.to(D.dtype),
-        u.new_empty(0) if z is None else grads[2],
-        u.new_empty(0) if delta_bias is None else bias_sum.to(delta_bias.dtype),
-    ]
+    A, B, C, D, bias = (x.sum(0) for x in sums)
+    summed = {2: A.t(), 3: B.transpose(1, 2), 4: C.transpose(1, 2), 5: D, 7: bias}
+    for index, value in summed.items():
+        if arguments[index] is not None:
+            found[index].copy_(value)
+    return found
 
 
-@_backward.register_fake
-def _(
-    grad_output,
-    grad_last_state,
-    kept,
-    u,
-    delta,
-    A,
-    B,
-    C,
-    D,
-    z,
-    delta_bias,
-    delta_softplus,
-):
-    def signal(x):
-        return u.new_empty(0) if x is None else _new_signal(x).transpose(1, 2)
-
-    def parameter(x):
-        return u.new_empty(0) if x is None else torch.empty_like(x).contiguous()
-
-    return [
-        signal(u),
-        signal(delta),
-        A.new_empty(A.shape[::-1]).t(),
-        signal(B),
-        signal(C),
-        parameter(D),
-        signal(z),
-        parameter(delta_bias),
-    ]
+_operator = as_operator("fused_scan", _forward, _backward)
 
 
-def _save(ctx, inputs, output):
-    *tensors, ctx.delta_softplus, _ = inputs
-    ctx.save_for_backward(output[2], *tensors)
-    ctx.set_materialize_grads(False)
-
-
-def _differentiate(ctx, grad_output, grad_last_state, _):
-    kept, *tensors = ctx.saved_tensors
-    if grad_output is None:
-        grad_output = torch.zeros_like(tensors[0])
-    grads = _backward(grad_output, grad_last_state, kept, *tensors, ctx.delta_softplus)
-    pairs = zip(grads, tensors, strict=True)
-    return *(None if x is None else grad for grad, x in pairs), None, None
-
-
-_forward.register_autograd(_differentiate, setup_context=_save)
-
-
-class _Arguments:
+class _Programs:
     """What both kernels take, from the arguments of a scan."""
 
-    def __init__(self, u, delta, A, B, C, D, z, delta_bias, delta_softplus):
+    def __init__(self, u, delta, A, B, C, D, z, delta_bias, delta_softplus, chunk):
         (batch, dim, time), state = u.shape, A.shape[1]
         signals = [_channels_last(x) for x in (u, delta, B, C, u if z is None else z)]
         A = A.float().t().contiguous()
@@ -193,13 +114,13 @@ class _Arguments:
         self.strides = [stride for x in signals for stride in x.stride()[:2]]
         states = triton.next_power_of_2(state)
         channels = min(triton.next_power_of_2(dim), max(1, _PROGRAM_SIZE // states))
-        self.programs = (batch, triton.cdiv(dim, channels))
+        self.grid = (batch, triton.cdiv(dim, channels))
         self.constants = {
             "HAS_D": D is not A,
             "HAS_Z": z is not None,
             "HAS_BIAS": bias is not A,
             "SOFTPLUS": delta_softplus,
-            "CHUNK": CHUNK,
+            "CHUNK": chunk,
             "STATES": states,
             "CHANNELS": channels,
             # One channel a thread, its state in registers.
@@ -211,20 +132,6 @@ def _channels_last(x):
     """``[batch, channels, time]`` → ``[batch, time, channels]``, a view if it can."""
     x = x.transpose(1, 2)
     return x if x.stride(2) == 1 else x.contiguous()
-
-
-def _new_signal(x):
-    """``[batch, channels, time]`` → room for ``[batch, time, channels]``."""
-    batch, channels, time = x.shape
-    return x.new_empty(batch, time, channels)
-
-
-def _new_outputs(u, A, keep):
-    (batch, dim, time), state = u.shape, A.shape[1]
-    chunks = -(-time // CHUNK) if keep else 0
-    last_state = u.new_empty(batch, state, dim, dtype=torch.float32)
-    kept = u.new_empty(chunks, batch, state, dim, dtype=torch.float32)
-    return _new_signal(u).transpose(1, 2), last_state, kept
 
 
 def _device(x):

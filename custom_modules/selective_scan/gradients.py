@@ -7,11 +7,8 @@ g[t] = C[t] grad_y[t] + a[t+1] g[t+1], which runs backwards through time.
 
 import torch
 
-from custom_modules.selective_scan.tiles import (
-    batch_first,
-    outer,
-    rows_times,
-)
+from custom_modules.selective_scan.operator import new_gradients
+from custom_modules.selective_scan.tiles import batch_first, outer, rows_times
 
 
 class TileGradients:
@@ -93,16 +90,14 @@ class Gradients:
 
     def __init__(self, inputs):
         self.inputs = inputs
-        u, delta, _, B, C, _, z, _ = inputs.given
-        self.u, self.delta = torch.empty_like(u), torch.empty_like(delta)
-        self.B, self.C = torch.empty_like(B), torch.empty_like(C)
-        self.z = None if z is None else torch.empty_like(z)
+        self.found = new_gradients(inputs.given)
+        self.u, self.delta, _, self.B, self.C, _, self.z, _ = self.found
         self.A = torch.zeros_like(inputs.A)
         self.D, self.delta_bias = torch.zeros_like(inputs.A[0]).repeat(2, 1)
 
     def add(self, part, found):
         """Adds those of a tile, :class:`TileGradients` that are finished."""
-        names = ("u", "delta", "B", "C") + (() if self.z is None else ("z",))
+        names = ("u", "delta", "B", "C") + (() if found.tile.z is None else ("z",))
         for name in names:
             getattr(self, name)[part] = batch_first(getattr(found, name))
         self.A += found.A.sum(0)
@@ -111,18 +106,8 @@ class Gradients:
 
     def as_arguments(self):
         """In the order and the dtypes of the arguments, empty for absent ones."""
-        u, _, A, _, _, D, z, delta_bias = self.inputs.given
-
-        def as_given(grad, given):
-            return u.new_empty(0) if given is None else grad.to(given.dtype, copy=True)
-
-        return [
-            self.u,
-            self.delta,
-            as_given(self.A.t(), A).contiguous(),
-            self.B,
-            self.C,
-            as_given(self.D, D),
-            u.new_empty(0) if z is None else self.z,
-            as_given(self.delta_bias, delta_bias),
-        ]
+        sums = {2: self.A.t(), 5: self.D, 7: self.delta_bias}
+        for index, found in sums.items():
+            if self.inputs.given[index] is not None:
+                self.found[index].copy_(found)
+        return self.found

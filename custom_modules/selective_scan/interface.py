@@ -51,9 +51,10 @@ def selective_scan(
     return_last_state : bool
         Whether to return the state after the last step, too.
     backend : str
-        ``"torch"`` works anywhere, ``"triton"`` and, if installed, ``"mamba_ssm"``
-        on CUDA; ``"reference"`` is a plain loop for tests. ``"auto"`` takes the
-        fastest that works and says once in the log which.
+        ``"torch"`` works anywhere, ``"numba"`` on CPUs, ``"triton"`` and, if
+        installed, ``"mamba_ssm"`` on CUDA; ``"reference"`` is a plain loop for
+        tests. ``"auto"`` takes the fastest that works and says once in the log
+        which.
 
     Returns
     -------

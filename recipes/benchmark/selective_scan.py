@@ -2,9 +2,9 @@
 
     python recipes/benchmark/selective_scan.py --threads 1
 
-On a CPU ``torch`` is compared with the published loop (``reference``, whose
-backward pass is quadratic in time) and with a plain loop over unbound time steps;
-on CUDA the backends that work there are compared, in float32 and bfloat16.
+On a CPU ``numba`` and ``torch`` are compared with the published loop
+(``reference``, whose backward pass is quadratic in time) and with a plain loop over
+unbound time steps; on CUDA the backends that work there are compared, in float32 and bfloat16.
 """
 
 import argparse
@@ -87,7 +87,7 @@ def make_scan(way, shape, dtype, device):
 def ways_for(shape, device):
     """Pairs of a way to scan and a dtype, the slowest last."""
     if device == "cpu":
-        ways = [("torch", "float32"), ("unbound", "float32")]
+        ways = [(way, "float32") for way in ("numba", "torch", "unbound")]
         is_small = shape[0] <= REFERENCE_SEQUENCES
         return ways + ([("reference", "float32")] if is_small else [])
     backends = [name for name in ("triton", "mamba_ssm", "torch") if usable(name)]

@@ -19,7 +19,7 @@ def load(name):
     return torch.load(DATA / f"{name}.pt", weights_only=True)
 
 
-@pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.mark.parametrize("backend", ["torch", "numba", "reference"])
 def test_recorded_output_and_gradients_are_reproduced(backend):
     golden = load("mamba_block")
     mamba = Mamba(**golden["config"], scan_backend=backend)
@@ -33,9 +33,11 @@ def test_recorded_output_and_gradients_are_reproduced(backend):
         assert relative_error(parameter.grad, golden["grads"][name]) < 1e-5, name
 
 
-def test_recorded_bidirectional_block_is_reproduced():
+@pytest.mark.parametrize("backend", ["torch", "numba"])
+def test_recorded_bidirectional_block_is_reproduced(backend):
     golden = load("mamba_bidir_block")
-    block = BidirectionalMamba(golden["config"]["in_channels"], expand=4)
+    channels = golden["config"]["in_channels"]
+    block = BidirectionalMamba(channels, expand=4, scan_backend=backend)
     state = {k.replace("blocks.0", "block"): v for k, v in golden["state_dict"].items()}
     block.load_state_dict(state)
     x = golden["input"].requires_grad_()

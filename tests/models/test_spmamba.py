@@ -40,11 +40,13 @@ def small(num_sources=2, **options):
     return SPMamba(num_sources, n_head=2, **sizes | options)
 
 
+@pytest.mark.parametrize("backend", ["torch", "numba"])
 @pytest.mark.parametrize("name", ["spmamba_gridnet_block", "spmamba_gridnet_block_hs2"])
-def test_recorded_block_is_reproduced(name):
+def test_recorded_block_is_reproduced(name, backend):
     golden = torch.load(DATA / f"{name}.pt", weights_only=True)
     names = ("emb_dim", "emb_ks", "emb_hs", "n_freqs", "n_head", "approx_qk_dim")
-    block = GridBlock(*(golden["config"][key] for key in names))
+    sizes = (golden["config"][key] for key in names)
+    block = GridBlock(*sizes, scan_backend=backend)
     block.load_state_dict(convert_state_dict(golden["state_dict"]))
     x = golden["input"].requires_grad_()
     output = block(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
@@ -53,10 +55,12 @@ def test_recorded_block_is_reproduced(name):
     assert relative_error(x.grad, golden["grad_input"]) < 1e-5
 
 
+@pytest.mark.parametrize("backend", ["torch", "numba"])
 @pytest.mark.parametrize("checkpoint_blocks", [False, True])
 @pytest.mark.parametrize("name", MODELS)
-def test_recorded_output_and_gradients_are_reproduced(name, checkpoint_blocks):
-    model, golden = load_golden(name, checkpoint_blocks=checkpoint_blocks)
+def test_recorded_output_and_gradients_are_reproduced(name, checkpoint_blocks, backend):
+    options = {"checkpoint_blocks": checkpoint_blocks, "scan_backend": backend}
+    model, golden = load_golden(name, **options)
     x = golden["input"].requires_grad_()
     output = model(x)
     expected = golden["output"]

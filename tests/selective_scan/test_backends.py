@@ -24,18 +24,16 @@ ROOT = Path(__file__).parents[2]
 def fresh(monkeypatch):
     """Nothing announced, nothing imported yet."""
     monkeypatch.setattr(backends, "_announced", set())
-    for function in (backends._fused_scan, backends._mamba_ssm_scan):
-        function.cache_clear()
+    backends._load.cache_clear()
     yield
-    for function in (backends._fused_scan, backends._mamba_ssm_scan):
-        function.cache_clear()
+    backends._load.cache_clear()
 
 
 def on_cuda(inputs):
     """Stand-ins for tensors on a GPU, as far as the choice looks at them."""
     return [
         types.SimpleNamespace(
-            is_cuda=True, device="cuda:0", dtype=x.dtype, shape=x.shape
+            is_cuda=True, device=torch.device("cuda:0"), dtype=x.dtype, shape=x.shape
         )
         for x in inputs
     ]
@@ -109,17 +107,27 @@ def test_the_choice_is_logged_once(caplog, fresh):
     with caplog.at_level(logging.INFO):
         for _ in range(3):
             selective_scan(*random_inputs(1, 2, 5, 2))
-    assert [r.getMessage() for r in caplog.records] == ["selective scan: backend torch"]
+    assert [r.getMessage() for r in caplog.records] == ["selective scan: backend numba"]
+
+
+def test_a_cpu_takes_numba_where_it_can(fresh, monkeypatch):
+    tensors = random_inputs(1, 2, 5, 2)
+    assert backends._choose(tensors, True) == "numba"
+    assert backends._choose([x.double() for x in tensors], False) == "torch"
+    assert backends._choose(random_inputs(1, 2, 5, 257), False) == "torch"
+    backends._load.cache_clear()
+    monkeypatch.setitem(sys.modules, "custom_modules.selective_scan.compiled", None)
+    assert backends._choose(tensors, False) == "torch"
 
 
 def test_a_gpu_takes_what_is_installed(fresh, monkeypatch):
     tensors = on_cuda(random_inputs(1, 2, 5, 2))
     monkeypatch.setitem(sys.modules, "selective_scan_cuda", None)
     assert backends._choose(tensors, False) == "triton"
-    backends._fused_scan.cache_clear()
+    backends._load.cache_clear()
     monkeypatch.setitem(sys.modules, "custom_modules.selective_scan.fused", None)
     assert backends._choose(tensors, False) == "torch"
-    backends._mamba_ssm_scan.cache_clear()
+    backends._load.cache_clear()
     offer_mamba_ssm(monkeypatch)
     assert backends._choose(tensors, False) == "mamba_ssm"
 
@@ -160,7 +168,7 @@ def test_mamba_ssm_is_called_as_it_expects(fresh, monkeypatch):
 @pytest.mark.parametrize(
     ("backend", "error", "message"),
     [
-        ("cuda", ValueError, "'cuda'; there are auto, mamba_ssm, triton, torch, ref"),
+        ("cuda", ValueError, "'cuda'; there are auto, mamba_ssm, triton, numba, torch"),
         ("triton", RuntimeError, "triton needs tensors on a CUDA device, not cpu"),
         ("mamba_ssm", RuntimeError, "mamba_ssm needs tensors on a CUDA device"),
     ],
@@ -170,13 +178,14 @@ def test_backends_that_cannot_be_used_are_refused(backend, error, message):
         selective_scan(*random_inputs(1, 2, 5, 2), backend=backend)
 
 
-def test_without_triton_and_mamba_ssm_everything_runs_in_silence():
+def test_without_any_other_package_everything_runs_in_silence():
     """One line in the log, not a warning."""
     program = """
 import logging, sys, warnings
 warnings.simplefilter("error")
 logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-sys.modules.update(dict.fromkeys(("triton", "mamba_ssm", "selective_scan_cuda")))
+missing = ("numba", "triton", "mamba_ssm", "selective_scan_cuda")
+sys.modules.update(dict.fromkeys(missing))
 import torch
 from custom_modules.models.mamba import Mamba
 model = Mamba(8)

@@ -5,8 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from custom_modules.selective_scan import selective_scan
-from custom_modules.selective_scan.chunked import CHUNK, chunked_scan
+from custom_modules.selective_scan import chunked, compiled, selective_scan
+from custom_modules.selective_scan.chunked import chunked_scan
+from custom_modules.selective_scan.compiled import compiled_scan
 from custom_modules.selective_scan.reference import reference_scan
 from tests.selective_scan.cases import (
     NAMES,
@@ -18,9 +19,13 @@ from tests.selective_scan.cases import (
 )
 
 RECORDED = recorded_cases()
+CHUNKS = {chunked.CHUNK, compiled.CHUNK}
+ONES_BESIDE = sorted({n for c in CHUNKS for n in (c - 1, c, c + 1, 2 * c, 2 * c + 1)})
+
+each_scan = pytest.mark.parametrize("scan", [chunked_scan, compiled_scan])
 
 
-@pytest.mark.parametrize("scan", [chunked_scan, reference_scan])
+@pytest.mark.parametrize("scan", [chunked_scan, compiled_scan, reference_scan])
 @pytest.mark.parametrize("name", RECORDED)
 def test_recorded_results_are_reproduced(name, scan):
     case = RECORDED[name]
@@ -52,60 +57,70 @@ def test_gradients_by_finite_differences(absent, softplus):
     assert torch.autograd.gradcheck(function, present)
 
 
+@each_scan
+@pytest.mark.parametrize("time", [1, 2, *ONES_BESIDE, 1000])
+def test_every_length(time, scan):
+    assert_agrees(scan, random_inputs(2, 3, time, 4))
+
+
+@each_scan
+@pytest.mark.parametrize("state", [1, 2, 3, 16, 33, 64, 256])
+def test_every_state_size(state, scan):
+    assert_agrees(scan, random_inputs(2, 5, 21, state))
+
+
+@each_scan
 @pytest.mark.parametrize(
-    "time", [1, 2, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 2 * CHUNK + 1, 1000]
+    ("batch", "dim"), [(1, 1), (3, 7), (37, 100), (5, 129), (70, 16), (2, 300)]
 )
-def test_every_length(time):
-    assert_agrees(chunked_scan, random_inputs(2, 3, time, 4))
-
-
-@pytest.mark.parametrize("state", [1, 2, 3, 16, 33, 64])
-def test_every_state_size(state):
-    assert_agrees(chunked_scan, random_inputs(2, 5, 21, state))
-
-
-@pytest.mark.parametrize(
-    ("batch", "dim"), [(1, 1), (3, 7), (37, 100), (5, 129), (70, 16)]
-)
-def test_every_batch_and_channel_size(batch, dim):
+def test_every_batch_and_channel_size(batch, dim, scan):
     """Some of them are cut into tiles, the last one smaller."""
-    assert_agrees(chunked_scan, random_inputs(batch, dim, 9, 16))
+    assert_agrees(scan, random_inputs(batch, dim, 9, 16))
 
 
+@each_scan
 @given(
-    sizes=st.tuples(*[st.integers(1, n) for n in (4, 6, 30, 8)]),
+    # Several channels: a single sum may come near 0, and its digits cancel.
+    sizes=st.tuples(*map(st.integers, (1, 4, 1, 1), (4, 6, 30, 8))),
     chunk=st.integers(1, 40),
     absent=st.sets(st.sampled_from([5, 6, 7])),
     softplus=st.booleans(),
     seed=st.integers(0, 1000),
 )
 @settings(max_examples=30, deadline=None)
-def test_any_shape_and_any_chunk(sizes, chunk, absent, softplus, seed):
+def test_any_shape_and_any_chunk(sizes, chunk, absent, softplus, seed, scan):
     inputs = random_inputs(*sizes, seed=seed)
     if not softplus:
         inputs[1], inputs[7] = inputs[1].abs(), inputs[7].abs()
     inputs = [None if i in absent else x for i, x in enumerate(inputs)]
-    assert_agrees(chunked_scan, inputs, softplus=softplus, chunk=chunk)
+    assert_agrees(scan, inputs, softplus=softplus, chunk=chunk)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_results_do_not_depend_on_threads(threads):
-    before = torch.get_num_threads()
+@each_scan
+def test_results_do_not_depend_on_threads(scan):
+    inputs, grad = random_inputs(9, 256, 10, 16), torch.randn(9, 256, 10)
+    before, found = torch.get_num_threads(), []
     try:
-        torch.set_num_threads(threads)
-        assert_agrees(chunked_scan, random_inputs(9, 256, 10, 16))
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(run(scan, inputs, grad))
     finally:
         torch.set_num_threads(before)
+    for a, b in zip(*found, strict=True):
+        if scan is compiled_scan:
+            assert torch.equal(a, b)
+        assert relative_error(a, b) < 1e-6
 
 
+@each_scan
 @pytest.mark.parametrize("rate", [0.0, 1e-4, 10.0, 80.0, 1e4])
-def test_no_decay_and_strong_decay(rate):
+def test_no_decay_and_strong_decay(rate, scan):
     """``delta`` times A reaches the rate, over a hundred steps."""
     inputs = random_inputs(2, 3, 100, 4)
     inputs[1] = torch.ones_like(inputs[1])
     inputs[2] = torch.full_like(inputs[2], -rate)
     inputs[7] = None
-    assert_agrees(chunked_scan, inputs, softplus=False)
+    assert_agrees(scan, inputs, softplus=False)
 
 
 def test_strong_decay_forgets_and_no_decay_remembers():
@@ -116,7 +131,8 @@ def test_strong_decay_forgets_and_no_decay_remembers():
     assert torch.equal(summed, ones.cumsum(2))
 
 
-def test_inputs_may_lie_anyhow_in_memory():
+@each_scan
+def test_inputs_may_lie_anyhow_in_memory(scan):
     batch, dim, time, state = 3, 10, 19, 4
     inputs = random_inputs(batch, dim, time, state)
     scattered = list(inputs)
@@ -131,21 +147,22 @@ def test_inputs_may_lie_anyhow_in_memory():
     inputs[0] = scattered[0].contiguous()
     grad = torch.randn(dim, time).expand(batch, dim, time)
     for a, b in zip(
-        run(chunked_scan, scattered, grad),
-        run(chunked_scan, inputs, grad.contiguous()),
+        run(scan, scattered, grad),
+        run(scan, inputs, grad.contiguous()),
         strict=True,
     ):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
 
 
-def test_inputs_are_not_modified():
+@each_scan
+def test_inputs_are_not_modified(scan):
     inputs = random_inputs(2, 3, 20, 4)
     copies = [x.clone() for x in inputs]
-    run(chunked_scan, inputs, torch.randn(2, 3, 20))
+    run(scan, inputs, torch.randn(2, 3, 20))
     assert all(torch.equal(a, b) for a, b in zip(inputs, copies, strict=True))
 
 
-@pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.mark.parametrize("backend", ["torch", "numba", "reference"])
 def test_groups_are_scans_of_their_own(backend):
     u, delta, A, _, _, D, z, bias = random_inputs(2, 6, 20, 4)
     B, C = torch.randn(2, 2, 3, 4, 20)
@@ -168,15 +185,16 @@ def test_groups_are_scans_of_their_own(backend):
         torch.testing.assert_close(state[:, part], last)
 
 
+@pytest.mark.parametrize("backend", ["torch", "numba"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_inputs_are_scanned_in_float32(dtype):
+def test_half_precision_inputs_are_scanned_in_float32(dtype, backend):
     """Only inputs and outputs are rounded: a long memory keeps its digits."""
     u = torch.full((1, 2, 2000), 1e-3, dtype=dtype)
     ones = torch.ones(1, 2, 2000, dtype=dtype)
     B = torch.ones(1, 1, 2000, dtype=dtype)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output, state = selective_scan(
-            u, ones, torch.zeros(2, 1), B, B, return_last_state=True, backend="torch"
+            u, ones, torch.zeros(2, 1), B, B, return_last_state=True, backend=backend
         )
     assert output.dtype == dtype
     assert state.dtype == torch.float32
@@ -186,20 +204,22 @@ def test_half_precision_inputs_are_scanned_in_float32(dtype):
     )
 
 
-def test_autocast_changes_nothing():
+@each_scan
+def test_autocast_changes_nothing(scan):
     inputs = random_inputs(2, 20, 30, 16)
     grad = torch.randn(2, 20, 30)
-    plain = run(chunked_scan, inputs, grad)
+    plain = run(scan, inputs, grad)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        cast = run(chunked_scan, inputs, grad)
+        cast = run(scan, inputs, grad)
     assert all(torch.equal(a, b) for a, b in zip(plain, cast, strict=True))
 
 
-def test_gradients_have_the_dtypes_of_their_inputs():
+@each_scan
+def test_gradients_have_the_dtypes_of_their_inputs(scan):
     inputs = random_inputs(2, 3, 12, 4)
     for index in (0, 1, 3, 4, 6):
         inputs[index] = inputs[index].bfloat16()
-    _, _, *grads = run(chunked_scan, inputs, torch.randn(2, 3, 12).bfloat16())
+    _, _, *grads = run(scan, inputs, torch.randn(2, 3, 12).bfloat16())
     assert [x.dtype for x in grads] == [x.dtype for x in inputs]
 
 
@@ -210,30 +230,45 @@ def test_nothing_is_kept_where_no_gradient_is_wanted():
     assert op(*inputs, True, 8, True)[2].shape == (5, 2, 4, 3)
 
 
-def test_differentiating_twice_is_refused():
+@pytest.mark.parametrize("backend", ["torch", "numba"])
+def test_differentiating_twice_is_refused(backend):
     inputs = [x.requires_grad_() for x in random_inputs(1, 2, 5, 2)]
-    output = selective_scan(*inputs, delta_softplus=True, backend="torch")
+    output = selective_scan(*inputs, delta_softplus=True, backend=backend)
     (grad,) = torch.autograd.grad(output.sum(), inputs[0], create_graph=True)
-    with pytest.raises(RuntimeError, match="selective_scan_backward"):
+    with pytest.raises(RuntimeError, match="scan_backward"):
         torch.autograd.grad(grad.sum(), inputs[0])
 
 
-def test_an_operator_that_compilers_understand():
+@pytest.mark.parametrize("name", ["selective_scan", "compiled_scan"])
+def test_an_operator_that_compilers_understand(name):
     inputs = [x.requires_grad_() for x in random_inputs(2, 3, 12, 4)]
     arguments = (*inputs, True, 8, True)
-    torch.library.opcheck(torch.ops.polsess.selective_scan.default, arguments)
+    torch.library.opcheck(getattr(torch.ops.polsess, name).default, arguments)
 
 
-def test_compiled_in_one_graph():
+@each_scan
+def test_what_is_no_number_stays_none(scan):
+    """Or a diverged training would go on unnoticed."""
+    for index in (0, 1, 3, 4, 6):
+        inputs = random_inputs(2, 3, 12, 4)
+        inputs[index][1, :, 5] = float("nan")
+        output, _ = scan(*inputs, True)
+        assert output[1, :, 5].isnan().all()
+        assert torch.isfinite(output[0]).all()
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_compiled_in_one_graph(backend):
     """The scan is a node of the graph, not unrolled into it."""
     inputs = random_inputs(2, 3, 12, 4)
 
     def function(u, *others):
-        return selective_scan(u * 2, *others, delta_softplus=True).square()
+        y = selective_scan(u * 2, *others, delta_softplus=True, backend=backend)
+        return y.square()
 
-    compiled = torch.compile(function, backend="aot_eager", fullgraph=True)
+    one_graph = torch.compile(function, backend="aot_eager", fullgraph=True)
     results = []
-    for f in (function, compiled):
+    for f in (function, one_graph):
         leaves = [x.detach().requires_grad_() for x in inputs]
         output = f(*leaves)
         results.append([output, *torch.autograd.grad(output.sum(), leaves)])

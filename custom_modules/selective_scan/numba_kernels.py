@@ -1,0 +1,388 @@
+"""The kernels of :mod:`.compiled`, which Numba compiles for the CPU at hand.
+
+A kernel takes some sequences and, of each, a block of channels at a time: their
+state, ``[state, channels]``, stays in the first-level cache while it walks through
+time. Backwards it computes the states of a chunk again, from the one kept before
+it, and walks back over them.
+
+Everything that inner loops write to lies on the stack: only there LLVM knows that
+it overlaps with nothing else, which it must before it uses vector instructions.
+All is in this one file, since Numba looks for changes in the file of a kernel alone
+before it takes what it has compiled from its cache.
+"""
+
+import math
+from typing import NamedTuple
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+#: Floats of a state ``[state, channels]``; 16 KiB.
+STATE_FLOATS = 4096
+#: Channels at a time.
+MAX_WIDTH = 256
+
+_f32, _i32 = np.float32, np.int32
+_ZERO, _ONE, _TWO = _f32(0), _f32(1), _f32(2)
+_LN2, _LOG2E = _f32(np.log(2)), _f32(1 / np.log(2))
+#: Of the series of 2**t.
+_C1, _C2, _C3, _C4, _C5, _C6 = (
+    _f32(np.log(2) ** n / math.factorial(n)) for n in range(1, 7)
+)
+#: Adding it to a float leaves the nearest integer in the lowest bits.
+_ROUND = _f32(1.5 * 2**23)
+_MANTISSA_BITS = _i32(23)
+_LEAST, _GREATEST = _f32(-126), _f32(126)  # exponents of normal numbers
+
+
+class Signal(NamedTuple):
+    """A ``[batch, time, channels]`` tensor whose channels lie next to each other."""
+
+    data: np.ndarray  # of one axis, from the tensor's first element on
+    per_sequence: int  # elements from one sequence to the next
+    per_step: int
+
+
+class Scan(NamedTuple):
+    """The arguments of a scan; parameters are float32 and contiguous."""
+
+    u: Signal
+    delta: Signal
+    A: np.ndarray  # [state, dim], for powers of 2
+    B: Signal
+    C: Signal
+    D: np.ndarray  # [dim]
+    z: Signal
+    bias: np.ndarray  # [dim]
+    time: int
+    softplus: bool
+    gated: bool  # whether z counts
+
+
+def _compile(**options):
+    """``numba.njit`` with a cache on disk, wherever there is room for one."""
+    options = {"nogil": True, "error_model": "numpy", **options}
+
+    def decorate(function):
+        try:
+            return numba.njit(cache=True, **options)(function)
+        except RuntimeError:  # no folder can be written to
+            return numba.njit(**options)(function)
+
+    return decorate
+
+
+# Nothing here may be reordered: _ROUND has to be added before it is subtracted.
+_exact = _compile(fastmath={"contract"})
+_reordered = _compile(fastmath={"contract", "reassoc", "nsz"})
+
+
+@intrinsic(prefer_literal=True)
+def _on_stack(typing_context, size):
+    """A pointer to floats that live as long as the calling function."""
+    floats = size.literal_value
+
+    def generate(context, builder, signature, arguments):
+        pointer = cgutils.alloca_once(builder, ir.ArrayType(ir.FloatType(), floats))
+        pointer.align = 64
+        return builder.bitcast(pointer, ir.PointerType(ir.FloatType()))
+
+    return types.CPointer(types.float32)(size), generate
+
+
+@_exact
+def _exp2(x):
+    """2 to the power of x, by a polynomial; at most 2**126, at least 2**-126."""
+    x = min(max(x, _LEAST), _GREATEST)
+    rounded = _f32(x + _ROUND)
+    t = x - (rounded - _ROUND)  # at most a half
+    power = _C4 + t * (_C5 + t * _C6)
+    power = _f32(_ONE + t * (_C1 + t * (_C2 + t * (_C3 + t * power))))
+    exponent = _i32(rounded.view(np.int32) << _MANTISSA_BITS)
+    return _i32(power.view(np.int32) + exponent).view(np.float32)
+
+
+@_exact
+def _sigmoid(x):
+    return _ONE / (_ONE + _exp2(-x * _LOG2E))
+
+
+@_exact
+def _softplus(x):
+    """log(1 + e**x), to the last digits also where it is small."""
+    # log(1 + w) = 2 artanh(s) with s = w / (2 + w), which is at most 1/3
+    w = _exp2(-abs(x) * _LOG2E)
+    s = w / (_TWO + w)
+    q = s * s
+    series = _f32(1 / 9) + q * (_f32(1 / 11) + q * _f32(1 / 13))
+    series = _ONE + q * (
+        _f32(1 / 3) + q * (_f32(1 / 5) + q * (_f32(1 / 7) + q * series))
+    )
+    return max(x, _ZERO) + _TWO * s * series
+
+
+@_exact
+def _row(signal, sequence, step, channel, width):
+    """Some channels of a step."""
+    # Sliced, since Numba looks at each index of its own for whether it is negative.
+    start = sequence * signal.per_sequence + step * signal.per_step + channel
+    return signal.data[start : start + width]
+
+
+@_exact
+def _load_step(u, raw_delta, bias, softplus, delta, drive):
+    """Size of a step, and what drives the states, ``[channels]`` each."""
+    for j in range(len(delta)):
+        size = raw_delta[j] + bias[j]
+        delta[j] = _softplus(size) if softplus else size
+        drive[j] = delta[j] * u[j]
+
+
+@_exact
+def _store_output(y, u, D, gate, gated, output):
+    """What the states give, the input past them, and the gate."""
+    for j in range(len(y)):
+        value = y[j] + D[j] * u[j]
+        output[j] = value * (gate[j] * _sigmoid(gate[j]) if gated else _ONE)
+
+
+@_exact
+def scan_forward(scan, chunk, width, first, last, output, last_state, kept):
+    """Scans the sequences from ``first`` to before ``last``.
+
+    Arguments
+    ---------
+    scan : Scan
+    chunk : int
+        Steps between kept states.
+    width : int
+        Channels in a block.
+    first, last : int
+    output : numpy.ndarray
+        ``[batch, time, dim]``
+    last_state : numpy.ndarray
+        ``[batch, state, dim]``
+    kept : numpy.ndarray
+        States before each chunk, ``[chunks, batch, state, dim]``; none are kept if
+        there is no room for any.
+    """
+    for sequence in range(first, last):
+        for channel in range(0, scan.A.shape[1], width):
+            size = min(width, scan.A.shape[1] - channel)
+            _forward_block(
+                scan, chunk, sequence, channel, size, output, last_state, kept
+            )
+
+
+@_exact
+def _forward_block(scan, chunk, sequence, channel, width, output, last_state, kept):
+    state = scan.A.shape[0]
+    A = numba.carray(_on_stack(4096), (state, width))
+    h = numba.carray(_on_stack(4096), (state, width))
+    delta = numba.carray(_on_stack(256), (width,))
+    drive = numba.carray(_on_stack(256), (width,))
+    y = numba.carray(_on_stack(256), (width,))
+    block = slice(channel, channel + width)
+    bias, D = scan.bias[block], scan.D[block]
+    for n in range(state):
+        for j in range(width):
+            A[n, j] = scan.A[n, channel + j]
+            h[n, j] = _ZERO
+    for step in range(scan.time):
+        if len(kept) and step % chunk == 0:
+            for n in range(state):
+                for j in range(width):
+                    kept[step // chunk, sequence, n, channel + j] = h[n, j]
+        u = _row(scan.u, sequence, step, channel, width)
+        raw_delta = _row(scan.delta, sequence, step, channel, width)
+        _load_step(u, raw_delta, bias, scan.softplus, delta, drive)
+        for j in range(width):
+            y[j] = _ZERO
+        B = _row(scan.B, sequence, step, 0, state)
+        C = _row(scan.C, sequence, step, 0, state)
+        for n in range(state):
+            b, c = B[n], C[n]
+            for j in range(width):
+                now = _exp2(delta[j] * A[n, j]) * h[n, j] + b * drive[j]
+                h[n, j] = now
+                y[j] += c * now
+        gate = _row(scan.z, sequence, step, channel, width)
+        _store_output(y, u, D, gate, scan.gated, output[sequence, step, block])
+    for n in range(state):
+        for j in range(width):
+            last_state[sequence, n, channel + j] = h[n, j]
+
+
+class Gradients(NamedTuple):
+    """What the backward pass fills in."""
+
+    u: np.ndarray  # [batch, time, dim], as delta and z
+    delta: np.ndarray
+    z: np.ndarray
+    B: np.ndarray  # [batch, time, state], zeros at first, as all below
+    C: np.ndarray
+    A: np.ndarray  # [state, dim]
+    D: np.ndarray  # [dim]
+    bias: np.ndarray  # [dim]
+
+
+class Chunk(NamedTuple):
+    """A chunk's steps of some channels, computed again."""
+
+    delta: np.ndarray  # [steps, channels], as the next two
+    drive: np.ndarray
+    grad_y: np.ndarray
+    decay: np.ndarray  # [steps, state, channels]
+    states: np.ndarray  # [1 + steps, state, channels], from the one before
+
+
+@_exact
+def scan_backward(scan, chunk, width, first, last, grad_output, carry, kept, grads):
+    """Gradients of the sequences from ``first`` to before ``last``.
+
+    Arguments
+    ---------
+    scan, chunk, width, first, last
+        As for :func:`scan_forward`.
+    grad_output : Signal
+    carry : numpy.ndarray
+        Gradient of the last state, ``[batch, state, dim]``; overwritten.
+    kept : numpy.ndarray
+        From :func:`scan_forward`.
+    grads : Gradients
+        Those of signals are written, those of parameters added to.
+    """
+    state, dim = scan.A.shape
+    for sequence in range(first, last):
+        for channel in range(0, dim, width):
+            size = min(width, dim - channel)
+            part = Chunk(
+                np.empty((chunk, size), np.float32),
+                np.empty((chunk, size), np.float32),
+                np.empty((chunk, size), np.float32),
+                np.empty((chunk, state, size), np.float32),
+                np.empty((chunk + 1, state, size), np.float32),
+            )
+            for index in range(len(kept) - 1, -1, -1):
+                start = index * chunk
+                steps = min(chunk, scan.time - start)
+                for n in range(state):
+                    for j in range(size):
+                        part.states[0, n, j] = kept[index, sequence, n, channel + j]
+                _run_again(
+                    scan, sequence, start, steps, channel, grad_output, part, grads
+                )
+                _walk_back(scan, sequence, start, steps, channel, carry, part, grads)
+
+
+@_exact
+def _run_again(scan, sequence, start, steps, channel, grad_output, part, grads):
+    """Fills in a chunk, and the gradients of what comes after the states."""
+    state, width = part.states.shape[1:]
+    y = numba.carray(_on_stack(256), (width,))
+    block = slice(channel, channel + width)
+    for i in range(steps):
+        step = start + i
+        delta, drive = part.delta[i], part.drive[i]
+        u = _row(scan.u, sequence, step, channel, width)
+        raw_delta = _row(scan.delta, sequence, step, channel, width)
+        _load_step(u, raw_delta, scan.bias[block], scan.softplus, delta, drive)
+        B = _row(scan.B, sequence, step, 0, state)
+        C = _row(scan.C, sequence, step, 0, state)
+        for j in range(width):
+            y[j] = _ZERO
+        for n in range(state):
+            b, c = B[n], C[n]
+            A = scan.A[n, block]
+            before, now = part.states[i, n], part.states[i + 1, n]
+            decay = part.decay[i, n]
+            for j in range(width):
+                decay[j] = _exp2(delta[j] * A[j])
+            for j in range(width):
+                now[j] = decay[j] * before[j] + b * drive[j]
+                y[j] += c * now[j]
+        grad, grad_y = _row(grad_output, sequence, step, channel, width), part.grad_y[i]
+        if scan.gated:
+            gate = _row(scan.z, sequence, step, channel, width)
+            grad_z = grads.z[sequence, step, block]
+            _pass_gate(y, u, scan.D[block], gate, grad, grad_y, grad_z)
+        else:
+            for j in range(width):
+                grad_y[j] = grad[j]
+
+
+@_exact
+def _pass_gate(y, u, D, gate, grad, grad_y, grad_z):
+    """The gradients of the gate, and of what comes to it."""
+    for j in range(len(y)):
+        opened = _sigmoid(gate[j])
+        slope = opened * (_ONE + gate[j] * (_ONE - opened))  # of SiLU
+        grad_z[j] = grad[j] * (y[j] + D[j] * u[j]) * slope
+        grad_y[j] = grad[j] * gate[j] * opened
+
+
+@_reordered
+def _walk_back(scan, sequence, start, steps, channel, carry, part, grads):
+    """From the last step of a chunk to its first."""
+    state, width = part.states.shape[1:]
+    A = numba.carray(_on_stack(4096), (state, width))
+    grad_A = numba.carray(_on_stack(4096), (state, width))
+    grad = numba.carray(_on_stack(4096), (state, width))  # of the state
+    grad_drive = numba.carray(_on_stack(256), (width,))
+    grad_delta = numba.carray(_on_stack(256), (width,))
+    block = slice(channel, channel + width)
+    for n in range(state):
+        for j in range(width):
+            A[n, j] = scan.A[n, channel + j]
+            grad[n, j] = carry[sequence, n, channel + j]
+            grad_A[n, j] = _ZERO
+    for i in range(steps - 1, -1, -1):
+        delta, drive, grad_y = part.delta[i], part.drive[i], part.grad_y[i]
+        B = _row(scan.B, sequence, start + i, 0, state)
+        C = _row(scan.C, sequence, start + i, 0, state)
+        for j in range(width):
+            grad_drive[j] = grad_delta[j] = _ZERO
+        for n in range(state):
+            b, c = B[n], C[n]
+            grad_b = grad_c = _ZERO
+            decay = part.decay[i, n]
+            before, now = part.states[i, n], part.states[i + 1, n]
+            for j in range(width):
+                g = grad[n, j] + c * grad_y[j]
+                grad_c += grad_y[j] * now[j]
+                grad_b += drive[j] * g
+                grad_drive[j] += b * g
+                g *= decay[j]
+                grad[n, j] = g
+                g *= before[j]  # of the exponent, delta times A
+                grad_A[n, j] += g * delta[j]
+                grad_delta[j] += g * A[n, j]
+            grads.B[sequence, start + i, n] += grad_b
+            grads.C[sequence, start + i, n] += grad_c
+        u = _row(scan.u, sequence, start + i, channel, width)
+        raw_delta = _row(scan.delta, sequence, start + i, channel, width)
+        grad_raw = grads.delta[sequence, start + i, block]
+        for j in range(width):
+            grad_u = grad_drive[j] * delta[j] + grad_y[j] * scan.D[channel + j]
+            grads.u[sequence, start + i, channel + j] = grad_u
+            grads.D[channel + j] += grad_y[j] * u[j]
+        for j in range(width):
+            grad_raw[j] = grad_drive[j] * u[j] + grad_delta[j] * _LN2
+        if scan.softplus:
+            _pass_softplus(raw_delta, scan.bias[block], grad_raw)
+        for j in range(width):
+            grads.bias[channel + j] += grad_raw[j]
+    for n in range(state):
+        for j in range(width):
+            carry[sequence, n, channel + j] = grad[n, j]
+            grads.A[n, channel + j] += grad_A[n, j]
+
+
+@_exact
+def _pass_softplus(raw_delta, bias, grad):
+    """From the gradient after softplus to that before it, in place."""
+    for j in range(len(grad)):
+        grad[j] *= _sigmoid(raw_delta[j] + bias[j])
