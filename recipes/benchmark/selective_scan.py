@@ -4,7 +4,8 @@
 
 On a CPU ``numba`` and ``torch`` are compared with the published loop
 (``reference``, whose backward pass is quadratic in time) and with a plain loop over
-unbound time steps; on CUDA the backends that work there are compared, in float32 and bfloat16.
+unbound time steps; on CUDA the backends that work there are compared, in float32
+and bfloat16.
 """
 
 import argparse
