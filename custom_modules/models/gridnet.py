@@ -14,6 +14,12 @@ from torch.utils.checkpoint import checkpoint
 from custom_modules.models.mamba import BidirectionalMamba
 
 
+#: Points at a time along a path: on a CPU few enough for its allocator to reuse
+#: memory, elsewhere enough to fill the device.
+_SLICE_POINTS = {"cpu": 1 << 13}
+_DEVICE_SLICE_POINTS = 1 << 16
+
+
 class GridBlock(nn.Module):
     """One block: along frequency, along time, then attention between frames.
 
@@ -62,9 +68,20 @@ class GridBlock(nn.Module):
         # second path with what the first has made of it.
         missing = (self.along_freqs.missing(freqs), self.along_frames.missing(frames))
         points = F.pad(points, (0, 0, 0, missing[0], 0, missing[1]))
-        points = self._run(self.along_freqs, points)
-        points = self._run(self.along_frames, points.transpose(1, 2)).transpose(1, 2)
+        points = self._run_path(self.along_freqs, points)
+        points = points.transpose(1, 2)
+        points = self._run_path(self.along_frames, points).transpose(1, 2)
         return self._run(self.attention, points[:, :frames, :freqs])
+
+    def _run_path(self, path, points):
+        """Along each sequence; some sequences at a time where memory counts."""
+        device = points.device.type
+        if device != "cpu" and not self.checkpoint_parts:
+            return self._run(path, points)
+        most = _SLICE_POINTS.get(device, _DEVICE_SLICE_POINTS)
+        sequences = max(1, most // (points.shape[0] * points.shape[2]))
+        slices = points.split(sequences, dim=1)
+        return torch.cat([self._run(path, part) for part in slices], dim=1)
 
     def _run(self, part, points):
         if self.checkpoint_parts and torch.is_grad_enabled():

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from custom_modules.models import gridnet
 from custom_modules.models.gridnet import FrameAttention, GridBlock
 from custom_modules.models.spmamba import SPMamba, convert_state_dict
 
@@ -85,6 +86,21 @@ def test_recorded_odd_length_is_reproduced(name):
     expected = golden["output_odd"].view(1, -1, golden["input_odd"].shape[1])
     output = model(golden["input_odd"]).transpose(1, 2)
     assert relative_error(output, expected) < 1e-5
+
+
+@pytest.mark.parametrize("checkpoint_parts", [False, True])
+def test_sequences_may_be_run_some_at_a_time(checkpoint_parts, monkeypatch):
+    block = GridBlock(4, 4, 1, n_freqs=33, n_head=2, qk_dim=33)
+    block.checkpoint_parts = checkpoint_parts
+    results = []
+    for most in (1, 100, 1 << 20):
+        monkeypatch.setitem(gridnet._SLICE_POINTS, "cpu", most)
+        points = torch.randn(2, 21, 33, 4, generator=torch.Generator().manual_seed(0))
+        output = block(points.requires_grad_())
+        results.append((output, *torch.autograd.grad(output.square().sum(), points)))
+    for found in results[:2]:
+        for a, b in zip(found, results[2], strict=True):
+            assert relative_error(a, b) < 1e-6
 
 
 @pytest.mark.parametrize("emb_hs", [1, 3])
