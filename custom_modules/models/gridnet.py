@@ -13,7 +13,6 @@ from torch.utils.checkpoint import checkpoint
 
 from custom_modules.models.mamba import BidirectionalMamba
 
-
 #: Points at a time along a path: on a CPU few enough for its allocator to reuse
 #: memory, elsewhere enough to fill the device.
 _SLICE_POINTS = {"cpu": 1 << 13}
