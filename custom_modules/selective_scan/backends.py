@@ -94,7 +94,8 @@ def _choose(tensors, return_last_state):
     backend = next(works)
     if not torch.compiler.is_compiling() and backend not in _announced:
         _announced.add(backend)
-        logger.info("selective scan: backend %s", backend)
+        remark = " (compiled once, on first use)" if backend == "numba" else ""
+        logger.info("selective scan: backend %s%s", backend, remark)
     return backend
 
 

@@ -13,7 +13,12 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from custom_modules.selective_scan import backends, selective_scan, triton_kernels
+from custom_modules.selective_scan import (
+    backends,
+    numba_kernels,
+    selective_scan,
+    triton_kernels,
+)
 from custom_modules.selective_scan.reference import reference_scan
 from tests.selective_scan.cases import random_inputs, relative_error
 
@@ -107,7 +112,8 @@ def test_the_choice_is_logged_once(caplog, fresh):
     with caplog.at_level(logging.INFO):
         for _ in range(3):
             selective_scan(*random_inputs(1, 2, 5, 2))
-    assert [r.getMessage() for r in caplog.records] == ["selective scan: backend numba"]
+    messages = [r.getMessage() for r in caplog.records]
+    assert messages == ["selective scan: backend numba (compiled once, on first use)"]
 
 
 def test_a_cpu_takes_numba_where_it_can(fresh, monkeypatch):
@@ -163,6 +169,18 @@ def test_mamba_ssm_is_called_as_it_expects(fresh, monkeypatch):
     half, single = torch.bfloat16, torch.float32
     assert calls == [[half, half, single, half, half, single, half, single, True]]
     assert relative_error(output.float(), reference_scan(*inputs, True)[0]) < 0.05
+
+
+def test_without_room_for_a_cache_kernels_are_compiled_anew(monkeypatch):
+    def njit(cache=False, **options):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return lambda function: (function, options)
+
+    monkeypatch.setattr(numba_kernels.numba, "njit", njit)
+    function, options = numba_kernels._compile(fastmath={"contract"})(max)
+    assert function is max
+    assert options["fastmath"] == {"contract"}
 
 
 @pytest.mark.parametrize(
