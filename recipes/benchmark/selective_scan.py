@@ -88,19 +88,21 @@ def make_scan(way, shape, dtype, device):
 def ways_for(shape, device):
     """Pairs of a way to scan and a dtype, the slowest last."""
     if device == "cpu":
-        ways = [(way, "float32") for way in ("numba", "torch", "unbound")]
+        fastest = [name for name in ("numba",) if usable(name, device)]
+        ways = [(way, "float32") for way in (*fastest, "torch", "unbound")]
         is_small = shape[0] <= REFERENCE_SEQUENCES
         return ways + ([("reference", "float32")] if is_small else [])
-    backends = [name for name in ("triton", "mamba_ssm", "torch") if usable(name)]
+    backends = ("triton", "mamba_ssm", "torch")
+    backends = [name for name in backends if usable(name, device)]
     return [(name, dtype) for name in backends for dtype in ("float32", "bfloat16")]
 
 
-def usable(backend):
-    """Whether a backend works on this CUDA device."""
-    u = torch.ones(1, 4, 8, device="cuda")
-    B = torch.ones(1, 2, 8, device="cuda")
+def usable(backend, device):
+    """Whether a backend works on a device."""
+    u, A = torch.ones(1, 4, 8, device=device), -torch.ones(4, 2, device=device)
+    B = torch.ones(1, 2, 8, device=device)
     try:
-        selective_scan(u, u, -torch.ones(4, 2, device="cuda"), B, B, backend=backend)
+        selective_scan(u, u, A, B, B, backend=backend)
     except (RuntimeError, ValueError):
         return False
     return True
