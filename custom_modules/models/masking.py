@@ -105,17 +105,40 @@ class ConvTasNetMaskNet(conv_tasnet.MaskNet):
 
     def __init__(self, N, B, H, P, X, R, C, norm_eps=1e-8, **kwargs):
         super().__init__(N, B, H, P, X, R, C, **kwargs)
-        self.min_frames = 2 ** (X - 1) * (P - 1) // 2 + 1
-        for module in self.modules():
-            if isinstance(module, Conv1d) and module.kernel_size == 1:
+        improve_conv_tasnet(self, norm_eps)
+
+
+def improve_conv_tasnet(masknet, norm_eps=1e-8):
+    """Makes SpeechBrain's mask network safe in fp16, faster, and fit for any length.
+
+    Arguments
+    ---------
+    masknet : speechbrain.lobes.models.conv_tasnet.MaskNet
+        Is modified in place; its parameters stay.
+    norm_eps : float
+        As for :class:`ConvTasNetMaskNet`.
+
+    Example
+    -------
+    >>> stock = conv_tasnet.MaskNet(N=8, B=4, H=8, P=3, X=3, R=1, C=2)
+    >>> features = torch.rand(1, 8, 50)
+    >>> before = stock(features)
+    >>> improve_conv_tasnet(stock)
+    >>> torch.allclose(stock(features), before, atol=1e-6), stock.min_frames
+    (True, 5)
+    """
+    reach = 0
+    for module in list(masknet.modules()):
+        if isinstance(module, Conv1d):
+            reach = max(reach, module.dilation * (module.kernel_size - 1) // 2)
+            if module.kernel_size == 1:
                 module.padding = "valid"  # "same" copies the signal to add nothing
-        for module in list(self.modules()):
-            for name, child in module.named_children():
-                if type(child) in _FLOAT32_NORMS:
-                    channels = child.gamma.shape[-1]
-                    setattr(
-                        module, name, _FLOAT32_NORMS[type(child)](channels, norm_eps)
-                    )
+        for name, child in module.named_children():
+            if type(child) in _FLOAT32_NORMS:
+                norm = _FLOAT32_NORMS[type(child)](child.gamma.shape[-1], norm_eps)
+                norm.load_state_dict(child.state_dict())
+                setattr(module, name, norm)
+    masknet.min_frames = reach + 1
 
 
 class _Float32Norm:
