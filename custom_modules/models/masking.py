@@ -14,6 +14,9 @@ from speechbrain.nnet.CNN import Conv1d
 from torch import nn
 
 
+_STOCK_EPS = 1e-8
+
+
 class MaskingSeparator(nn.Module):
     """Masks a learned representation of the mixture, once per source.
 
@@ -103,12 +106,12 @@ class ConvTasNetMaskNet(conv_tasnet.MaskNet):
     torch.Size([2, 3, 8, 50])
     """
 
-    def __init__(self, N, B, H, P, X, R, C, norm_eps=1e-8, **kwargs):
+    def __init__(self, N, B, H, P, X, R, C, norm_eps=_STOCK_EPS, **kwargs):
         super().__init__(N, B, H, P, X, R, C, **kwargs)
         improve_conv_tasnet(self, norm_eps)
 
 
-def improve_conv_tasnet(masknet, norm_eps=1e-8):
+def improve_conv_tasnet(masknet, norm_eps=_STOCK_EPS):
     """Makes SpeechBrain's mask network safe in fp16, faster, and fit for any length.
 
     Arguments
@@ -139,6 +142,48 @@ def improve_conv_tasnet(masknet, norm_eps=1e-8):
                 norm.load_state_dict(child.state_dict())
                 setattr(module, name, norm)
     masknet.min_frames = reach + 1
+
+
+def fold_norm_eps(separator):
+    """Rescales a ConvTasNet so that SpeechBrain's own classes compute the same.
+
+    They know no other epsilon than 1e-8. A norm with epsilon e of x is the norm with
+    1e-8 of x sqrt(1e-8 / e). What comes before each norm has no bias and a PReLU or
+    ReLU at most, so that its weights can carry the factor; the decoder takes back
+    what the encoder got. It is exact, up to rounding.
+
+    Arguments
+    ---------
+    separator : MaskingSeparator
+        Its mask network is a :class:`ConvTasNetMaskNet`; modified in place.
+
+    Example
+    -------
+    >>> from speechbrain.lobes.models.dual_path import Decoder, Encoder
+    >>> encoder = Encoder(kernel_size=16, out_channels=8)
+    >>> decoder = Decoder(8, 1, kernel_size=16, stride=8, bias=False)
+    >>> masknet = ConvTasNetMaskNet(8, B=4, H=8, P=3, X=2, R=1, C=2, norm_eps=1e-4)
+    >>> separator = MaskingSeparator(encoder, masknet, decoder)
+    >>> mixture = torch.randn(3, 1001) / 100
+    >>> before = separator(mixture)
+    >>> fold_norm_eps(separator)
+    >>> torch.allclose(separator(mixture), before, atol=1e-8)
+    True
+    """
+    norms = [m for m in separator.masknet.modules() if isinstance(m, _Float32Norm)]
+    factor = (_STOCK_EPS / norms[0].eps) ** 0.5
+    with torch.no_grad():
+        separator.encoder.conv1d.weight *= factor
+        separator.decoder.weight /= factor
+        for module in separator.masknet.modules():
+            if not isinstance(module, conv_tasnet.TemporalBlock):
+                continue
+            pointwise, depthwise = module.layers["conv"], module.layers["DSconv"]
+            if isinstance(module.layers["norm"], _Float32Norm):
+                pointwise.conv.weight *= factor
+                depthwise["conv_0"].conv.weight *= factor
+    for norm in norms:
+        norm.eps = _STOCK_EPS
 
 
 class _Float32Norm:
