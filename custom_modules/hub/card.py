@@ -1,6 +1,6 @@
 """The model card: README.md of a hub folder."""
 
-_CARD = '''\
+_CARD = """\
 ---
 language: pl
 license: {license}
@@ -62,7 +62,7 @@ about the level that they have in the mixture.
 ```
 
 Weights are plain tensors, which torch loads with `weights_only=True`.
-'''
+"""
 
 _STOCK = """
 SpeechBrain's own class loads the model as well; recordings then have to fit in memory:

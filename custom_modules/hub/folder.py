@@ -114,8 +114,7 @@ def new_folder(folder, overwrite=False):
             raise
         reason = getattr(error, "strerror", None) or error
         raise InputError(
-            f"{folder}: cannot be written ({reason}); "
-            "check permissions and free space"
+            f"{folder}: cannot be written ({reason}); check permissions and free space"
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -176,9 +176,7 @@ class VoiceProfile:
         if not (self.pitches.sum() and other.pitches.sum()):
             return spectrum
         # The earth mover's distance of two histograms.
-        mine, theirs = (
-            (p / p.sum()).cumsum(0) for p in (self.pitches, other.pitches)
-        )
+        mine, theirs = ((p / p.sum()).cumsum(0) for p in (self.pitches, other.pitches))
         return spectrum + float((mine - theirs).abs().sum())
 
 

@@ -13,7 +13,6 @@ from speechbrain.lobes.models.dual_path import Dual_Computation_Block, Dual_Path
 from speechbrain.nnet.CNN import Conv1d
 from torch import nn
 
-
 _STOCK_EPS = 1e-8
 
 

@@ -10,6 +10,7 @@ uploads it; keys of the hparams file are options as in training. Start reading a
 
 import argparse
 import sys
+from pathlib import Path
 
 from custom_modules.runtime import prepare_process
 
@@ -29,7 +30,7 @@ def main(argv):
         recipe,
         separator,
         overwrite=options.overwrite,
-        source=options.push_to_hub or options.folder,
+        source=options.push_to_hub or Path(options.folder).name,
         license_id=options.license,
         **facts,
     )

@@ -39,7 +39,7 @@ def main(argv):
         recipe,
         separator,
         overwrite=options.overwrite,
-        source=options.folder,
+        source=Path(options.folder).name,
         license_id=options.license,
         **facts,
     )
