@@ -5,6 +5,7 @@ Start reading at :func:`separate_recording`.
 
 import glob
 import os
+import re
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,13 +187,13 @@ def separate_recording(
     normalize : str
         As for ``PolSESSSeparation.separate_file``.
     tick : callable
-        Called with the seconds that were read since the last call.
+        Called with the number of samples that were read since the last call.
 
     Returns
     -------
     outputs : list of pathlib.Path
-    clipped : int
-        Samples beyond full scale, which a subtype of whole numbers cuts.
+    notes : list of str
+        What the user should know of them.
 
     Raises
     ------
@@ -210,10 +211,23 @@ def separate_recording(
             partial = [stack.enter_context(atomic_path(path)) for path in outputs]
             peaks, clipped = _separate_into(model, reader, partial, subtype, normalize)
             if normalize == "peak":
-                clipped = 0
                 for path, peak in zip(partial, peaks, strict=True):
                     _scale_file(path, 1 / peak if peak else 1, subtype)
-    return outputs, clipped
+        return outputs, _notes(audio, clipped)
+
+
+def _notes(audio, clipped):
+    """What was unusual about a file."""
+    notes = []
+    # libsndfile reads what there is of a file that was cut short, and logs it.
+    if re.search(r"^data : \d+ \(should be \d+\)", audio.extra_info, re.MULTILINE):
+        notes.append("shorter than its header says; what there is was separated")
+    if clipped:
+        notes.append(
+            f"{clipped} samples of its sources are beyond full scale and were cut; "
+            "--normalize peak avoids it"
+        )
+    return notes
 
 
 class _Reader:
@@ -230,7 +244,7 @@ class _Reader:
             self.frames += block.shape[1]
             yield self._choose(block)
             if self.tick:
-                self.tick(block.shape[1] / self.audio.samplerate)
+                self.tick(block.shape[1])
         if not self.frames:
             raise InputError(f"{self.audio.name}: holds no samples")
 

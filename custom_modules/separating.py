@@ -134,25 +134,23 @@ def separate_all(
 
 def _separate(model, recording, channels, normalize, plot, quiet):
     """Separates a recording; returns what the user should know of it."""
-    with open_audio(recording.path) as audio:
-        seconds = audio.frames / audio.samplerate
-    with tqdm(
-        total=round(seconds, 1),
-        desc=recording.path.name,
-        unit="s",
-        leave=False,
-        disable=quiet,
-    ) as bar:
-        outputs, clipped = separate_recording(
+    with (
+        open_audio(recording.path) as audio,
+        tqdm(
+            total=audio.frames,
+            desc=recording.path.name,
+            unit="s",
+            unit_scale=1 / audio.samplerate,
+            leave=False,
+            disable=quiet,
+        ) as bar,
+    ):
+        outputs, notes = separate_recording(
             model, recording, channels, normalize, tick=bar.update
         )
     if plot:
-        # As long as the wav files, the picture's name is the recording's.
         picture = recording.stem.with_name(f"{recording.stem.name}.png")
-        plot_spectrograms(recording.path, outputs, picture)
-    if not clipped:
-        return []
-    return [
-        f"{recording.path}: {clipped} samples were beyond full scale and are cut; "
-        "--normalize peak avoids it"
-    ]
+        # There is nothing in the sources above what the model can return.
+        highest = model.hparams.sample_rate / 2
+        plot_spectrograms(recording.path, outputs, picture, highest)
+    return [f"{recording.path}: {note}" for note in notes]

@@ -14,7 +14,7 @@ _COLUMNS = 1200
 _RANGE_DB = 70
 
 
-def plot_spectrograms(mixture, sources, picture):
+def plot_spectrograms(mixture, sources, picture, highest):
     """Draws the spectrograms of a mixture and of its sources above each other.
 
     Arguments
@@ -25,6 +25,8 @@ def plot_spectrograms(mixture, sources, picture):
         What was made of it.
     picture : pathlib.Path
         The PNG to write.
+    highest : float
+        Up to where there is something to see, Hz.
     """
     paths = [mixture, *sources]
     spectrograms = [spectrogram(path) for path in paths]
@@ -44,6 +46,7 @@ def plot_spectrograms(mixture, sources, picture):
             interpolation="nearest",
         )
         axes.set_title(str(getattr(path, "name", path)), loc="left", fontsize=10)
+    all_axes[0, 0].set_ylim(0, min(highest * 1.1, nyquist) / 1000)
     all_axes[-1, 0].set_xlabel("time (s)")
     figure.supylabel("frequency (kHz)", fontsize=10)
     figure.colorbar(image, ax=list(all_axes[:, 0]), label="level (dB)", aspect=40)

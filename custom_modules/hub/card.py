@@ -20,14 +20,15 @@ metrics:
 
 # {name}: {task_words}
 
-{architecture} trained on PolSESS, a corpus of Polish speech in everyday sound scenes,
-with MM-IPC augmentation (Kleć, Szklanny and Wieczorkowska 2024). {output_words}
+{architecture} trained on PolSESS, a corpus of Polish speech in everyday sound
+scenes, with MM-IPC augmentation (Kleć, Szklanny and Wieczorkowska 2024).
+{output_words}
 It takes mono audio of {sample_rate} Hz; `separate_file` converts any other.
 
 ## Use
 
-With [SpeechBrain](https://speechbrain.github.io) alone (`pip install speechbrain`, torch
-and torchaudio of one version):
+With [SpeechBrain](https://speechbrain.github.io) alone (`pip install speechbrain`,
+torch and torchaudio of one version):
 
 ```python
 from speechbrain.inference.interfaces import foreign_class
@@ -37,13 +38,15 @@ model = foreign_class(
     pymodule_file="custom_interface.py",
     classname="PolSESSSeparation",
 )
-sources = model.separate_file("recording.wav")  # [1, time, sources], {sample_rate} Hz
-sources = model.separate_batch(mixtures)        # [batch, time] -> [batch, time, sources]
+# [1, time, sources] at {sample_rate} Hz
+sources = model.separate_file("recording.wav")
+# [batch, time] -> [batch, time, sources]
+sources = model.separate_batch(mixtures)
 ```
 
-Recordings may be of any length, sampling rate and number of channels: they are separated
-in overlapping chunks in constant memory{order_words}. Sources come back at
-about the level that they have in the mixture.
+Recordings may be of any length, sampling rate and number of channels. They are
+separated in overlapping chunks{order_words}.
+`separate_file` returns sources at about the level that they have in the mixture.
 {stock}
 ## Results
 {results}
@@ -65,7 +68,7 @@ Weights are plain tensors, which torch loads with `weights_only=True`.
 """
 
 _STOCK = """
-SpeechBrain's own class loads the model as well; recordings then have to fit in memory:
+SpeechBrain's own class loads the model as well, for what fits into memory at once:
 
 ```python
 from speechbrain.inference.separation import SepformerSeparation
@@ -76,8 +79,9 @@ sources = model.separate_batch(mixtures)
 {folded}"""
 
 _FOLDED = """
-It was trained with {norm_eps:g} in its normalisations, of which SpeechBrain's class knows
-1e-8 only. Its weights are rescaled so that both are the same.
+It was trained with {norm_eps:g} in its normalisations, where SpeechBrain's classes have
+1e-8. Its weights are rescaled so that these compute the same. For half precision take
+bfloat16: in float16 the rescaled encoder is too coarse.
 """
 
 _TASKS = {

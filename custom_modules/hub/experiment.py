@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import speechbrain as sb
-import torch
+from hyperpyyaml import resolve_references
 
 from custom_modules.checkpoints import AtomicCheckpointer
 from custom_modules.errors import InputError
+from custom_modules.files import atomic_path
 from custom_modules.hparams import (
     check_overrides,
     load_hparams,
@@ -164,7 +165,10 @@ def write_results_folder(old, hparams_file, folder):
     hparams = load_hparams(str(hparams_file), overrides)
     hparams["separator"].load_state_dict(old.state_dict)
     hparams["epoch_counter"].current = old.epoch
-    sb.create_experiment_directory(str(folder), str(hparams_file), overrides)
+    with open(hparams_file, encoding="utf-8") as stream:
+        text = resolve_references(stream, overrides).getvalue()
+    with atomic_path(folder / "hyperparams.yaml") as path:
+        path.write_text(text, encoding="utf-8")
     separation = Separation(
         hparams["modules"],
         hparams["opt_class"],
@@ -174,7 +178,6 @@ def write_results_folder(old, hparams_file, folder):
     )
     separation.on_fit_start()
     separation.on_stage_start(sb.Stage.VALID, old.epoch)
-    with torch.no_grad():
-        hparams["checkpointer"].save_checkpoint(
-            meta={"si_sdr": old.si_sdr, "epoch": old.epoch}
-        )
+    hparams["checkpointer"].save_checkpoint(
+        meta={"si_sdr": old.si_sdr, "epoch": old.epoch}
+    )

@@ -65,8 +65,10 @@ def test_speechbrain_alone_loads_every_model(exported, tmp_path):
     packages = {str(Path(m.__file__).parents[1]) for m in (speechbrain, torch)}
     done = subprocess.run(
         # Isolated: no environment, no .pth files, not even an editable install.
-        [sys.executable, "-I", "-S", Path(__file__).with_name("isolated.py")]
-        + [tmp_path / "cases.json", *packages],
+        [
+            *(sys.executable, "-I", "-S", Path(__file__).with_name("isolated.py")),
+            *(tmp_path / "cases.json", *packages),
+        ],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -104,7 +106,7 @@ def test_weights_are_plain_tensors(exported):
 def test_hparams_say_nothing_of_training(exported):
     for folder, _, _ in exported.values():
         text = (folder / "hyperparams.yaml").read_text()
-        keys = set(yaml.compose(text).value[i][0].value for i in range(4))
+        keys = {key.value for key, _ in yaml.compose(text).value[:4]}
         assert keys == {"model_name", "task", "sample_rate", "num_spks"}
         for word in ("lr:", "epoch", "batch_size", "data_folder", "checkpointer"):
             assert word not in text

@@ -38,4 +38,7 @@ def test_a_tone_stays_that_tone(rate, new_rate):
     difference = (found - tone(new_rate, 1234.5))[:, inner].abs().max()
     assert difference < 1e-3
     if rate > new_rate:  # nothing above half the new rate comes back as something else
-        assert resample(tone(rate, 6000), 10_000, rate, new_rate)[:, inner].abs().max() < 1e-3
+        assert (
+            resample(tone(rate, 6000), 10_000, rate, new_rate)[:, inner].abs().max()
+            < 1e-3
+        )
