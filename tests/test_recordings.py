@@ -236,5 +236,5 @@ def test_nothing_to_separate(tmp_path, monkeypatch, item):
 def test_shards_are_a_partition():
     recordings = list(range(11))
     parts = [shard(recordings, index, 4) for index in range(4)]
-    assert sorted(sum(parts, [])) == recordings
+    assert sorted(r for part in parts for r in part) == recordings
     assert max(map(len, parts)) - min(map(len, parts)) <= 1

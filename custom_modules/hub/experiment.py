@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import speechbrain as sb
-from hyperpyyaml import resolve_references
+from ruamel.yaml import YAML
 
 from custom_modules.checkpoints import AtomicCheckpointer
 from custom_modules.errors import InputError
@@ -135,6 +135,17 @@ def _load_exactly(separator, state_dict, path):
     separator.load_state_dict(state_dict)
 
 
+def _write_hparams(hparams_file, overrides, path):
+    """Writes an hparams file with other values; references stay references."""
+    # SpeechBrain would resolve them, and --number_of_epochs reach nothing any more.
+    round_trip = YAML()
+    round_trip.width = 4096
+    tree = round_trip.load(Path(hparams_file).read_text(encoding="utf-8"))
+    tree.update(overrides)
+    with open(path, "w", encoding="utf-8") as stream:
+        round_trip.dump(tree, stream)
+
+
 def write_results_folder(old, hparams_file, folder):
     """Writes what a training goes on from: hparams and a checkpoint.
 
@@ -165,10 +176,8 @@ def write_results_folder(old, hparams_file, folder):
     hparams = load_hparams(str(hparams_file), overrides)
     hparams["separator"].load_state_dict(old.state_dict)
     hparams["epoch_counter"].current = old.epoch
-    with open(hparams_file, encoding="utf-8") as stream:
-        text = resolve_references(stream, overrides).getvalue()
     with atomic_path(folder / "hyperparams.yaml") as path:
-        path.write_text(text, encoding="utf-8")
+        _write_hparams(hparams_file, overrides, path)
     separation = Separation(
         hparams["modules"],
         hparams["opt_class"],
