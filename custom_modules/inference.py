@@ -38,6 +38,11 @@ class PolSESSSeparation(Pretrained):
         Chunks to process together; None takes 1 on a CPU, whose caches gain
         nothing by more, and 8 elsewhere.
 
+    Raises
+    ------
+    InputError
+        If chunks and overlaps do not fit each other.
+
     Example
     -------
     >>> model = PolSESSSeparation(
@@ -67,6 +72,7 @@ class PolSESSSeparation(Pretrained):
         super().__init__(modules, hparams, *args, **kwargs)
         self.chunk_seconds, self.overlap_seconds = chunk_seconds, overlap_seconds
         self.batch_size = batch_size or (1 if self.device_type == "cpu" else 8)
+        self._longform(match_level=False)  # refuses what does not fit at once
 
     @classmethod
     def from_hparams(
@@ -197,16 +203,18 @@ class PolSESSSeparation(Pretrained):
             The sources, in parts of any length, ``[batch, time, sources]``.
         """
         check_normalize(normalize)
-        longform = LongForm(
+        return self._longform(match_level=normalize == "mixture").stream(blocks)
+
+    def _longform(self, match_level):
+        return LongForm(
             self.estimate,
             self.hparams.sample_rate,
             self.chunk_seconds,
             self.overlap_seconds,
             self.batch_size,
             widen=self.hparams.num_spks > 1,
-            match_level=normalize == "mixture",
+            match_level=match_level,
         )
-        return longform.stream(blocks)
 
     def forward(self, mix):
         """Separates a batch, see :meth:`separate_batch`."""
