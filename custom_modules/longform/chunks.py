@@ -38,10 +38,10 @@ class Chunker:
     >>> chunker = Chunker(length=40, overlap=10, sample_rate=100)
     >>> blocks = torch.randn(2, 105).split(7, dim=1)
     >>> [(start, chunk.shape[1]) for start, chunk in chunker(blocks)]
-    [(0, 40), (14, 40), (28, 40), (42, 40), (56, 40), (65, 40)]
+    [(0, 40), (14, 40), (28, 40), (42, 40), (56, 40), (70, 35)]
     >>> chunker = Chunker(length=40, overlap=10, sample_rate=100, widen=False)
     >>> [start for start, _ in chunker(blocks)]
-    [0, 30, 60, 65]
+    [0, 30, 60, 90]
     """
 
     def __init__(self, length, overlap, sample_rate, widen=True):
@@ -68,8 +68,8 @@ class Chunker:
         start : int
             The chunk's first sample.
         chunk : torch.Tensor
-            ``[batch, length]``. The last one is moved back to be as long as the
-            others; a stream that is shorter is a single chunk.
+            ``[batch, length]``. The last one is what is left, but, if there are
+            others, at least a quarter of their length.
         """
         level = None  # of loud frames, falling slowly, [batch]
         start, held, held_from = 0, None, 0
@@ -89,7 +89,8 @@ class Chunker:
                 start = end - self._next_overlap(speech)
         total = 0 if held is None else held_from + held.shape[1]
         if total > end:
-            start = max(0, total - self.length)
+            # A short rest is given some of what lies before it as context.
+            start = max(held_from, min(start, total - self.length // 4))
             yield start, held[:, start - held_from :]
 
     def _frame_power(self, chunk):

@@ -3,8 +3,6 @@
 Start reading at :meth:`LongForm.stream`.
 """
 
-import itertools
-
 import torch
 
 from custom_modules.longform.chunks import Chunker
@@ -87,8 +85,7 @@ class LongForm:
             float32 on the CPU; together as long as the signal.
         """
         stitcher = None
-        chunks = self.chunker(blocks)
-        while group := list(itertools.islice(chunks, self.batch_size)):
+        for group in _groups(self.chunker(blocks), self.batch_size):
             mixtures = torch.stack([chunk for _, chunk in group])
             estimates = self.estimate(mixtures.flatten(0, 1)).float().cpu()
             estimates = estimates.unflatten(0, mixtures.shape[:2])
@@ -105,6 +102,21 @@ class LongForm:
         trackers = [SpeakerTracker(self.sample_rate) for _ in range(batch)]
         levels = [MixtureLevel(self.sample_rate) for _ in range(batch)]
         return _Stitcher(trackers, levels if self.match_level else None, self.fade)
+
+
+def _groups(chunks, size):
+    """Chunks that the model can take together: the last one may be shorter."""
+    group = []
+    for start, chunk in chunks:
+        if group and chunk.shape != group[0][1].shape:
+            yield group
+            group = []
+        group.append((start, chunk))
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 class _Stitcher:
@@ -126,7 +138,7 @@ class _Stitcher:
         estimates : torch.Tensor
             ``[batch, time, sources]``.
         """
-        # The last chunk may begin before what is still held.
+        # A wide overlap may begin before what is still held.
         skipped = max(0, self.held_from - start)
         estimates, mixture = estimates[:, skipped:], mixture[:, skipped:]
         start += skipped

@@ -119,9 +119,14 @@ def test_overlaps_are_widened_to_reach_speech():
     chunker = Chunker(length=100, overlap=10, sample_rate=10)
     starts = [start for start, _ in chunker([stream])]
     # The second one looks back over the pause to the last second of speech.
-    assert starts[:2] == [0, 60]
-    assert starts[2] - starts[1] == 90  # nothing but silence to look for
-    assert starts[-1] == 300
+    # From there on there is nothing but silence to look for.
+    assert starts == [0, 60, 150, 240, 330]
+
+
+def test_a_short_rest_gets_context():
+    chunker = Chunker(length=100, overlap=10, sample_rate=10, widen=False)
+    found = [(start, c.shape[1]) for start, c in chunker([torch.zeros(1, 281)])]
+    assert found == [(0, 100), (90, 100), (180, 100), (256, 25)]
 
 
 def test_overlaps_of_more_than_half_are_refused():
