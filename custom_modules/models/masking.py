@@ -13,6 +13,8 @@ from speechbrain.lobes.models.dual_path import Dual_Computation_Block, Dual_Path
 from speechbrain.nnet.CNN import Conv1d
 from torch import nn
 
+_STOCK_EPS = 1e-8
+
 
 class MaskingSeparator(nn.Module):
     """Masks a learned representation of the mixture, once per source.
@@ -103,19 +105,84 @@ class ConvTasNetMaskNet(conv_tasnet.MaskNet):
     torch.Size([2, 3, 8, 50])
     """
 
-    def __init__(self, N, B, H, P, X, R, C, norm_eps=1e-8, **kwargs):
+    def __init__(self, N, B, H, P, X, R, C, norm_eps=_STOCK_EPS, **kwargs):
         super().__init__(N, B, H, P, X, R, C, **kwargs)
-        self.min_frames = 2 ** (X - 1) * (P - 1) // 2 + 1
-        for module in self.modules():
-            if isinstance(module, Conv1d) and module.kernel_size == 1:
+        improve_conv_tasnet(self, norm_eps)
+
+
+def improve_conv_tasnet(masknet, norm_eps=_STOCK_EPS):
+    """Makes SpeechBrain's mask network safe in fp16, faster, and fit for any length.
+
+    Arguments
+    ---------
+    masknet : speechbrain.lobes.models.conv_tasnet.MaskNet
+        Is modified in place; its parameters stay.
+    norm_eps : float
+        As for :class:`ConvTasNetMaskNet`.
+
+    Example
+    -------
+    >>> stock = conv_tasnet.MaskNet(N=8, B=4, H=8, P=3, X=3, R=1, C=2)
+    >>> features = torch.rand(1, 8, 50)
+    >>> before = stock(features)
+    >>> improve_conv_tasnet(stock)
+    >>> torch.allclose(stock(features), before, atol=1e-6), stock.min_frames
+    (True, 5)
+    """
+    reach = 0
+    for module in list(masknet.modules()):
+        if isinstance(module, Conv1d):
+            reach = max(reach, module.dilation * (module.kernel_size - 1) // 2)
+            if module.kernel_size == 1:
                 module.padding = "valid"  # "same" copies the signal to add nothing
-        for module in list(self.modules()):
-            for name, child in module.named_children():
-                if type(child) in _FLOAT32_NORMS:
-                    channels = child.gamma.shape[-1]
-                    setattr(
-                        module, name, _FLOAT32_NORMS[type(child)](channels, norm_eps)
-                    )
+        for name, child in module.named_children():
+            if type(child) in _FLOAT32_NORMS:
+                norm = _FLOAT32_NORMS[type(child)](child.gamma.shape[-1], norm_eps)
+                norm.load_state_dict(child.state_dict())
+                setattr(module, name, norm)
+    masknet.min_frames = reach + 1
+
+
+def fold_norm_eps(separator):
+    """Rescales a ConvTasNet so that SpeechBrain's own classes compute the same.
+
+    They know no other epsilon than 1e-8. A norm with epsilon e of x is the norm with
+    1e-8 of x sqrt(1e-8 / e). What comes before each norm has no bias and a PReLU or
+    ReLU at most, so that its weights can carry the factor; the decoder takes back
+    what the encoder got. It is exact, up to rounding.
+
+    Arguments
+    ---------
+    separator : MaskingSeparator
+        Its mask network is a :class:`ConvTasNetMaskNet`; modified in place.
+
+    Example
+    -------
+    >>> from speechbrain.lobes.models.dual_path import Decoder, Encoder
+    >>> encoder = Encoder(kernel_size=16, out_channels=8)
+    >>> decoder = Decoder(8, 1, kernel_size=16, stride=8, bias=False)
+    >>> masknet = ConvTasNetMaskNet(8, B=4, H=8, P=3, X=2, R=1, C=2, norm_eps=1e-4)
+    >>> separator = MaskingSeparator(encoder, masknet, decoder)
+    >>> mixture = torch.randn(3, 1001) / 100
+    >>> before = separator(mixture)
+    >>> fold_norm_eps(separator)
+    >>> torch.allclose(separator(mixture), before, atol=1e-8)
+    True
+    """
+    norms = [m for m in separator.masknet.modules() if isinstance(m, _Float32Norm)]
+    factor = (_STOCK_EPS / norms[0].eps) ** 0.5
+    with torch.no_grad():
+        separator.encoder.conv1d.weight *= factor
+        separator.decoder.weight /= factor
+        for module in separator.masknet.modules():
+            if not isinstance(module, conv_tasnet.TemporalBlock):
+                continue
+            pointwise, depthwise = module.layers["conv"], module.layers["DSconv"]
+            if isinstance(module.layers["norm"], _Float32Norm):
+                pointwise.conv.weight *= factor
+                depthwise["conv_0"].conv.weight *= factor
+    for norm in norms:
+        norm.eps = _STOCK_EPS
 
 
 class _Float32Norm:

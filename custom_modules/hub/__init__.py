@@ -1,0 +1,1 @@
+"""From trained weights to folders that SpeechBrain alone can load."""

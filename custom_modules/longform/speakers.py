@@ -1,0 +1,259 @@
+"""Which estimate of a chunk continues which source: waveforms, else voices."""
+
+import itertools
+
+import torch
+import torchaudio
+
+#: An overlap this much below the loudest chunk holds nothing to compare (30 dB).
+SILENCE_RATIO = 1e-3
+#: Least lead of the best assignment, as a share of the overlap's energy.
+MARGIN = 0.05
+#: Voices further apart than this are taken for two (see VoiceProfile.distance).
+SAME_VOICE = 7.0
+
+_FRAME_SECONDS, _HOP_SECONDS = 0.064, 0.016
+_MEL_BANDS = 24
+_PITCH_HZ = (60.0, 400.0)
+_SEMITONES = 34  # between these two
+_VOICED = 0.5  # normalised autocorrelation
+
+
+class SpeakerTracker:
+    """Keeps each speaker in the same source from chunk to chunk.
+
+    The estimates of a chunk are compared with what was already written where both
+    overlap. If that is silent, or tells nothing, voices are: the average spectrum
+    and the pitch of what each source has said so far.
+
+    Arguments
+    ---------
+    sample_rate : int
+
+    Example
+    -------
+    >>> tracker = SpeakerTracker(8000)
+    >>> sources = torch.randn(1200, 2)
+    >>> tracker.follow(sources[:800], None)
+    [0, 1]
+    >>> tracker.follow(sources[400:].flip(1), sources[400:800])
+    [1, 0]
+    """
+
+    def __init__(self, sample_rate):
+        self.features = VoiceFeatures(sample_rate)
+        self.profiles = None
+        self.loudest = 0.0
+
+    def follow(self, estimates, written):
+        """Finds the order of the next chunk's estimates.
+
+        Arguments
+        ---------
+        estimates : torch.Tensor
+            Of the next chunk, ``[time, sources]``.
+        written : torch.Tensor or None
+            What was written of its beginning, ``[overlap, sources]``; None for the
+            first chunk.
+
+        Returns
+        -------
+        list of int
+            The estimate that belongs to each source.
+        """
+        sources = estimates.shape[1]
+        order = list(range(sources))
+        overlap = 0 if written is None else len(written)
+        self.loudest = max(self.loudest, float(estimates.square().mean()))
+        if sources == 1:
+            return order
+        if written is not None:
+            order = self._order(estimates, written)
+        news = self.features(estimates[overlap:, order], self.loudest)
+        if self.profiles is None:
+            self.profiles = news
+        else:
+            for profile, new in zip(self.profiles, news, strict=True):
+                profile.add(new)
+        return order
+
+    def _order(self, estimates, written):
+        beginning = estimates[: len(written)]
+        order, lead = match_waveforms(written, beginning)
+        quiet = min(float(x.square().mean()) for x in (written, beginning))
+        if quiet > SILENCE_RATIO * self.loudest and lead > MARGIN:
+            return order
+        voices = self.features(estimates, self.loudest)
+        if any(p.frames for p in self.profiles) and any(v.frames for v in voices):
+            return match_voices(self.profiles, voices)
+        return order
+
+
+def match_waveforms(written, estimates):
+    """The order in which estimates agree most with what was written.
+
+    Arguments
+    ---------
+    written, estimates : torch.Tensor
+        ``[time, sources]``.
+
+    Returns
+    -------
+    order : list of int
+    lead : float
+        Over the second best, as a share of the energy; 1 at most.
+
+    Example
+    -------
+    >>> match_waveforms(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]))
+    ([1, 0], 1.0)
+    """
+    # Products of samples, not coefficients of correlation: what leaks into a silent
+    # source must not count as much as speech.
+    agreement = written.double().T @ estimates.double()  # [sources, sources]
+    best, second = _rank(-agreement)
+    energy = written.double().norm() * estimates.double().norm()
+    return best[1], float((second[0] - best[0]) / energy.clamp(min=1e-30))
+
+
+def match_voices(profiles, voices):
+    """The order in which voices fit profiles best; at least one of each is known.
+
+    Arguments
+    ---------
+    profiles, voices : list of VoiceProfile
+
+    Returns
+    -------
+    list of int
+    """
+    # An unknown voice is as good as one that is just not the same.
+    costs = [
+        [p.distance(v) if p.frames and v.frames else SAME_VOICE for v in voices]
+        for p in profiles
+    ]
+    best, _ = _rank(torch.tensor(costs, dtype=torch.float64))
+    return best[1]
+
+
+def _rank(costs):
+    """The two cheapest orders of ``[sources, estimates]``, with their costs."""
+    places = range(len(costs))
+    found = [
+        (float(costs[places, order].sum()), list(order))
+        for order in itertools.permutations(places)
+    ]
+    return sorted(found)[:2]  # of equals the first, which leaves all as it is
+
+
+class VoiceProfile:
+    """The average spectrum and the pitch of a voice.
+
+    Arguments
+    ---------
+    bands : torch.Tensor
+        Log mel spectra of its frames in dB, each less its mean,
+        ``[frames, bands]``.
+    pitches : torch.Tensor
+        Of its voiced frames, semitones above the lowest, whole numbers.
+    """
+
+    def __init__(self, bands, pitches):
+        self.frames = len(bands)
+        self.bands = bands.sum(0)
+        self.pitches = torch.bincount(pitches, minlength=_SEMITONES + 1).double()
+
+    def add(self, other):
+        """Takes in what another profile knows."""
+        self.frames += other.frames
+        self.bands += other.bands
+        self.pitches += other.pitches
+
+    def distance(self, other):
+        """Between two voices: spectra in dB, plus pitch in semitones."""
+        bands = self.bands / self.frames - other.bands / other.frames
+        spectrum = float(bands.square().mean().sqrt())
+        if not (self.pitches.sum() and other.pitches.sum()):
+            return spectrum
+        # The earth mover's distance of two histograms.
+        mine, theirs = ((p / p.sum()).cumsum(0) for p in (self.pitches, other.pitches))
+        return spectrum + float((mine - theirs).abs().sum())
+
+
+class VoiceFeatures:
+    """Profiles of the sources of a chunk, from the frames in which each is heard.
+
+    Arguments
+    ---------
+    sample_rate : int
+
+    Example
+    -------
+    >>> time = torch.arange(8000) / 8000
+    >>> low, high = ((time * f % 1 - 0.5) for f in (110, 220))
+    >>> features = VoiceFeatures(8000)
+    >>> voices = features(torch.stack([low, high], 1), loudest=0.1)
+    >>> again = features(torch.stack([high, low], 1), loudest=0.1)
+    >>> match_voices(voices, again)
+    [1, 0]
+    """
+
+    def __init__(self, sample_rate):
+        self.sample_rate = sample_rate
+        self.hop = max(1, round(_HOP_SECONDS * sample_rate))
+        self.frame = max(2, round(_FRAME_SECONDS * sample_rate))
+        self.window = torch.hann_window(self.frame)
+        self.mel = torchaudio.functional.melscale_fbanks(
+            n_freqs=self.frame + 1,  # of frames padded to twice their length
+            f_min=min(80.0, sample_rate / 8),
+            f_max=min(4000.0, sample_rate / 2),
+            n_mels=_MEL_BANDS,
+            sample_rate=sample_rate,
+        )
+
+    def __call__(self, estimates, loudest):
+        """Profiles.
+
+        Arguments
+        ---------
+        estimates : torch.Tensor
+            ``[time, sources]``.
+        loudest : float
+            The power of the loudest chunk; quieter frames are not heard.
+
+        Returns
+        -------
+        list of VoiceProfile
+        """
+        if len(estimates) < self.frame:
+            return [self._profile(None) for _ in range(estimates.shape[1])]
+        frames = estimates.T.float().unfold(1, self.frame, self.hop)
+        power = frames.square().mean(2)  # [sources, frames]
+        # What leaks from the other source is not this one's voice.
+        others = power.sum(0) - power
+        heard = (power > 10 * SILENCE_RATIO * loudest) & (power > others)
+        return [self._profile(frames[i, heard[i]]) for i in range(len(frames))]
+
+    def _profile(self, frames):
+        if frames is None or not len(frames):
+            none = torch.zeros(0, dtype=torch.long)
+            return VoiceProfile(torch.zeros(0, _MEL_BANDS), none)
+        power = torch.fft.rfft(frames * self.window, 2 * self.frame).abs().square()
+        bands = 10 * (power @ self.mel).clamp(min=1e-12).log10()
+        bands = bands.clamp(min=bands.amax(1, keepdim=True) - 40)
+        return VoiceProfile(bands - bands.mean(1, keepdim=True), self._pitch(power))
+
+    def _pitch(self, power):
+        """Semitones of the voiced frames, from their autocorrelation."""
+        correlation = torch.fft.irfft(power)
+        ideal = torch.fft.irfft(
+            torch.fft.rfft(self.window, 2 * self.frame).abs().square()
+        )
+        shortest, longest = (round(self.sample_rate / f) for f in reversed(_PITCH_HZ))
+        lags = slice(shortest, min(longest, self.frame * 3 // 4) + 1)
+        # The window's own autocorrelation tapers the peaks.
+        correlation = correlation / correlation[:, :1] / (ideal / ideal[0])
+        peaks, places = correlation[:, lags].max(1)
+        hertz = self.sample_rate / (places[peaks > _VOICED] + shortest).float()
+        semitones = 12 * (hertz / _PITCH_HZ[0]).log2()
+        return semitones.round().long().clamp(0, _SEMITONES)

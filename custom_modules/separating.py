@@ -1,0 +1,156 @@
+"""A list of recordings through a model: progress, failures and a report."""
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from custom_modules.errors import InputError
+from custom_modules.files import atomic_path
+from custom_modules.inference import PolSESSSeparation, open_audio
+from custom_modules.recordings import is_finished, separate_recording
+from custom_modules.spectrograms import plot_spectrograms
+
+
+def load_model(source, device=None, precision="fp32", **options):
+    """Loads an exported model for use.
+
+    Arguments
+    ---------
+    source : str
+        A folder, or ``owner/name`` on a hub.
+    device : str
+        None takes a GPU if there is one; torchrun's processes one each.
+    precision : str
+        ``"fp32"``, ``"bf16"`` or ``"fp16"``.
+    **options
+        For :class:`PolSESSSeparation`.
+
+    Returns
+    -------
+    PolSESSSeparation
+
+    Raises
+    ------
+    InputError
+        If there is no such model or device.
+    """
+    if device is None and torch.cuda.is_available():
+        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    run_opts = {"device": device or "cpu", "precision": precision}
+    _check_device(run_opts["device"], precision)
+    folder = Path(source)
+    if folder.exists() and not (folder / "hyperparams.yaml").is_file():
+        raise InputError(f"{source}: has no hyperparams.yaml; export.py writes models")
+    if not folder.exists() and source.count("/") != 1:
+        raise InputError(f"{source}: no such folder; export.py writes models")
+    logging.getLogger("speechbrain").setLevel(logging.WARNING)
+    try:
+        model = PolSESSSeparation.from_hparams(source, run_opts=run_opts, **options)
+    except InputError:
+        raise
+    except Exception as error:  # whatever is wrong with a folder, or with a hub
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{source}: cannot be loaded ({reason})") from error
+    return model
+
+
+def _check_device(device, precision):
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"--device={device}: cannot be used ({reason})") from error
+    if precision == "fp16" and device == "cpu":
+        raise InputError("--precision=fp16 needs a GPU; use bf16 or fp32 on a CPU")
+
+
+def prepare_folder(folder):
+    """Makes the output folder, and makes sure that it can be written to.
+
+    Raises
+    ------
+    InputError
+        If not.
+    """
+    probe = Path(folder) / ".writable"
+    with atomic_path(probe) as path:
+        path.touch()
+    probe.unlink()
+
+
+def separate_all(
+    model,
+    recordings,
+    channels="mix",
+    normalize="mixture",
+    overwrite=False,
+    plot=False,
+    show_progress=True,
+):
+    """Separates recordings one after the other and reports what failed.
+
+    Arguments
+    ---------
+    model : PolSESSSeparation
+    recordings : list of custom_modules.recordings.Recording
+    channels, normalize : str
+        As for :func:`custom_modules.recordings.separate_recording`.
+    overwrite : bool
+        Whether finished recordings are separated again.
+    plot : bool
+        Whether to draw each recording's spectrograms.
+    show_progress : bool
+        A bar for each recording, and one for all.
+
+    Returns
+    -------
+    int
+        How many failed.
+    """
+    failures, skipped, notes = [], 0, []
+    quiet = not show_progress
+    for recording in tqdm(recordings, desc="recordings", disable=quiet):
+        try:
+            if not overwrite and is_finished(
+                recording, model.hparams.num_spks, channels
+            ):
+                skipped += 1
+                continue
+            notes += _separate(model, recording, channels, normalize, plot, quiet)
+        except InputError as error:
+            failures.append(str(error))
+    for line in notes:
+        print(line)
+    done = len(recordings) - skipped - len(failures)
+    print(f"{done} separated, {skipped} finished before, {len(failures)} failed")
+    for failure in failures:
+        print(f"failed: {failure}", file=sys.stderr)
+    return len(failures)
+
+
+def _separate(model, recording, channels, normalize, plot, quiet):
+    """Separates a recording; returns what the user should know of it."""
+    with (
+        open_audio(recording.path) as audio,
+        tqdm(
+            total=audio.frames,
+            desc=recording.path.name,
+            unit="s",
+            unit_scale=1 / audio.samplerate,
+            leave=False,
+            disable=quiet,
+        ) as bar,
+    ):
+        outputs, notes = separate_recording(
+            model, recording, channels, normalize, tick=bar.update
+        )
+    if plot:
+        picture = recording.stem.with_name(f"{recording.stem.name}.png")
+        # There is nothing in the sources above what the model can return.
+        highest = model.hparams.sample_rate / 2
+        plot_spectrograms(recording.path, outputs, picture, highest)
+    return [f"{recording.path}: {note}" for note in notes]

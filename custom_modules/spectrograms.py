@@ -1,0 +1,96 @@
+"""Pictures of what was separated into what."""
+
+import matplotlib
+import numpy as np
+import soundfile as sf
+from matplotlib.figure import Figure
+from scipy.signal import stft
+
+from custom_modules.files import atomic_path
+
+_FRAME_SECONDS = 0.032
+#: Columns of a picture: frames are averaged into as many.
+_COLUMNS = 1200
+_RANGE_DB = 70
+
+
+def plot_spectrograms(mixture, sources, picture, highest):
+    """Draws the spectrograms of a mixture and of its sources above each other.
+
+    Arguments
+    ---------
+    mixture : str or pathlib.Path
+        The recording.
+    sources : list of pathlib.Path
+        What was made of it.
+    picture : pathlib.Path
+        The PNG to write.
+    highest : float
+        Up to where there is something to see, Hz.
+    """
+    paths = [mixture, *sources]
+    spectrograms = [spectrogram(path) for path in paths]
+    peak = max(levels.max() for levels, _, _ in spectrograms)
+    figure = Figure(figsize=(11, 1 + 2.1 * len(paths)), layout="constrained")
+    all_axes = figure.subplots(len(paths), sharex=True, sharey=True, squeeze=False)
+    for axes, path, found in zip(all_axes[:, 0], paths, spectrograms, strict=True):
+        levels, seconds, nyquist = found
+        image = axes.imshow(
+            levels,
+            origin="lower",
+            aspect="auto",
+            extent=(0, seconds, 0, nyquist / 1000),
+            cmap="magma",
+            vmin=peak - _RANGE_DB,
+            vmax=peak,
+            interpolation="nearest",
+        )
+        axes.set_title(str(getattr(path, "name", path)), loc="left", fontsize=10)
+    all_axes[0, 0].set_ylim(0, min(highest * 1.1, nyquist) / 1000)
+    all_axes[-1, 0].set_xlabel("time (s)")
+    figure.supylabel("frequency (kHz)", fontsize=10)
+    figure.colorbar(image, ax=list(all_axes[:, 0]), label="level (dB)", aspect=40)
+    with atomic_path(picture) as partial, matplotlib.rc_context({"savefig.dpi": 130}):
+        figure.savefig(partial, format="png")
+
+
+def spectrogram(path):
+    """A file's spectrogram, averaged in time to the width of a picture.
+
+    Arguments
+    ---------
+    path : str or pathlib.Path
+        A file of any length; its channels are averaged.
+
+    Returns
+    -------
+    levels : numpy.ndarray
+        dB, ``[frequencies, columns]``.
+    seconds : float
+        Its length.
+    nyquist : float
+        Its highest frequency, Hz.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "tone.wav"
+    >>> tone = 0.5 * np.sin(2 * np.pi * 1000 * np.arange(16000) / 8000)
+    >>> sf.write(path, tone, 8000)
+    >>> levels, seconds, nyquist = spectrogram(path)
+    >>> int(levels.mean(1).argmax()) * nyquist / (len(levels) - 1), seconds
+    (1000.0, 2.0)
+    """
+    with sf.SoundFile(path) as audio:
+        frame = max(2, round(_FRAME_SECONDS * audio.samplerate))
+        hop = max(frame // 2, audio.frames // _COLUMNS)
+        columns = []
+        # Neighbouring blocks share what the last frame of the first one needs.
+        for block in audio.blocks(hop, dtype="float32", always_2d=True, fill_value=0):
+            signal = block.mean(1)
+            if len(signal) < frame:
+                signal = np.pad(signal, (0, frame - len(signal)))
+            _, _, bins = stft(signal, nperseg=frame, boundary=None, padded=False)
+            columns.append((np.abs(bins) ** 2).mean(1))
+        seconds = audio.frames / audio.samplerate
+        power = np.stack(columns, axis=1)
+        return 10 * np.log10(power + 1e-12), seconds, audio.samplerate / 2

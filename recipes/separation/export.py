@@ -1,0 +1,59 @@
+#!/usr/bin/env python3
+"""Exports the best checkpoint of a training into a folder that SpeechBrain loads.
+
+    python recipes/separation/export.py results/dprnn/42/hyperparams.yaml exported/dprnn
+
+The folder needs SpeechBrain and none of this project. ``--push_to_hub owner/name``
+uploads it; keys of the hparams file are options as in training. Start reading at
+:func:`main`; what is written is in ``custom_modules/hub/folder.py``.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from custom_modules.runtime import prepare_process
+
+prepare_process()
+
+from custom_modules.errors import exit_cleanly  # noqa: E402
+from custom_modules.hub.experiment import load_best  # noqa: E402
+from custom_modules.hub.folder import push_folder, write_folder  # noqa: E402
+
+
+def main(argv):
+    """Loads, writes, uploads."""
+    options, hparams_options = parse(argv)
+    recipe, separator, facts = load_best([options.hparams, *hparams_options])
+    write_folder(
+        options.folder,
+        recipe,
+        separator,
+        overwrite=options.overwrite,
+        source=options.push_to_hub or Path(options.folder).name,
+        license_id=options.license,
+        **facts,
+    )
+    print(f"{options.folder}: {recipe.architecture}, {facts['checkpoint']}")
+    if options.push_to_hub:
+        print(push_folder(options.folder, options.push_to_hub))
+
+
+def parse(argv):
+    """Options of this script, and the rest, which are overrides of hparams."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("hparams", metavar="HPARAMS", help="results/…/hyperparams.yaml")
+    parser.add_argument("folder", metavar="FOLDER", help="what to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace FOLDER")
+    parser.add_argument("--license", default="apache-2.0", help="of the weights")
+    parser.add_argument("--push_to_hub", metavar="OWNER/NAME", help="upload it, too")
+    return parser.parse_known_args(argv)
+
+
+if __name__ == "__main__":
+    with exit_cleanly():
+        main(sys.argv[1:])

@@ -1,0 +1,67 @@
+#!/usr/bin/env python3
+"""Imports a checkpoint of this project's predecessor into a hub folder.
+
+    python recipes/separation/import_checkpoint.py dprnn_SB_best.pt exported/dprnn
+
+``--results results/dprnn/old`` also writes what ``train.py`` can go on from:
+
+    python recipes/separation/train.py results/dprnn/old/hyperparams.yaml \\
+        --data_folder=PolSESS --number_of_epochs=120
+
+Start reading at :func:`main`; what becomes of what is in
+``custom_modules/hub/predecessor.py``.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from custom_modules.runtime import prepare_process
+
+prepare_process()
+
+from custom_modules.errors import exit_cleanly  # noqa: E402
+from custom_modules.hub.experiment import import_old, write_results_folder  # noqa: E402
+from custom_modules.hub.folder import write_folder  # noqa: E402
+from custom_modules.hub.predecessor import read_checkpoint  # noqa: E402
+
+HPARAMS = Path(__file__).parents[2] / "hparams"
+
+
+def main(argv):
+    """Reads, writes the folder, and the results if wanted."""
+    options = parse(argv)
+    old = read_checkpoint(options.checkpoint)
+    hparams_file = HPARAMS / f"{old.model_type}.yaml"
+    recipe, separator, facts = import_old(old, hparams_file, options.checkpoint)
+    write_folder(
+        options.folder,
+        recipe,
+        separator,
+        overwrite=options.overwrite,
+        source=Path(options.folder).name,
+        license_id=options.license,
+        **facts,
+    )
+    print(f"{options.folder}: {recipe.architecture}, {facts['checkpoint']}")
+    if options.results:
+        write_results_folder(old, hparams_file, options.results)
+        print(f"{options.results}/hyperparams.yaml: for train.py to go on from")
+
+
+def parse(argv):
+    """The options."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("checkpoint", metavar="OLD.pt")
+    parser.add_argument("folder", metavar="FOLDER", help="what to write")
+    parser.add_argument("--results", metavar="FOLDER", help="for train.py to go on")
+    parser.add_argument("--overwrite", action="store_true", help="replace FOLDER")
+    parser.add_argument("--license", default="apache-2.0", help="of the weights")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    with exit_cleanly():
+        main(sys.argv[1:])

@@ -1,0 +1,111 @@
+#!/usr/bin/env python3
+"""Separates recordings of any length, sampling rate and number of channels.
+
+    python recipes/separation/separate.py exported/dprnn talk.mp3 --output_folder out
+    python recipes/separation/separate.py exported/dprnn recordings/ '*.flac' \\
+        --output_folder out --channels each --device cuda
+
+MODEL is a folder that export.py wrote, or its name on a hub. Each recording becomes
+<name>_s1.wav and <name>_s2.wav, as long as it is and of its sampling rate. A rerun
+skips what is finished. Several processes share the work under torchrun, or with
+--shard 1/4 to 4/4. A file that cannot be separated does not stop the others; the exit
+status is 1 then.
+"""
+
+import argparse
+import os
+import sys
+
+from custom_modules.runtime import prepare_process
+
+prepare_process()
+
+from custom_modules.errors import InputError, exit_cleanly  # noqa: E402
+from custom_modules.longform.levels import NORMALIZATIONS  # noqa: E402
+from custom_modules.recordings import CHANNELS, find_recordings, shard  # noqa: E402
+from custom_modules.separating import (  # noqa: E402
+    load_model,
+    prepare_folder,
+    separate_all,
+)
+
+EXIT_SOME_FAILED = 1
+LEVELS = "sources sum to the mixture's (default), have a peak of 1, or are as they come"
+
+
+def main(argv):
+    """Lists, loads, separates and reports; returns the exit status."""
+    options = parse(argv)
+    recordings = find_recordings(options.inputs, options.output_folder)
+    prepare_folder(options.output_folder)
+    index, count = options.shard
+    recordings = shard(recordings, index, count)
+    model = load_model(
+        options.model,
+        options.device,
+        options.precision,
+        chunk_seconds=options.chunk_seconds,
+        overlap_seconds=options.overlap_seconds,
+        batch_size=options.batch_size,
+    )
+    failed = separate_all(
+        model,
+        recordings,
+        channels=options.channels,
+        normalize=options.normalize,
+        overwrite=options.overwrite,
+        plot=options.plot,
+        show_progress=index == 0,
+    )
+    return EXIT_SOME_FAILED if failed else 0
+
+
+def parse(argv):
+    """The options; under torchrun, the shard and the device are its."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="folder, or owner/name on a hub")
+    add("inputs", metavar="INPUT", nargs="+", help="files, folders, patterns")
+    add("--output_folder", required=True)
+    add("--channels", choices=CHANNELS, default="mix", help="of stereo (default: mix)")
+    add("--normalize", choices=NORMALIZATIONS, default="mixture", help=LEVELS)
+    add("--device", help="cpu, cuda, cuda:1; default: a GPU if there is one")
+    add("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
+    add("--chunk_seconds", type=positive, default=16.0, help="default: 16")
+    add("--overlap_seconds", type=float, help="default: an eighth of a chunk")
+    add("--batch_size", type=int, help="chunks at once; default: 1 on a CPU, else 8")
+    add("--shard", type=parse_shard, metavar="I/N", help="the I-th of N parts")
+    add("--overwrite", action="store_true", help="also what is finished")
+    add("--plot", action="store_true", help="draw <name>.png: spectrograms")
+    options = parser.parse_args(argv)
+    world_size = int(os.environ.get("WORLD_SIZE", 1))
+    if options.shard is None:
+        options.shard = (int(os.environ.get("RANK", 0)), world_size)
+    elif world_size > 1:
+        raise InputError("--shard and torchrun both split the work; use one of them")
+    if options.batch_size is not None and options.batch_size < 1:
+        raise InputError("--batch_size must be 1 or more")
+    return options
+
+
+def positive(text):
+    """A number above zero."""
+    value = float(text)
+    if not value > 0:
+        raise ValueError
+    return value
+
+
+def parse_shard(text):
+    """``"2/4"`` → (1, 4)."""
+    index, count = map(int, text.split("/"))
+    if not 1 <= index <= count:
+        raise ValueError
+    return index - 1, count
+
+
+if __name__ == "__main__":
+    with exit_cleanly():
+        sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,183 @@
+"""Folders that are exported, and what loads them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import speechbrain
+import torch
+import yaml
+
+from custom_modules.errors import InputError
+from custom_modules.hub.folder import push_folder, write_folder
+from custom_modules.hub.recipe import ModelRecipe
+from custom_modules.inference import PolSESSSeparation
+
+ROOT = Path(__file__).parents[2]
+MODELS = {
+    "convtasnet": {"N": 16, "B": 8, "H": 16, "X": 3, "R": 2, "norm_eps": 1e-4},
+    "dprnn": {"N": 16, "num_layers": 2, "hidden_size": 8, "chunk_size": 20},
+    "sepformer": {
+        **{"N": 16, "num_blocks": 2, "num_layers": 2, "nhead": 2, "d_ffn": 16},
+        **{"chunk_size": 30, "task": "ES"},
+    },
+    "spmamba": {"n_fft": 32, "stride": 16, "n_layers": 1, "emb_dim": 4, "qk_dim": 17},
+}
+CARD = {"training": {"train_variants": ["SER", "SE"]}, "source": "owner/model"}
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """Name → folder, recipe and the separator that was exported."""
+    torch.manual_seed(0)
+    found = {}
+    for name, overrides in MODELS.items():
+        hparams = ROOT / "hparams" / f"{name}.yaml"
+        recipe = ModelRecipe(str(hparams), {"data_folder": "none", **overrides})
+        separator = recipe.make_separator().eval()
+        for parameter in separator.parameters():  # no two of them alike
+            parameter.data += 0.02 * torch.randn_like(parameter)
+        folder = tmp_path_factory.mktemp("exported") / name
+        table = "| variant | SI-SDR |\n|---|--:|\n| C | 7.14 |"
+        write_folder(folder, recipe, separator, results=table, **CARD)
+        found[name] = folder, recipe, separator
+    return found
+
+
+def test_speechbrain_alone_loads_every_model(exported, tmp_path):
+    cases = []
+    for name, (folder, recipe, separator) in exported.items():
+        # At this length SpeechBrain's own class does not cut the last samples off.
+        mixture = 0.05 * torch.randn(2, 16 + 8 * 400)
+        with torch.no_grad():
+            torch.save((mixture, separator(mixture)), tmp_path / f"{name}.pt")
+        cases.append(
+            {
+                "name": name,
+                "folder": str(folder),
+                "tensors": str(tmp_path / f"{name}.pt"),
+                "stock": recipe.is_masking,
+            }
+        )
+    (tmp_path / "cases.json").write_text(json.dumps(cases))
+    packages = {str(Path(m.__file__).parents[1]) for m in (speechbrain, torch)}
+    done = subprocess.run(
+        # Isolated: no environment, no .pth files, not even an editable install.
+        [
+            *(sys.executable, "-I", "-S", Path(__file__).with_name("isolated.py")),
+            *(tmp_path / "cases.json", *packages),
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    differences = json.loads(done.stdout.splitlines()[-1])
+    assert len(differences) == 11
+    assert max(differences.values()) < 1e-6, differences
+
+
+@pytest.mark.parametrize("samples", [1, 7, 1001])
+@pytest.mark.parametrize("name", MODELS)
+def test_any_length_is_as_in_training(exported, name, samples):
+    folder, _, separator = exported[name]
+    model = PolSESSSeparation.from_hparams(folder, run_opts={"device": "cpu"})
+    mixture = 0.05 * torch.randn(2, samples)
+    with torch.no_grad():
+        expected = separator(mixture)
+    torch.testing.assert_close(model.estimate(mixture), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        model.separate_batch(mixture), expected, atol=1e-6, rtol=0
+    )
+
+
+def test_weights_are_plain_tensors(exported):
+    for folder, recipe, separator in exported.values():
+        parameters = 0
+        for name in recipe.modules_of(separator):
+            saved = torch.load(folder / f"{name}.ckpt", weights_only=True)
+            parameters += sum(v.numel() for v in saved.values())
+        assert parameters >= sum(p.numel() for p in separator.parameters())
+
+
+def test_hparams_say_nothing_of_training(exported):
+    for folder, _, _ in exported.values():
+        text = (folder / "hyperparams.yaml").read_text()
+        keys = {key.value for key, _ in yaml.compose(text).value[:4]}
+        assert keys == {"model_name", "task", "sample_rate", "num_spks"}
+        for word in ("lr:", "epoch", "batch_size", "data_folder", "checkpointer"):
+            assert word not in text
+
+
+def test_model_card(exported):
+    folder, _, separator = exported["convtasnet"]
+    _, front_matter, text = (folder / "README.md").read_text().split("---\n", 2)
+    front_matter = yaml.safe_load(front_matter)
+    assert front_matter["language"] == "pl"
+    assert front_matter["license"] == "apache-2.0"
+    assert {"speechbrain", "ConvTasNet", "PolSESS"} <= set(front_matter["tags"])
+    count = sum(p.numel() for p in separator.parameters())
+    for expected in ("| C | 7.14 |", f"{count:,} parameters", "SER, SE", "0.0001"):
+        assert expected in text
+
+
+def test_what_exists_stays(exported, tmp_path):
+    _, recipe, separator = exported["dprnn"]
+    (tmp_path / "notes.txt").write_text("mine")
+    for overwrite, message in ((False, "exists"), (True, "no exported model")):
+        with pytest.raises(InputError, match=message):
+            write_folder(tmp_path, recipe, separator, overwrite=overwrite, **CARD)
+    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+    with pytest.raises(InputError, match="is a file"):
+        write_folder(tmp_path / "notes.txt", recipe, separator, **CARD)
+
+
+def test_a_hub_folder_can_be_replaced(exported, tmp_path):
+    _, recipe, separator = exported["dprnn"]
+    for _ in range(2):
+        write_folder(tmp_path / "a", recipe, separator, overwrite=True, **CARD)
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_what_cannot_be_exported_is_noticed(exported, tmp_path):
+    """A separator that computes something else than its recipe says."""
+    _, recipe, separator = exported["dprnn"]
+    odd = recipe.make_separator()
+    odd.load_state_dict(separator.state_dict())
+    odd.register_forward_hook(lambda module, mixture, estimates: 2 * estimates)
+    with pytest.raises(InputError, match="differs from the trained one"):
+        write_folder(tmp_path / "a", recipe, odd, **CARD)
+    assert not list(tmp_path.iterdir())
+
+
+def test_uploading(exported, monkeypatch):
+    calls = []
+
+    class Hub:
+        def create_repo(self, repo_id, exist_ok):
+            calls.append(("create", repo_id, exist_ok))
+            return f"https://hub/{repo_id}"
+
+        def upload_folder(self, repo_id, folder_path):
+            calls.append(("upload", repo_id, folder_path))
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    folder = exported["dprnn"][0]
+    assert push_folder(folder, "me/dprnn") == "https://hub/me/dprnn"
+    assert calls == [
+        ("create", "me/dprnn", True),
+        ("upload", "me/dprnn", str(folder)),
+    ]
+
+
+def test_an_upload_that_fails_ends_in_one_line(exported, monkeypatch):
+    class Hub:
+        def create_repo(self, *args, **kwargs):
+            raise ConnectionError("no route\nto host")
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    with pytest.raises(InputError, match=r"me/dprnn: not uploaded \(no route to host"):
+        push_folder(exported["dprnn"][0], "me/dprnn")

@@ -1,0 +1,145 @@
+"""Checkpoints of the predecessor; outputs recorded there."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from speechbrain.inference.separation import SepformerSeparation
+
+from custom_modules.errors import InputError
+from custom_modules.hub.experiment import import_old
+from custom_modules.hub.folder import write_folder
+from custom_modules.hub.predecessor import read_checkpoint
+from custom_modules.inference import PolSESSSeparation
+
+ROOT = Path(__file__).parents[2]
+DATA = ROOT / "tests" / "data" / "checkpoints"
+CPU = {"run_opts": {"device": "cpu"}}
+
+
+def load(name):
+    return torch.load(DATA / f"{name}.pt", weights_only=True)
+
+
+def import_into(folder, path):
+    old = read_checkpoint(path)
+    recipe, separator, facts = import_old(
+        old, ROOT / "hparams" / f"{old.model_type}.yaml", path
+    )
+    write_folder(folder, recipe, separator, source="owner/model", **facts)
+    return old
+
+
+@pytest.mark.parametrize(
+    ("name", "recorded"),
+    [
+        ("convtasnet_SB_best", "convtasnet_io"),
+        ("dprnn_SB_best", "dprnn_io"),
+        ("sepformer_SB_best", "sepformer_io"),
+        ("sepformer_SB_legacy_nopos", "sepformer_legacy_nopos_io"),
+        ("spmamba_SB_best", "spmamba_io"),
+        ("spmamba_SB_legacy_sample_rate", "spmamba_io"),
+    ],
+)
+def test_recorded_outputs(tmp_path, name, recorded):
+    old = import_into(tmp_path / name, DATA / f"{name}.pt")
+    model = PolSESSSeparation.from_hparams(tmp_path / name, **CPU)
+    expected = load(recorded)["output"].transpose(1, 2)
+    found = model.separate_batch(load(recorded)["input"])
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert (old.epoch, old.overrides["seed"], old.overrides["lr"]) == (1, 42, 1e-3)
+
+
+@pytest.mark.parametrize("interface", [PolSESSSeparation, SepformerSeparation])
+def test_epsilon_of_mixed_precision(tmp_path, interface):
+    saved, recorded = load("convtasnet_SB_best"), load("convtasnet_io")
+    saved["config"]["training"] |= {"use_amp": True, "amp_eps": 1e-4}
+    torch.save(saved, tmp_path / "amp.pt")
+    old = import_into(tmp_path / "folder", tmp_path / "amp.pt")
+    assert old.overrides["norm_eps"] == 1e-4
+    model = interface.from_hparams(str(tmp_path / "folder"), **CPU)
+    expected = recorded["output_eps1e4"].transpose(1, 2)
+    assert (expected - recorded["output"].transpose(1, 2)).abs().max() > 1e-4
+    found = model.separate_batch(recorded["input"])
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+
+
+def remove_key(saved):
+    del saved["model_state_dict"]["decoder.weight"]
+
+
+def add_key(saved):
+    saved["model_state_dict"]["extra"] = torch.zeros(1)
+
+
+def other_model(saved):
+    saved["config"]["model"]["model_type"] = "mossformer2"
+
+
+def other_size(saved):
+    saved["config"]["model"]["dprnn"]["hidden_size"] = 8
+
+
+def no_section(saved):
+    saved["config"]["model"]["dprnn"] = None
+
+
+def two_layers(saved):
+    saved["config"]["model"]["dprnn"]["num_rnn_layers"] = 2
+
+
+def other_task(saved):
+    saved["config"]["data"]["task"] = "ES"
+
+
+def no_config(saved):
+    del saved["config"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (remove_key, r"old.pt: has no parameter decoder.weight;"),
+        (add_key, r"old.pt: has an unknown parameter extra;"),
+        (other_model, r"'mossformer2' is none of .* convtasnet, dprnn, sepformer"),
+        (other_size, r"has another shape of parameter masknet\S+ and \d+ more"),
+        (no_section, r"has no config.model.dprnn.kernel_size"),
+        (two_layers, r"config.model.dprnn.num_rnn_layers is 2; only 1 can be"),
+        (other_task, r"task 'ES' and 2 sources do not belong together"),
+        (no_config, r"has no config; is it a checkpoint of the predecessor"),
+    ],
+)
+def test_what_does_not_fit_is_named(tmp_path, change, message):
+    saved = load("dprnn_SB_best")
+    change(saved)
+    torch.save(saved, tmp_path / "old.pt")
+    with pytest.raises(InputError, match=message):
+        import_into(tmp_path / "folder", tmp_path / "old.pt")
+    assert not (tmp_path / "folder").exists()
+
+
+class Dangerous:
+    def __reduce__(self):
+        return Path.touch, (Path("touched"),)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: torch.save({"model_state_dict": Dangerous()}, path),
+        lambda path: path.write_text("text"),
+        lambda path: path.write_bytes((DATA / "dprnn_SB_best.pt").read_bytes()[:9000]),
+        lambda path: path.write_bytes(b""),
+        lambda path: torch.save([1, 2], path),
+        lambda path: path.mkdir(),
+        lambda path: None,
+    ],
+)
+def test_what_is_no_checkpoint(tmp_path, monkeypatch, write):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "old.pt")
+    with pytest.raises(InputError) as caught:
+        read_checkpoint(tmp_path / "old.pt")
+    assert str(caught.value).startswith(f"{tmp_path}/old.pt: ")
+    assert "\n" not in str(caught.value)
+    assert not Path("touched").exists()

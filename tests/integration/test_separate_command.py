@@ -1,0 +1,136 @@
+"""From an old checkpoint, over results and an exported folder, to separated files."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+import torch
+
+from custom_modules.errors import exit_cleanly
+from tests.manifest.tiny_corpus import TinyCorpus
+
+ROOT = Path(__file__).parents[2]
+OLD = ROOT / "tests" / "data" / "checkpoints" / "dprnn_SB_best.pt"
+
+
+def run(script, *arguments, **environment):
+    """Runs a command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, f"recipes/separation/{script}.py", *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ
+        | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def call(script, *arguments):
+    """Runs a command in this process, which saves the time of importing torch."""
+    path = ROOT / "recipes" / "separation" / f"{script}.py"
+    spec = importlib.util.spec_from_file_location(script, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    with exit_cleanly():
+        return module.main([str(a) for a in arguments])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A checkpoint of the predecessor, imported, and exported again."""
+    folder = tmp_path_factory.mktemp("models")
+    call("import_checkpoint", OLD, folder / "first", "--results", folder / "results")
+    call("export", folder / "results" / "hyperparams.yaml", folder / "second")
+    return folder
+
+
+def test_results_are_exported_as_they_were_imported(folder):
+    for name in ("encoder", "masknet", "decoder"):
+        first, second = (
+            torch.load(folder / part / f"{name}.ckpt", weights_only=True)
+            for part in ("first", "second")
+        )
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[key], second[key]) for key in first)
+    assert "epoch 1, SI-SDR -21.34 dB" in (folder / "second/README.md").read_text()
+
+
+def test_training_goes_on_from_imported_results(folder, tmp_path):
+    corpus = TinyCorpus(tmp_path / "Tiny", frames=1600)
+    for subset in ("train", "val", "test"):
+        corpus.add(subset, f"{subset}_0", "outdoor")
+    corpus.write_tables()
+    options = [f"--data_folder={corpus.root}", "--number_of_epochs=2", "--lr=1e-4"]
+    done = run(
+        "train", folder / "results" / "hyperparams.yaml", *options, "--num_workers=0"
+    )
+    assert done.returncode == 0, done.stderr
+    log = (folder / "results" / "train_log.txt").read_text()
+    assert log.startswith("epoch: 2, lr: 1.000e-04")
+    assert log.count("epoch: ") == 1
+
+
+def test_a_folder_of_recordings(folder, tmp_path):
+    recordings = tmp_path / "in"
+    recordings.mkdir()
+    noise = 0.1 * np.random.default_rng(0).normal(size=(60_000, 2))
+    sf.write(recordings / "ala ma kota.flac", noise, 16_000)
+    sf.write(recordings / "b.wav", noise[:1, 0], 8000)
+    (recordings / "text.wav").write_text("not audio")
+    out = tmp_path / "out"
+    options = (folder / "first", recordings, "--output_folder", out)
+    done = run("separate", *options, "--plot", "--device", "cpu")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stdout.endswith("2 separated, 0 finished before, 1 failed\n")
+    assert done.stderr.splitlines()[-1].startswith(f"failed: {recordings}/text.wav: ")
+    assert sorted(os.listdir(out)) == sorted(
+        f"{name}{part}"
+        for name in ("ala ma kota", "b")
+        for part in (".png", "_s1.wav", "_s2.wav")
+    )
+    assert sf.info(out / "ala ma kota_s2.wav").frames == 60_000
+
+
+@pytest.mark.parametrize("parts", [("--shard", "2/3"), ("torchrun",)])
+def test_processes_share_the_work(folder, tmp_path, monkeypatch, capsys, parts):
+    for name in "abcd":
+        sf.write(tmp_path / f"{name}.wav", [0.1] * 100, 8000)
+    if parts == ("torchrun",):
+        monkeypatch.setenv("RANK", "1")
+        monkeypatch.setenv("WORLD_SIZE", "3")
+        parts = ()
+    out = tmp_path / "out"
+    options = (folder / "first", tmp_path, "--output_folder", out, *parts)
+    assert call("separate", *options, "--device", "cpu") == 0
+    assert capsys.readouterr().out.startswith("1 separated")
+    assert sorted(os.listdir(out)) == ["b_s1.wav", "b_s2.wav"]
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "message"),
+    [
+        ("separate", ["none", OLD, "--output_folder", "x"], "none: no such folder"),
+        ("separate", [ROOT, OLD, "--output_folder", "x"], "has no hyperparams.yaml"),
+        ("separate", ["none", "none", "--output_folder", "x"], "no such file"),
+        ("separate", ["none", OLD, "--output_folder", OLD], "cannot be written"),
+        ("export", ["hparams/dprnn.yaml", "x"], "no such folder of checkpoints"),
+        ("export", ["none.yaml", "x"], "none.yaml: cannot be read"),
+        ("export", ["hparams/dprnn.yaml", "x", "--nn=3"], "no key 'nn'"),
+        ("import_checkpoint", ["README.md", "x"], "README.md: no checkpoint"),
+    ],
+)
+def test_mistakes_end_in_one_line(tmp_path, capsys, script, arguments, message):
+    arguments = [tmp_path / "x" if a == "x" else a for a in arguments]
+    with pytest.raises(SystemExit) as ended:
+        call(script, *arguments)
+    assert ended.value.code == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert message in last

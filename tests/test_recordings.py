@@ -1,0 +1,240 @@
+"""Recordings of every kind, through a model that returns known signals."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+import torch
+
+from custom_modules.errors import InputError
+from custom_modules.inference import PolSESSSeparation
+from custom_modules.recordings import (
+    Recording,
+    find_recordings,
+    is_finished,
+    separate_recording,
+    shard,
+)
+from custom_modules.separating import separate_all
+
+
+class Halves(torch.nn.Module):
+    """The mixture, and half of it the other way round."""
+
+    def forward(self, mixture):
+        return torch.stack([mixture, -mixture / 2], dim=2)
+
+
+@pytest.fixture
+def model():
+    return PolSESSSeparation(
+        {"separator": Halves()},
+        {"sample_rate": 8000, "num_spks": 2},
+        run_opts={"device": "cpu"},
+        chunk_seconds=2,
+    )
+
+
+def speechlike(seconds, rate, channels=1, peak=0.4):
+    """Noise below 2 kHz, which any rate here can hold."""
+    rng = np.random.default_rng(7)
+    spectrum = np.fft.rfft(rng.normal(size=(round(seconds * rate), channels)), axis=0)
+    spectrum[round(2000 * seconds) :] = 0
+    signal = np.fft.irfft(spectrum, round(seconds * rate), axis=0)
+    fade = np.minimum(1, np.arange(len(signal)) / (0.02 * rate))[:, None]
+    signal *= fade * fade[::-1]
+    return peak * signal / np.abs(signal).max()
+
+
+def separate(model, path, **options):
+    recording = Recording(path, path.parent / "out" / path.stem)
+    outputs, notes = separate_recording(model, recording, **options)
+    return [sf.read(p, always_2d=True)[0][:, 0] for p in outputs], outputs, notes
+
+
+@pytest.mark.parametrize(
+    ("suffix", "subtype", "written", "tolerance"),
+    [
+        ("wav", "PCM_U8", "PCM_U8", 2e-2),
+        ("wav", "PCM_24", "PCM_24", 1e-3),
+        ("wav", "FLOAT", "FLOAT", 1e-3),
+        ("flac", "PCM_16", "PCM_16", 1e-3),
+        ("ogg", "VORBIS", "PCM_16", 2e-2),
+        ("mp3", "MPEG_LAYER_III", "PCM_16", 2e-2),
+    ],
+)
+@pytest.mark.parametrize("rate", [8000, 44100])
+def test_length_rate_and_subtype_stay(
+    model, tmp_path, suffix, subtype, written, tolerance, rate
+):
+    path = tmp_path / f"a.{suffix}"
+    sf.write(path, speechlike(3.21, rate), rate, subtype=subtype)
+    signal, _ = sf.read(path)
+    (first, second), outputs, notes = separate(model, path, normalize="none")
+    assert [p.name for p in outputs] == ["a_s1.wav", "a_s2.wav"]
+    info = sf.info(outputs[1])
+    assert (info.samplerate, info.subtype) == (rate, written)
+    np.testing.assert_allclose(first, signal, atol=tolerance)
+    np.testing.assert_allclose(second, -signal / 2, atol=tolerance)
+    assert notes == []
+    assert sorted(os.listdir(tmp_path / "out")) == ["a_s1.wav", "a_s2.wav"]
+
+
+@pytest.mark.parametrize(
+    ("channels", "row"),
+    [("mix", None), ("left", 0), ("right", 1), ("each", slice(None))],
+)
+def test_channels(model, tmp_path, channels, row):
+    path = tmp_path / "zażółć gęślą.wav"
+    signal = speechlike(1, 8000, channels=2)
+    sf.write(path, signal, 8000, subtype="FLOAT")
+    found, outputs, _ = separate(model, path, channels=channels, normalize="none")
+    wanted = signal.mean(1, keepdims=True) if row is None else signal[:, row]
+    wanted = wanted.reshape(len(signal), -1).T
+    expected = [w * gain for w in wanted for gain in (1, -0.5)]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    names = [p.name for p in outputs]
+    assert names == (
+        [f"{path.stem}_ch{c}_s{s}.wav" for c in (1, 2) for s in (1, 2)]
+        if channels == "each"
+        else [f"{path.stem}_s1.wav", f"{path.stem}_s2.wav"]
+    )
+
+
+def test_levels(model, tmp_path):
+    path = tmp_path / "a.wav"
+    signal = speechlike(5, 8000)[:, 0]
+    sf.write(path, signal, 8000)
+    by_mixture, _, _ = separate(model, path)
+    np.testing.assert_allclose(sum(by_mixture), signal, atol=1e-3)
+    by_peak, outputs, _ = separate(model, path, normalize="peak")
+    assert [round(np.abs(x).max(), 3) for x in by_peak] == [1, 1]
+    assert sf.info(outputs[0]).subtype == "PCM_16"
+
+
+def test_what_is_beyond_full_scale_is_reported(model, tmp_path):
+    path = tmp_path / "a.wav"
+    sf.write(path, speechlike(1, 8000, peak=0.9), 8000)
+    _, _, notes = separate(model, path)
+    assert notes[0].endswith("--normalize peak avoids it")
+
+
+def test_one_sample_and_silence(model, tmp_path):
+    for name, signal in (("one", [0.5]), ("silence", np.zeros(40_000))):
+        path = tmp_path / f"{name}.wav"
+        sf.write(path, signal, 16_000)
+        found, _, _ = separate(model, path)
+        assert [len(x) for x in found] == [len(signal)] * 2
+        assert np.isfinite(found).all()
+    assert not np.any(found)
+
+
+def with_nan(path):
+    sf.write(path, np.r_[np.zeros(9000), np.nan, 0], 8000, subtype="FLOAT")
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (with_nan, "a value that is no number at 1.125 s"),
+        (lambda path: sf.write(path, np.zeros(0), 8000), "holds no samples"),
+        (lambda path: path.write_text("not audio"), "cannot be read (Format not rec"),
+        (lambda path: path.write_bytes(b""), "cannot be read"),
+    ],
+)
+def test_bad_files_leave_nothing_and_stop_nothing(
+    model, tmp_path, capsys, write, message
+):
+    write(tmp_path / "a.wav")
+    sf.write(tmp_path / "b.wav", speechlike(0.1, 8000), 8000)
+    recordings = find_recordings([str(tmp_path)], tmp_path / "out")
+    assert separate_all(model, recordings, show_progress=False) == 1
+    assert sorted(os.listdir(tmp_path / "out")) == ["b_s1.wav", "b_s2.wav"]
+    printed = capsys.readouterr()
+    assert "1 separated, 0 finished before, 1 failed" in printed.out
+    assert printed.err.startswith(f"failed: {tmp_path}/a.wav: {message}")
+    assert printed.err.count("\n") == 1
+
+
+def test_a_file_that_was_cut_short(model, tmp_path):
+    path = tmp_path / "a.wav"
+    sf.write(path, speechlike(1, 8000), 8000)
+    path.write_bytes(path.read_bytes()[:9044])
+    found, _, notes = separate(model, path)
+    assert len(found[0]) == 4500
+    assert notes == ["shorter than its header says; what there is was separated"]
+
+
+def test_finished_is_what_is_whole_and_newer(model, tmp_path, capsys):
+    path = tmp_path / "a.wav"
+    sf.write(path, speechlike(0.1, 8000), 8000)
+    (recording,) = find_recordings([str(path)], tmp_path / "out")
+    separate_all(model, [recording], show_progress=False)
+    assert is_finished(recording, 2, "mix")
+    assert not is_finished(recording, 2, "each")
+    separate_all(model, [recording], show_progress=False)
+    assert "0 separated, 1 finished before" in capsys.readouterr().out
+    os.utime(path, (2e9, 2e9))
+    assert not is_finished(recording, 2, "mix")
+    os.utime(path, (0, 0))
+    # Killed between the two, or while writing: the partial file is cleared away.
+    recording.outputs(2)[1].rename(tmp_path / "out" / "a_s2.wav.1.partial")
+    assert not is_finished(recording, 2, "mix")
+    separate_all(model, [recording], show_progress=False)
+    assert sorted(os.listdir(tmp_path / "out")) == ["a_s1.wav", "a_s2.wav"]
+
+
+def test_full_disk(model, tmp_path, capsys, monkeypatch):
+    """libsndfile writes less than it was given, which soundfile asserts."""
+    sf.write(tmp_path / "a.wav", speechlike(1, 8000), 8000)
+
+    def write(self, data):
+        raise AssertionError
+
+    monkeypatch.setattr(sf.SoundFile, "write", write)
+    recordings = find_recordings([str(tmp_path)], tmp_path / "out")
+    assert separate_all(model, recordings, show_progress=False) == 1
+    assert "cannot be written (no space left on device)" in capsys.readouterr().err
+    assert os.listdir(tmp_path / "out") == []
+
+
+def touch(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+
+def stems(recordings):
+    return [str(r.stem) for r in recordings]
+
+
+def test_files_folders_and_patterns(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    touch(tmp_path, "in/b.WAV", "in/deep/c.mp3", "in/notes.txt", "a.flac", "d.oga")
+    found = find_recordings(["in", "*.flac", "a.flac", "d.oga"], "out")
+    assert stems(found) == ["out/a", "out/b", "out/d", "out/deep/c"]
+
+
+def test_names_that_would_collide(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    touch(tmp_path, "x/a.wav", "x/a.mp3", "y/a.wav")
+    assert stems(find_recordings(["x"], "out")) == ["out/a.mp3", "out/a.wav"]
+    with pytest.raises(InputError, match=r"x/a.wav and y/a.wav: both would be"):
+        find_recordings(["x/a.wav", "y/a.wav"], "out")
+
+
+@pytest.mark.parametrize("item", ["none.wav", "empty", "*.wav"])
+def test_nothing_to_separate(tmp_path, monkeypatch, item):
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    with pytest.raises(InputError, match=rf"^{item.replace('*', '.')}: no "):
+        find_recordings([item], "out")
+
+
+def test_shards_are_a_partition():
+    recordings = list(range(11))
+    parts = [shard(recordings, index, 4) for index in range(4)]
+    assert sorted(r for part in parts for r in part) == recordings
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
