@@ -1,5 +1,6 @@
 """The hparams files, and how a command line changes them."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from custom_modules.errors import InputError
 from custom_modules.hparams import (
+    RUN_OPTIONS,
     load_experiment,
     load_hparams,
     read_yaml,
@@ -55,27 +57,30 @@ def test_baselines_have_the_published_settings(load, name, settings):
     assert scheduler.dont_halve_until_epoch == 0
 
 
-@pytest.mark.parametrize("name", [*BASELINES, "spmamba", "demo"])
-def test_every_key_is_used(name):
-    """By a reference in the file, or by the code."""
-    text = (ROOT / f"hparams/{name}.yaml").read_text()
-    code = "".join(p.read_text() for p in (ROOT / "custom_modules").glob("*.py"))
-    code += (ROOT / "recipes/separation/train.py").read_text()
+def code_of(*folders):
+    return "".join(p.read_text() for f in folders for p in (ROOT / f).rglob("*.py"))
+
+
+HPARAMS = [p for f in ("hparams", "hparams/corpus") for p in (ROOT / f).glob("*.yaml")]
+
+
+@pytest.mark.parametrize("path", sorted(HPARAMS), ids=lambda path: path.stem)
+def test_every_key_is_used(path):
+    """By a reference in the file, by the code, or by SpeechBrain's Brain."""
+    text, code = path.read_text(), code_of("custom_modules", "recipes")
     keys = [line.split(":")[0] for line in text.splitlines() if line[:1].isalpha()]
-    # SpeechBrain's Brain looks for these among the hparams itself.
-    brain = {
-        "precision",
-        "nonfinite_patience",
-        "ckpt_interval_minutes",
-        "max_grad_norm",
+    templates = {
+        f"{split}_{key}"
+        for split in ("train", "valid", "test")
+        for key in ("manifest", "max_samples")
     }
-    templates = [
-        f"{s}_{k}"
-        for s in ("train", "valid", "test")
-        for k in ("manifest", "variants", "max_samples")
+    unused = [
+        key
+        for key in set(keys) - RUN_OPTIONS - templates
+        if not re.search(rf"<{key}[]\[>]", text)
+        and not re.search(rf'hparams(\.|\["|\.get\("){key}\b|"{key}"', code)
     ]
-    for key in set(keys) - brain - set(templates):
-        assert f"<{key}>" in text or f'"{key}"' in code or f"hparams.{key}" in code, key
+    assert not unused
 
 
 def test_what_the_baselines_share_does_not_drift_apart():
@@ -85,7 +90,15 @@ def test_what_the_baselines_share_does_not_drift_apart():
     ]
     of_a_model = {"model_name", "number_of_epochs", "batch_size", "lr", "lr_scheduler"}
     of_a_model |= {"precision", "opt_class", "encoder", "masknet", "separator"}
-    of_a_model |= {"num_layers", "N", "stride", "kernel_size", "chunk_size"}
+    of_a_model |= {
+        "lr_factor",
+        "lr_patience",
+        "num_layers",
+        "N",
+        "stride",
+        "kernel_size",
+        "chunk_size",
+    }
     shared = set.intersection(*map(set, trees)) - of_a_model
     assert {"train_variants", "checkpointer", "test_loader_opts"} <= shared
     for key in shared:
