@@ -73,7 +73,7 @@ def test_every_key_is_used(path):
         f"{split}_{key}"
         for split in ("train", "valid", "test")
         for key in ("manifest", "max_samples")
-    }
+    } | {"n_train", "n_val", "n_test"}
     unused = [
         key
         for key in set(keys) - RUN_OPTIONS - templates

@@ -27,12 +27,9 @@ class Curriculum:
 
     Example
     -------
-    >>> curriculum = Curriculum(
-    ...     [
-    ...         {"epoch": 1, "variants": ["C", "R"]},
-    ...         {"epoch": 3, "variants": ["C", "SER"], "lr_scheduler": "start"},
-    ...     ]
-    ... )
+    >>> easy = {"epoch": 1, "variants": ["C", "R"]}
+    >>> hard = {"epoch": 3, "variants": ["C", "SER"], "lr_scheduler": "start"}
+    >>> curriculum = Curriculum([easy, hard])
     >>> [curriculum.variants_at(epoch) for epoch in (1, 2, 3, 9)]
     [('R', 'C'), ('R', 'C'), ('SER', 'C'), ('SER', 'C')]
     >>> [curriculum.scheduler_runs_at(epoch) for epoch in (2, 3)]
