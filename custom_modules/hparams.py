@@ -268,7 +268,7 @@ def settle_precision(hparams, run_opts):
     for key in ("precision", "eval_precision"):
         if key in run_opts.overridden_args and run_opts[key] == "fp16":
             raise InputError(f"--{key}=fp16 needs a GPU; use bf16 or fp32 on a CPU")
-        if hparams.get(key) == "fp16":
+        if hparams.get(key) == "fp16" and key not in run_opts.overridden_args:
             logger.info("%s: fp16 needs a GPU; training in fp32 on this CPU", key)
             hparams[key] = "fp32"
 

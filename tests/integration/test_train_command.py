@@ -14,7 +14,7 @@ from tests.manifest.tiny_corpus import TinyCorpus
 
 ROOT = Path(__file__).parents[2]
 TRAIN = "recipes/separation/train.py"
-DIE = "tests/integration/die_while_training.py"
+DIE = "tests/integration/watched_training.py"
 
 TINY = {
     "convtasnet": "--N=8 --B=8 --H=8 --X=2 --R=1",

@@ -1,0 +1,208 @@
+"""Curriculum, stopping, accumulation, several processes and failures, on train.py."""
+
+import sys
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from custom_modules.brain import Separation
+from custom_modules.errors import InputError
+from custom_modules.mmipc import VARIANTS, draw_variant
+from tests.integration.training import (
+    ROOT,
+    TWO_PROCESSES,
+    WATCHED,
+    arguments,
+    load_script,
+    run,
+    tiny_corpus,
+)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return tiny_corpus(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def script():
+    return load_script("train")
+
+
+@pytest.fixture
+def train(corpus, script, monkeypatch):
+    """Trains in this process, which saves the seconds that an import takes."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.delenv("POLSESS_DATA_ROOT", raising=False)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(script, "report", lambda *args: None)  # pictures take seconds
+
+    def train(folder, *more):
+        script.main(arguments(corpus, folder, *more))
+        return pd.read_csv(folder / "history.csv")
+
+    return train
+
+
+def last_weights(folder):
+    """Of the checkpoint of the last epoch."""
+    metas = {p.parent: yaml.safe_load(p.read_text()) for p in folder.rglob("CKPT.yaml")}
+    last = max(metas, key=lambda path: metas[path]["epoch"])
+    return torch.load(last / "separator.ckpt", weights_only=True)
+
+
+def drawn_by(monkeypatch):
+    """Collects epoch, mixture and variant of all that is trained on."""
+    seen, real = [], Separation.on_fit_batch_end
+
+    def on_fit_batch_end(self, batch, *args):
+        real(self, batch, *args)
+        seen.extend(
+            (self.epoch, *pair) for pair in zip(batch.id, batch.variant, strict=True)
+        )
+
+    monkeypatch.setattr(Separation, "on_fit_batch_end", on_fit_batch_end)
+    return seen
+
+
+def fail_at(monkeypatch, epoch, step, error):
+    """Raises an error in a step, once."""
+    real, done = Separation.compute_forward, []
+
+    def compute_forward(self, batch, stage):
+        if (self.epoch, self.step) == (epoch, step) and not done:
+            done.append(True)
+            raise error
+        return real(self, batch, stage)
+
+    monkeypatch.setattr(Separation, "compute_forward", compute_forward)
+
+
+CURRICULUM = """--curriculum=[{epoch: 1, variants: [R]}, {epoch: 2, variants: [C, S]},
+    {epoch: 3, variants: [C, R, SR, S, SE, ER, E, SER], lr_scheduler: start}]"""
+
+
+def test_curriculum(train, tmp_path, monkeypatch):
+    seen = drawn_by(monkeypatch)
+    train(tmp_path, "--number_of_epochs=3", CURRICULUM, "--batch_size=4")
+    environments = {
+        f"train_{i}": "outdoor" if i % 3 == 2 else "indoor" for i in range(9)
+    }
+    indoor = [name for name, kind in environments.items() if kind == "indoor"]
+    by_epoch = {e: {(i, v) for n, i, v in seen if n == e} for e in (1, 2, 3)}
+    assert len(seen) == len(indoor) + 9 + 9  # each mixture once
+    assert by_epoch[1] == {(name, "R") for name in indoor}
+    assert {i for i, _ in by_epoch[2]} == set(environments)
+    for name, variant in by_epoch[2]:
+        assert variant == "C" or (variant == "S" and environments[name] == "outdoor")
+    assert by_epoch[3] == {
+        (name, draw_variant(kind, VARIANTS, 42, 3, name))
+        for name, kind in environments.items()
+    }
+    (scheduler,) = tmp_path.glob("save/CKPT*/lr_scheduler.ckpt")
+    assert len(torch.load(scheduler)["losses"]) == 1  # of the third epoch alone
+
+
+def test_early_stopping_also_across_a_resume(train, tmp_path):
+    # A rate of nothing, and a schedule that does not begin: validation stays the same.
+    still = ["--lr=0", "--early_stopping_patience=2", "--early_stopping_warmup=1"]
+    still += [
+        "--curriculum=[{epoch: 1, variants: [C]}, {epoch: 9, variants: [R], "
+        "lr_scheduler: start}]",
+        "--batch_size=9",
+    ]
+    whole = train(tmp_path / "whole", *still, "--number_of_epochs=9")
+    assert whole.epoch.tolist() == [1, 2, 3, 4]  # 2 is the best after the warm-up
+    train(tmp_path / "parts", *still, "--number_of_epochs=3")
+    parts = train(tmp_path / "parts", *still, "--number_of_epochs=9")
+    assert parts.epoch.tolist() == [1, 2, 3, 4]
+    assert len(list((tmp_path / "whole").glob("save/CKPT*"))) <= 2
+
+
+def test_accumulated_batches_take_the_steps_of_a_big_one(train, tmp_path):
+    # Nine mixtures: five batches of 2 or less; three steps, the last of one mixture.
+    options = ["--number_of_epochs=7", "--curriculum=null", "--test_max_samples=1"]
+    train(tmp_path / "big", *options, "--batch_size=4", "--save_all_checkpoints=True")
+    two = ["--batch_size=2", "--grad_accumulation_factor=2"]
+    train(tmp_path / "two", *options, *two)
+    big, parts = last_weights(tmp_path / "big"), last_weights(tmp_path / "two")
+    for name, values in big.items():
+        torch.testing.assert_close(parts[name], values, atol=1e-6, rtol=0)
+    assert len(list((tmp_path / "big").glob("save/CKPT*"))) == 7
+
+
+def test_every_variant_is_validated_and_has_its_line(train, tmp_path):
+    history = train(
+        tmp_path, "--number_of_epochs=1", "--per_variant_validation=True"
+    ).iloc[0]
+    each = [history[f"valid_si_sdri_{variant}"] for variant in VARIANTS]
+    assert history.valid_si_sdri == pytest.approx(sum(each) / len(VARIANTS), abs=1e-6)
+    lines = (tmp_path / "train_log.txt").read_text().splitlines()[1:]
+    assert [line.split(" - ")[0] for line in lines] == [
+        f"epoch: 1, variant: {variant}" for variant in VARIANTS
+    ]
+    for line, value in zip(lines, each, strict=True):
+        assert line.endswith(f"si_sdri: {value:.2f}")
+
+
+def test_out_of_memory_says_what_to_lower_and_loses_nothing(
+    train, tmp_path, monkeypatch
+):
+    options = ["--number_of_epochs=2", "--ckpt_interval_steps=1"]
+    train(tmp_path / "whole", *options, "--batch_size=4")
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+    fail_at(monkeypatch, epoch=2, step=3, error=error)
+    with pytest.raises(InputError) as caught:
+        train(tmp_path / "killed", *options, "--batch_size=4")
+    assert "\n" not in str(caught.value)
+    assert "--batch_size=2 --grad_accumulation_factor=2" in str(caught.value)
+    # As told: from the middle of the epoch on in half the memory, in the same steps.
+    two = ["--batch_size=2", "--grad_accumulation_factor=2"]
+    train(tmp_path / "killed", *options, *two)
+    whole = last_weights(tmp_path / "whole")
+    for name, values in last_weights(tmp_path / "killed").items():
+        torch.testing.assert_close(values, whole[name], atol=1e-6, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def two_processes(corpus, tmp_path_factory):
+    """A run of two processes, and what each of them trained on."""
+    folder = tmp_path_factory.mktemp("two")
+    options = ["--number_of_epochs=3", "--batch_size=2", "--distributed_backend=gloo"]
+    command = [WATCHED, f"record:{folder}", *arguments(corpus, folder, *options)]
+    done = run(*TWO_PROCESSES, *command)
+    assert done.returncode == 0, done.stderr
+    parts = [pd.read_csv(folder / f"{rank}.csv", header=None) for rank in (0, 1)]
+    return folder, pd.concat(parts).values.tolist(), options
+
+
+def test_two_processes_train_as_one_with_twice_the_batch(
+    train, two_processes, tmp_path, monkeypatch
+):
+    folder, drawn, _ = two_processes
+    seen = drawn_by(monkeypatch)
+    # In the third epoch nine mixtures: one process has none in the last step.
+    one = train(tmp_path, "--number_of_epochs=3", "--batch_size=4")
+    two = pd.read_csv(folder / "history.csv")
+    assert sorted(map(list, seen)) == sorted(drawn)
+    for name in one.filter(regex="_si_sdri?$"):
+        assert two[name].tolist() == pytest.approx(one[name].tolist(), abs=1e-3)
+    assert (folder / "train_log.txt").read_text().count("epoch: ") == 3
+
+
+def test_a_lost_process_ends_the_run_and_a_rerun_goes_on(
+    corpus, two_processes, tmp_path
+):
+    whole, _, options = two_processes
+    options = [*options, "--ckpt_interval_steps=1"]
+    command = arguments(corpus, tmp_path, *options)
+    dead = run(*TWO_PROCESSES, WATCHED, "rank1:5", *command)
+    assert dead.returncode == 1
+    assert "SIGKILL" in dead.stderr
+    again = run(*TWO_PROCESSES, "recipes/separation/train.py", *command)
+    assert again.returncode == 0, again.stderr
+    histories = [pd.read_csv(f / "history.csv") for f in (tmp_path, whole)]
+    clock = ["seconds", "peak_memory_gb"]
+    pd.testing.assert_frame_equal(*(h.drop(columns=clock) for h in histories))
