@@ -88,3 +88,9 @@ def join_processes(run_opts):
             f"({torch.cuda.device_count()} here), or "
             "train on CPUs with --distributed_backend=gloo --device=cpu"
         ) from error
+
+
+def leave_processes():
+    """Takes leave of the others; a process that just ends may be aborted by gloo."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

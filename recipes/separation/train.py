@@ -30,6 +30,7 @@ from custom_modules.results import render  # noqa: E402
 from custom_modules.training.failures import (  # noqa: E402
     explained_failures,
     join_processes,
+    leave_processes,
 )
 from polsess_prepare import prepare_polsess  # noqa: E402
 
@@ -68,6 +69,7 @@ def main(argv):
         test_loader_kwargs=hparams["test_loader_opts"],
     )
     run_on_main(report, args=(separation, hparams["output_folder"]))
+    leave_processes()
 
 
 def prepare_options(hparams):

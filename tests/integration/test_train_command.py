@@ -95,23 +95,6 @@ def test_accumulated_gradients_survive_a_kill(corpus, tmp_path):
     assert_same(final_state(killed), final_state(whole))
 
 
-def test_two_processes_train_and_test(corpus, tmp_path):
-    done = train(
-        corpus,
-        tmp_path,
-        "--number_of_epochs=2",
-        "--ckpt_interval_steps=2",
-        "--distributed_backend=gloo",
-        "--device=cpu",
-        script="-mtorch.distributed.run",
-        before=["--standalone", "--nproc_per_node=2", TRAIN],
-    )
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "train_log.txt").read_text().count("epoch:") == 2
-    results = pd.read_csv(tmp_path / "test_results.csv")
-    assert len(results) == 2 * (3 * 5 + 4)
-
-
 def test_a_run_that_diverged_goes_on_from_sound_weights(corpus, tmp_path):
     sound = train(corpus, tmp_path, "--number_of_epochs=1")
     assert sound.returncode == 0, sound.stderr

@@ -4,6 +4,8 @@ python watched_training.py step:17 hparams.yaml …   dies there, as by ``kill -
 python watched_training.py rank1:3 …        only the process of that rank does
 python watched_training.py save:3 …         in the middle of the third file written
 python watched_training.py record:FOLDER …  lists the mixtures of every epoch
+
+Several points may be named.
 """
 
 import os
@@ -69,7 +71,8 @@ POINTS = {
 }
 
 if __name__ == "__main__":
-    where, value = sys.argv.pop(1).split(":", 1)
-    POINTS[where](value)
+    while not sys.argv[1].endswith(".yaml"):
+        where, value = sys.argv.pop(1).split(":", 1)
+        POINTS[where](value)
     sys.argv[0] = "recipes/separation/train.py"
     runpy.run_path(sys.argv[0], run_name="__main__")
