@@ -4,6 +4,8 @@ Start reading at :class:`Separation`: ``compute_forward`` and
 ``compute_objectives`` say what is trained, ``on_stage_end`` what is kept.
 """
 
+from math import inf
+
 import speechbrain as sb
 import torch
 import yaml
@@ -25,6 +27,7 @@ from custom_modules.results import result_rows, write_example, write_results
 from custom_modules.training.averages import Averages
 from custom_modules.training.cost import EpochCost
 from custom_modules.training.steps import ExactSteps
+from custom_modules.training.trackers import audible_signals, open_tracker
 from custom_modules.training_log import TrainingLog
 
 logger = get_logger(__name__)
@@ -46,7 +49,7 @@ class Separation(ExactSteps):
     one; it and the last are kept.
     """
 
-    seconds_before, size_before = 0.0, None
+    seconds_before, size_before, tracker = 0.0, None, None
 
     def compute_forward(self, batch, stage):
         """Separates a batch.
@@ -97,6 +100,8 @@ class Separation(ExactSteps):
             loss = self.compute_objectives(outputs, batch, stage)
         if stage == sb.Stage.VALID:
             self._add_to(self.averages, batch, outputs)
+            if self.tracker.hears:
+                self.audible += audible_signals(batch, outputs, self.heard)
         else:
             self._score(batch, outputs)
         return loss.detach().cpu()
@@ -110,12 +115,19 @@ class Separation(ExactSteps):
         elif stage == sb.Stage.TEST:
             self.test_set = dataset
         else:
+            self.heard = dataset.data_ids[: self.hparams.save_audio]
             rank, processes = self._place()
             loader_kwargs["sampler"] = range(rank, len(dataset), processes)
             if self.hparams.per_variant_validation:  # up to five examples a mixture
                 loader_kwargs["batch_size"] = max(1, loader_kwargs["batch_size"] // 5)
         loader_kwargs.setdefault("collate_fn", collate)
         return super().make_dataloader(dataset, stage, ckpt_prefix, **loader_kwargs)
+
+    def fit(self, *args, **kwargs):
+        """As in SpeechBrain; the tracker hears that it is over."""
+        super().fit(*args, **kwargs)
+        if self.tracker is not None:
+            self.tracker.finish()
 
     def on_fit_start(self):
         """Resumes, and forgets what the log says of epochs that are not done."""
@@ -126,8 +138,10 @@ class Separation(ExactSteps):
             sb.nnet.schedulers.update_learning_rate(self.optimizer, self.hparams.lr)
             self.initial_lr = self.hparams.lr
         self._fit_position()
+        done = self.hparams.epoch_counter.current
+        self.tracker = open_tracker(vars(self.hparams), done)
         self.log = TrainingLog(self.hparams.train_logger, self.hparams.output_folder)
-        self.log.forget_after(self.hparams.epoch_counter.current)
+        self.log.forget_after(done)
 
     def _fit_position(self):
         """Goes on at the same mixture if the size of batches has changed."""
@@ -153,7 +167,7 @@ class Separation(ExactSteps):
         if stage == sb.Stage.TRAIN:
             self.cost = EpochCost(self.device, self.seconds_before)
             self.seconds_before = 0.0
-        self.rows, self.examples = [], []
+        self.rows, self.examples, self.audible = [], [], []
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """Keeps averages; schedules, logs and saves after validation."""
@@ -184,24 +198,24 @@ class Separation(ExactSteps):
         """Schedules, stops, logs and saves, by what validation says."""
         if valid.failed and not valid.mixtures:
             self._give_up("no estimate of the validation set is finite")
-        stats, variants = self._valid_stats(valid)
+        # SI-SDRi is SI-SDR less a constant, the mixtures being the same in every
+        # epoch: the best in one is the best in the other.
+        every = self.hparams.per_variant_validation
+        variants = valid.means_by_variant() if every else {}
+        stats = valid.means_over_variants() if every else valid.means()
         lr = self._schedule(epoch, stats["si_sdr"])
         self.hparams.epoch_counter.update_metric(stats["si_sdr"])
-        self.log.add(epoch, lr, self.train_averages, stats, variants, self.cost)
+        row = self.log.add(epoch, lr, self.train_averages, stats, variants, self.cost)
+        self._track(epoch, row)
         self._save_epoch({"si_sdr": stats["si_sdr"], "epoch": epoch})
 
-    def _valid_stats(self, valid):
-        """Means, and those of each variant if they are asked for.
-
-        SI-SDRi is SI-SDR less a constant, the mixtures being the same in every
-        epoch: the best in one is the best in the other.
-        """
-        variants = valid.means_by_variant()
-        if not self.hparams.per_variant_validation or not variants:
-            return valid.means(), {}
-        names = ("si_sdr", "si_sdri")
-        means = [sum(v[n] for v in variants.values()) / len(variants) for n in names]
-        return dict(zip(names, means, strict=True)), variants
+    def _track(self, epoch, row):
+        """Tells the tracker of an epoch, with audio if it is the best so far."""
+        self.tracker.add(row)
+        best = max((r["valid_si_sdr"] for r in self.log.rows()[:-1]), default=-inf)
+        if row["valid_si_sdr"] >= best:
+            for name, signal in self.audible:
+                self.tracker.add_audio(epoch, name, signal, self.hparams.sample_rate)
 
     def _schedule(self, epoch, si_sdr_db):
         """Sets the rate of the next epoch and returns that of this one."""

@@ -26,7 +26,6 @@ class TrainingLog:
         self.train_logger = train_logger
         self.history = Path(folder) / "history.csv"
 
-    @main_process_only
     def add(self, epoch, lr, train, valid, variants, cost):
         """Adds an epoch.
 
@@ -55,9 +54,13 @@ class TrainingLog:
         for variant, stats in variants.items():
             row |= {f"valid_{name}_{variant}": value for name, value in stats.items()}
         row |= {"seconds": cost.seconds(), "peak_memory_gb": cost.peak_memory_gb()}
-        self._write_lines(row, train.means(), valid, variants)
-        self._write([*self.rows(), row])
+        self._keep(row, train.means(), valid, variants)
         return row
+
+    @main_process_only
+    def _keep(self, row, train, valid, variants):
+        self._write_lines(row, train, valid, variants)
+        self._write([*self.rows(), row])
 
     def _write_lines(self, row, train, valid, variants):
         """What people read: no clock, so that a resumed run has the same lines."""

@@ -115,6 +115,19 @@ class Averages:
             if count
         }
 
+    def means_over_variants(self):
+        """Means of :meth:`means_by_variant`, every variant weighing alike.
+
+        Returns
+        -------
+        dict
+            As :meth:`means`.
+        """
+        variants = self.means_by_variant().values()
+        if not variants:
+            return self.means()
+        return {n: sum(v[n] for v in variants) / len(variants) for n in SCORES[:2]}
+
     @property
     def mixtures(self):
         """How many were scored."""

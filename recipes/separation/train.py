@@ -32,6 +32,7 @@ from custom_modules.training.failures import (  # noqa: E402
     join_processes,
     leave_processes,
 )
+from custom_modules.training.trackers import check_tracker  # noqa: E402
 from polsess_prepare import prepare_polsess  # noqa: E402
 
 
@@ -42,6 +43,7 @@ def main(argv):
     hparams_file, hparams, run_opts, overrides = load_experiment(argv)
     logging.basicConfig(level=logging.INFO, format="%(name)s - %(message)s")
     join_processes(run_opts)
+    check_tracker(hparams["tracker"], hparams["wandb_mode"])
     # Whatever can be refused is refused before the output folder is touched.
     hparams["checkpointer"].check_fit("separator")
     run_on_main(prepare_polsess, kwargs=prepare_options(hparams))
