@@ -151,3 +151,63 @@ def test_what_is_no_hparams_file_is_refused_in_one_line(tmp_path, content):
     with pytest.raises(InputError, match=r"bad\.yaml") as caught:
         load_experiment([str(path)])
     assert "\n" not in str(caught.value)
+
+
+PUBLISHED = {
+    "convtasnet": (4.57e-4, 1.70e-6, 4.49, 0.327, 3),
+    "dprnn": (1.25e-3, 2.1e-5, 2.76, 0.863, 3),
+    "sepformer": (2.79e-4, 7.02e-6, 4.87, 0.912, 3),
+    "spmamba": (7.05e-4, 4.89e-6, 8.45, 0.718, 2),
+}
+
+
+@pytest.mark.parametrize(("name", "settings"), PUBLISHED.items())
+def test_tuned_files_change_what_was_found_and_nothing_else(load, name, settings):
+    hparams, base = load(f"tuned/{name}"), load(name)
+    scheduler = hparams["lr_scheduler"]
+    found = tuple(hparams[k] for k in ("lr", "weight_decay", "max_grad_norm"))
+    assert (*found, scheduler.factor, scheduler.patience) == settings
+    assert hparams["opt_class"].keywords["lr"] == settings[0]
+    kinds = int | float | str | list | None
+    plain = {k: v for k, v in base.items() if isinstance(v, kinds)}
+    changed = {k for k, v in plain.items() if hparams[k] != v}
+    scheduled = {"lr_factor", "lr_patience"}
+    assert changed <= scheduled | {"model_name", "lr", "weight_decay", "max_grad_norm"}
+
+
+def derived(folder, name, text):
+    path = folder / f"{name}.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_a_base_may_have_a_base_and_the_command_line_wins(tmp_path):
+    derived(
+        tmp_path, "a", "data_folder: x\nlr: 1.0\nseed: 1\nb: {c: 1, d: 2}\ne: !ref <lr>"
+    )
+    derived(tmp_path, "b", "base: a.yaml\nlr: 2.0\nseed: 2\n")
+    last = derived(tmp_path, "c", "base: b.yaml\nlr: 3.0\nb: {c: 5}\n")
+    assert load_hparams(last, {}) == {
+        "data_folder": "x",
+        "lr": 3.0,
+        "seed": 2,
+        "b": {"c": 5, "d": 2},
+        "e": 3.0,
+    }
+    assert load_hparams(last, {"lr": 4.0})["e"] == 4.0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("base: a.yaml\nlearning_rate: 1", "a.yaml has no key 'learning_rate'"),
+        ("base: none.yaml", "none.yaml does not exist"),
+        ("base: b.yaml", "is its own base"),
+    ],
+)
+def test_a_base_that_does_not_fit_is_refused_in_one_line(tmp_path, text, message):
+    derived(tmp_path, "a", "lr: 1.0\n")
+    path = derived(tmp_path, "b", text)
+    with pytest.raises(InputError, match=message) as caught:
+        load_hparams(path, {})
+    assert "\n" not in str(caught.value)

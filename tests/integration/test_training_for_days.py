@@ -12,6 +12,7 @@ from wandb.proto.wandb_internal_pb2 import Record
 
 from custom_modules.brain import Separation
 from custom_modules.errors import InputError
+from custom_modules.hparams import read_yaml
 from custom_modules.mmipc import VARIANTS, draw_variant
 from tests.integration.training import (
     ROOT,
@@ -42,8 +43,10 @@ def train(corpus, script, monkeypatch):
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     monkeypatch.setattr(script, "report", lambda *args: None)  # pictures take seconds
 
-    def train(folder, *more):
-        script.main(arguments(corpus, folder, *more))
+    def train(folder, *more, **options):
+        script.main(arguments(corpus, folder, *more, **options))
+        if "--debug" in more:
+            folder = folder / "debug"
         return pd.read_csv(folder / "history.csv")
 
     return train
@@ -134,6 +137,18 @@ def test_accumulated_batches_take_the_steps_of_a_big_one(train, tmp_path):
     for name, values in big.items():
         torch.testing.assert_close(parts[name], values, atol=1e-6, rtol=0)
     assert len(list((tmp_path / "big").glob("save/CKPT*"))) == 7
+
+
+@pytest.mark.parametrize("model", ["convtasnet", "dprnn", "sepformer", "spmamba"])
+def test_tuned_models_train_and_leave_all_that_they_need(train, tmp_path, model):
+    history = train(tmp_path, "--debug", hparams=f"tuned/{model}")
+    tuned = read_yaml(ROOT / f"hparams/tuned/{model}.yaml")
+    assert history.lr[0] == tuned["lr"]
+    left = read_yaml(tmp_path / "debug" / "hyperparams.yaml")
+    assert "base" not in left
+    assert {k: left[k] for k in tuned if k != "base"} == {
+        k: v for k, v in tuned.items() if k != "base"
+    }
 
 
 def test_every_variant_is_validated_and_has_its_line(train, tmp_path):

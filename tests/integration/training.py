@@ -12,7 +12,13 @@ ROOT = Path(__file__).parents[2]
 TRAIN = "recipes/separation/train.py"
 WATCHED = "tests/integration/watched_training.py"
 TWO_PROCESSES = ["-mtorch.distributed.run", "--standalone", "--nproc_per_node=2"]
-TINY = "--N=8 --B=8 --H=8 --X=2 --R=1 --precision=fp32"
+TINY = {
+    "convtasnet": "--N=8 --B=8 --H=8 --X=2 --R=1 --precision=fp32",
+    "dprnn": "--N=8 --num_layers=1 --hidden_size=4 --chunk_size=20 --precision=fp32",
+    "sepformer": "--N=8 --num_blocks=1 --num_layers=1 --nhead=2 --d_ffn=8 "
+    "--chunk_size=20 --precision=fp32",
+    "spmamba": "--n_fft=32 --stride=16 --n_layers=1 --emb_dim=4 --qk_dim=17",
+}
 SHARED = "--num_workers=0 --noprogressbar --device=cpu --save_audio=0"
 
 
@@ -30,9 +36,14 @@ def tiny_corpus(folder, train=9, valid=5, test=2, frames=800):
 def arguments(corpus, folder, *more, hparams="convtasnet"):
     """What train.py takes."""
     folders = [f"--data_folder={corpus}", f"--output_folder={folder}"]
-    tiny = TINY.split() if hparams == "convtasnet" else []
-    path = hparams if str(hparams).endswith(".yaml") else f"hparams/{hparams}.yaml"
-    return [str(path), *folders, *tiny, *SHARED.split(), *map(str, more)]
+    tiny = TINY.get(Path(hparams).name, "").split()
+    return [
+        f"hparams/{hparams}.yaml",
+        *folders,
+        *tiny,
+        *SHARED.split(),
+        *map(str, more),
+    ]
 
 
 def run(*command, **environment):
