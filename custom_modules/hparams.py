@@ -112,7 +112,7 @@ def load_experiment(argv):
     # written beside the results needs no other file.
     hparams_file, derived = split_base(hparams_file)
     overrides = derived | overrides
-    overrides = check_overrides(hparams_file, overrides)
+    overrides = check_overrides(hparams_file, _own_folder() | overrides)
     if run_opts.debug and not run_opts.debug_persistently:
         # A few batches must not overwrite what a real run has written, and must fit
         # where the run itself would not: a batch of the baselines takes over 24 GB.
@@ -127,6 +127,14 @@ def load_experiment(argv):
     if run_opts.ckpt_interval_steps > 0:
         hparams["ckpt_interval_minutes"] = 0  # SpeechBrain takes one of the two
     return hparams_file, hparams, run_opts, overrides
+
+
+def _own_folder():
+    """A folder for each run of ``wandb agent``, or they would resume one another."""
+    run, sweep = os.environ.get("WANDB_RUN_ID"), os.environ.get("WANDB_SWEEP_ID")
+    if not run or not sweep:
+        return {}
+    return {"output_folder": f"results/sweeps/{sweep.split('/')[-1]}/{run}"}
 
 
 def check_overrides(hparams_file, overrides):

@@ -65,6 +65,8 @@ def main(argv):
             train_loader_kwargs=hparams["train_loader_opts"],
             valid_loader_kwargs=hparams["valid_loader_opts"],
         )
+    if not hparams["test_after_training"] and not run_opts.test_only:
+        return leave_processes()
     separation.evaluate(
         datasets["test"],
         max_key="si_sdr",
