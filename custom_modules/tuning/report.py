@@ -146,6 +146,8 @@ def _make_readable(axes, sweep):
     """Optuna's colours fade into its background, and its legends outgrow the page."""
     axes.figure.set_size_inches(10, 5)
     axes.set_facecolor("white")
+    for twin in axes.figure.axes:  # white lines across what is drawn
+        twin.grid(False)
     for lines in axes.collections:
         lines.set_cmap("viridis")
         lines.set_linewidth(1.5)

@@ -267,6 +267,7 @@ class Search:
         """Runs a trial, prunes it where it lags behind, and keeps its best value."""
         folder = trial.user_attrs["folder"]
         more = [f"--output_folder={folder}", *self.arguments]
+        logger.info("trial %d begins: %s", trial.number, _settings(trial))
         process = TrialProcess(
             self.sweep.command_line(self._values(trial), more),
             folder,
@@ -312,7 +313,7 @@ class Search:
             trial.number,
             state.name.lower(),
             result,
-            ", ".join(f"{k} {_short(v)}" for k, v in trial.params.items()),
+            _settings(trial),
             f" ({failure})" if failure else "",
         )
 
@@ -324,5 +325,8 @@ class Search:
             self.study.enqueue_trial(params, skip_if_exists=True)
 
 
-def _short(value):
-    return f"{value:.4g}" if isinstance(value, float) else value
+def _settings(trial):
+    return ", ".join(
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in trial.params.items()
+    )
