@@ -211,3 +211,14 @@ def test_a_base_that_does_not_fit_is_refused_in_one_line(tmp_path, text, message
     with pytest.raises(InputError, match=message) as caught:
         load_hparams(path, {})
     assert "\n" not in str(caught.value)
+
+
+def test_each_run_of_a_wandb_agent_has_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_SWEEP_ID", "someone/polsess/abc123")
+    monkeypatch.setenv("WANDB_RUN_ID", "run7")
+    arguments = [f"{ROOT}/hparams/dprnn.yaml", "--data_folder=x", "--N=8"]
+    _, hparams, _, _ = load_experiment(arguments)
+    assert hparams["output_folder"] == "results/sweeps/abc123/run7"
+    _, hparams, _, _ = load_experiment([*arguments, "--output_folder=mine"])
+    assert hparams["output_folder"] == "mine"

@@ -181,7 +181,8 @@ def _read(path):
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise InputError(f"{path}: cannot be read ({reason})") from error
     except yaml.YAMLError as error:
-        raise InputError(f"{path}: no YAML ({' '.join(str(error).split())})") from error
+        reason = str(error).split("\n")[0]
+        raise InputError(f"{path}: is it a sweep file? No YAML: {reason}") from error
     if not isinstance(tree, dict):
         raise InputError(f"{path}: holds no keys; is it a sweep file?")
     return tree

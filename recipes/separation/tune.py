@@ -36,6 +36,7 @@ def main(argv):
     if importlib.util.find_spec("optuna") is None:
         raise InputError("tune.py needs the package optuna; run `pip install optuna`")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    logging.getLogger("speechbrain").setLevel(logging.WARNING)
     # Optuna takes seconds to import, and --help does not need it.
     import optuna
 
