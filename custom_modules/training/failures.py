@@ -20,7 +20,8 @@ def explained_failures(hparams):
     Arguments
     ---------
     hparams : dict
-        ``batch_size``, ``segment_seconds`` and ``grad_accumulation_factor``.
+        ``batch_size``, ``segment_seconds``, ``grad_accumulation_factor``, and
+        ``precision``.
 
     Raises
     ------
@@ -45,6 +46,11 @@ def explained_failures(hparams):
         lost = isinstance(error, torch.distributed.DistError)
         if any(sign in text for sign in _OUT_OF_MEMORY):
             message = f"out of memory with {_remedy(hparams)}"
+        elif type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise InputError(
+                f"torch.compile fails for this model ({type(error).__name__}); "
+                "train without --compile and --compile_module_keys"
+            ) from error
         elif lost or any(sign in text for sign in _LOST_PROCESS):
             message = "another process of this run has ended"
         else:
@@ -55,7 +61,8 @@ def explained_failures(hparams):
 def _remedy(hparams):
     """What to lower, dearest last."""
     size, factor = hparams["batch_size"], hparams["grad_accumulation_factor"]
-    remedies = ["--precision=bf16"]
+    whole = hparams.get("precision") == "fp32"
+    remedies = ["--precision=bf16"] if whole else []
     if size > 1:
         half, double = size // 2, factor * 2
         same = ", which takes the same steps" if size % 2 == 0 else ""

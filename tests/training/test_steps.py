@@ -3,6 +3,7 @@
 import pytest
 import torch
 from speechbrain.dataio.batch import PaddedBatch
+from torch._dynamo.exc import TorchDynamoException
 
 from custom_modules.errors import InputError
 from custom_modules.training.batches import TrainBatches
@@ -69,6 +70,10 @@ def test_a_bad_batch_drops_its_whole_step_as_if_it_had_been_one_batch(bad):
         (torch.OutOfMemoryError("CUDA out of memory."), "--batch_size=3 --grad_accum"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "batch_size 6"),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"), "--segment_seconds=1"),
+        (
+            TorchDynamoException("no backend"),
+            "torch.compile fails .* without --compile",
+        ),
         (torch.distributed.DistNetworkError("reset"), "another process"),
         (RuntimeError("[gloo] Connection closed by peer [::1]"), "another process"),
     ],
