@@ -4,6 +4,8 @@ Start reading at :class:`Separation`: ``compute_forward`` and
 ``compute_objectives`` say what is trained, ``on_stage_end`` what is kept.
 """
 
+from math import inf
+
 import speechbrain as sb
 import torch
 import yaml
@@ -13,15 +15,19 @@ from speechbrain.utils.checkpoints import (
     mark_as_saver,
     register_checkpoint_hooks,
 )
-from speechbrain.utils.distributed import if_main_process, is_distributed_initialized
+from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import get_logger
+from torch.nn.parallel import DistributedDataParallel
 
 from custom_modules.dataio import collate
 from custom_modules.errors import InputError
-from custom_modules.metrics import is_silent, score
-from custom_modules.mmipc import draw_fraction
-from custom_modules.objectives import pit_si_sdr_loss, si_sdr
+from custom_modules.metrics import score
+from custom_modules.objectives import pit_si_sdr_loss
 from custom_modules.results import result_rows, write_example, write_results
+from custom_modules.training.averages import Averages
+from custom_modules.training.cost import EpochCost
+from custom_modules.training.steps import ExactSteps
+from custom_modules.training.trackers import audible_signals, open_tracker
 from custom_modules.training_log import TrainingLog
 
 logger = get_logger(__name__)
@@ -29,17 +35,9 @@ logger = get_logger(__name__)
 #: Of what is tested, these are written as audio: clean speech and the full mix.
 HEARD_VARIANTS = ("C", "SER", "SE")
 
-#: What is summed over an epoch: dB over scored mixtures, their number, mixtures
-#: whose estimate was not finite, and dropped batches.
-SUMS = ("si_sdr", "si_sdri", "mixtures", "failed", "skipped")
-
-
-class NonFiniteError(Exception):
-    """A batch whose loss or gradient is not finite; it is dropped."""
-
 
 @register_checkpoint_hooks
-class Separation(sb.Brain):
+class Separation(ExactSteps):
     """Trains a separator with the permutation-invariant SI-SDR loss.
 
     Needs ``modules["separator"]`` (``[batch, time] → [batch, time, sources]``)
@@ -50,6 +48,8 @@ class Separation(sb.Brain):
     The checkpoint with the highest ``si_sdr`` on the validation set is the best
     one; it and the last are kept.
     """
+
+    seconds_before, size_before, tracker = 0.0, None, None
 
     def compute_forward(self, batch, stage):
         """Separates a batch.
@@ -64,8 +64,12 @@ class Separation(sb.Brain):
         batch = batch.to(self.device)
         mixture, relative = batch.mixture
         padded = bool((relative < 1).any())
+        separator = self.modules.separator
+        if stage != sb.Stage.TRAIN and isinstance(separator, DistributedDataParallel):
+            # Processes may have unequal numbers of batches, and need not meet.
+            separator = separator.module
         return {
-            "estimates": self.modules.separator(mixture),
+            "estimates": separator(mixture),
             "targets": batch.targets.data,
             "mixture": mixture,
             "lengths": (relative * mixture.shape[1]).round() if padded else None,
@@ -79,87 +83,14 @@ class Separation(sb.Brain):
         predictions["si_sdr"] = -loss.detach()
         return loss.mean()
 
-    def fit_batch(self, batch):
-        """One step; a batch whose loss is not finite never touches the weights."""
-        # Dropout is drawn from seed, epoch and step, so that a resumed run goes
-        # on with the numbers of an uninterrupted one.
-        place = (self.hparams.seed, self.epoch, self.step, getattr(self, "rank", 0))
-        torch.manual_seed(int(draw_fraction("step", *place) * 2**62))
-        try:
-            return super().fit_batch(batch)
-        except NonFiniteError:
-            # What was accumulated before it has not been exchanged between processes.
-            self.zero_grad(set_to_none=True)
-            for module in self.modules.values():  # Brain.no_sync was cut short
-                if hasattr(module, "require_backward_grad_sync"):
-                    module.require_backward_grad_sync = True
-            return torch.tensor(float("nan"))
-
-    def check_loss_isfinite(self, loss):
-        """Drops the batch on all processes if its loss is not finite on any."""
-        self._check_finite(loss.detach(), "loss")
-
-    def optimizers_step(self):
-        """One step, unless a gradient is not finite; fp16's scaler sees to its own."""
-        if not self.scaler.is_enabled():
-            gradients = [
-                p.grad for p in self.modules.parameters() if p.grad is not None
-            ]
-            self._check_finite(torch.nn.utils.get_total_norm(gradients), "gradient")
-        super().optimizers_step()
-
-    def _check_finite(self, value, name):
-        """Drops the batch, or ends the run after ``nonfinite_patience`` of them.
-
-        Raises
-        ------
-        NonFiniteError
-            To be caught by :meth:`fit_batch`.
-        InputError
-            If the patience of this epoch is exhausted.
-        """
-        finite = torch.isfinite(value).float()
-        if is_distributed_initialized():
-            torch.distributed.all_reduce(finite, op=torch.distributed.ReduceOp.MIN)
-        if finite:
-            return
-        self.nonfinite_count += 1
-        self.sums["skipped"] += 1
-        if self.nonfinite_count > self.nonfinite_patience:
-            self._give_up(f"{self.nonfinite_count} batches whose {name} is not finite")
-        logger.warning(
-            "epoch %d, step %d: %s is not finite, batch dropped (%d of at most %d)",
-            self.epoch,
-            self.step,
-            name,
-            self.nonfinite_count,
-            self.nonfinite_patience,
-        )
-        raise NonFiniteError
-
-    def _give_up(self, reason):
-        """Ends a run that diverged, where a rerun can go on from sound weights."""
-        if self.checkpointer is not None:
-            self.checkpointer.delete_checkpoints(
-                num_to_keep=0, ckpt_predicate=lambda c: INTRA_EPOCH_CKPT_FLAG in c.meta
-            )
-        raise InputError(
-            f"epoch {self.epoch}: {reason}; lower --lr or --max_grad_norm, or train "
-            "with --precision=fp32. A rerun goes on from the end of the last epoch"
-        )
-
-    def _should_save_intra_epoch_ckpt(self, last_ckpt_time, steps_since_ckpt):
-        """Only where no gradients are under way: a checkpoint holds none."""
-        wanted = super()._should_save_intra_epoch_ckpt(last_ckpt_time, steps_since_ckpt)
-        return wanted and self.step % self.grad_accumulation_factor == 0
-
     def _save_intra_epoch_ckpt(self):
-        self.sums_of_all = self._sums_of_all_processes()
+        self.averages_of_all = self.averages.of_all_processes()
         super()._save_intra_epoch_ckpt()
 
     def on_fit_batch_end(self, batch, outputs, loss, should_step):
-        """Adds a training batch to the epoch's averages."""
-        self._add_to_averages(outputs)
+        """Adds a training batch to the averages of its step."""
+        if self.share.mixtures:
+            self._add_to(self.step_averages, batch, outputs)
 
     @torch.no_grad()
     def evaluate_batch(self, batch, stage):
@@ -168,7 +99,9 @@ class Separation(sb.Brain):
             outputs = self.compute_forward(batch, stage)
             loss = self.compute_objectives(outputs, batch, stage)
         if stage == sb.Stage.VALID:
-            self._add_to_averages(outputs)
+            self._add_to(self.averages, batch, outputs)
+            if self.tracker.hears:
+                self.audible += audible_signals(batch, outputs, self.heard)
         else:
             self._score(batch, outputs)
         return loss.detach().cpu()
@@ -176,13 +109,25 @@ class Separation(sb.Brain):
     def make_dataloader(
         self, dataset, stage, ckpt_prefix="dataloader-", **loader_kwargs
     ):
-        """As in SpeechBrain, with our collation; remembers what it loads."""
+        """As in SpeechBrain, with our collation; validation is split, too."""
         if stage == sb.Stage.TRAIN:
             self.train_set = dataset
         elif stage == sb.Stage.TEST:
             self.test_set = dataset
+        else:
+            self.heard = dataset.data_ids[: self.hparams.save_audio]
+            rank, processes = self._place()
+            loader_kwargs["sampler"] = range(rank, len(dataset), processes)
+            if self.hparams.per_variant_validation:  # up to five examples a mixture
+                loader_kwargs["batch_size"] = max(1, loader_kwargs["batch_size"] // 5)
         loader_kwargs.setdefault("collate_fn", collate)
         return super().make_dataloader(dataset, stage, ckpt_prefix, **loader_kwargs)
+
+    def fit(self, *args, **kwargs):
+        """As in SpeechBrain; the tracker hears that it is over."""
+        super().fit(*args, **kwargs)
+        if self.tracker is not None:
+            self.tracker.finish()
 
     def on_fit_start(self):
         """Resumes, and forgets what the log says of epochs that are not done."""
@@ -192,26 +137,46 @@ class Separation(sb.Brain):
             logger.info("lr: %g now, instead of %g", self.hparams.lr, self.initial_lr)
             sb.nnet.schedulers.update_learning_rate(self.optimizer, self.hparams.lr)
             self.initial_lr = self.hparams.lr
+        self._fit_position()
+        done = self.hparams.epoch_counter.current
+        self.tracker = open_tracker(vars(self.hparams), done)
         self.log = TrainingLog(self.hparams.train_logger, self.hparams.output_folder)
-        self.log.forget_after(self.hparams.epoch_counter.current)
+        self.log.forget_after(done)
+
+    def _fit_position(self):
+        """Goes on at the same mixture if the size of batches has changed."""
+        if not self.step or self.size_before in (None, self._size()):
+            return
+        done = self.step * self.size_before // self._size()
+        self.step = done - done % self.grad_accumulation_factor
+        loader = self.checkpointer.recoverables["dataloader-TRAIN"]
+        loader._speechbrain_recovery_skip_to = self.step
+
+    def _size(self):
+        """Mixtures in a batch of all processes."""
+        return self.train_sampler.batch_size * self.train_sampler.processes
 
     def on_stage_start(self, stage, epoch=None):
         """Starts the averages anew, unless an interrupted epoch goes on."""
         self.epoch = epoch
         if stage == sb.Stage.TRAIN:
             self.train_set.set_epoch(epoch)
+            self.train_sampler.set_epoch(epoch)
         if stage != sb.Stage.TRAIN or self.step == 0:
-            self.sums = dict.fromkeys(SUMS, 0)
-        self.rows, self.examples = [], []
+            self.averages = Averages()
+        if stage == sb.Stage.TRAIN:
+            self.cost = EpochCost(self.device, self.seconds_before)
+            self.seconds_before = 0.0
+        self.rows, self.examples, self.audible = [], [], []
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """Keeps averages; schedules, logs and saves after validation."""
         if stage == sb.Stage.TRAIN:
-            self.train_stats, self.skipped = self._averages(), self.sums["skipped"]
-            if self.skipped and not self.sums["mixtures"]:
+            self.train_averages = self.averages.of_all_processes()
+            if self.train_averages.skipped and not self.train_averages.mixtures:
                 self._give_up("no batch had a finite loss")
         elif stage == sb.Stage.VALID:
-            self._end_epoch(epoch, self._averages())
+            self._end_epoch(epoch, self.averages.of_all_processes())
         elif if_main_process():
             self.summary = write_results(self.rows, self.hparams.output_folder)
 
@@ -229,48 +194,57 @@ class Separation(sb.Brain):
             raise InputError(f"{folder}: no checkpoint to test; train first")
         logger.info("testing the checkpoint of epoch %s", found.meta["epoch"])
 
-    def _end_epoch(self, epoch, valid_stats):
-        si_sdr_db = valid_stats["si_sdr"]
-        if self.sums["failed"] and not self.sums["mixtures"]:
+    def _end_epoch(self, epoch, valid):
+        """Schedules, stops, logs and saves, by what validation says."""
+        if valid.failed and not valid.mixtures:
             self._give_up("no estimate of the validation set is finite")
-        lr, next_lr = self.hparams.lr_scheduler([self.optimizer], epoch, -si_sdr_db)
-        sb.nnet.schedulers.update_learning_rate(self.optimizer, next_lr)
-        self.log.add(epoch, lr, self.skipped, self.train_stats, valid_stats)
-        self.checkpointer.save_and_keep_only(
-            meta={"si_sdr": si_sdr_db, "epoch": epoch},
-            max_keys=["si_sdr"],
-            importance_keys=[],  # the default list is shared between calls
+        # SI-SDRi is SI-SDR less a constant, the mixtures being the same in every
+        # epoch: the best in one is the best in the other.
+        every = self.hparams.per_variant_validation
+        variants = valid.means_by_variant() if every else {}
+        stats = valid.means_over_variants() if every else valid.means()
+        lr = self._schedule(epoch, stats["si_sdr"])
+        self.hparams.epoch_counter.update_metric(stats["si_sdr"])
+        row = self.log.add(epoch, lr, self.train_averages, stats, variants, self.cost)
+        self._track(epoch, row)
+        self._save_epoch({"si_sdr": stats["si_sdr"], "epoch": epoch})
+
+    def _track(self, epoch, row):
+        """Tells the tracker of an epoch, with audio if it is the best so far."""
+        self.tracker.add(row)
+        best = max((r["valid_si_sdr"] for r in self.log.rows()[:-1]), default=-inf)
+        if row["valid_si_sdr"] >= best:
+            for name, signal in self.audible:
+                self.tracker.add_audio(epoch, name, signal, self.hparams.sample_rate)
+
+    def _schedule(self, epoch, si_sdr_db):
+        """Sets the rate of the next epoch and returns that of this one."""
+        lr = self.optimizer.param_groups[0]["lr"]
+        if self.train_set.curriculum.scheduler_runs_at(epoch):
+            _, next_lr = self.hparams.lr_scheduler([self.optimizer], epoch, -si_sdr_db)
+            sb.nnet.schedulers.update_learning_rate(self.optimizer, next_lr)
+        return lr
+
+    def _save_epoch(self, meta):
+        if not self.hparams.save_all_checkpoints:
+            # The default of importance_keys is a list shared between calls.
+            return self.checkpointer.save_and_keep_only(
+                meta=meta, max_keys=["si_sdr"], importance_keys=[]
+            )
+        self.checkpointer.save_checkpoint(meta=meta)
+        self.checkpointer.delete_checkpoints(
+            num_to_keep=0, ckpt_predicate=lambda c: INTRA_EPOCH_CKPT_FLAG in c.meta
         )
 
-    def _add_to_averages(self, outputs):
-        """Sums over the mixtures whose targets are all audible."""
-        targets = outputs["targets"]
-        mixtures = outputs["mixture"].unsqueeze(2)
-        baseline = si_sdr(mixtures, targets, outputs["lengths"]).mean(1)
-        scores = outputs["si_sdr"]
-        audible, finite = ~is_silent(targets).any(1), torch.isfinite(scores)
-        counts = audible & finite
-        self.sums["si_sdr"] += float(scores[counts].double().sum())
-        self.sums["si_sdri"] += float((scores - baseline)[counts].double().sum())
-        self.sums["mixtures"] += int(counts.sum())
-        self.sums["failed"] += int((audible & ~finite).sum())
-
-    def _averages(self):
-        """Means per mixture; -inf if one failed, so that it is never the best."""
-        sums = self._sums_of_all_processes()
-        if sums["failed"] or not sums["mixtures"]:
-            return {"si_sdr": -float("inf"), "si_sdri": -float("inf")}
-        return {name: sums[name] / sums["mixtures"] for name in ("si_sdr", "si_sdri")}
-
-    def _sums_of_all_processes(self):
-        if not is_distributed_initialized():
-            return dict(self.sums)
-        sums = torch.tensor([float(self.sums[name]) for name in SUMS])
-        sums = sums.to(self.device)
-        torch.distributed.all_reduce(sums)
-        # Every process counts the same dropped batches.
-        totals = dict(zip(SUMS, sums.tolist(), strict=True))
-        return totals | {"skipped": self.sums["skipped"]}
+    @staticmethod
+    def _add_to(averages, batch, outputs):
+        averages.add(
+            outputs["si_sdr"],
+            outputs["mixture"],
+            outputs["targets"],
+            batch.variant,
+            outputs["lengths"],
+        )
 
     def _score(self, batch, outputs):
         """Scores a test batch, each example cut back to its true length."""
@@ -304,9 +278,15 @@ class Separation(sb.Brain):
     @mark_as_saver
     def _save(self, path):
         super()._save(path)
-        sums = self.sums_of_all if self.step else self.sums
+        averages = self.averages_of_all if self.step else self.averages
+        state = {
+            "averages": averages.state(),
+            "initial_lr": self.initial_lr,
+            "seconds": self.cost.seconds() if self.step else 0.0,
+            "size": self._size(),
+        }
         with open(path, "a", encoding="utf-8") as stream:
-            yaml.safe_dump({"sums": sums, "initial_lr": self.initial_lr}, stream)
+            yaml.safe_dump(state, stream)
 
     @mark_as_loader
     def _recover(self, path, end_of_epoch):
@@ -314,8 +294,6 @@ class Separation(sb.Brain):
         with open(path, encoding="utf-8") as stream:
             saved = yaml.safe_load(stream)
         self.initial_lr = saved.get("initial_lr", self.hparams.lr)
-        self.sums = dict.fromkeys(SUMS, 0)
-        if if_main_process():  # they are of all processes, and are added up again
-            self.sums |= saved.get("sums", {})
-        else:
-            self.sums["skipped"] = saved.get("sums", self.sums)["skipped"]
+        if "averages" in saved:
+            self.averages = Averages.restore(saved["averages"])
+            self.seconds_before, self.size_before = saved["seconds"], saved["size"]

@@ -25,6 +25,7 @@ from custom_modules.mmipc import (
     num_sources,
     variants_of,
 )
+from custom_modules.training.curriculum import Curriculum
 
 
 class MixtureDataset(DynamicItemDataset):
@@ -51,6 +52,9 @@ class MixtureDataset(DynamicItemDataset):
         for every seed, and the fewer are always among the more.
     draw : bool
         False gives every allowed variant of a mixture instead of one.
+    curriculum : list of dict, optional
+        Restricts the variants by epoch, see
+        :class:`custom_modules.training.curriculum.Curriculum`.
 
     Raises
     ------
@@ -67,14 +71,18 @@ class MixtureDataset(DynamicItemDataset):
         segment_seconds=None,
         max_samples=None,
         draw=True,
+        curriculum=None,
     ):
         num_sources(task)  # refuses an unknown one
         self.variants = _checked_variants(variants)
+        self.curriculum = Curriculum(curriculum, self.variants)
         self.task, self.seed, self.segment_seconds = task, seed, segment_seconds
         # Shared memory: workers that live on see the next epoch, too.
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
         super().__init__(manifest)
-        self.data_ids = _kept_ids(manifest, self.variants, max_samples)
+        drawn = self.curriculum.all_variants()
+        self.data_ids = _kept_ids(manifest, drawn, max_samples)
+        self._check_curriculum()
         chosen = self.draw_variants if draw else self.all_variants
         self.add_dynamic_item(chosen, ["id", "environment"], "drawn")
         self.add_dynamic_item(
@@ -96,11 +104,40 @@ class MixtureDataset(DynamicItemDataset):
         """Says which epoch begins, also to workers."""
         self._epoch.fill_(epoch)
 
+    def indices_at(self, epoch):
+        """The places of the mixtures that have an allowed variant in an epoch.
+
+        Arguments
+        ---------
+        epoch : int
+
+        Returns
+        -------
+        list of int
+        """
+        allowed = self.curriculum.variants_at(epoch)
+        return [
+            place
+            for place, environment in enumerate(self._environments)
+            if variants_of(environment, allowed)
+        ]
+
+    @functools.cached_property
+    def _environments(self):
+        return [self.data[mixture_id]["environment"] for mixture_id in self.data_ids]
+
+    def _check_curriculum(self):
+        for epoch, variants in self.curriculum.steps:
+            if len(self.curriculum.steps) > 1 and not self.indices_at(epoch):
+                raise InputError(
+                    f"curriculum: no mixture has any variant of {list(variants)}, "
+                    f"which epoch {epoch} trains on; change it or --curriculum=null"
+                )
+
     def draw_variants(self, mixture_id, environment):
         """The variant of a mixture in this epoch, as a tuple of one."""
-        return (
-            draw_variant(environment, self.variants, self.seed, self.epoch, mixture_id),
-        )
+        allowed = self.curriculum.variants_at(self.epoch)
+        return (draw_variant(environment, allowed, self.seed, self.epoch, mixture_id),)
 
     def all_variants(self, mixture_id, environment):
         """All allowed variants of a mixture."""
@@ -173,15 +210,15 @@ def dataio_prep(hparams):
     ---------
     hparams : dict
         ``{train,valid,test}_manifest``, ``data_folder``, ``sample_rate``,
-        ``{train,valid}_variants``,
+        ``{train,valid}_variants``, ``curriculum``, ``per_variant_validation``,
         ``{train,valid,test}_max_samples``, ``segment_seconds``, ``task``, ``seed``.
 
     Returns
     -------
     dict
         ``train``, ``valid`` and ``test``, each a :class:`MixtureDataset`. Training
-        draws anew in each epoch, validation always as in epoch 0, and testing
-        goes through every variant.
+        draws anew in each epoch, validation always as in epoch 0 unless it goes
+        through every variant, as testing does.
 
     Raises
     ------
@@ -210,8 +247,11 @@ def dataio_prep(hparams):
             "train",
             hparams["train_variants"],
             segment_seconds=hparams["segment_seconds"],
+            curriculum=hparams["curriculum"],
         ),
-        "valid": dataset("valid", hparams["valid_variants"]),
+        "valid": dataset("valid", draw=False)
+        if hparams["per_variant_validation"]
+        else dataset("valid", hparams["valid_variants"]),
         "test": dataset("test", draw=False),
     }
 

@@ -1,7 +1,8 @@
 """From a command line to an experiment: hparams file, environment, overrides.
 
 Precedence: hparams file < ``POLSESS_DATA_ROOT`` (for ``data_folder``) < command
-line. Every mistake ends in one line, see :mod:`custom_modules.errors`.
+line. A file may be based on another one, of which it changes some keys. Every
+mistake ends in one line, see :mod:`custom_modules.errors`.
 """
 
 import difflib
@@ -93,11 +94,12 @@ def load_experiment(argv):
     Returns
     -------
     hparams_file : str
+        The file, or the one that it is based on.
     hparams : dict
         The loaded hparams.
     run_opts : speechbrain.utils.run_opts.RunOptions
     overrides : dict
-        What the environment and the command line changed.
+        What a derived file, the environment and the command line changed.
 
     Raises
     ------
@@ -106,11 +108,16 @@ def load_experiment(argv):
     """
     hparams_file, run_arguments, overrides = split_arguments(argv)
     _, run_opts, _ = RunOptions.from_command_line_args(run_arguments)
-    overrides = check_overrides(hparams_file, overrides)
+    # From here on a derived file is its base and so many more overrides: what is
+    # written beside the results needs no other file.
+    hparams_file, derived = split_base(hparams_file)
+    overrides = derived | overrides
+    overrides = check_overrides(hparams_file, _own_folder() | overrides)
     if run_opts.debug and not run_opts.debug_persistently:
         # A few batches must not overwrite what a real run has written, and must fit
         # where the run itself would not: a batch of the baselines takes over 24 GB.
-        small = {k: v for k, v in DEBUG_SIZES.items() if k in read_yaml(hparams_file)}
+        known = read_hparams(hparams_file)
+        small = {k: v for k, v in DEBUG_SIZES.items() if k in known}
         overrides = small | overrides
         overrides["output_folder"] = (
             f"{resolve(hparams_file, overrides)['output_folder']}/debug"
@@ -120,6 +127,14 @@ def load_experiment(argv):
     if run_opts.ckpt_interval_steps > 0:
         hparams["ckpt_interval_minutes"] = 0  # SpeechBrain takes one of the two
     return hparams_file, hparams, run_opts, overrides
+
+
+def _own_folder():
+    """A folder for each run of ``wandb agent``, or they would resume one another."""
+    run, sweep = os.environ.get("WANDB_RUN_ID"), os.environ.get("WANDB_SWEEP_ID")
+    if not run or not sweep:
+        return {}
+    return {"output_folder": f"results/sweeps/{sweep.split('/')[-1]}/{run}"}
 
 
 def check_overrides(hparams_file, overrides):
@@ -142,7 +157,7 @@ def check_overrides(hparams_file, overrides):
         If the file cannot be read or lacks a key, whose nearest is named; or a
         number is given as something else.
     """
-    tree = read_yaml(hparams_file)
+    tree = read_hparams(hparams_file)
     if "data_folder" in tree and os.environ.get(DATA_ROOT_VARIABLE):
         overrides = {"data_folder": os.environ[DATA_ROOT_VARIABLE], **overrides}
     for key, value in overrides.items():
@@ -155,6 +170,70 @@ def check_overrides(hparams_file, overrides):
             kind = "neither True nor False" if kinds is bool else "not a number"
             raise InputError(f"--{key}={value}: {kind}; in the file: {tree[key]}")
     return overrides
+
+
+def split_base(hparams_file):
+    """Resolves the ``base`` of an hparams file that is derived from another one.
+
+    ``base: ../dprnn.yaml`` takes that file, found beside this one, as if the other
+    keys of this file were given on the command line. Bases may have bases.
+
+    Arguments
+    ---------
+    hparams_file : str
+
+    Returns
+    -------
+    hparams_file : str
+        The file that has no base.
+    overrides : dict
+        What the files derived from it change.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be read, is its own base, or changes a key that its base
+        lacks.
+
+    Example
+    -------
+    >>> path, overrides = split_base("hparams/tuned/dprnn.yaml")
+    >>> path, overrides["lr"]
+    ('hparams/dprnn.yaml', 0.00125)
+    """
+    chain = [(str(hparams_file), read_yaml(hparams_file))]
+    while "base" in chain[-1][1]:
+        path, tree = chain[-1]
+        base = os.path.normpath(Path(path).parent / str(tree.pop("base")))
+        if not Path(base).is_file():
+            raise InputError(f"{path}: its base {base} does not exist")
+        if any(Path(base).samefile(known) for known, _ in chain):
+            raise InputError(f"{path}: is its own base; name another file")
+        chain.append((base, read_yaml(base)))
+    (root, known), *derived = reversed(chain)
+    overrides = {}
+    for path, tree in derived:
+        for key in set(tree) - set(known):
+            raise InputError(f"{path}: {root} has no key {key!r} to change")
+        overrides |= tree
+    return root, overrides
+
+
+def read_hparams(hparams_file):
+    """As :func:`read_yaml`, with what its bases hold.
+
+    Arguments
+    ---------
+    hparams_file : str
+
+    Returns
+    -------
+    dict
+    """
+    base, overrides = split_base(hparams_file)
+    tree = read_yaml(base)
+    tree.update(overrides)
+    return tree
 
 
 def read_yaml(hparams_file):
@@ -204,8 +283,9 @@ def load_hparams(hparams_file, overrides):
     InputError
         If a placeholder is left, or an object cannot be made from its values.
     """
-    with _in_one_line(hparams_file), open(hparams_file, encoding="utf-8") as stream:
-        return load_hyperpyyaml(stream, dict(overrides))
+    base, derived = split_base(hparams_file)
+    with _in_one_line(hparams_file), open(base, encoding="utf-8") as stream:
+        return load_hyperpyyaml(stream, derived | dict(overrides))
 
 
 @contextmanager
@@ -240,8 +320,9 @@ def resolve(hparams_file, overrides):
     InputError
         If a placeholder is left, or a reference leads nowhere.
     """
-    with _in_one_line(hparams_file), open(hparams_file, encoding="utf-8") as stream:
-        return YAML().load(resolve_references(stream, dict(overrides)))
+    base, derived = split_base(hparams_file)
+    with _in_one_line(hparams_file), open(base, encoding="utf-8") as stream:
+        return YAML().load(resolve_references(stream, derived | dict(overrides)))
 
 
 def settle_precision(hparams, run_opts):
@@ -268,7 +349,7 @@ def settle_precision(hparams, run_opts):
     for key in ("precision", "eval_precision"):
         if key in run_opts.overridden_args and run_opts[key] == "fp16":
             raise InputError(f"--{key}=fp16 needs a GPU; use bf16 or fp32 on a CPU")
-        if hparams.get(key) == "fp16":
+        if hparams.get(key) == "fp16" and key not in run_opts.overridden_args:
             logger.info("%s: fp16 needs a GPU; training in fp32 on this CPU", key)
             hparams[key] = "fp32"
 
@@ -287,7 +368,7 @@ def print_help(usage, argv):
     for argument in argv:
         if argument.endswith(".yaml"):
             print(f"\nKeys of {argument}, each an option --key=value:")
-            for key, value in read_yaml(argument).items():
+            for key, value in read_hparams(argument).items():
                 if not hasattr(value, "tag") or value.tag.value is None:
                     print(f"  {key}: {value}")
     print("\nSpeechBrain's run options:")

@@ -26,8 +26,7 @@ class TrainingLog:
         self.train_logger = train_logger
         self.history = Path(folder) / "history.csv"
 
-    @main_process_only
-    def add(self, epoch, lr, skipped, train_stats, valid_stats):
+    def add(self, epoch, lr, train, valid, variants, cost):
         """Adds an epoch.
 
         Arguments
@@ -35,20 +34,45 @@ class TrainingLog:
         epoch : int
         lr : float
             The learning rate that the epoch was trained with.
-        skipped : int
-            Batches dropped because their loss was not finite.
-        train_stats, valid_stats : dict
+        train : custom_modules.training.averages.Averages
+            Of all processes.
+        valid : dict
             ``si_sdr`` and ``si_sdri`` in dB.
+        variants : dict of str to dict
+            The same for each variant, if they are to be told apart.
+        cost : custom_modules.training.cost.EpochCost
+
+        Returns
+        -------
+        dict
+            The row of ``history.csv``.
         """
-        self.train_logger.log_stats(
-            {"epoch": epoch, "lr": f"{lr:.3e}", "skipped": skipped},
-            train_stats=_in_db(train_stats),
-            valid_stats=_in_db(valid_stats),
-        )
-        row = {"epoch": epoch, "lr": lr, "skipped": skipped}
-        row |= {f"train_{name}": value for name, value in train_stats.items()}
-        row |= {f"valid_{name}": value for name, value in valid_stats.items()}
+        row = {"epoch": epoch, "lr": lr, "skipped": train.skipped}
+        row["grad_norm"] = train.grad_norm
+        row |= {f"train_{name}": value for name, value in train.means().items()}
+        row |= {f"valid_{name}": value for name, value in valid.items()}
+        for variant, stats in variants.items():
+            row |= {f"valid_{name}_{variant}": value for name, value in stats.items()}
+        row |= {"seconds": cost.seconds(), "peak_memory_gb": cost.peak_memory_gb()}
+        self._keep(row, train.means(), valid, variants)
+        return row
+
+    @main_process_only
+    def _keep(self, row, train, valid, variants):
+        self._write_lines(row, train, valid, variants)
         self._write([*self.rows(), row])
+
+    def _write_lines(self, row, train, valid, variants):
+        """What people read: no clock, so that a resumed run has the same lines."""
+        meta = {"epoch": row["epoch"], "lr": f"{row['lr']:.3e}"}
+        meta |= {"skipped": row["skipped"], "grad_norm": f"{row['grad_norm']:.3g}"}
+        self.train_logger.log_stats(
+            meta, train_stats=_in_db(train), valid_stats=_in_db(valid)
+        )
+        for variant, stats in variants.items():
+            self.train_logger.log_stats(
+                {"epoch": row["epoch"], "variant": variant}, valid_stats=_in_db(stats)
+            )
 
     @main_process_only
     def forget_after(self, epoch):

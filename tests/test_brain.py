@@ -5,9 +5,10 @@ import torch
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.utils.epoch_loop import EpochCounter
 
-from custom_modules.brain import SUMS, Separation
+from custom_modules.brain import Separation
 from custom_modules.errors import InputError
 from custom_modules.objectives import pit_si_sdr_loss, si_sdr
+from custom_modules.training.averages import Averages
 
 
 class Bend(torch.nn.Module):
@@ -40,7 +41,7 @@ def brain_with(patience=1, **options):
     )
     brain.init_optimizers()
     brain.epoch, brain.nonfinite_count = 1, 0
-    brain.sums = dict.fromkeys(SUMS, 0)
+    brain.averages = Averages()
     return brain
 
 
@@ -55,9 +56,9 @@ def test_a_bad_batch_never_touches_weights_or_averages():
     assert torch.equal(
         brain.modules.separator.weight, reference.modules.separator.weight
     )
-    assert brain.sums["skipped"] == 1
-    assert brain.sums["mixtures"] == 2
-    assert brain._averages() == reference._averages()
+    assert brain.averages.skipped == 1
+    assert brain.averages.mixtures == 2
+    assert brain.averages.means() == reference.averages.means()
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing_either():
@@ -68,7 +69,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing_either():
     brain.step += 1
     brain.fit_batch(batch_of(1))
     assert torch.equal(brain.modules.separator.weight, before)
-    assert brain.sums["skipped"] == 1
+    assert brain.averages.skipped == 1
     assert brain.modules.separator.weight.grad is None
 
 
@@ -91,14 +92,14 @@ def test_averages_are_means_over_mixtures_with_audible_targets():
             batch.targets.data[..., 1] = 0
         outputs = brain.compute_forward(batch, None)
         brain.compute_objectives(outputs, batch, None)
-        brain._add_to_averages(outputs)
+        brain._add_to(brain.averages, batch, outputs)
         if values < 3:
             mixture, targets = batch.mixture.data, batch.targets.data
             loss, _ = pit_si_sdr_loss(Bend()(mixture), targets)
             gain = -loss - si_sdr(mixture[..., None].expand(-1, -1, 2), targets).mean(1)
             expected.append((-loss.item(), gain.item()))
     scores, gains = zip(*expected, strict=True)
-    averages = brain._averages()
+    averages = brain.averages.means()
     assert averages["si_sdr"] == pytest.approx(sum(scores) / 2, abs=1e-4)
     assert averages["si_sdri"] == pytest.approx(sum(gains) / 2, abs=1e-4)
 

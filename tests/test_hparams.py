@@ -1,5 +1,6 @@
 """The hparams files, and how a command line changes them."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from custom_modules.errors import InputError
 from custom_modules.hparams import (
+    RUN_OPTIONS,
     load_experiment,
     load_hparams,
     read_yaml,
@@ -55,27 +57,30 @@ def test_baselines_have_the_published_settings(load, name, settings):
     assert scheduler.dont_halve_until_epoch == 0
 
 
-@pytest.mark.parametrize("name", [*BASELINES, "spmamba", "demo"])
-def test_every_key_is_used(name):
-    """By a reference in the file, or by the code."""
-    text = (ROOT / f"hparams/{name}.yaml").read_text()
-    code = "".join(p.read_text() for p in (ROOT / "custom_modules").glob("*.py"))
-    code += (ROOT / "recipes/separation/train.py").read_text()
+def code_of(*folders):
+    return "".join(p.read_text() for f in folders for p in (ROOT / f).rglob("*.py"))
+
+
+HPARAMS = [p for f in ("hparams", "hparams/corpus") for p in (ROOT / f).glob("*.yaml")]
+
+
+@pytest.mark.parametrize("path", sorted(HPARAMS), ids=lambda path: path.stem)
+def test_every_key_is_used(path):
+    """By a reference in the file, by the code, or by SpeechBrain's Brain."""
+    text, code = path.read_text(), code_of("custom_modules", "recipes")
     keys = [line.split(":")[0] for line in text.splitlines() if line[:1].isalpha()]
-    # SpeechBrain's Brain looks for these among the hparams itself.
-    brain = {
-        "precision",
-        "nonfinite_patience",
-        "ckpt_interval_minutes",
-        "max_grad_norm",
-    }
-    templates = [
-        f"{s}_{k}"
-        for s in ("train", "valid", "test")
-        for k in ("manifest", "variants", "max_samples")
+    templates = {
+        f"{split}_{key}"
+        for split in ("train", "valid", "test")
+        for key in ("manifest", "max_samples")
+    } | {"n_train", "n_val", "n_test"}
+    unused = [
+        key
+        for key in set(keys) - RUN_OPTIONS - templates
+        if not re.search(rf"<{key}[]\[>]", text)
+        and not re.search(rf'hparams(\.|\["|\.get\("){key}\b|"{key}"', code)
     ]
-    for key in set(keys) - brain - set(templates):
-        assert f"<{key}>" in text or f'"{key}"' in code or f"hparams.{key}" in code, key
+    assert not unused
 
 
 def test_what_the_baselines_share_does_not_drift_apart():
@@ -85,7 +90,15 @@ def test_what_the_baselines_share_does_not_drift_apart():
     ]
     of_a_model = {"model_name", "number_of_epochs", "batch_size", "lr", "lr_scheduler"}
     of_a_model |= {"precision", "opt_class", "encoder", "masknet", "separator"}
-    of_a_model |= {"num_layers", "N", "stride", "kernel_size", "chunk_size"}
+    of_a_model |= {
+        "lr_factor",
+        "lr_patience",
+        "num_layers",
+        "N",
+        "stride",
+        "kernel_size",
+        "chunk_size",
+    }
     shared = set.intersection(*map(set, trees)) - of_a_model
     assert {"train_variants", "checkpointer", "test_loader_opts"} <= shared
     for key in shared:
@@ -138,3 +151,74 @@ def test_what_is_no_hparams_file_is_refused_in_one_line(tmp_path, content):
     with pytest.raises(InputError, match=r"bad\.yaml") as caught:
         load_experiment([str(path)])
     assert "\n" not in str(caught.value)
+
+
+PUBLISHED = {
+    "convtasnet": (4.57e-4, 1.70e-6, 4.49, 0.327, 3),
+    "dprnn": (1.25e-3, 2.1e-5, 2.76, 0.863, 3),
+    "sepformer": (2.79e-4, 7.02e-6, 4.87, 0.912, 3),
+    "spmamba": (7.05e-4, 4.89e-6, 8.45, 0.718, 2),
+}
+
+
+@pytest.mark.parametrize(("name", "settings"), PUBLISHED.items())
+def test_tuned_files_change_what_was_found_and_nothing_else(load, name, settings):
+    hparams, base = load(f"tuned/{name}"), load(name)
+    scheduler = hparams["lr_scheduler"]
+    found = tuple(hparams[k] for k in ("lr", "weight_decay", "max_grad_norm"))
+    assert (*found, scheduler.factor, scheduler.patience) == settings
+    assert hparams["opt_class"].keywords["lr"] == settings[0]
+    kinds = int | float | str | list | None
+    plain = {k: v for k, v in base.items() if isinstance(v, kinds)}
+    changed = {k for k, v in plain.items() if hparams[k] != v}
+    scheduled = {"lr_factor", "lr_patience"}
+    assert changed <= scheduled | {"model_name", "lr", "weight_decay", "max_grad_norm"}
+
+
+def derived(folder, name, text):
+    path = folder / f"{name}.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_a_base_may_have_a_base_and_the_command_line_wins(tmp_path):
+    derived(
+        tmp_path, "a", "data_folder: x\nlr: 1.0\nseed: 1\nb: {c: 1, d: 2}\ne: !ref <lr>"
+    )
+    derived(tmp_path, "b", "base: a.yaml\nlr: 2.0\nseed: 2\n")
+    last = derived(tmp_path, "c", "base: b.yaml\nlr: 3.0\nb: {c: 5}\n")
+    assert load_hparams(last, {}) == {
+        "data_folder": "x",
+        "lr": 3.0,
+        "seed": 2,
+        "b": {"c": 5, "d": 2},
+        "e": 3.0,
+    }
+    assert load_hparams(last, {"lr": 4.0})["e"] == 4.0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("base: a.yaml\nlearning_rate: 1", "a.yaml has no key 'learning_rate'"),
+        ("base: none.yaml", "none.yaml does not exist"),
+        ("base: b.yaml", "is its own base"),
+    ],
+)
+def test_a_base_that_does_not_fit_is_refused_in_one_line(tmp_path, text, message):
+    derived(tmp_path, "a", "lr: 1.0\n")
+    path = derived(tmp_path, "b", text)
+    with pytest.raises(InputError, match=message) as caught:
+        load_hparams(path, {})
+    assert "\n" not in str(caught.value)
+
+
+def test_each_run_of_a_wandb_agent_has_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_SWEEP_ID", "someone/polsess/abc123")
+    monkeypatch.setenv("WANDB_RUN_ID", "run7")
+    arguments = [f"{ROOT}/hparams/dprnn.yaml", "--data_folder=x", "--N=8"]
+    _, hparams, _, _ = load_experiment(arguments)
+    assert hparams["output_folder"] == "results/sweeps/abc123/run7"
+    _, hparams, _, _ = load_experiment([*arguments, "--output_folder=mine"])
+    assert hparams["output_folder"] == "mine"

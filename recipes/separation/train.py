@@ -27,6 +27,12 @@ from custom_modules.errors import exit_cleanly  # noqa: E402
 from custom_modules.hparams import load_experiment, print_help  # noqa: E402
 from custom_modules.plots import plot_results  # noqa: E402
 from custom_modules.results import render  # noqa: E402
+from custom_modules.training.failures import (  # noqa: E402
+    explained_failures,
+    join_processes,
+    leave_processes,
+)
+from custom_modules.training.trackers import check_tracker  # noqa: E402
 from polsess_prepare import prepare_polsess  # noqa: E402
 
 
@@ -36,7 +42,8 @@ def main(argv):
         return print_help(__doc__, argv)
     hparams_file, hparams, run_opts, overrides = load_experiment(argv)
     logging.basicConfig(level=logging.INFO, format="%(name)s - %(message)s")
-    sb.utils.distributed.ddp_init_group(run_opts)
+    join_processes(run_opts)
+    check_tracker(hparams["tracker"], hparams["wandb_mode"])
     # Whatever can be refused is refused before the output folder is touched.
     hparams["checkpointer"].check_fit("separator")
     run_on_main(prepare_polsess, kwargs=prepare_options(hparams))
@@ -50,19 +57,23 @@ def main(argv):
         run_opts,
         hparams["checkpointer"],
     )
-    separation.fit(
-        hparams["epoch_counter"],
-        datasets["train"],
-        datasets["valid"],
-        train_loader_kwargs=hparams["train_loader_opts"],
-        valid_loader_kwargs=hparams["valid_loader_opts"],
-    )
+    with explained_failures(hparams):
+        separation.fit(
+            hparams["epoch_counter"],
+            datasets["train"],
+            datasets["valid"],
+            train_loader_kwargs=hparams["train_loader_opts"],
+            valid_loader_kwargs=hparams["valid_loader_opts"],
+        )
+    if not hparams["test_after_training"] and not run_opts.test_only:
+        return leave_processes()
     separation.evaluate(
         datasets["test"],
         max_key="si_sdr",
         test_loader_kwargs=hparams["test_loader_opts"],
     )
     run_on_main(report, args=(separation, hparams["output_folder"]))
+    leave_processes()
 
 
 def prepare_options(hparams):

@@ -1,0 +1,1 @@
+"""How a training goes: curriculum, exact steps, stopping, averages, trackers."""

@@ -1,0 +1,176 @@
+"""Means over the mixtures of an epoch, whatever number of processes saw them."""
+
+import torch
+from speechbrain.utils.distributed import if_main_process, is_distributed_initialized
+
+from custom_modules.metrics import is_silent
+from custom_modules.mmipc import VARIANTS
+from custom_modules.objectives import si_sdr
+
+#: Summed over the mixtures of a variant: dB over those that can be scored, their
+#: number, and that of mixtures whose estimate was not finite.
+SCORES = ("si_sdr", "si_sdri", "mixtures", "failed")
+
+#: Counted alike in every process: steps taken, the sum of their gradient norms, and
+#: steps that were dropped.
+COUNTS = ("steps", "grad_norm", "skipped")
+
+
+class Averages:
+    """Sums of an epoch, kept per variant.
+
+    Example
+    -------
+    >>> averages = Averages()
+    >>> targets = torch.randn(2, 800, 2)
+    >>> scores = torch.tensor([10.0, 20.0])
+    >>> averages.add(scores, targets.sum(2), targets, ["C", "SER"])
+    >>> averages.means()["si_sdr"]
+    15.0
+    >>> averages.means("SER")["si_sdr"]
+    20.0
+    """
+
+    def __init__(self):
+        self.scores = torch.zeros(len(VARIANTS), len(SCORES), dtype=torch.float64)
+        self.counts = dict.fromkeys(COUNTS, 0)
+
+    def add(self, scores, mixture, targets, variants, lengths=None):
+        """Adds a batch; mixtures with a silent target have no score.
+
+        Arguments
+        ---------
+        scores : torch.Tensor
+            SI-SDR of each mixture, dB, ``[batch]``.
+        mixture : torch.Tensor
+            ``[batch, time]``.
+        targets : torch.Tensor
+            ``[batch, time, sources]``.
+        variants : list of str
+            The variant of each mixture.
+        lengths : torch.Tensor, optional
+            In samples, ``[batch]``.
+        """
+        baseline = si_sdr(mixture.unsqueeze(2), targets, lengths).mean(1)
+        audible, finite = ~is_silent(targets).any(1), torch.isfinite(scores)
+        counted = audible & finite
+        values = torch.stack([scores, scores - baseline, counted, audible & ~finite], 1)
+        values = values.double().cpu()
+        values[:, :2] = values[:, :2].where(counted[:, None].cpu(), 0.0)
+        rows = torch.tensor([VARIANTS.index(name) for name in variants])
+        self.scores.index_add_(0, rows, values)
+
+    def merge(self, other):
+        """Adds the sums of another."""
+        self.scores += other.scores
+        for name in COUNTS:
+            self.counts[name] += other.counts[name]
+
+    def of_all_processes(self):
+        """A copy that holds the sums over all processes.
+
+        Returns
+        -------
+        Averages
+        """
+        whole = Averages()
+        whole.merge(self)
+        if is_distributed_initialized():
+            on_gpu = torch.distributed.get_backend() == "nccl"
+            sums = whole.scores.cuda() if on_gpu else whole.scores
+            torch.distributed.all_reduce(sums)
+            whole.scores = sums.cpu()
+        return whole
+
+    def means(self, variant=None):
+        """Means per mixture; -inf if one failed, so that it is never the best.
+
+        Arguments
+        ---------
+        variant : str, optional
+            Only of its mixtures. By default of all.
+
+        Returns
+        -------
+        dict
+            ``si_sdr`` and ``si_sdri``, dB.
+        """
+        rows = self.scores if variant is None else self.scores[VARIANTS.index(variant)]
+        si_sdr_sum, si_sdri_sum, mixtures, failed = rows.reshape(-1, 4).sum(0).tolist()
+        if failed or not mixtures:
+            return {"si_sdr": -float("inf"), "si_sdri": -float("inf")}
+        return {"si_sdr": si_sdr_sum / mixtures, "si_sdri": si_sdri_sum / mixtures}
+
+    def means_by_variant(self):
+        """:meth:`means` of each variant that has mixtures with audible targets.
+
+        Returns
+        -------
+        dict of str to dict
+        """
+        seen = self.scores[:, 2:].sum(1).tolist()
+        return {
+            name: self.means(name)
+            for name, count in zip(VARIANTS, seen, strict=True)
+            if count
+        }
+
+    def means_over_variants(self):
+        """Means of :meth:`means_by_variant`, every variant weighing alike.
+
+        Returns
+        -------
+        dict
+            As :meth:`means`.
+        """
+        variants = self.means_by_variant().values()
+        if not variants:
+            return self.means()
+        return {n: sum(v[n] for v in variants) / len(variants) for n in SCORES[:2]}
+
+    @property
+    def mixtures(self):
+        """How many were scored."""
+        return int(self.scores[:, SCORES.index("mixtures")].sum())
+
+    @property
+    def failed(self):
+        """How many had an estimate that was not finite."""
+        return int(self.scores[:, SCORES.index("failed")].sum())
+
+    @property
+    def skipped(self):
+        """Steps that were dropped."""
+        return self.counts["skipped"]
+
+    @property
+    def grad_norm(self):
+        """Mean over the steps, before clipping."""
+        return self.counts["grad_norm"] / max(self.counts["steps"], 1)
+
+    def state(self):
+        """Plain numbers, to be saved.
+
+        Returns
+        -------
+        dict
+        """
+        return {"scores": self.scores.tolist(), "counts": dict(self.counts)}
+
+    @classmethod
+    def restore(cls, state):
+        """What :meth:`state` saved of all processes, to go on with.
+
+        Arguments
+        ---------
+        state : dict
+
+        Returns
+        -------
+        Averages
+        """
+        averages = cls()
+        averages.counts |= state["counts"]
+        if if_main_process():  # or they would be added up once for each process
+            averages.scores += torch.tensor(state["scores"], dtype=torch.float64)
+        return averages

@@ -1,0 +1,103 @@
+"""The curves of several trainings in one picture."""
+
+from pathlib import Path
+
+import matplotlib
+import pandas as pd
+from matplotlib.figure import Figure
+
+from custom_modules.errors import InputError
+
+#: Okabe and Ito's, which all eyes can tell apart, then matplotlib's.
+_COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]
+
+
+def read_histories(folders):
+    """The epochs of several trainings.
+
+    Arguments
+    ---------
+    folders : list of str or pathlib.Path
+        Results folders, or ``history.csv`` files.
+
+    Returns
+    -------
+    dict of str to pandas.DataFrame
+        By names that tell them apart, such as ``dprnn/42``.
+
+    Raises
+    ------
+    InputError
+        If one has no ``history.csv``, or it is none.
+    """
+    paths = [Path(folder) for folder in folders]
+    paths = [path if path.suffix == ".csv" else path / "history.csv" for path in paths]
+    names = _short_names([path.parent for path in paths])
+    return {name: _read(path) for name, path in zip(names, paths, strict=True)}
+
+
+def plot_histories(histories, score="si_sdri"):
+    """Validation, training and learning rate over the epochs.
+
+    Arguments
+    ---------
+    histories : dict of str to pandas.DataFrame
+        From :func:`read_histories`.
+    score : str
+        ``si_sdr`` or ``si_sdri``.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    figure = Figure(figsize=(9, 6.5), layout="constrained")
+    scores, rates = figure.subplots(2, sharex=True, height_ratios=(4, 1))
+    for number, (name, history) in enumerate(histories.items()):
+        colour = _colour(number, len(histories))
+        epochs, valid = history.epoch, history[f"valid_{score}"]
+        label = f"{name}: {valid.max():.2f} dB"
+        scores.plot(epochs, valid, ".-", color=colour, label=label, markersize=4)
+        train = history[f"train_{score}"]
+        scores.plot(epochs, train, ":", color=colour, alpha=0.6, linewidth=1)
+        best = valid.idxmax()
+        scores.plot(epochs[best], valid[best], "*", color=colour, markersize=12)
+        rates.step(epochs, history.lr, color=colour, where="mid")
+    scores.plot([], [], ":", color="0.4", label="dotted: training")
+    kind = "SI-SDRi" if score == "si_sdri" else "SI-SDR"
+    scores.set(ylabel=f"{kind} (dB)", title="Validation; a star is the best epoch")
+    scores.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
+    rates.set(xlabel="epoch", ylabel="learning rate", yscale="log")
+    rates.xaxis.get_major_locator().set_params(integer=True)
+    for axes in (scores, rates):
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def _colour(number, total):
+    if total <= len(_COLOURS):
+        return _COLOURS[number]
+    return matplotlib.colormaps["turbo"](number / max(total - 1, 1))
+
+
+def _short_names(folders):
+    """As many parts of the paths, from their ends, as tell them apart."""
+    parts = [folder.resolve().parts for folder in folders]
+    for length in range(2, max(map(len, parts)) + 1):
+        names = ["/".join(part[-length:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    raise InputError(f"{folders[0]}: is named more than once")
+
+
+def _read(path):
+    try:
+        history = pd.read_csv(path)
+    except (OSError, UnicodeDecodeError, pd.errors.ParserError) as error:
+        reason = getattr(error, "strerror", None) or "no table"
+        raise InputError(f"{path}: cannot be read ({reason}); train first") from error
+    except pd.errors.EmptyDataError as error:
+        raise InputError(f"{path}: is empty; train first") from error
+    needed = {"epoch", "lr", "valid_si_sdr", "valid_si_sdri", "train_si_sdri"}
+    if not needed <= set(history) or history.empty:
+        raise InputError(f"{path}: is no history of a training")
+    return history

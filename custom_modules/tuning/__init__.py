@@ -1,0 +1,1 @@
+"""Search for hyperparameters: W&B's sweep files, run by Optuna without a service."""

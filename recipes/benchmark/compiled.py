@@ -1,0 +1,80 @@
+"""What torch.compile brings: training steps of each architecture, with and without.
+
+    python recipes/benchmark/compiled.py --models convtasnet,dprnn --seconds 1
+
+Steps of one mixture with the sizes of the hparams files; ``first`` is the step that
+compiles. On CUDA in the precision of the hparams file, else in float32.
+"""
+
+import argparse
+import tempfile
+import time
+
+from measuring import describe, measure
+
+import torch  # isort: skip  (after what sets up the process)
+
+from custom_modules.hparams import load_hparams
+from custom_modules.objectives import pit_si_sdr_loss
+
+MODELS = "convtasnet,dprnn,sepformer,spmamba"
+
+
+def make_step(model, samples, compiled):
+    """A training step, for :func:`measuring.measure`."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with tempfile.TemporaryDirectory() as folder:
+        overrides = {"data_folder": "x", "output_folder": folder}
+        hparams = load_hparams(f"hparams/{model}.yaml", overrides)
+    separator = hparams["separator"].to(device)
+    run = torch.compile(separator) if compiled else separator
+    optimizer = hparams["opt_class"](separator.parameters())
+    targets = torch.randn(1, samples, 2, device=device)
+    is_half = device == "cuda" and hparams["precision"] == "fp16"
+
+    def step():
+        with torch.autocast(device, enabled=is_half):
+            estimates = run(targets.sum(2))
+        loss, _ = pit_si_sdr_loss(estimates, targets)
+        optimizer.zero_grad()
+        loss.mean().backward()
+        optimizer.step()
+
+    start = time.perf_counter()
+    step()
+    print(f"{model}, compiled {compiled}: first {time.perf_counter() - start:.0f} s")
+    return {"step": step}
+
+
+def main():
+    """Prints a table of seconds and ratios."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", default=MODELS)
+    parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    print(f"{describe()}, {options.threads} threads, {options.seconds} s of sound\n")
+    rows = []
+    for model in options.models.split(","):
+        found = []
+        for compiled in (False, True):
+            arguments = (model, round(8000 * options.seconds), compiled)
+            try:
+                found.append(measure(make_step, arguments, options.threads))
+            except Exception as error:  # whatever a compiler may raise
+                rows.append(f"| {model} | fails: {str(error).splitlines()[0]} | | | |")
+                break
+        else:
+            plain, fast = found
+            ratio = plain["step"] / fast["step"]
+            rows.append(
+                f"| {model} | {plain['step']:.2f} | {fast['step']:.2f} | {ratio:.2f} × "
+                f"| {plain['MiB']:.0f} → {fast['MiB']:.0f} |"
+            )
+    print("| model | step, s | compiled, s | speed | peak MiB |")
+    print("|---|--:|--:|--:|--:|")
+    print("\n".join(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,283 @@
+"""Curriculum, stopping, accumulation, several processes and failures, on train.py."""
+
+import struct
+import sys
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from wandb.proto.wandb_internal_pb2 import Record
+
+from custom_modules.brain import Separation
+from custom_modules.errors import InputError
+from custom_modules.hparams import read_yaml
+from custom_modules.mmipc import VARIANTS, draw_variant
+from tests.integration.training import (
+    ROOT,
+    TWO_PROCESSES,
+    WATCHED,
+    arguments,
+    load_script,
+    run,
+    tiny_corpus,
+)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return tiny_corpus(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def script():
+    return load_script("train")
+
+
+@pytest.fixture
+def train(corpus, script, monkeypatch):
+    """Trains in this process, which saves the seconds that an import takes."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.delenv("POLSESS_DATA_ROOT", raising=False)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(script, "report", lambda *args: None)  # pictures take seconds
+
+    def train(folder, *more, **options):
+        script.main(arguments(corpus, folder, *more, **options))
+        if "--debug" in more:
+            folder = folder / "debug"
+        return pd.read_csv(folder / "history.csv")
+
+    return train
+
+
+def last_weights(folder):
+    """Of the checkpoint of the last epoch."""
+    metas = {p.parent: yaml.safe_load(p.read_text()) for p in folder.rglob("CKPT.yaml")}
+    last = max(metas, key=lambda path: metas[path]["epoch"])
+    return torch.load(last / "separator.ckpt", weights_only=True)
+
+
+def drawn_by(monkeypatch):
+    """Collects epoch, mixture and variant of all that is trained on."""
+    seen, real = [], Separation.on_fit_batch_end
+
+    def on_fit_batch_end(self, batch, *args):
+        real(self, batch, *args)
+        seen.extend(
+            (self.epoch, *pair) for pair in zip(batch.id, batch.variant, strict=True)
+        )
+
+    monkeypatch.setattr(Separation, "on_fit_batch_end", on_fit_batch_end)
+    return seen
+
+
+def fail_at(monkeypatch, epoch, step, error):
+    """Raises an error in a step, once."""
+    real, done = Separation.compute_forward, []
+
+    def compute_forward(self, batch, stage):
+        if (self.epoch, self.step) == (epoch, step) and not done:
+            done.append(True)
+            raise error
+        return real(self, batch, stage)
+
+    monkeypatch.setattr(Separation, "compute_forward", compute_forward)
+
+
+CURRICULUM = """--curriculum=[{epoch: 1, variants: [R]}, {epoch: 2, variants: [C, S]},
+    {epoch: 3, variants: [C, R, SR, S, SE, ER, E, SER], lr_scheduler: start}]"""
+
+
+def test_curriculum(train, tmp_path, monkeypatch):
+    seen = drawn_by(monkeypatch)
+    train(tmp_path, "--number_of_epochs=3", CURRICULUM, "--batch_size=4")
+    environments = {
+        f"train_{i}": "outdoor" if i % 3 == 2 else "indoor" for i in range(9)
+    }
+    indoor = [name for name, kind in environments.items() if kind == "indoor"]
+    by_epoch = {e: {(i, v) for n, i, v in seen if n == e} for e in (1, 2, 3)}
+    assert len(seen) == len(indoor) + 9 + 9  # each mixture once
+    assert by_epoch[1] == {(name, "R") for name in indoor}
+    assert {i for i, _ in by_epoch[2]} == set(environments)
+    for name, variant in by_epoch[2]:
+        assert variant == "C" or (variant == "S" and environments[name] == "outdoor")
+    assert by_epoch[3] == {
+        (name, draw_variant(kind, VARIANTS, 42, 3, name))
+        for name, kind in environments.items()
+    }
+    (scheduler,) = tmp_path.glob("save/CKPT*/lr_scheduler.ckpt")
+    assert len(torch.load(scheduler)["losses"]) == 1  # of the third epoch alone
+
+
+def test_early_stopping_also_across_a_resume(train, tmp_path):
+    # A rate of nothing, and a schedule that does not begin: validation stays the same.
+    still = ["--lr=0", "--early_stopping_patience=2", "--early_stopping_warmup=1"]
+    still += [
+        "--curriculum=[{epoch: 1, variants: [C]}, {epoch: 9, variants: [R], "
+        "lr_scheduler: start}]",
+        "--batch_size=9",
+    ]
+    whole = train(tmp_path / "whole", *still, "--number_of_epochs=9")
+    assert whole.epoch.tolist() == [1, 2, 3, 4]  # 2 is the best after the warm-up
+    train(tmp_path / "parts", *still, "--number_of_epochs=3")
+    parts = train(tmp_path / "parts", *still, "--number_of_epochs=9")
+    assert parts.epoch.tolist() == [1, 2, 3, 4]
+    assert len(list((tmp_path / "whole").glob("save/CKPT*"))) <= 2
+
+
+def test_accumulated_batches_take_the_steps_of_a_big_one(train, tmp_path):
+    # Nine mixtures: five batches of 2 or less; three steps, the last of one mixture.
+    options = ["--number_of_epochs=7", "--curriculum=null", "--test_max_samples=1"]
+    train(tmp_path / "big", *options, "--batch_size=4", "--save_all_checkpoints=True")
+    two = ["--batch_size=2", "--grad_accumulation_factor=2"]
+    train(tmp_path / "two", *options, *two)
+    big, parts = last_weights(tmp_path / "big"), last_weights(tmp_path / "two")
+    for name, values in big.items():
+        torch.testing.assert_close(parts[name], values, atol=1e-6, rtol=0)
+    assert len(list((tmp_path / "big").glob("save/CKPT*"))) == 7
+
+
+@pytest.mark.parametrize("model", ["convtasnet", "dprnn", "sepformer", "spmamba"])
+def test_tuned_models_train_and_leave_all_that_they_need(train, tmp_path, model):
+    history = train(tmp_path, "--debug", hparams=f"tuned/{model}")
+    tuned = read_yaml(ROOT / f"hparams/tuned/{model}.yaml")
+    assert history.lr[0] == tuned["lr"]
+    left = read_yaml(tmp_path / "debug" / "hyperparams.yaml")
+    assert "base" not in left
+    assert {k: left[k] for k in tuned if k != "base"} == {
+        k: v for k, v in tuned.items() if k != "base"
+    }
+
+
+def test_every_variant_is_validated_and_has_its_line(train, tmp_path):
+    history = train(
+        tmp_path, "--number_of_epochs=1", "--per_variant_validation=True"
+    ).iloc[0]
+    each = [history[f"valid_si_sdri_{variant}"] for variant in VARIANTS]
+    assert history.valid_si_sdri == pytest.approx(sum(each) / len(VARIANTS), abs=1e-6)
+    lines = (tmp_path / "train_log.txt").read_text().splitlines()[1:]
+    assert [line.split(" - ")[0] for line in lines] == [
+        f"epoch: 1, variant: {variant}" for variant in VARIANTS
+    ]
+    for line, value in zip(lines, each, strict=True):
+        assert line.endswith(f"si_sdri: {value:.2f}")
+
+
+def test_out_of_memory_says_what_to_lower_and_loses_nothing(
+    train, tmp_path, monkeypatch
+):
+    options = ["--number_of_epochs=2", "--ckpt_interval_steps=1"]
+    train(tmp_path / "whole", *options, "--batch_size=4")
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+    fail_at(monkeypatch, epoch=2, step=3, error=error)
+    with pytest.raises(InputError) as caught:
+        train(tmp_path / "killed", *options, "--batch_size=4")
+    assert "\n" not in str(caught.value)
+    assert "--batch_size=2 --grad_accumulation_factor=2" in str(caught.value)
+    # As told: from the middle of the epoch on in half the memory, in the same steps.
+    two = ["--batch_size=2", "--grad_accumulation_factor=2"]
+    train(tmp_path / "killed", *options, *two)
+    whole = last_weights(tmp_path / "whole")
+    for name, values in last_weights(tmp_path / "killed").items():
+        torch.testing.assert_close(values, whole[name], atol=1e-6, rtol=0)
+
+
+def wandb_records(path):
+    """What is in an offline run's file: protobuf records in LevelDB's log format."""
+    content, position, parts = path.read_bytes(), 7, []
+    while position < len(content):
+        left = 32768 - position % 32768
+        if left < 7:  # blocks end in zeros
+            position += left
+            continue
+        size, kind = struct.unpack("<HB", content[position + 4 : position + 7])
+        parts.append(content[position + 7 : position + 7 + size])
+        position += 7 + size
+        if kind in (1, 4):  # whole, or the last of several parts
+            yield Record.FromString(b"".join(parts))
+            parts = []
+
+
+def test_wandb_has_every_epoch_and_a_resumed_run_the_same_id(
+    train, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    options = ["--tracker=wandb", "--wandb_mode=offline", "--batch_size=4"]
+    train(tmp_path, *options, "--number_of_epochs=2")
+    options += ["--save_audio=1"]
+    history = train(tmp_path, *options, "--number_of_epochs=3").set_index("epoch")
+    ids, logged = [], {}
+    for path in sorted(tmp_path.glob("wandb/offline-run-*/*.wandb")):
+        for record in wandb_records(path):
+            kind = record.WhichOneof("record_type")
+            if kind == "run":
+                config = {c.key: c.value_json for c in record.run.config.update}
+                ids.append((record.run.run_id, config["lr"]))
+            elif kind == "history":
+                items = record.history.item
+                row = {(i.key or i.nested_key[0]): i.value_json for i in items}
+                logged.setdefault(int(row["_step"]), {}).update(row)
+    assert set(ids) == {((tmp_path / "wandb_run_id.txt").read_text().strip(), "0.001")}
+    assert sorted(logged) == [1, 2, 3]
+    for epoch, row in logged.items():
+        for name, value in history.loc[epoch].items():
+            assert float(row[name]) == pytest.approx(value, rel=1e-5)
+    assert any(name.startswith("audio/val_0") for name in logged[3])
+    assert (
+        len(list(tmp_path.glob("wandb/offline-run-*/files/media/audio/**/*.wav"))) == 3
+    )
+
+
+def test_tensorboard_has_every_epoch_also_after_a_resume(train, tmp_path):
+    options = ["--tracker=tensorboard", "--batch_size=4", "--save_audio=1"]
+    train(tmp_path, *options, "--number_of_epochs=2")
+    history = train(tmp_path, *options, "--number_of_epochs=3").set_index("epoch")
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    for column in history:
+        split, _, name = column.partition("_")
+        tag = f"{name}/{split}" if split in ("train", "valid") else column
+        scalars = {event.step: event.value for event in events.Scalars(tag)}
+        assert scalars == pytest.approx(history[column].to_dict(), rel=1e-5)
+    heard = [tag for tag in events.Tags()["audio"] if tag.startswith("audio/val_0")]
+    assert len(heard) == 3  # the mixture and two sources
+    assert events.Audio(heard[0])[0].sample_rate == 8000
+
+
+@pytest.fixture(scope="module")
+def two_processes(corpus, tmp_path_factory):
+    """Two processes, one of which is killed in the second epoch; and the rerun."""
+    folder = tmp_path_factory.mktemp("two")
+    options = ["--number_of_epochs=3", "--batch_size=2", "--distributed_backend=gloo"]
+    command = arguments(corpus, folder, *options, "--ckpt_interval_steps=1")
+    runs = [
+        run(*TWO_PROCESSES, WATCHED, f"record:{folder}", *points, *command)
+        for points in (["rank1:5"], [])
+    ]
+    return folder, *runs
+
+
+def test_a_lost_process_ends_the_run_and_a_rerun_goes_on(two_processes):
+    folder, dead, again = two_processes
+    assert dead.returncode == 1
+    assert "SIGKILL" in dead.stderr
+    assert again.returncode == 0, again.stderr
+    assert (folder / "train_log.txt").read_text().count("epoch: ") == 3
+    results = pd.read_csv(folder / "test_results.csv")
+    assert len(results) == 2 * 2 * 5  # two indoor mixtures, two sources
+
+
+def test_two_processes_train_as_one_with_twice_the_batch(
+    train, two_processes, tmp_path, monkeypatch
+):
+    folder, _, _ = two_processes
+    seen = drawn_by(monkeypatch)
+    # Nine mixtures in the third epoch: one process has none in the last step.
+    one = train(tmp_path, "--number_of_epochs=3", "--batch_size=4")
+    two = pd.read_csv(folder / "history.csv")
+    parts = [pd.read_csv(folder / f"{rank}.csv", header=None) for rank in (0, 1)]
+    assert sorted(map(list, seen)) == sorted(pd.concat(parts).values.tolist())
+    for name in one.filter(regex="_si_sdri?$"):
+        assert two[name].tolist() == pytest.approx(one[name].tolist(), abs=1e-3)

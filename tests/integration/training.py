@@ -1,0 +1,77 @@
+"""train.py on a tiny corpus and model: in a process of its own, or in this one."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.manifest.tiny_corpus import TinyCorpus
+
+ROOT = Path(__file__).parents[2]
+TRAIN = "recipes/separation/train.py"
+WATCHED = "tests/integration/watched_training.py"
+TWO_PROCESSES = ["-mtorch.distributed.run", "--standalone", "--nproc_per_node=2"]
+TINY = {
+    "convtasnet": "--N=8 --B=8 --H=8 --X=2 --R=1 --precision=fp32",
+    "dprnn": "--N=8 --num_layers=1 --hidden_size=4 --chunk_size=20 --precision=fp32",
+    "sepformer": "--N=8 --num_blocks=1 --num_layers=1 --nhead=2 --d_ffn=8 "
+    "--chunk_size=20 --precision=fp32",
+    "spmamba": "--n_fft=32 --stride=16 --n_layers=1 --emb_dim=4 --qk_dim=17",
+}
+SHARED = "--num_workers=0 --noprogressbar --device=cpu --save_audio=0"
+
+
+def tiny_corpus(folder, train=9, valid=5, test=2, frames=800):
+    """Every third mixture is an outdoor one."""
+    corpus = TinyCorpus(folder / "Tiny", frames=frames)
+    for subset, rows in (("train", train), ("val", valid), ("test", test)):
+        for row in range(rows):
+            environment = "outdoor" if row % 3 == 2 else "indoor"
+            corpus.add(subset, f"{subset}_{row}", environment)
+    corpus.write_tables()
+    return corpus.root
+
+
+def arguments(corpus, folder, *more, hparams="convtasnet"):
+    """What train.py takes."""
+    folders = [f"--data_folder={corpus}", f"--output_folder={folder}"]
+    tiny = TINY.get(Path(hparams).name, "").split()
+    return [
+        f"hparams/{hparams}.yaml",
+        *folders,
+        *tiny,
+        *SHARED.split(),
+        *map(str, more),
+    ]
+
+
+def run(*command, **environment):
+    """Runs Python with a command line, from the repository's root."""
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    env.pop("POLSESS_DATA_ROOT", None)
+    return subprocess.run(
+        [sys.executable, *map(str, command)],
+        cwd=ROOT,
+        env=env | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def load_script(name):
+    """A script of recipes/separation as a module; its ``main`` takes the arguments."""
+    path = ROOT / f"recipes/separation/{name}.py"
+    spec = importlib.util.spec_from_file_location(f"script_{name}", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def error_line(done):
+    """The one line that a command ended with."""
+    assert "Traceback" not in done.stdout + done.stderr, done.stderr
+    (line,) = [x for x in done.stderr.splitlines() if x.startswith("error: ")]
+    return line

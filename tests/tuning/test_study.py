@@ -1,0 +1,171 @@
+"""Searches with a program that stands in for training: crash, prune, resume."""
+
+import json
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import optuna
+import pandas as pd
+import pytest
+import yaml
+from optuna.trial import TrialState
+
+from custom_modules.errors import InputError
+from custom_modules.hparams import load_hparams
+from custom_modules.tuning.report import leaderboard, write_report
+from custom_modules.tuning.study import Search, make_pruner, open_storage, open_study
+from custom_modules.tuning.sweep import read_sweep
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = "tests/tuning/fake_training.py"
+#: From the best to the worst: whoever follows in a bracket of Hyperband is pruned.
+RATES = [1e-3, 2e-3, 4e-3, 1e-2, 4e-2, 1e-1, 4e-1, 1.0]
+
+
+def sweep_file(folder, method="grid", lr=None, **more):
+    lr = lr or {"values": RATES}
+    tree = {
+        "program": PROGRAM,
+        "method": method,
+        "metric": {"name": "valid_si_sdr", "goal": "maximize"},
+        "command": ["python", "${program}", "hparams/convtasnet.yaml", "${args}"],
+        "parameters": {"lr": lr, "lr_patience": {"value": 3}},
+    } | more
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def search(folder, arguments=(), trials=8, storage="journal", **options):
+    sweep = read_sweep(sweep_file(folder, **options))
+    study = open_study(sweep, open_storage(storage, folder), max_epochs=4)
+    Search(sweep, study, folder, arguments).run(trials, workers=2)
+    return sweep, study
+
+
+def test_a_crash_is_one_failed_trial(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    wide = {"min": 1e-4, "max": 1.0, "distribution": "log_uniform_values"}
+    sweep, study = search(
+        tmp_path, ["--fail_above=0.01"], trials=6, method="random", lr=wide
+    )
+    table = leaderboard(study)
+    assert len(table) == 6
+    failed = table[table.state == "fail"]
+    assert (failed.lr > 0.01).all()
+    assert (table[table.state == "complete"].lr <= 0.01).all()
+    assert 0 < len(failed) < 6
+    assert failed.failure.str.endswith("not finite; lower --lr").all()
+    assert table.state.tolist() == sorted(table.state)  # failures at the end
+    best = table.iloc[0]
+    written = write_report(sweep, study, tmp_path)
+    assert {path.name for path in written} >= {"leaderboard.csv", "best.yaml"}
+    hparams = yaml.safe_load((tmp_path / "best.yaml").read_text())
+    assert hparams["lr"] == pytest.approx(best.lr, rel=1e-4)
+    assert "lr_patience" not in hparams  # a setting of the search, not found by it
+
+
+def test_a_second_search_draws_other_values_and_counts_what_there_is(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(ROOT)
+    wide = {"min": 1e-4, "max": 1e-2}
+    search(tmp_path, trials=2, method="random", lr=wide)
+    _, study = search(tmp_path, trials=4, method="random", lr=wide)
+    assert len({trial.params["lr"] for trial in study.trials}) == 4
+
+
+def test_hyperband_is_as_early_terminate_describes_it():
+    def band(spec, most):
+        pruner = make_pruner({"type": "hyperband", **spec}, most)
+        return pruner._min_resource, pruner._max_resource, pruner._reduction_factor
+
+    assert band({"min_iter": 10, "eta": 3, "s": 2}, 100) == (10, 100, 3)
+    assert band({"max_iter": 27, "eta": 3, "s": 2}, 100) == (3, 27, 3)
+    assert isinstance(make_pruner(None), optuna.pruners.NopPruner)
+    # Trials shorter than the first rung cannot be pruned.
+    assert isinstance(
+        make_pruner({"type": "hyperband", "min_iter": 10}, 5), optuna.pruners.NopPruner
+    )
+
+
+def test_a_storage_that_cannot_be_opened_is_refused_in_one_line(tmp_path):
+    with pytest.raises(InputError, match="--storage=nosuch://x: cannot be opened") as e:
+        open_storage("nosuch://x", tmp_path)
+    assert "\n" not in str(e.value)
+
+
+def tune(folder, *more):
+    sweep = folder / "tiny.yaml"
+    command = [sys.executable, "recipes/separation/tune.py", str(sweep), *more]
+    return subprocess.Popen(
+        [*command, f"--tuning_folder={folder}", "--workers=2", "--data_folder=x"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def is_running(pid):
+    status = Path(f"/proc/{pid}/status")
+    return status.exists() and "Z (zombie)" not in status.read_text()
+
+
+def test_a_killed_search_goes_on_prunes_and_finds_the_best(tmp_path):
+    band = {"type": "hyperband", "min_iter": 1, "eta": 2}
+    # The stand-in knows no number_of_epochs; Hyperband takes it from here.
+    epochs = {"number_of_epochs": {"value": 4}, "lr": {"values": RATES}}
+    go = tmp_path / "go"
+    command = ["python", "${program}", "hparams/convtasnet.yaml", f"--wait_for={go}"]
+    sweep_file(
+        tmp_path,
+        early_terminate=band,
+        parameters=epochs,
+        command=[*command, "${args}"],
+    )
+    first = tune(tmp_path)
+    while len(list(tmp_path.glob("trials/*/history.csv"))) < 2:
+        assert first.poll() is None, first.stdout.read()
+        with suppress(subprocess.TimeoutExpired):
+            first.wait(0.1)
+    first.kill()
+    first.wait()
+    outputs = [path.read_text() for path in tmp_path.glob("trials/*/output.txt")]
+    pids = [int(text.split()[1]) for text in outputs]
+    while any(map(is_running, pids)):  # the kernel takes a moment
+        pass
+
+    go.touch()
+    second = tune(tmp_path)
+    printed, _ = second.communicate()
+    assert second.returncode == 0, printed
+    assert printed.count("was interrupted and goes on") == 2
+    table = pd.read_csv(tmp_path / "leaderboard.csv")
+    assert sorted(table.lr) == RATES
+    assert set(table.state) == {"complete", "pruned"}
+    assert table.lr[0] == RATES[0]
+    # Those that were interrupted went on in their folders.
+    resumed = [Path(folder).name for folder in table.folder[table.lr.isin(RATES[:2])]]
+    assert sorted(resumed) == ["0000", "0001"]
+    for name in ("parallel_coordinate", "importance", "intermediate_values"):
+        picture = (tmp_path / f"{name}.png").read_bytes()
+        assert picture.startswith(b"\x89PNG")
+    found = load_hparams(
+        tmp_path / "best.yaml", {"data_folder": "x", "output_folder": str(tmp_path)}
+    )
+    assert found["lr"] == RATES[0]
+    assert found["opt_class"].keywords["lr"] == RATES[0]
+    assert found["model_name"] == "convtasnet_tuned"
+    storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/study.db")
+    study = optuna.load_study(study_name="tiny", storage=storage)
+    interrupted = [t for t in study.trials if t.user_attrs.get("interrupted")]
+    assert [t.state for t in interrupted] == [TrialState.FAIL] * 2
+    assert json.dumps(study.best_params) == json.dumps({"lr": RATES[0]})
