@@ -8,9 +8,13 @@ computes those within a chunk again. The gradient has no gradient of its own.
 import torch
 from torch import Tensor
 
+#: Of the operators. The modules may be loaded a second time, under another package's
+#: name, from an exported folder: registered again, an operator in use would be gone.
+NAMESPACE = __name__.partition(".")[0]
+
 
 def as_operator(name, forward, backward):
-    """Registers two functions as an operator ``polsess::<name>`` and its gradient.
+    """Registers two functions as an operator ``<NAMESPACE>::<name>`` and its gradient.
 
     Arguments
     ---------
@@ -45,7 +49,7 @@ def as_operator(name, forward, backward):
 
 
 def _register_forward(name, forward):
-    @torch.library.custom_op(f"polsess::{name}", mutates_args=())
+    @torch.library.custom_op(f"{NAMESPACE}::{name}", mutates_args=())
     def operator(
         u: Tensor,
         delta: Tensor,
@@ -69,7 +73,7 @@ def _register_forward(name, forward):
 
 
 def _register_backward(name, backward):
-    @torch.library.custom_op(f"polsess::{name}_backward", mutates_args=())
+    @torch.library.custom_op(f"{NAMESPACE}::{name}_backward", mutates_args=())
     def operator(
         grad_output: Tensor,
         grad_last_state: Tensor | None,

@@ -129,7 +129,7 @@ def operator():
     """What compilers are told of the operator is true; no second derivative."""
     inputs = [x.requires_grad_() for x in random_inputs(2, 3, 18, 4)]
     arguments = (*inputs, True, 16, True)
-    torch.library.opcheck(torch.ops.polsess.fused_scan.default, arguments)
+    torch.library.opcheck(torch.ops.custom_modules.fused_scan.default, arguments)
     output, _ = fused_scan(*inputs, True)
     (grad,) = torch.autograd.grad(output.sum(), inputs[0], create_graph=True)
     try:

@@ -224,7 +224,7 @@ def test_gradients_have_the_dtypes_of_their_inputs(scan):
 
 
 def test_nothing_is_kept_where_no_gradient_is_wanted():
-    op = torch.ops.polsess.selective_scan
+    op = torch.ops.custom_modules.selective_scan
     inputs = random_inputs(2, 3, 40, 4)
     assert op(*inputs, True, 8, False)[2].numel() == 0
     assert op(*inputs, True, 8, True)[2].shape == (5, 2, 4, 3)
@@ -243,7 +243,7 @@ def test_differentiating_twice_is_refused(backend):
 def test_an_operator_that_compilers_understand(name):
     inputs = [x.requires_grad_() for x in random_inputs(2, 3, 12, 4)]
     arguments = (*inputs, True, 8, True)
-    torch.library.opcheck(getattr(torch.ops.polsess, name).default, arguments)
+    torch.library.opcheck(getattr(torch.ops.custom_modules, name).default, arguments)
 
 
 @each_scan
