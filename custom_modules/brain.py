@@ -15,7 +15,7 @@ from speechbrain.utils.checkpoints import (
     mark_as_saver,
     register_checkpoint_hooks,
 )
-from speechbrain.utils.distributed import if_main_process
+from speechbrain.utils.distributed import if_main_process, main_process_only
 from speechbrain.utils.logger import get_logger
 from torch.nn.parallel import DistributedDataParallel
 
@@ -209,6 +209,7 @@ class Separation(ExactSteps):
         self._track(epoch, row)
         self._save_epoch({"si_sdr": stats["si_sdr"], "epoch": epoch})
 
+    @main_process_only  # SpeechBrain's loggers would wait for the other processes
     def _track(self, epoch, row):
         """Tells the tracker of an epoch, with audio if it is the best so far."""
         self.tracker.add(row)

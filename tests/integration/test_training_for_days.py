@@ -251,7 +251,9 @@ def two_processes(corpus, tmp_path_factory):
     """Two processes, one of which is killed in the second epoch; and the rerun."""
     folder = tmp_path_factory.mktemp("two")
     options = ["--number_of_epochs=3", "--batch_size=2", "--distributed_backend=gloo"]
-    command = arguments(corpus, folder, *options, "--ckpt_interval_steps=1")
+    # A tracker is for the first process alone, and must not keep it waiting.
+    options += ["--ckpt_interval_steps=1", "--tracker=tensorboard"]
+    command = arguments(corpus, folder, *options)
     runs = [
         run(*TWO_PROCESSES, WATCHED, f"record:{folder}", *points, *command)
         for points in (["rank1:5"], [])
