@@ -153,7 +153,9 @@ class Separation(ExactSteps):
         loader._speechbrain_recovery_skip_to = self.step
 
     def _size(self):
-        """Mixtures in a batch of all processes."""
+        """Mixtures in a batch of all processes; None where nothing is loaded."""
+        if self.train_sampler is None:
+            return None
         return self.train_sampler.batch_size * self.train_sampler.processes
 
     def on_stage_start(self, stage, epoch=None):
