@@ -66,10 +66,9 @@ def main():
                 break
         else:
             plain, fast = found
-            ratio = plain["step"] / fast["step"]
-            rows.append(
-                f"| {model} | {plain['step']:.2f} | {fast['step']:.2f} | {ratio:.2f} × |"
-            )
+            before, after = plain["step"], fast["step"]
+            ratio = f"{before / after:.2f} ×"
+            rows.append(f"| {model} | {before:.2f} | {after:.2f} | {ratio} |")
     print("| model | step, s | compiled, s | speed |")
     print("|---|--:|--:|--:|")
     print("\n".join(rows))
