@@ -184,6 +184,20 @@ def test_out_of_memory_says_what_to_lower_and_loses_nothing(
         torch.testing.assert_close(values, whole[name], atol=1e-6, rtol=0)
 
 
+def test_a_run_that_goes_on_with_longer_steps_begins_a_step_anew(
+    train, tmp_path, monkeypatch
+):
+    options = ["--number_of_epochs=1", "--curriculum=null", "--ckpt_interval_steps=1"]
+    fail_at(monkeypatch, epoch=1, step=4, error=KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, *options, "--batch_size=2")
+    seen = drawn_by(monkeypatch)
+    train(tmp_path, *options, "--batch_size=2", "--grad_accumulation_factor=2")
+    # Three of five batches were done; the third is the first of the second step.
+    assert len(seen) == 2 + 2 + 1
+    assert len(set(seen)) == len(seen)
+
+
 def wandb_records(path):
     """What is in an offline run's file: protobuf records in LevelDB's log format."""
     content, position, parts = path.read_bytes(), 7, []
