@@ -15,7 +15,7 @@ from speechbrain.utils.checkpoints import (
     mark_as_saver,
     register_checkpoint_hooks,
 )
-from speechbrain.utils.distributed import if_main_process
+from speechbrain.utils.distributed import if_main_process, main_process_only
 from speechbrain.utils.logger import get_logger
 from torch.nn.parallel import DistributedDataParallel
 
@@ -49,7 +49,7 @@ class Separation(ExactSteps):
     one; it and the last are kept.
     """
 
-    seconds_before, size_before, tracker = 0.0, None, None
+    seconds_before, sizes_before, tracker = 0.0, None, None
 
     def compute_forward(self, batch, stage):
         """Separates a batch.
@@ -144,17 +144,22 @@ class Separation(ExactSteps):
         self.log.forget_after(done)
 
     def _fit_position(self):
-        """Goes on at the same mixture if the size of batches has changed."""
-        if not self.step or self.size_before in (None, self._size()):
+        """Goes on at the same mixture if batches or steps are of another size now."""
+        before, now = self.sizes_before, self._sizes()
+        if not self.step or before in (None, now):
             return
-        done = self.step * self.size_before // self._size()
-        self.step = done - done % self.grad_accumulation_factor
+        step = self.step * before["batch"] // now["batch"]
+        self.step = step - step % now["accumulation"]
         loader = self.checkpointer.recoverables["dataloader-TRAIN"]
         loader._speechbrain_recovery_skip_to = self.step
 
-    def _size(self):
-        """Mixtures in a batch of all processes."""
-        return self.train_sampler.batch_size * self.train_sampler.processes
+    def _sizes(self):
+        """Mixtures in a batch of all processes, and batches in a step."""
+        sampler = self.train_sampler
+        if sampler is None:
+            return None
+        batch = sampler.batch_size * sampler.processes
+        return {"batch": batch, "accumulation": sampler.accumulation}
 
     def on_stage_start(self, stage, epoch=None):
         """Starts the averages anew, unless an interrupted epoch goes on."""
@@ -209,6 +214,7 @@ class Separation(ExactSteps):
         self._track(epoch, row)
         self._save_epoch({"si_sdr": stats["si_sdr"], "epoch": epoch})
 
+    @main_process_only  # SpeechBrain's loggers would wait for the other processes
     def _track(self, epoch, row):
         """Tells the tracker of an epoch, with audio if it is the best so far."""
         self.tracker.add(row)
@@ -283,7 +289,7 @@ class Separation(ExactSteps):
             "averages": averages.state(),
             "initial_lr": self.initial_lr,
             "seconds": self.cost.seconds() if self.step else 0.0,
-            "size": self._size(),
+            "sizes": self._sizes(),
         }
         with open(path, "a", encoding="utf-8") as stream:
             yaml.safe_dump(state, stream)
@@ -296,4 +302,4 @@ class Separation(ExactSteps):
         self.initial_lr = saved.get("initial_lr", self.hparams.lr)
         if "averages" in saved:
             self.averages = Averages.restore(saved["averages"])
-            self.seconds_before, self.size_before = saved["seconds"], saved["size"]
+            self.seconds_before, self.sizes_before = saved["seconds"], saved["sizes"]

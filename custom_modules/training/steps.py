@@ -32,8 +32,9 @@ class ExactSteps(sb.Brain):
     collected in ``step_averages`` and counts once the step is taken.
     """
 
-    averages = Averages()
-    train_sampler = None
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.averages = Averages()
 
     def _train_loader_specifics(self, dataset, loader_kwargs):
         """Our own batches instead of SpeechBrain's samplers, which repeat mixtures."""

@@ -43,7 +43,8 @@ def main(argv):
     from custom_modules.tuning.checks import check_search
     from custom_modules.tuning.process import gpus_here
     from custom_modules.tuning.report import leaderboard, write_report
-    from custom_modules.tuning.study import Search, open_storage, open_study
+    from custom_modules.tuning.search import Search
+    from custom_modules.tuning.study import open_storage, open_study
     from custom_modules.tuning.sweep import read_sweep
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -184,6 +184,20 @@ def test_out_of_memory_says_what_to_lower_and_loses_nothing(
         torch.testing.assert_close(values, whole[name], atol=1e-6, rtol=0)
 
 
+def test_a_run_that_goes_on_with_longer_steps_begins_a_step_anew(
+    train, tmp_path, monkeypatch
+):
+    options = ["--number_of_epochs=1", "--curriculum=null", "--ckpt_interval_steps=1"]
+    fail_at(monkeypatch, epoch=1, step=4, error=KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, *options, "--batch_size=2")
+    seen = drawn_by(monkeypatch)
+    train(tmp_path, *options, "--batch_size=2", "--grad_accumulation_factor=2")
+    # Three of five batches were done; the third is the first of the second step.
+    assert len(seen) == 2 + 2 + 1
+    assert len(set(seen)) == len(seen)
+
+
 def wandb_records(path):
     """What is in an offline run's file: protobuf records in LevelDB's log format."""
     content, position, parts = path.read_bytes(), 7, []
@@ -251,7 +265,9 @@ def two_processes(corpus, tmp_path_factory):
     """Two processes, one of which is killed in the second epoch; and the rerun."""
     folder = tmp_path_factory.mktemp("two")
     options = ["--number_of_epochs=3", "--batch_size=2", "--distributed_backend=gloo"]
-    command = arguments(corpus, folder, *options, "--ckpt_interval_steps=1")
+    # A tracker is for the first process alone, and must not keep it waiting.
+    options += ["--ckpt_interval_steps=1", "--tracker=tensorboard"]
+    command = arguments(corpus, folder, *options)
     runs = [
         run(*TWO_PROCESSES, WATCHED, f"record:{folder}", *points, *command)
         for points in (["rank1:5"], [])

@@ -15,7 +15,8 @@ from optuna.trial import TrialState
 from custom_modules.errors import InputError
 from custom_modules.hparams import load_hparams
 from custom_modules.tuning.report import leaderboard, write_report
-from custom_modules.tuning.study import Search, make_pruner, open_storage, open_study
+from custom_modules.tuning.search import Search
+from custom_modules.tuning.study import make_pruner, open_storage, open_study
 from custom_modules.tuning.sweep import read_sweep
 
 ROOT = Path(__file__).parents[2]

@@ -1,0 +1,183 @@
+"""Runs the trials of a study, several at a time."""
+
+import itertools
+import os
+import socket
+import threading
+import time
+from pathlib import Path
+
+from optuna.trial import TrialState
+from speechbrain.utils.logger import get_logger
+
+from custom_modules.tuning.process import TrialProcess
+from custom_modules.tuning.study import ALIVE_SECONDS, recover
+
+logger = get_logger(__name__)
+
+
+class Search:
+    """Runs trials of a sweep until there are enough.
+
+    Arguments
+    ---------
+    sweep : custom_modules.tuning.sweep.Sweep
+    study : optuna.Study
+    folder : str or pathlib.Path
+        Each trial has a folder in its ``trials/``.
+    arguments : list of str
+        Appended to the command of every trial.
+    """
+
+    def __init__(self, sweep, study, folder, arguments=()):
+        self.sweep, self.study, self.folder = sweep, study, Path(folder)
+        self.arguments = list(arguments)
+        self.processes, self.stopping = set(), threading.Event()
+        self._lock, self._errors = threading.Lock(), []
+
+    def run(self, trials, workers=1, gpus=()):
+        """Runs until so many trials are finished, also by others.
+
+        Arguments
+        ---------
+        trials : int
+        workers : int
+            Trials at a time.
+        gpus : list of str
+            Given to the workers in turn, by ``CUDA_VISIBLE_DEVICES``.
+        """
+        recover(self.study)
+        if self.sweep.method == "grid":
+            trials = min(trials, self.sweep.combinations())
+            self._enqueue_grid()
+        threads = [
+            threading.Thread(
+                target=self._work,
+                args=(
+                    trials,
+                    {"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {},
+                ),
+            )
+            for i in range(workers)
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            for thread in threads:
+                thread.join()
+        except BaseException:
+            self.stop()
+            raise
+        if self._errors:
+            raise self._errors[0]
+
+    def stop(self):
+        """Ends all trials; a rerun goes on with them."""
+        self.stopping.set()
+        for process in list(self.processes):
+            process.stop()
+
+    def _work(self, trials, environment):
+        try:
+            while not self.stopping.is_set() and (trial := self._next(trials)):
+                self._try(trial, environment)
+        except Exception as error:  # of the storage: a thread's would go unheard
+            self._errors.append(error)
+            self.stop()
+
+    def _next(self, trials):
+        """A new trial, or None if there are enough."""
+        with self._lock:
+            taken = [
+                t
+                for t in self.study.get_trials(deepcopy=False)
+                if not t.user_attrs.get("interrupted") and t.state != TrialState.WAITING
+            ]
+            if len(taken) >= trials:
+                return None
+            searched = self.sweep.searched()
+            trial = self.study.ask(
+                {n: p.as_distribution() for n, p in searched.items()}
+            )
+            trial.set_user_attr("host", socket.gethostname())
+            trial.set_user_attr("pid", os.getpid())
+            trial.set_user_attr("alive", time.time())
+            if not trial.user_attrs.get("folder"):
+                folder = self.folder / "trials" / f"{trial.number:04d}"
+                trial.set_user_attr("folder", str(folder))
+            return trial
+
+    def _values(self, trial):
+        """The values of all parameters in a trial."""
+        return {
+            name: p.values[0] if p.is_constant else p.decode(trial.params[name])
+            for name, p in self.sweep.parameters.items()
+        }
+
+    def _try(self, trial, environment):
+        """Runs a trial, prunes it where it lags behind, and keeps its best value."""
+        folder = trial.user_attrs["folder"]
+        more = [f"--output_folder={folder}", *self.arguments]
+        logger.info("trial %d begins: %s", trial.number, _settings(trial))
+        process = TrialProcess(
+            self.sweep.command_line(self._values(trial), more),
+            folder,
+            self.sweep.metric,
+            environment,
+        )
+        self.processes.add(process)
+        try:
+            best, pruned = self._watch(trial, process)
+            if self.stopping.is_set():
+                return  # it stays as it is, and a rerun goes on with it
+            self._tell(trial, best, pruned, process)
+        finally:
+            process.stop()
+            self.processes.discard(process)
+
+    def _watch(self, trial, process):
+        """Reports epoch by epoch; returns the best value and whether to prune."""
+        best = None
+        for epoch, value in process.values():
+            trial.report(value, epoch)
+            if time.time() - trial.user_attrs["alive"] > ALIVE_SECONDS:
+                trial.set_user_attr("alive", time.time())
+            pick = max if self.sweep.maximize else min
+            best = value if best is None else pick(best, value)
+            if trial.should_prune():
+                process.stop()
+                return best, True
+        return best, False
+
+    def _tell(self, trial, best, pruned, process):
+        failure = None if pruned else process.failure()
+        state = TrialState.COMPLETE
+        if pruned:
+            state = TrialState.PRUNED
+        elif failure:
+            state = TrialState.FAIL
+            trial.set_user_attr("failure", failure)
+        self.study.tell(trial, best if state == TrialState.COMPLETE else None, state)
+        result = f"{self.sweep.metric} {best:.4g}" if best is not None else "no value"
+        logger.info(
+            "trial %d %s: %s, %s%s",
+            trial.number,
+            state.name.lower(),
+            result,
+            _settings(trial),
+            f" ({failure})" if failure else "",
+        )
+
+    def _enqueue_grid(self):
+        searched = self.sweep.searched()
+        choices = [p.as_distribution().choices for p in searched.values()]
+        for combination in itertools.product(*choices):
+            params = dict(zip(searched, combination, strict=True))
+            self.study.enqueue_trial(params, skip_if_exists=True)
+
+
+def _settings(trial):
+    return ", ".join(
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in trial.params.items()
+    )

@@ -1,0 +1,48 @@
+"""What the pages show is what is there, and runs."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+from torch.distributed.run import parse_args
+
+ROOT = Path(__file__).parents[1]
+
+
+def executable(path, text):
+    path.write_text(f"#!/bin/bash\n{text}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_the_slurm_script_starts_torchrun_on_every_machine(tmp_path):
+    executable(tmp_path / "scontrol", 'echo "node7"; echo "node8"')
+    executable(tmp_path / "srun", '[ "$1" = --kill-on-bad-exit=1 ] && shift && "$@"')
+    python = executable(tmp_path / "python", 'printf "%s\\n" "$@"')
+    job = {"SLURM_JOB_NODELIST": "node[7-8]", "SLURM_JOB_ID": "99"}
+    job |= {"SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "4", "PYTHON": python}
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "docs/train.slurm", "hparams/dprnn.yaml", "--task=ES"],
+        cwd=ROOT,
+        env=os.environ | job | {"PATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    module, name, *arguments = done.stdout.splitlines()
+    assert (module, name) == ("-m", "torch.distributed.run")
+    options = parse_args(arguments)  # torchrun's own
+    assert (options.nnodes, options.nproc_per_node) == ("2", "4")
+    assert (options.rdzv_endpoint, options.rdzv_id) == ("node7:29500", "99")
+    assert (ROOT / options.training_script).is_file()
+    assert options.training_script_args == ["hparams/dprnn.yaml", "--task=ES"]
+
+
+def test_the_training_page_shows_files_that_are_there():
+    page = (ROOT / "docs/training.md").read_text()
+    assert (ROOT / "docs/train.slurm").read_text().rstrip() in page
+    named = set(re.findall(r"(?:hparams|recipes|docs)/[\w/]+\.(?:yaml|py|slurm)", page))
+    assert named
+    assert [path for path in sorted(named) if not (ROOT / path).is_file()] == []
