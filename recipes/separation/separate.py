@@ -22,8 +22,9 @@ prepare_process()
 
 from custom_modules.errors import InputError, exit_cleanly  # noqa: E402
 from custom_modules.longform.levels import NORMALIZATIONS  # noqa: E402
-from custom_modules.recordings import CHANNELS, find_recordings, shard  # noqa: E402
-from custom_modules.separating import (  # noqa: E402
+from custom_modules.recordings.files import find_recordings, shard  # noqa: E402
+from custom_modules.recordings.streams import CHANNELS  # noqa: E402
+from custom_modules.recordings.work import (  # noqa: E402
     load_model,
     prepare_folder,
     separate_all,
