@@ -1,9 +1,11 @@
 """Trained separators for use: batches, and recordings of any length."""
 
 import re
+from contextlib import suppress
 
 import soundfile as sf
 import torch
+from huggingface_hub.utils import EntryNotFoundError
 from speechbrain.inference.interfaces import Pretrained
 from speechbrain.lobes.models import conv_tasnet
 from speechbrain.utils.data_utils import split_path
@@ -84,14 +86,21 @@ class PolSESSSeparation(Pretrained):
         fetch_config=FetchConfig(),  # noqa: B008  (as in SpeechBrain)
         **kwargs,
     ):
-        """As in SpeechBrain; the model's code comes with the folder."""
+        """As in SpeechBrain; what the folder brings of the model's code is loaded.
+
+        Folders of SpeechBrain's own separators, which bring none, work as well.
+        """
         options = {
             "source": source,
             "savedir": savedir,
             "local_strategy": local_strategy,
             "fetch_config": fetch_config,
         }
-        import_from_path(fetch(INTERFACE_FILE, **options))
+        interface = None
+        with suppress(ValueError, EntryNotFoundError):  # there is none on the hub
+            interface = fetch(INTERFACE_FILE, **options)
+        if interface is not None and interface.exists():
+            import_from_path(interface)
         return super().from_hparams(hparams_file=hparams_file, **options, **kwargs)
 
     def estimate(self, mixture):

@@ -8,7 +8,11 @@ from custom_modules.errors import InputError
 #: A frame this much below the loud ones holds no speech (30 dB).
 SILENCE_RATIO = 1e-3
 #: Speech that an overlap should hold, for speakers to be recognised in it, s.
-SPEECH_SECONDS = 1.0
+SPEECH_SECONDS = 0.5
+#: Overlaps grow by this much, s. Dual-path models cut their frames into pieces: moved
+#: by whole seconds, a chunk is cut where the whole recording would be, and agrees
+#: better with one pass over it (30 dB instead of 25 with a DPRNN).
+_STEP_SECONDS = 1.0
 _FRAME_SECONDS = 0.02
 
 
@@ -52,6 +56,7 @@ class Chunker:
             )
         self.length, self.overlap = length, overlap
         self.widest = 2 * length // 3 if widen and overlap else overlap
+        self.step = max(1, round(_STEP_SECONDS * sample_rate))
         self.frame = max(1, round(_FRAME_SECONDS * sample_rate))
         self.wanted_frames = round(SPEECH_SECONDS * sample_rate / self.frame)
 
@@ -107,4 +112,5 @@ class Chunker:
         heard = frames.cumsum(1)
         wanted = heard[:, -1:].clamp(max=self.wanted_frames)
         needed = int((heard < wanted).sum(1).max() + 1) * self.frame
-        return min(max(needed, self.overlap), self.widest)
+        steps = max(0, -((self.overlap - needed) // self.step))
+        return min(self.overlap + steps * self.step, self.widest)

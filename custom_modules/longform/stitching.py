@@ -26,7 +26,7 @@ class LongForm:
     chunk_seconds : float
         What the model sees at once.
     overlap_seconds : float
-        Least overlap of two chunks, at most half of one, by default an eighth; see
+        Least overlap of two chunks, at most half of one, by default a 16th; see
         :class:`custom_modules.longform.chunks.Chunker`.
     batch_size : int
         Chunks for the model to process together.
@@ -58,7 +58,7 @@ class LongForm:
         self.estimate, self.sample_rate = estimate, sample_rate
         self.batch_size, self.match_level = batch_size, match_level
         if overlap_seconds is None:
-            overlap_seconds = chunk_seconds / 8
+            overlap_seconds = chunk_seconds / 16
         self.chunker = Chunker(
             length=max(1, round(chunk_seconds * sample_rate)),
             overlap=round(overlap_seconds * sample_rate),

@@ -27,7 +27,8 @@ from speechbrain.inference.separation import SepformerSeparation
 from custom_modules.hub.folder import write_folder
 from custom_modules.hub.recipe import ModelRecipe
 from custom_modules.inference import PolSESSSeparation
-from custom_modules.recordings import Recording, separate_recording
+from custom_modules.recordings.files import Recording
+from custom_modules.recordings.streams import separate_recording
 
 RATE = 8000
 HPARAMS = Path(__file__).parents[2] / "hparams" / "dprnn.yaml"

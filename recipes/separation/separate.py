@@ -22,8 +22,9 @@ prepare_process()
 
 from custom_modules.errors import InputError, exit_cleanly  # noqa: E402
 from custom_modules.longform.levels import NORMALIZATIONS  # noqa: E402
-from custom_modules.recordings import CHANNELS, find_recordings, shard  # noqa: E402
-from custom_modules.separating import (  # noqa: E402
+from custom_modules.recordings.files import find_recordings, shard  # noqa: E402
+from custom_modules.recordings.streams import CHANNELS  # noqa: E402
+from custom_modules.recordings.work import (  # noqa: E402
     load_model,
     prepare_folder,
     separate_all,
@@ -74,7 +75,7 @@ def parse(argv):
     add("--device", help="cpu, cuda, cuda:1; default: a GPU if there is one")
     add("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
     add("--chunk_seconds", type=positive, default=16.0, help="default: 16")
-    add("--overlap_seconds", type=float, help="default: an eighth of a chunk")
+    add("--overlap_seconds", type=float, help="default: a 16th of a chunk")
     add("--batch_size", type=int, help="chunks at once; default: 1 on a CPU, else 8")
     add("--shard", type=parse_shard, metavar="I/N", help="the I-th of N parts")
     add("--overwrite", action="store_true", help="also what is finished")

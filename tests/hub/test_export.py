@@ -1,6 +1,7 @@
 """Folders that are exported, and what loads them."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -92,6 +93,18 @@ def test_any_length_is_as_in_training(exported, name, samples):
     torch.testing.assert_close(
         model.separate_batch(mixture), expected, atol=1e-6, rtol=0
     )
+
+
+def test_folders_of_speechbrain_itself_work_as_well(exported, tmp_path):
+    folder, _, separator = exported["dprnn"]
+    shutil.copytree(folder, tmp_path / "stock")
+    (tmp_path / "stock" / "custom_interface.py").unlink()
+    model = PolSESSSeparation.from_hparams(
+        tmp_path / "stock", run_opts={"device": "cpu"}
+    )
+    mixture = torch.randn(1, 999)
+    with torch.no_grad():
+        torch.testing.assert_close(model.estimate(mixture), separator(mixture))
 
 
 def test_weights_are_plain_tensors(exported):

@@ -1,4 +1,4 @@
-"""Separating recordings: which files, into which, and one of them.
+"""One recording into wav files, as streams.
 
 Start reading at :func:`separate_recording`.
 """
@@ -7,8 +7,6 @@ import glob
 import os
 import re
 from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
 
 import soundfile as sf
 import torch
@@ -18,158 +16,14 @@ from custom_modules.files import PARTIAL_SUFFIX, atomic_path
 from custom_modules.inference import open_audio, read_blocks
 from custom_modules.longform import resample_blocks
 
-SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 CHANNELS = ("mix", "each", "left", "right")
-#: Where a wav file's four-byte sizes end; beyond, the format is RF64.
+#: Sample formats that a wav file keeps, in bytes; others become PCM_16.
+_WAV_BYTES = {
+    **{"PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4},
+    **{"ULAW": 1, "ALAW": 1, "FLOAT": 4, "DOUBLE": 8},
+}
+#: Where a wav file's four-byte sizes end.
 _WAV_LIMIT = 2**32 - 2**16
-
-
-@dataclass
-class Recording:
-    """A file to separate.
-
-    Arguments
-    ---------
-    path : pathlib.Path
-    stem : pathlib.Path
-        Of its outputs, to which ``_s1.wav`` and the like are appended.
-    """
-
-    path: Path
-    stem: Path
-
-    def outputs(self, sources, channels=None):
-        """The files to write, by channel and source.
-
-        Arguments
-        ---------
-        sources : int
-        channels : int
-            If each channel is separated on its own, how many there are.
-
-        Returns
-        -------
-        list of pathlib.Path
-        """
-        parts = [""] if channels is None else [f"_ch{c + 1}" for c in range(channels)]
-        return [
-            self.stem.with_name(f"{self.stem.name}{part}_s{source + 1}.wav")
-            for part in parts
-            for source in range(sources)
-        ]
-
-
-def find_recordings(inputs, folder):
-    """Lists the files to separate, and where each goes.
-
-    Arguments
-    ---------
-    inputs : list of str
-        Files, folders, which are searched through, and patterns.
-    folder : str or pathlib.Path
-        For the outputs. What lies in a folder of an input folder goes into a folder
-        of that name. Names that would collide keep their suffix.
-
-    Returns
-    -------
-    list of Recording
-        Sorted, each file once.
-
-    Raises
-    ------
-    InputError
-        If an input is no file, or nothing is found in it; or names collide.
-
-    Example
-    -------
-    >>> root = getfixture("tmp_path")
-    >>> for name in ("a.wav", "a.mp3", "b.flac", "notes.txt"):
-    ...     (root / name).touch()
-    >>> [r.stem.name for r in find_recordings([str(root)], "out")]
-    ['a.mp3', 'a.wav', 'b']
-    """
-    found = {}
-    for item in inputs:
-        for path, base in _expand(item):
-            found.setdefault(path.resolve(), (path, path.relative_to(base)))
-    stems = {}
-    for path, name in sorted(found.values(), key=lambda pair: pair[1]):
-        stems.setdefault(name.with_suffix(""), []).append((path, name))
-    recordings = []
-    for stem, same in stems.items():
-        names = [name for _, name in same] if len(same) > 1 else [stem]
-        if len(set(names)) < len(names):
-            raise InputError(
-                f"{same[0][0]} and {same[1][0]}: both would be written as {stem}; "
-                "separate them into different folders"
-            )
-        recordings += [
-            Recording(path, Path(folder) / name)
-            for (path, _), name in zip(same, names, strict=True)
-        ]
-    return recordings
-
-
-def _expand(item):
-    """Files of an input, each with the folder that its name is relative to."""
-    path = Path(item)
-    if path.is_dir():
-        files = [p for p in sorted(path.rglob("*")) if _is_audio(p)]
-        found = [(p, path) for p in files]
-    elif path.exists():
-        found = [(path, path.parent)]
-    else:
-        files = [Path(p) for p in sorted(glob.glob(item, recursive=True))]
-        found = [(p, p.parent) for p in files if _is_audio(p)]
-        if not found and not glob.has_magic(item):
-            raise InputError(f"{item}: no such file or folder")
-    if not found:
-        raise InputError(f"{item}: no {', '.join(SUFFIXES)} in it")
-    return found
-
-
-def _is_audio(path):
-    return path.suffix.lower() in SUFFIXES and path.is_file()
-
-
-def shard(recordings, index, count):
-    """Every ``count``-th recording, for one of several processes.
-
-    Arguments
-    ---------
-    recordings : list
-    index : int
-        From 0.
-    count : int
-
-    Returns
-    -------
-    list
-    """
-    return recordings[index::count]
-
-
-def is_finished(recording, sources, channels):
-    """Whether all outputs of a recording are there, and newer than it.
-
-    Arguments
-    ---------
-    recording : Recording
-    sources : int
-    channels : str
-        One of :data:`CHANNELS`.
-
-    Returns
-    -------
-    bool
-    """
-    count = None
-    if channels == "each":
-        with open_audio(recording.path) as audio:
-            count = audio.channels
-    outputs = recording.outputs(sources, count)
-    changed = recording.path.stat().st_mtime
-    return all(p.exists() and p.stat().st_mtime >= changed for p in outputs)
 
 
 def separate_recording(
@@ -206,7 +60,7 @@ def separate_recording(
         count = audio.channels if channels == "each" else None
         outputs = recording.outputs(model.hparams.num_spks, count)
         _remove_partial(outputs)
-        subtype = audio.subtype if _fits_wav(audio.subtype) else "PCM_16"
+        subtype = audio.subtype if audio.subtype in _WAV_BYTES else "PCM_16"
         with ExitStack() as stack:
             partial = [stack.enter_context(atomic_path(path)) for path in outputs]
             peaks, clipped = _separate_into(model, reader, partial, subtype, normalize)
@@ -289,9 +143,9 @@ def _separate_into(model, reader, paths, subtype, normalize):
 
 def _open_wav(path, rate, subtype, frames):
     # Of the formats that soundfile writes, RF64 alone is a wav of any size.
-    size = frames * 8  # bytes of a sample, at most
+    is_large = frames * _WAV_BYTES[subtype] > _WAV_LIMIT
     return sf.SoundFile(
-        path, "w", rate, 1, subtype, format="RF64" if size > _WAV_LIMIT else "WAV"
+        path, "w", rate, 1, subtype, format="RF64" if is_large else "WAV"
     )
 
 
@@ -322,13 +176,6 @@ def _scale_file(path, gain, subtype):
         os.replace(scaled, path)
     finally:
         scaled.unlink(missing_ok=True)
-
-
-def _fits_wav(subtype):
-    return sf.check_format("WAV", subtype) and subtype in (
-        *("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"),
-        *("ULAW", "ALAW"),
-    )
 
 
 def _remove_partial(outputs):

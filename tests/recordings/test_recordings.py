@@ -10,14 +10,14 @@ import torch
 
 from custom_modules.errors import InputError
 from custom_modules.inference import PolSESSSeparation
-from custom_modules.recordings import (
+from custom_modules.recordings.files import (
     Recording,
     find_recordings,
     is_finished,
-    separate_recording,
     shard,
 )
-from custom_modules.separating import separate_all
+from custom_modules.recordings.streams import separate_recording
+from custom_modules.recordings.work import separate_all
 
 
 class Halves(torch.nn.Module):

@@ -11,8 +11,9 @@ from tqdm import tqdm
 from custom_modules.errors import InputError
 from custom_modules.files import atomic_path
 from custom_modules.inference import PolSESSSeparation, open_audio
-from custom_modules.recordings import is_finished, separate_recording
-from custom_modules.spectrograms import plot_spectrograms
+from custom_modules.recordings.files import is_finished
+from custom_modules.recordings.spectrograms import plot_spectrograms
+from custom_modules.recordings.streams import separate_recording
 
 
 def load_model(source, device=None, precision="fp32", **options):
@@ -96,9 +97,9 @@ def separate_all(
     Arguments
     ---------
     model : PolSESSSeparation
-    recordings : list of custom_modules.recordings.Recording
+    recordings : list of custom_modules.recordings.files.Recording
     channels, normalize : str
-        As for :func:`custom_modules.recordings.separate_recording`.
+        As for :func:`custom_modules.recordings.streams.separate_recording`.
     overwrite : bool
         Whether finished recordings are separated again.
     plot : bool

@@ -1,0 +1,1 @@
+"""Recordings to be separated: finding, reading, writing and reporting on them."""

@@ -1,0 +1,158 @@
+"""Which recordings to separate, and into which files."""
+
+import glob
+from dataclasses import dataclass
+from pathlib import Path
+
+from custom_modules.errors import InputError
+from custom_modules.inference import open_audio
+
+SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+
+
+@dataclass
+class Recording:
+    """A file to separate.
+
+    Arguments
+    ---------
+    path : pathlib.Path
+    stem : pathlib.Path
+        Of its outputs, to which ``_s1.wav`` and the like are appended.
+    """
+
+    path: Path
+    stem: Path
+
+    def outputs(self, sources, channels=None):
+        """The files to write, by channel and source.
+
+        Arguments
+        ---------
+        sources : int
+        channels : int
+            If each channel is separated on its own, how many there are.
+
+        Returns
+        -------
+        list of pathlib.Path
+        """
+        parts = [""] if channels is None else [f"_ch{c + 1}" for c in range(channels)]
+        return [
+            self.stem.with_name(f"{self.stem.name}{part}_s{source + 1}.wav")
+            for part in parts
+            for source in range(sources)
+        ]
+
+
+def find_recordings(inputs, folder):
+    """Lists the files to separate, and where each goes.
+
+    Arguments
+    ---------
+    inputs : list of str
+        Files, folders, which are searched through, and patterns.
+    folder : str or pathlib.Path
+        For the outputs. What lies in a folder of an input folder goes into a folder
+        of that name. Names that would collide keep their suffix.
+
+    Returns
+    -------
+    list of Recording
+        Sorted, each file once.
+
+    Raises
+    ------
+    InputError
+        If an input is no file, or nothing is found in it; or names collide.
+
+    Example
+    -------
+    >>> root = getfixture("tmp_path")
+    >>> for name in ("a.wav", "a.mp3", "b.flac", "notes.txt"):
+    ...     (root / name).touch()
+    >>> [r.stem.name for r in find_recordings([str(root)], "out")]
+    ['a.mp3', 'a.wav', 'b']
+    """
+    found = {}
+    for item in inputs:
+        for path, base in _expand(item):
+            found.setdefault(path.resolve(), (path, path.relative_to(base)))
+    stems = {}
+    for path, name in sorted(found.values(), key=lambda pair: pair[1]):
+        stems.setdefault(name.with_suffix(""), []).append((path, name))
+    recordings = []
+    for stem, same in stems.items():
+        names = [name for _, name in same] if len(same) > 1 else [stem]
+        if len(set(names)) < len(names):
+            raise InputError(
+                f"{same[0][0]} and {same[1][0]}: both would be written as {stem}; "
+                "separate them into different folders"
+            )
+        recordings += [
+            Recording(path, Path(folder) / name)
+            for (path, _), name in zip(same, names, strict=True)
+        ]
+    return recordings
+
+
+def _expand(item):
+    """Files of an input, each with the folder that its name is relative to."""
+    path = Path(item)
+    if path.is_dir():
+        files = [p for p in sorted(path.rglob("*")) if _is_audio(p)]
+        found = [(p, path) for p in files]
+    elif path.exists():
+        found = [(path, path.parent)]
+    else:
+        files = [Path(p) for p in sorted(glob.glob(item, recursive=True))]
+        found = [(p, p.parent) for p in files if _is_audio(p)]
+        if not found and not glob.has_magic(item):
+            raise InputError(f"{item}: no such file or folder")
+    if not found:
+        raise InputError(f"{item}: no {', '.join(SUFFIXES)} in it")
+    return found
+
+
+def _is_audio(path):
+    return path.suffix.lower() in SUFFIXES and path.is_file()
+
+
+def shard(recordings, index, count):
+    """Every ``count``-th recording, for one of several processes.
+
+    Arguments
+    ---------
+    recordings : list
+    index : int
+        From 0.
+    count : int
+
+    Returns
+    -------
+    list
+    """
+    return recordings[index::count]
+
+
+def is_finished(recording, sources, channels):
+    """Whether all outputs of a recording are there, and newer than it.
+
+    Arguments
+    ---------
+    recording : Recording
+    sources : int
+    channels : str
+        As for :func:`custom_modules.recordings.streams.separate_recording`.
+
+    Returns
+    -------
+    bool
+    """
+    count = None
+    if channels == "each":
+        with open_audio(recording.path) as audio:
+            count = audio.channels
+    outputs = recording.outputs(sources, count)
+    changed = recording.path.stat().st_mtime
+    return all(p.exists() and p.stat().st_mtime >= changed for p in outputs)
