@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-import speechbrain as sb
+import yaml
 from ruamel.yaml import YAML
 
 from custom_modules.checkpoints import AtomicCheckpointer
@@ -163,8 +163,6 @@ def write_results_folder(old, hparams_file, folder):
     InputError
         If there is something in it.
     """
-    from custom_modules.brain import Separation
-
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder}: is not empty; name another --results")
@@ -178,15 +176,18 @@ def write_results_folder(old, hparams_file, folder):
     hparams["epoch_counter"].current = old.epoch
     with atomic_path(folder / "hyperparams.yaml") as path:
         _write_hparams(hparams_file, overrides, path)
-    separation = Separation(
-        hparams["modules"],
-        hparams["opt_class"],
-        {**hparams, "precision": "fp32"},  # nothing is computed
-        {"device": "cpu"},
-        hparams["checkpointer"],
-    )
-    separation.on_fit_start()
-    separation.on_stage_start(sb.Stage.VALID, old.epoch)
-    hparams["checkpointer"].save_checkpoint(
-        meta={"si_sdr": old.si_sdr, "epoch": old.epoch}
-    )
+    parameters = hparams["separator"].parameters()
+    checkpointer = hparams["checkpointer"]
+    # What the Brain adds to the checkpoints of a training.
+    checkpointer.add_recoverable("optimizer", hparams["opt_class"](parameters))
+    brain = {
+        **{"step": 0, "avg_train_loss": 0.0, "optimizer_step": 0},
+        "initial_lr": hparams["lr"],
+    }
+    checkpointer.add_recoverable("brain", brain, custom_save_hook=_save_yaml)
+    checkpointer.save_checkpoint(meta={"si_sdr": old.si_sdr, "epoch": old.epoch})
+
+
+def _save_yaml(state, path):
+    with open(path, "w", encoding="utf-8") as stream:
+        yaml.safe_dump(state, stream)

@@ -122,7 +122,14 @@ def compare(model, folder, minutes, limit):
                 speed = length * 60 / figures["seconds"]
                 cells = f"{speed:.1f} | {figures['MiB']:.0f} |"
             print(f"| {length} | {name} | {cells}", flush=True)
-        if all(found.values()):
+        if found[stock] is None:
+            most = found[ours]["MiB"] / (1024 * limit)
+            print(
+                f"\n{length} min: less than {most:.2f} of the memory "
+                f"({verdict(most, MEMORY_GOAL, lower=True)})\n",
+                flush=True,
+            )
+        else:
             speed = found[stock]["seconds"] / found[ours]["seconds"]
             memory = found[ours]["MiB"] / found[stock]["MiB"]
             print(
