@@ -18,16 +18,12 @@ from speechbrain.utils.logger import get_logger
 
 from custom_modules.dataio import collate
 from custom_modules.errors import InputError
-from custom_modules.metrics import is_silent, score
+from custom_modules.metrics import is_silent
 from custom_modules.mmipc import draw_fraction
 from custom_modules.objectives import pit_si_sdr_loss, si_sdr
-from custom_modules.results import result_rows, write_example, write_results
 from custom_modules.training_log import TrainingLog
 
 logger = get_logger(__name__)
-
-#: Of what is tested, these are written as audio: clean speech and the full mix.
-HEARD_VARIANTS = ("C", "SER", "SE")
 
 #: What is summed over an epoch: dB over scored mixtures, their number, mixtures
 #: whose estimate was not finite, and dropped batches.
@@ -42,9 +38,11 @@ class NonFiniteError(Exception):
 class Separation(sb.Brain):
     """Trains a separator with the permutation-invariant SI-SDR loss.
 
+    Its test is :mod:`custom_modules.evaluation`'s, the same for every model.
+
     Needs ``modules["separator"]`` (``[batch, time] → [batch, time, sources]``)
     and, among the hparams, ``seed``, ``epoch_counter``, ``lr_scheduler``,
-    ``train_logger``, ``output_folder``, ``save_audio`` and ``sample_rate``. Its
+    ``train_logger`` and ``output_folder``. Its
     datasets are :class:`custom_modules.dataio.MixtureDataset`.
 
     The checkpoint with the highest ``si_sdr`` on the validation set is the best
@@ -163,14 +161,11 @@ class Separation(sb.Brain):
 
     @torch.no_grad()
     def evaluate_batch(self, batch, stage):
-        """Adds a validation batch to the averages; scores a test batch."""
+        """Adds a validation batch to the averages."""
         with self.evaluation_ctx:
             outputs = self.compute_forward(batch, stage)
             loss = self.compute_objectives(outputs, batch, stage)
-        if stage == sb.Stage.VALID:
-            self._add_to_averages(outputs)
-        else:
-            self._score(batch, outputs)
+        self._add_to_averages(outputs)
         return loss.detach().cpu()
 
     def make_dataloader(
@@ -179,8 +174,6 @@ class Separation(sb.Brain):
         """As in SpeechBrain, with our collation; remembers what it loads."""
         if stage == sb.Stage.TRAIN:
             self.train_set = dataset
-        elif stage == sb.Stage.TEST:
-            self.test_set = dataset
         loader_kwargs.setdefault("collate_fn", collate)
         return super().make_dataloader(dataset, stage, ckpt_prefix, **loader_kwargs)
 
@@ -202,7 +195,6 @@ class Separation(sb.Brain):
             self.train_set.set_epoch(epoch)
         if stage != sb.Stage.TRAIN or self.step == 0:
             self.sums = dict.fromkeys(SUMS, 0)
-        self.rows, self.examples = [], []
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """Keeps averages; schedules, logs and saves after validation."""
@@ -210,24 +202,8 @@ class Separation(sb.Brain):
             self.train_stats, self.skipped = self._averages(), self.sums["skipped"]
             if self.skipped and not self.sums["mixtures"]:
                 self._give_up("no batch had a finite loss")
-        elif stage == sb.Stage.VALID:
+        else:
             self._end_epoch(epoch, self._averages())
-        elif if_main_process():
-            self.summary = write_results(self.rows, self.hparams.output_folder)
-
-    def on_evaluate_start(self, max_key=None, min_key=None):
-        """Loads the best checkpoint.
-
-        Raises
-        ------
-        InputError
-            If there is none.
-        """
-        found = self.checkpointer.recover_if_possible(max_key=max_key, min_key=min_key)
-        if found is None:
-            folder = self.checkpointer.checkpoints_dir
-            raise InputError(f"{folder}: no checkpoint to test; train first")
-        logger.info("testing the checkpoint of epoch %s", found.meta["epoch"])
 
     def _end_epoch(self, epoch, valid_stats):
         si_sdr_db = valid_stats["si_sdr"]
@@ -271,35 +247,6 @@ class Separation(sb.Brain):
         # Every process counts the same dropped batches.
         totals = dict(zip(SUMS, sums.tolist(), strict=True))
         return totals | {"skipped": self.sums["skipped"]}
-
-    def _score(self, batch, outputs):
-        """Scores a test batch, each example cut back to its true length."""
-        lengths = outputs["lengths"]
-        parts = [(slice(None), None)]
-        if lengths is not None:
-            parts = [(slice(i, i + 1), int(n)) for i, n in enumerate(lengths)]
-        keys = ("estimates", "targets", "mixture")
-        scored = [score(*(outputs[k][part, :end] for k in keys)) for part, end in parts]
-        scores = {k: torch.cat([s[k] for s, _ in scored]) for k in scored[0][0]}
-        self.rows += result_rows(batch, scores, self.test_set.data)
-        for (part, _), (_, aligned) in zip(parts, scored, strict=True):
-            self._save_examples(batch, outputs, part, aligned)
-
-    def _save_examples(self, batch, outputs, part, aligned):
-        """Writes the first ``save_audio`` mixtures, clean and whole, for listening."""
-        wanted = self.test_set.data_ids[: self.hparams.save_audio]
-        for item, estimates in zip(range(len(batch))[part], aligned, strict=True):
-            heard = batch.id[item] in wanted and batch.variant[item] in HEARD_VARIANTS
-            if heard and if_main_process():
-                end = len(estimates)
-                self.examples += write_example(
-                    f"{self.hparams.output_folder}/audio",
-                    f"{batch.id[item]}_{batch.variant[item]}",
-                    outputs["mixture"][item, :end],
-                    estimates,
-                    outputs["targets"][item, :end],
-                    self.hparams.sample_rate,
-                )
 
     @mark_as_saver
     def _save(self, path):

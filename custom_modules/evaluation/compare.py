@@ -1,0 +1,5 @@
+"""Side by side."""
+
+
+def compare_results(folders, output, folder):
+    raise NotImplementedError
