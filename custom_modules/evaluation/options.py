@@ -3,6 +3,7 @@
 import argparse
 
 from custom_modules.errors import InputError
+from custom_modules.evaluation.comparison import COMPARISON_FOLDER
 from custom_modules.evaluation.runner import Scope
 from custom_modules.hparams import print_help
 from custom_modules.layout import SUBSETS
@@ -85,6 +86,33 @@ def scope_of(options, progressbar):
         save_audio=options.save_audio,
         progressbar=progressbar,
     )
+
+
+def comparison_folder(rest):
+    """Where a comparison goes.
+
+    Arguments
+    ---------
+    rest : list of str
+        From :func:`split_options`: nothing, or ``--output_folder``.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    InputError
+        If there is anything else.
+
+    Example
+    -------
+    >>> comparison_folder(["--output_folder=here"]), comparison_folder([])
+    ('here', 'results/comparison')
+    """
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--output_folder", default=COMPARISON_FOLDER)
+    return parser.parse_args(rest).output_folder
 
 
 def print_usage(usage, argv):

@@ -113,10 +113,11 @@ def write_results(rows, folder, record):
     with atomic_path(folder / "test_summary.md") as path:
         path.write_text(report(rows, summary, record), encoding="utf-8")
     write_record(folder, record)
+    name = f"{record['model_name']}, {record['task']}"
     pictures = {
-        "test_results.png": plot_variants(summary),
-        "test_distribution.png": plot_distribution(rows),
-        "test_in_out.png": plot_in_out(rows),
+        "test_results.png": plot_variants(summary, name),
+        "test_distribution.png": plot_distribution(rows, name),
+        "test_in_out.png": plot_in_out(rows, name),
     }
     return summary, [save(figure, folder / name) for name, figure in pictures.items()]
 

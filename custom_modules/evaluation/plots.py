@@ -18,13 +18,15 @@ COLOURS = {"model": "#0072b2", "oracle": "#e69f00", "indoor": "#0072b2"}
 COLOURS |= {"outdoor": "#d55e00"}
 
 
-def plot_variants(summary):
+def plot_variants(summary, name):
     """SI-SDRi per variant with its interval, beside the background-removal oracle.
 
     Arguments
     ---------
     summary : pandas.DataFrame
         From :func:`custom_modules.evaluation.summary.summarise`.
+    name : str
+        The model's, for the title.
 
     Returns
     -------
@@ -50,20 +52,22 @@ def plot_variants(summary):
     axes.axhline(0, color="black", linewidth=0.8)
     labels = [f"{_broken(name)}\nn = {n}" for name, n in table.n.items()]
     axes.set_xticks(places, labels, fontsize=8.5)
-    axes.set(ylabel="SI-SDRi (dB)", title="Improvement over the mixture, by variant")
+    axes.set(ylabel="SI-SDRi (dB)", title=f"{name}: improvement over the mixture")
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
     figure.legend(loc="outside lower center", ncols=4)
     return figure
 
 
-def plot_distribution(rows):
+def plot_distribution(rows, name):
     """How SI-SDRi is spread over the mixtures of each variant.
 
     Arguments
     ---------
     rows : pandas.DataFrame
         As in ``test_results.csv``.
+    name : str
+        The model's, for the title.
 
     Returns
     -------
@@ -103,20 +107,22 @@ def plot_distribution(rows):
     axes.set_xticks(range(len(variants)), variants)
     axes.set(
         ylabel="SI-SDRi (dB)",
-        title="Each mixture; boxes: quartiles and median, whiskers within 1.5 of them",
+        title=f"{name}: each mixture, with median and quartiles",
     )
     axes.grid(axis="y", alpha=0.3)
     axes.legend()
     return figure
 
 
-def plot_in_out(rows):
+def plot_in_out(rows, name):
     """SI-SDR of the mixture against that of the estimate, a point per source.
 
     Arguments
     ---------
     rows : pandas.DataFrame
         As in ``test_results.csv``.
+    name : str
+        The model's, for the title.
 
     Returns
     -------
@@ -153,9 +159,10 @@ def plot_in_out(rows):
     for environment in ("indoor", "outdoor"):
         grid[0, 0].plot([], [], "o", color=COLOURS[environment], label=environment)
     grid[0, 0].plot([], [], color="black", label="no improvement")
-    figure.supxlabel("SI-SDR of the mixture (dB)")
-    figure.supylabel("SI-SDR of the estimate (dB)")
-    figure.legend(loc="outside lower center", ncols=3)
+    figure.supxlabel("SI-SDR of the mixture (dB)", fontsize="medium")
+    figure.supylabel("SI-SDR of the estimate (dB)", fontsize="medium")
+    figure.suptitle(f"{name}: before and after, each source")
+    grid[0, 0].legend(fontsize=8, loc="upper left")
     return figure
 
 

@@ -119,18 +119,34 @@ def summarise(rows):
     scores = score_columns(rows)
     parts = [
         _statistics(variant, EVERY, subset, scores)
-        for variant, subset in _by_variant(table)
+        for variant, subset in split_by_variant(table)
     ]
     for group, subset in _groups(table):
         parts += [
             _statistics(variant, group, part, scores)
-            for variant, part in _by_variant(subset, apart=False)
+            for variant, part in split_by_variant(subset, apart=False)
         ]
     return pd.concat(parts, ignore_index=True)
 
 
-def _by_variant(table, apart=True):
-    """(name, its rows) of each variant and of the averages."""
+def split_by_variant(table, apart=True):
+    """Divides mixtures by variant, and adds the averages.
+
+    Arguments
+    ---------
+    table : pandas.DataFrame
+        A row per mixture and variant.
+    apart : bool
+        Whether C is also given for each environment alone, if there are both.
+
+    Yields
+    ------
+    str
+        A variant, ``"C indoor"``, ``"C outdoor"``, ``"all variants"`` or
+        ``"all mixtures"``.
+    pandas.DataFrame
+        Its rows.
+    """
     for variant in VARIANTS:
         subset = table[table.variant == variant]
         if len(subset):

@@ -94,7 +94,11 @@ def gains_table(summary, key="variant"):
     for name in dict.fromkeys(summary[key]):
         cell = gains.loc[name, "si_sdri"]
         line = [name, f"{cell.n:.0f}", *(f"{failed[name]}" for _ in counted)]
-        line += [number(cell["mean"], 2), interval(cell, 2), number(cell["std"], 2)]
+        line += [
+            number(cell["mean"], 2),
+            interval(cell.ci_low, cell.ci_high, 2),
+            number(cell["std"], 2),
+        ]
         if oracle:
             line.append(number(gains.loc[name, "si_sdri_oracle"]["mean"], 2))
         for metric in metrics[1:]:
@@ -155,7 +159,7 @@ def spread_table(summary):
             cell, decimals = gains.loc[variant, f"{name}i"], METRICS[name].decimals
             line.append(
                 f"{number(cell['mean'], decimals)} ± {number(cell['std'], decimals)} "
-                f"[{interval(cell, decimals)}]"
+                f"[{interval(cell.ci_low, cell.ci_high, decimals)}]"
             )
         lines.append(line)
     return markdown(lines)
@@ -186,22 +190,26 @@ def failures_table(rows):
     return markdown(lines)
 
 
-def interval(cell, decimals):
-    """The bootstrap interval of a row of a summary.
+def interval(low, high, decimals):
+    """An interval, or a dash.
 
     Arguments
     ---------
-    cell : pandas.Series
-        With ``ci_low`` and ``ci_high``.
+    low, high : float
     decimals : int
 
     Returns
     -------
     str
+
+    Example
+    -------
+    >>> interval(-1.234, 2, 1)
+    '-1.2 … 2.0'
     """
-    if pd.isna(cell.ci_low):
+    if pd.isna(low):
         return DASH
-    return f"{number(cell.ci_low, decimals)} … {number(cell.ci_high, decimals)}"
+    return f"{number(low, decimals)} … {number(high, decimals)}"
 
 
 def _metrics(summary):

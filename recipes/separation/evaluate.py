@@ -28,9 +28,10 @@ import speechbrain as sb  # noqa: E402
 from speechbrain.utils.distributed import run_on_main  # noqa: E402
 
 from custom_modules.errors import exit_cleanly  # noqa: E402
-from custom_modules.evaluation.compare import compare_results  # noqa: E402
+from custom_modules.evaluation.comparison import compare_results  # noqa: E402
 from custom_modules.evaluation.evaluate import evaluate_model  # noqa: E402
 from custom_modules.evaluation.options import (  # noqa: E402
+    comparison_folder,
     print_usage,
     scope_of,
     split_options,
@@ -51,7 +52,7 @@ def main(argv):
     logging.basicConfig(level=logging.INFO, format="%(name)s - %(message)s")
     options, rest = split_options(argv)
     if options.compare:
-        return compare_results(options.compare, rest, options.output)
+        return compare_results(options.compare, comparison_folder(rest), options.output)
     subject = load_subject(rest)
     sb.utils.distributed.ddp_init_group(subject.run_opts)
     folder = results_folder(subject, options.split)
