@@ -17,6 +17,9 @@ from custom_modules.metrics import METRICS
 #: Readable in print, in grey and with the common colour blindnesses.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
 
+#: Column of an improvement → its metric.
+GAINS = {f"{name}i": metric for name, metric in METRICS.items()}
+
 COMPARISON_FOLDER = "results/comparison"
 
 
@@ -75,7 +78,7 @@ def report(table):
     """
     models = list(dict.fromkeys(table.model))
     gains = table[table.metric == "si_sdri"]
-    averages = table[(table.variant == ALL_MIXTURES) & table.metric.str.endswith("i")]
+    averages = table[(table.variant == ALL_MIXTURES) & table.metric.isin(GAINS)]
     seeds = dict.fromkeys(zip(table.model, table.seeds, strict=True))
     note = (
         f"Differences are from {models[0]}, mixture by mixture, with 95 % bootstrap "
@@ -122,11 +125,11 @@ def _with_seeds(cell, decimals):
 
 
 def _decimals(gain):
-    return METRICS[gain.removesuffix("i")].decimals
+    return GAINS[gain].decimals
 
 
 def _heading(gain):
-    return f"{METRICS[gain.removesuffix('i')].heading}i"
+    return f"{GAINS[gain].heading}i"
 
 
 def plot_comparison(table):
