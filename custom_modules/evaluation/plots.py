@@ -8,6 +8,7 @@ from custom_modules.evaluation.summary import (
     ALL_MIXTURES,
     ALL_VARIANTS,
     EVERY,
+    environments_of,
     over_sources,
 )
 from custom_modules.files import atomic_path
@@ -15,7 +16,7 @@ from custom_modules.mmipc import VARIANTS
 
 #: Readable in print, in grey and with the common colour blindnesses.
 COLOURS = {"model": "#0072b2", "oracle": "#e69f00", "indoor": "#0072b2"}
-COLOURS |= {"outdoor": "#d55e00"}
+COLOURS |= {"outdoor": "#d55e00", "scene only": "#009e73", "clean": "#cc79a7"}
 
 
 def plot_variants(summary, name):
@@ -80,13 +81,13 @@ def plot_distribution(rows, name):
     random = np.random.default_rng(0)
     for place, variant in enumerate(variants):
         subset = table[table.variant == variant]
-        for environment, colour in (("indoor", "indoor"), ("outdoor", "outdoor")):
+        for environment in environments_of(subset):
             gains = subset.si_sdri[subset.environment == environment]
             axes.plot(
                 place + random.uniform(-0.28, 0.28, len(gains)),
                 gains,
                 ".",
-                color=COLOURS[colour],
+                color=COLOURS[environment],
                 markersize=4,
                 alpha=0.6 if len(gains) < 500 else 0.15,
                 zorder=1,
@@ -101,7 +102,7 @@ def plot_distribution(rows, name):
             medianprops={"color": "black", "linewidth": 2},
             zorder=2,
         )
-    for environment in ("indoor", "outdoor"):
+    for environment in environments_of(table):
         axes.plot([], [], "o", color=COLOURS[environment], label=environment)
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_xticks(range(len(variants)), variants)
@@ -140,7 +141,7 @@ def plot_in_out(rows, name):
     for axes, variant in zip(grid.flat, variants, strict=False):
         subset = rows[rows.variant == variant]
         axes.plot(limits, limits, color="black", linewidth=0.8)
-        for environment in ("indoor", "outdoor"):
+        for environment in environments_of(subset):
             part = subset[subset.environment == environment]
             axes.plot(
                 part.si_sdr_mixture,
@@ -156,7 +157,7 @@ def plot_in_out(rows, name):
         axes.set_aspect("equal")
     for axes in list(grid.flat)[len(variants) :]:
         axes.set_axis_off()
-    for environment in ("indoor", "outdoor"):
+    for environment in environments_of(rows):
         grid[0, 0].plot([], [], "o", color=COLOURS[environment], label=environment)
     grid[0, 0].plot([], [], color="black", label="no improvement")
     figure.supxlabel("SI-SDR of the mixture (dB)", fontsize="medium")

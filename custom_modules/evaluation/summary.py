@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from custom_modules.evaluation.bootstrap import interval_of_mean
-from custom_modules.mmipc import VARIANTS
+from custom_modules.mmipc import CANCELLED_LAYERS, VARIANTS
 
 ALL_VARIANTS = "all variants"
 ALL_MIXTURES = "all mixtures"
@@ -152,7 +152,7 @@ def split_by_variant(table, apart=True):
         if len(subset):
             yield variant, subset
         if variant == "C" and apart and subset.environment.nunique() > 1:
-            for environment in ("indoor", "outdoor"):
+            for environment in environments_of(subset):
                 yield f"C {environment}", subset[subset.environment == environment]
     yield ALL_VARIANTS, table
     yield ALL_MIXTURES, table
@@ -161,7 +161,7 @@ def split_by_variant(table, apart=True):
 def _groups(table):
     """(name, its rows) of each subset of mixtures that the manifest knows of."""
     if table.environment.nunique() > 1:
-        for environment in ("indoor", "outdoor"):
+        for environment in environments_of(table):
             yield environment, table[table.environment == environment]
     if table.genders.notna().any():
         first, second = table.genders.str.split("-", n=1, expand=True).to_numpy().T
@@ -174,6 +174,21 @@ def _groups(table):
         labels = ssr_labels(table.ssr_db)
         for label in dict.fromkeys(labels[table.ssr_db.sort_values().index].dropna()):
             yield label, table[labels == label]
+
+
+def environments_of(table):
+    """The environments of mixtures, in the order of tables.
+
+    Arguments
+    ---------
+    table : pandas.DataFrame
+
+    Returns
+    -------
+    list of str
+    """
+    present = set(table.environment)
+    return [name for name in CANCELLED_LAYERS if name in present]
 
 
 def _known(values):
