@@ -15,15 +15,12 @@ from speechbrain.utils.checkpoints import (
     mark_as_saver,
     register_checkpoint_hooks,
 )
-from speechbrain.utils.distributed import if_main_process, main_process_only
+from speechbrain.utils.distributed import main_process_only
 from speechbrain.utils.logger import get_logger
 from torch.nn.parallel import DistributedDataParallel
 
 from custom_modules.dataio import collate
-from custom_modules.errors import InputError
-from custom_modules.metrics import score
 from custom_modules.objectives import pit_si_sdr_loss
-from custom_modules.results import result_rows, write_example, write_results
 from custom_modules.training.averages import Averages
 from custom_modules.training.cost import EpochCost
 from custom_modules.training.steps import ExactSteps
@@ -32,17 +29,16 @@ from custom_modules.training_log import TrainingLog
 
 logger = get_logger(__name__)
 
-#: Of what is tested, these are written as audio: clean speech and the full mix.
-HEARD_VARIANTS = ("C", "SER", "SE")
-
 
 @register_checkpoint_hooks
 class Separation(ExactSteps):
     """Trains a separator with the permutation-invariant SI-SDR loss.
 
+    Its test is :mod:`custom_modules.evaluation`'s, the same for every model.
+
     Needs ``modules["separator"]`` (``[batch, time] → [batch, time, sources]``)
     and, among the hparams, ``seed``, ``epoch_counter``, ``lr_scheduler``,
-    ``train_logger``, ``output_folder``, ``save_audio`` and ``sample_rate``. Its
+    ``train_logger`` and ``output_folder``. Its
     datasets are :class:`custom_modules.dataio.MixtureDataset`.
 
     The checkpoint with the highest ``si_sdr`` on the validation set is the best
@@ -94,16 +90,13 @@ class Separation(ExactSteps):
 
     @torch.no_grad()
     def evaluate_batch(self, batch, stage):
-        """Adds a validation batch to the averages; scores a test batch."""
+        """Adds a validation batch to the averages."""
         with self.evaluation_ctx:
             outputs = self.compute_forward(batch, stage)
             loss = self.compute_objectives(outputs, batch, stage)
-        if stage == sb.Stage.VALID:
-            self._add_to(self.averages, batch, outputs)
-            if self.tracker.hears:
-                self.audible += audible_signals(batch, outputs, self.heard)
-        else:
-            self._score(batch, outputs)
+        self._add_to(self.averages, batch, outputs)
+        if self.tracker.hears:
+            self.audible += audible_signals(batch, outputs, self.heard)
         return loss.detach().cpu()
 
     def make_dataloader(
@@ -112,8 +105,6 @@ class Separation(ExactSteps):
         """As in SpeechBrain, with our collation; validation is split, too."""
         if stage == sb.Stage.TRAIN:
             self.train_set = dataset
-        elif stage == sb.Stage.TEST:
-            self.test_set = dataset
         else:
             self.heard = dataset.data_ids[: self.hparams.save_audio]
             rank, processes = self._place()
@@ -172,7 +163,7 @@ class Separation(ExactSteps):
         if stage == sb.Stage.TRAIN:
             self.cost = EpochCost(self.device, self.seconds_before)
             self.seconds_before = 0.0
-        self.rows, self.examples, self.audible = [], [], []
+        self.audible = []
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """Keeps averages; schedules, logs and saves after validation."""
@@ -180,24 +171,8 @@ class Separation(ExactSteps):
             self.train_averages = self.averages.of_all_processes()
             if self.train_averages.skipped and not self.train_averages.mixtures:
                 self._give_up("no batch had a finite loss")
-        elif stage == sb.Stage.VALID:
+        else:
             self._end_epoch(epoch, self.averages.of_all_processes())
-        elif if_main_process():
-            self.summary = write_results(self.rows, self.hparams.output_folder)
-
-    def on_evaluate_start(self, max_key=None, min_key=None):
-        """Loads the best checkpoint.
-
-        Raises
-        ------
-        InputError
-            If there is none.
-        """
-        found = self.checkpointer.recover_if_possible(max_key=max_key, min_key=min_key)
-        if found is None:
-            folder = self.checkpointer.checkpoints_dir
-            raise InputError(f"{folder}: no checkpoint to test; train first")
-        logger.info("testing the checkpoint of epoch %s", found.meta["epoch"])
 
     def _end_epoch(self, epoch, valid):
         """Schedules, stops, logs and saves, by what validation says."""
@@ -251,35 +226,6 @@ class Separation(ExactSteps):
             batch.variant,
             outputs["lengths"],
         )
-
-    def _score(self, batch, outputs):
-        """Scores a test batch, each example cut back to its true length."""
-        lengths = outputs["lengths"]
-        parts = [(slice(None), None)]
-        if lengths is not None:
-            parts = [(slice(i, i + 1), int(n)) for i, n in enumerate(lengths)]
-        keys = ("estimates", "targets", "mixture")
-        scored = [score(*(outputs[k][part, :end] for k in keys)) for part, end in parts]
-        scores = {k: torch.cat([s[k] for s, _ in scored]) for k in scored[0][0]}
-        self.rows += result_rows(batch, scores, self.test_set.data)
-        for (part, _), (_, aligned) in zip(parts, scored, strict=True):
-            self._save_examples(batch, outputs, part, aligned)
-
-    def _save_examples(self, batch, outputs, part, aligned):
-        """Writes the first ``save_audio`` mixtures, clean and whole, for listening."""
-        wanted = self.test_set.data_ids[: self.hparams.save_audio]
-        for item, estimates in zip(range(len(batch))[part], aligned, strict=True):
-            heard = batch.id[item] in wanted and batch.variant[item] in HEARD_VARIANTS
-            if heard and if_main_process():
-                end = len(estimates)
-                self.examples += write_example(
-                    f"{self.hparams.output_folder}/audio",
-                    f"{batch.id[item]}_{batch.variant[item]}",
-                    outputs["mixture"][item, :end],
-                    estimates,
-                    outputs["targets"][item, :end],
-                    self.hparams.sample_rate,
-                )
 
     @mark_as_saver
     def _save(self, path):

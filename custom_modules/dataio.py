@@ -232,7 +232,7 @@ def dataio_prep(hparams):
     def dataset(split, variants=VARIANTS, **kwargs):
         replacements = {"data_root": hparams["data_folder"]}
         manifest = Manifest(hparams[f"{split}_manifest"], replacements)
-        _check_rate(manifest, hparams["sample_rate"])
+        check_rate(manifest, hparams["sample_rate"])
         return MixtureDataset(
             manifest,
             variants,
@@ -265,8 +265,20 @@ def _stack_or_pad(signals):
     return torch.from_numpy(stacked), torch.ones(len(signals))
 
 
-def _check_rate(manifest, sample_rate):
-    """One rate a corpus is the prepare step's care; here it must be the model's."""
+def check_rate(manifest, sample_rate):
+    """One rate a corpus is the prepare step's care; here it must be the model's.
+
+    Arguments
+    ---------
+    manifest : Manifest
+    sample_rate : int
+        The model's, Hz.
+
+    Raises
+    ------
+    InputError
+        If they differ.
+    """
     rate = manifest[next(iter(manifest))]["sample_rate"]
     if rate != sample_rate:
         raise InputError(

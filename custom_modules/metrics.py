@@ -1,64 +1,117 @@
-"""What an estimate is worth: SI-SDR, its improvement, and two references.
+"""What an estimate is worth: which metrics there are, and how each is computed.
 
-Removing the background alone raises SI-SDR on a noisy mixture without parting
-the speakers. Two figures tell the difference: the background-removal oracle,
-which answers the clean sum of the speakers for each of them, and the
-speaker-to-speaker SI-SIR, which only separation raises.
+Every metric is taken of three signals against each target: the estimate, the
+mixture, whose difference is the improvement, and the *background-removal
+oracle*, the clean sum of the speakers. Removing the background alone raises
+SI-SDR on a noisy mixture without parting the speakers, and the oracle says by
+how much; the speaker-to-speaker SIR is what only separation raises.
+
+What cannot be computed raises :class:`Uncomputable`, whose text tables count.
+Only the alignment and SI-SDR use torch; all else is left to forked worker
+processes, which must not.
 """
 
+from typing import NamedTuple
+
+import numpy as np
 import torch
+from fast_bss_eval.numpy import square_cosine_metrics
+from pesq import BufferTooShortError, NoUtterancesError, PesqError, pesq
 
 from custom_modules.objectives import pit_si_sdr_loss, reorder, si_sdr
 
 #: A target below this energy is silent, and no ratio to it means anything.
 SILENCE_ENERGY = 1e-8
 
+#: Taps of the distortion filter that BSS-eval allows; 512 in all its versions.
+BSS_FILTER_TAPS = 512
 
-def si_sir(estimates, targets):
-    """Scale-invariant signal-to-interference ratio of each estimate.
+#: BSS-eval's ratios are squared cosines; beyond this their rounding decides.
+BSS_LIMIT_DB = 100.0
 
-    The estimate is projected on all targets together; what does not belong to
-    its own target there is interference. Noise takes no part.
+#: How far rounding may push a squared cosine out of [0, 1].
+COSINE_ERROR = 1e-6
 
-    Source: Le Roux et al. 2019, "SDR – half-baked or well done?", section 2.3.
+#: PESQ's mode at each sample rate in Hz that it is defined for.
+PESQ_MODES = {8000: "nb", 16000: "wb"}
+
+
+class Metric(NamedTuple):
+    """A metric as tables show it; ``<name>i`` is its improvement.
+
+    Arguments
+    ---------
+    heading : str
+    unit : str
+        ``"dB"``, or ``""`` for none.
+    decimals : int
+        Of a mean in a table.
+    group : str
+        What is computed in one go, and chosen by one option.
+    """
+
+    heading: str
+    unit: str
+    decimals: int
+    group: str
+
+
+#: Column → metric, in the order of tables.
+METRICS = {
+    "si_sdr": Metric("SI-SDR", "dB", 2, "si_sdr"),
+    "sdr": Metric("SDR", "dB", 2, "sdr"),
+    "sir": Metric("SIR", "dB", 2, "sdr"),
+    "pesq": Metric("PESQ", "", 2, "pesq"),
+    "stoi": Metric("STOI", "", 3, "stoi"),
+    "estoi": Metric("ESTOI", "", 3, "stoi"),
+}
+
+#: What can be chosen beside SI-SDR, which is always there.
+GROUPS = ("sdr", "pesq", "stoi")
+
+#: What is scored: suffix of its columns → its name.
+SIGNALS = {"": "estimate", "_mixture": "mixture", "_oracle": "oracle"}
+
+
+class Uncomputable(Exception):  # noqa: N818 - a finding, not an error
+    """A metric that does not exist for a signal; the text names the reason."""
+
+
+def align(estimates, targets):
+    """Puts estimates into the order of their targets, by the best mean SI-SDR.
 
     Arguments
     ---------
     estimates : torch.Tensor
-        ``[batch, time, sources]``, in the order of their targets.
+        ``[batch, time, sources]``, in any order. One that is not finite is
+        assigned to what the others leave.
     targets : torch.Tensor
-        ``[batch, time, sources]``, two sources or more.
+        ``[batch, time, sources]``.
 
     Returns
     -------
     torch.Tensor
-        dB, float64, ``[batch, sources]``; NaN where a target is silent.
+        ``[batch, time, sources]``.
 
     Example
     -------
-    >>> targets = torch.tensor([[[1.0, 1], [-1, 1], [1, -1], [-1, -1]]])
-    >>> estimates = targets + 0.1 * targets.flip(-1)
-    >>> si_sir(estimates, targets).round(decimals=2)
-    tensor([[20., 20.]], dtype=torch.float64)
+    >>> targets = torch.randn(1, 800, 2)
+    >>> torch.equal(align(targets.flip(-1), targets), targets)
+    True
     """
-    estimates, targets = estimates.double(), targets.double()
-    estimates = estimates - estimates.mean(1, keepdim=True)
-    targets = targets - targets.mean(1, keepdim=True)
-    gram = targets.transpose(1, 2) @ targets  # [batch, sources, sources]
-    inner = targets.transpose(1, 2) @ estimates  # [batch, target, estimate]
-    own = inner.diagonal(dim1=1, dim2=2).square() / gram.diagonal(dim1=1, dim2=2)
-    spanned = (inner * (torch.linalg.pinv(gram) @ inner)).sum(1)
-    # Nested projections: their difference is orthogonal, so energies subtract.
-    return 10 * torch.log10(own / (spanned - own).clamp_min(own * 1e-12))
+    finite = torch.isfinite(estimates).all(1, keepdim=True)
+    usable = torch.where(finite, estimates, estimates.new_zeros(()))
+    _, permutation = pit_si_sdr_loss(usable, targets)
+    return reorder(estimates, permutation)
 
 
-def score(estimates, targets, mixture):
-    """Scores of a batch, aligned by the best permutation.
+def si_sdr_of_signals(aligned, targets, mixture):
+    """SI-SDR of the estimates, the mixture and the oracle.
 
     Arguments
     ---------
-    estimates : torch.Tensor
-        ``[batch, time, sources]``, in any order.
+    aligned : torch.Tensor
+        ``[batch, time, sources]``, from :func:`align`.
     targets : torch.Tensor
         ``[batch, time, sources]``.
     mixture : torch.Tensor
@@ -66,44 +119,125 @@ def score(estimates, targets, mixture):
 
     Returns
     -------
-    scores : dict of str to torch.Tensor
-        dB, ``[batch, sources]``: ``si_sdr``, ``si_sdr_mixture`` and their
-        difference ``si_sdri``; with two sources or more ``oracle_si_sdri``
-        (background removal alone), ``si_sir``, ``si_sir_mixture`` and their
-        difference ``si_siri``. NaN where a target is silent, the latter also where
-        the other one is.
-    aligned : torch.Tensor
-        The estimates in the order of the targets.
+    dict of str to torch.Tensor
+        Suffix of :data:`SIGNALS` → dB, ``[batch, sources]``. The oracle is
+        missing if there is one source only.
 
     Example
     -------
     >>> targets = torch.randn(1, 8000, 2)
-    >>> scores, _ = score(targets.flip(-1), targets, targets.sum(-1))
-    >>> bool((scores["si_sdri"] > 60).all())
+    >>> scores = si_sdr_of_signals(targets, targets, targets.sum(-1))
+    >>> bool((scores[""] - scores["_mixture"] > 60).all())
     True
     """
-    _, permutation = pit_si_sdr_loss(estimates, targets)
-    aligned = reorder(estimates, permutation)
-    mixtures = mixture.unsqueeze(2).expand_as(targets)
     scores = {
-        "si_sdr": si_sdr(aligned, targets),
-        "si_sdr_mixture": si_sdr(mixtures, targets),
+        "": si_sdr(aligned, targets),
+        "_mixture": si_sdr(mixture.unsqueeze(2).expand_as(targets), targets),
     }
-    scores["si_sdri"] = scores["si_sdr"] - scores["si_sdr_mixture"]
     if targets.shape[2] > 1:
-        speech = targets.sum(2, keepdim=True).expand_as(targets)
-        scores["oracle_si_sdri"] = si_sdr(speech, targets) - scores["si_sdr_mixture"]
-        scores["si_sir"] = si_sir(aligned, targets)
-        scores["si_sir_mixture"] = si_sir(mixtures, targets)
-        scores["si_siri"] = scores["si_sir"] - scores["si_sir_mixture"]
-    silent = is_silent(targets)
-    # A speaker who is not there cannot interfere: two-speaker figures mean nothing.
-    alone = silent.any(1, keepdim=True)
-    for name, values in scores.items():
-        of_two = name not in ("si_sdr", "si_sdr_mixture", "si_sdri")
-        hidden = silent | alone if of_two else silent
-        scores[name] = values.masked_fill(hidden, float("nan"))
-    return scores, aligned
+        speech = targets.sum(2, keepdim=True)
+        scores["_oracle"] = si_sdr(speech.expand_as(targets), targets)
+    return scores
+
+
+def bss_eval(references, signals):
+    """SDR and SIR of BSS-eval, of every signal against every reference.
+
+    A time-invariant filter of 512 taps is forgiven. SDR: what the filtered
+    reference explains, over the rest. SIR: that, over what only the other
+    references explain.
+
+    Source: Vincent et al. 2006; Scheibler 2022, "SDR – medium rare with fast
+    computations", whose ``fast_bss_eval`` computes it.
+
+    Arguments
+    ---------
+    references : numpy.ndarray
+        ``[references, time]``, none of them silent.
+    signals : numpy.ndarray
+        ``[signals, time]``, finite. Each column of the result depends on its
+        own signal and on the number of signals alone, to the last bit.
+
+    Returns
+    -------
+    sdr, sir : numpy.ndarray
+        dB, ``[references, signals]``, at most 100 in magnitude; NaN where the
+        references leave the filter undetermined.
+
+    Raises
+    ------
+    Uncomputable
+        If the signals are shorter than the filter.
+
+    Example
+    -------
+    >>> noise = np.random.default_rng(1).standard_normal((2, 8000))
+    >>> sdr, sir = bss_eval(noise, noise[:1] + 0.1 * noise[1:])
+    >>> bool(abs(sdr[0, 0] - 20) < 1), bool(abs(sir[0, 0] - 20) < 1)
+    (True, True)
+    """
+    if references.shape[1] <= BSS_FILTER_TAPS:
+        raise Uncomputable(f"not longer than {BSS_FILTER_TAPS} samples")
+    try:
+        own, all_together = square_cosine_metrics(
+            references.astype(np.float64),
+            signals.astype(np.float64),
+            filter_length=BSS_FILTER_TAPS,
+        )
+    except np.linalg.LinAlgError as error:
+        raise Uncomputable("target leaves the filter undetermined") from error
+    # What is explained by one reference is explained by all of them.
+    sir = np.divide(own, all_together, out=np.zeros_like(own), where=all_together > 0)
+    return _to_db(own), _to_db(sir)
+
+
+def _to_db(cosine):
+    """The ratio that a squared cosine stands for; NaN if it is none."""
+    least = 1 / (1 + 10 ** (BSS_LIMIT_DB / 10))
+    possible = (cosine > -COSINE_ERROR) & (cosine < 1 + COSINE_ERROR)
+    cosine = np.clip(cosine, least, 1 - least)
+    return np.where(possible, 10 * np.log10(cosine / (1 - cosine)), np.nan)
+
+
+def pesq_score(target, signal, sample_rate):
+    """Perceptual evaluation of speech quality, MOS-LQO.
+
+    Source: ITU-T P.862 (narrow band, at 8 kHz) and P.862.2 (wide band, 16 kHz).
+
+    Arguments
+    ---------
+    target, signal : numpy.ndarray
+        ``[time]``, never padded: zeros change the score.
+    sample_rate : int
+        Hz.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    Uncomputable
+        If PESQ finds no utterance, the signals are shorter than 0.25 s, or the
+        rate is another one.
+
+    Example
+    -------
+    >>> time = np.arange(16000) / 8000
+    >>> chirps = np.sin(800 * np.sin(9 * time) * time) * (np.sin(20 * time) > 0)
+    >>> round(pesq_score(chirps, chirps, 8000), 2)
+    4.55
+    """
+    if sample_rate not in PESQ_MODES:
+        raise Uncomputable(f"undefined at {sample_rate} Hz")
+    try:
+        return float(pesq(sample_rate, target, signal, PESQ_MODES[sample_rate]))
+    except NoUtterancesError as error:
+        raise Uncomputable("no utterance found") from error
+    except BufferTooShortError as error:
+        raise Uncomputable("shorter than 0.25 s") from error
+    except (PesqError, ValueError) as error:
+        raise Uncomputable("PESQ gives up") from error
 
 
 def is_silent(signals):
@@ -126,3 +260,82 @@ def is_silent(signals):
     """
     centred = signals - signals.mean(1, keepdim=True)
     return centred.square().sum(1) < SILENCE_ENERGY
+
+
+def fault(signal):
+    """Why nothing can be computed of a signal.
+
+    Arguments
+    ---------
+    signal : numpy.ndarray
+        ``[time]``.
+
+    Returns
+    -------
+    str or None
+
+    Example
+    -------
+    >>> fault(np.float32([0.5, 0.5])), fault(np.float32([1, np.nan]))
+    ('silent', 'not finite')
+    """
+    signal = signal.astype(np.float64)
+    if not np.isfinite(signal).all():
+        return "not finite"
+    energy = np.square(signal - signal.mean()).sum()
+    return "silent" if energy < SILENCE_ENERGY else None
+
+
+def columns_of(groups, sources):
+    """The columns of scores in ``test_results.csv``.
+
+    Arguments
+    ---------
+    groups : collection of str
+        Some of :data:`GROUPS`.
+    sources : int
+        How many the task has. With one there is neither an oracle nor SIR.
+
+    Returns
+    -------
+    list of str
+
+    Example
+    -------
+    >>> columns_of((), 1)
+    ['si_sdr', 'si_sdr_mixture', 'si_sdri']
+    >>> columns_of((), 2)[-2:]
+    ['si_sdr_oracle', 'si_sdri_oracle']
+    """
+    columns = []
+    for name in metrics_of(groups, sources):
+        columns += [name, f"{name}_mixture", f"{name}i"]
+        if sources > 1:
+            columns += [f"{name}_oracle", f"{name}i_oracle"]
+    return columns
+
+
+def metrics_of(groups, sources):
+    """The names of the metrics of some groups.
+
+    Arguments
+    ---------
+    groups : collection of str
+        Some of :data:`GROUPS`.
+    sources : int
+        How many the task has.
+
+    Returns
+    -------
+    list of str
+
+    Example
+    -------
+    >>> metrics_of(("sdr",), 2), metrics_of(("sdr",), 1)
+    (['si_sdr', 'sdr', 'sir'], ['si_sdr', 'sdr'])
+    """
+    return [
+        name
+        for name, metric in METRICS.items()
+        if metric.group in ("si_sdr", *groups) and (name != "sir" or sources > 1)
+    ]

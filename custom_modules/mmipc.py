@@ -33,6 +33,14 @@ CANCELLED_LAYERS = {
         "E": ("scene",),
         "C": ("scene", "event"),
     },
+    # Other corpora: Libri2Mix has noise, or nothing, beside its speakers.
+    "scene only": {
+        "C": ("scene",),
+        "S": (),
+    },
+    "clean": {
+        "C": (),
+    },
 }
 
 #: task → how many sources the separator returns
@@ -49,7 +57,8 @@ def variants_of(environment, allowed=VARIANTS):
     Arguments
     ---------
     environment : str
-        ``"indoor"`` or ``"outdoor"``.
+        A key of :data:`CANCELLED_LAYERS`; in PolSESS ``"indoor"`` or
+        ``"outdoor"``.
     allowed : iterable of str
         The variants to choose from.
 

@@ -100,7 +100,7 @@ def test_what_the_baselines_share_does_not_drift_apart():
         "chunk_size",
     }
     shared = set.intersection(*map(set, trees)) - of_a_model
-    assert {"train_variants", "checkpointer", "test_loader_opts"} <= shared
+    assert {"train_variants", "checkpointer", "test_metrics"} <= shared
     for key in shared:
         assert len({str(tree[key]) for tree in trees}) == 1, key
 

@@ -116,12 +116,26 @@ def write_entries(path, rows):
     names = [*LAYERS, "sample_rate", "frames", *OPTIONAL_COLUMNS, *SPEAKER_KEYS]
     names = [name for name in names if name in rows]
     columns = [rows[name].tolist() for name in names]
+    rows = (
+        dict(zip(names, cells, strict=True)) for cells in zip(*columns, strict=True)
+    )
+    write_lines(path, ((mixture_id(row["mix"]), manifest_entry(row)) for row in rows))
+
+
+def write_lines(path, entries):
+    """Writes entries as JSON, each on a line of its own.
+
+    Arguments
+    ---------
+    path : pathlib.Path
+        The file to write.
+    entries : iterable of (str, dict)
+        Mixture id and entry; at least one.
+    """
     with open(path, "w", encoding="utf-8", newline="\n") as file:
         separator = "{\n"
-        for cells in zip(*columns, strict=True):
-            row = dict(zip(names, cells, strict=True))
-            key = json.dumps(mixture_id(row["mix"]), ensure_ascii=False)
-            entry = json.dumps(manifest_entry(row), ensure_ascii=False)
-            file.write(f"{separator}{key}: {entry}")
+        for name, entry in entries:
+            key, value = (json.dumps(x, ensure_ascii=False) for x in (name, entry))
+            file.write(f"{separator}{key}: {value}")
             separator = ",\n"
         file.write("\n}\n")

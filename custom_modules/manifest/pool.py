@@ -56,7 +56,9 @@ def map_pieces(function, items, workers):
             yield from function(piece)
         return
     pool = ProcessPoolExecutor(
-        min(workers, len(pieces)), mp_context=_context(), initializer=begin_worker
+        min(workers, len(pieces)),
+        mp_context=process_context(),
+        initializer=begin_worker,
     )
     try:
         for results in pool.map(function, pieces):
@@ -66,7 +68,13 @@ def map_pieces(function, items, workers):
         pool.shutdown(cancel_futures=True)
 
 
-def _context():
+def process_context():
+    """How worker processes start.
+
+    Returns
+    -------
+    multiprocessing.context.BaseContext
+    """
     # Forked workers start at once; spawned ones would first import all that
     # the training script imports.
     methods = multiprocessing.get_all_start_methods()

@@ -98,7 +98,9 @@ def count_rows(table, repetitions):
     }
     for variant in VARIANTS:
         numbers[variant] = sum(
-            of[e] for e, v in CANCELLED_LAYERS.items() if variant in v
+            of[environment]
+            for environment in of
+            if variant in CANCELLED_LAYERS[environment]
         )
     return numbers
 

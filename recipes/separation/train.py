@@ -24,9 +24,14 @@ from speechbrain.utils.distributed import run_on_main  # noqa: E402
 from custom_modules.brain import Separation  # noqa: E402
 from custom_modules.dataio import dataio_prep  # noqa: E402
 from custom_modules.errors import exit_cleanly  # noqa: E402
+from custom_modules.evaluation.evaluate import (  # noqa: E402
+    chosen_groups,
+    evaluate_model,
+)
+from custom_modules.evaluation.models import trained_model  # noqa: E402
+from custom_modules.evaluation.runner import Scope  # noqa: E402
 from custom_modules.hparams import load_experiment, print_help  # noqa: E402
-from custom_modules.plots import plot_results  # noqa: E402
-from custom_modules.results import render  # noqa: E402
+from custom_modules.plots import plot_training  # noqa: E402
 from custom_modules.training.failures import (  # noqa: E402
     explained_failures,
     join_processes,
@@ -45,6 +50,11 @@ def main(argv):
     join_processes(run_opts)
     check_tracker(hparams["tracker"], hparams["wandb_mode"])
     # Whatever can be refused is refused before the output folder is touched.
+    scope = Scope(
+        groups=chosen_groups(hparams["test_metrics"]),
+        save_audio=hparams["save_audio"],
+        progressbar=not run_opts.noprogressbar,
+    )
     hparams["checkpointer"].check_fit("separator")
     run_on_main(prepare_polsess, kwargs=prepare_options(hparams))
     datasets = dataio_prep(hparams)
@@ -65,14 +75,9 @@ def main(argv):
             train_loader_kwargs=hparams["train_loader_opts"],
             valid_loader_kwargs=hparams["valid_loader_opts"],
         )
-    if not hparams["test_after_training"] and not run_opts.test_only:
-        return leave_processes()
-    separation.evaluate(
-        datasets["test"],
-        max_key="si_sdr",
-        test_loader_kwargs=hparams["test_loader_opts"],
-    )
-    run_on_main(report, args=(separation, hparams["output_folder"]))
+    run_on_main(plot_training, args=(hparams["output_folder"],))
+    if hparams["test_after_training"] or run_opts.test_only:
+        test(hparams, run_opts, datasets["test"], scope)
     leave_processes()
 
 
@@ -84,18 +89,21 @@ def prepare_options(hparams):
     }
 
 
-def report(separation, folder):
-    """Prints the table, draws the plots and says where to look and listen."""
-    print("\nTest set, every variant, dB (means over mixtures):\n")
-    print(render(separation.summary))
-    print("\nTo look at:")
-    for picture in plot_results(folder):
-        print(f"  {picture}")
-    clean = [path for path in separation.examples if "_C_" in path]
-    if clean:
-        print("To listen to, a mixture and what was made of it:")
-        for path in clean[: 1 + separation.hparams.num_sources]:
-            print(f"  {path}")
+def test(hparams, run_opts, dataset, scope):
+    """Scores the best checkpoint, as ``evaluate.py`` does."""
+    if run_opts.debug:
+        dataset.data_ids = dataset.data_ids[: run_opts.debug_batches]
+    model, epoch = trained_model(hparams, run_opts)
+    facts = {key: hparams[key] for key in ("model_name", "task", "sample_rate", "seed")}
+    evaluate_model(
+        model,
+        dataset,
+        hparams["output_folder"],
+        scope,
+        split="test",
+        checkpoint=f"epoch {epoch}",
+        **facts,
+    )
 
 
 if __name__ == "__main__":

@@ -187,6 +187,7 @@ def test_results_are_written_and_a_finished_run_only_tests_again(corpus, tmp_pat
     assert len(results) == 2 * (3 * 5 + 4)
     gain = results.si_sdr - results.si_sdr_mixture
     pd.testing.assert_series_equal(results.si_sdri, gain, check_names=False, atol=2e-4)
+    assert {"sdr", "sir", "pesq_oracle", "estoii"} <= set(results)
     audio = {path.name.split("_", 2)[2] for path in (tmp_path / "audio").iterdir()}
     assert {"C_mixture.wav", "C_s1.wav", "C_s2.wav", "C_s1_target.wav"} <= audio
     assert "| C indoor" in done.stdout

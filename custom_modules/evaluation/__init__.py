@@ -1,0 +1,1 @@
+"""Testing a separator on every variant: scoring, records, tables, pictures."""

@@ -1,0 +1,218 @@
+"""Several results, compared mixture by mixture."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from custom_modules.errors import InputError
+from custom_modules.evaluation.bootstrap import interval_of_mean
+from custom_modules.evaluation.record import RECORD_FILE
+from custom_modules.evaluation.summary import (
+    ALL_VARIANTS,
+    over_sources,
+    split_by_variant,
+)
+from custom_modules.metrics import METRICS
+
+
+class Contender(NamedTuple):
+    """The results of a model, of one seed or of several.
+
+    Arguments
+    ---------
+    name : str
+    seeds : list of pandas.DataFrame
+        Of each seed, a row per mixture and variant.
+    """
+
+    name: str
+    seeds: list
+
+
+def read_contenders(folders):
+    """Reads results, those of several seeds of a model as one.
+
+    Arguments
+    ---------
+    folders : list of str
+
+    Returns
+    -------
+    list of Contender
+        In the order of the folders. Folders of one model and one seed cannot be
+        pooled; they go by their paths.
+
+    Raises
+    ------
+    InputError
+        If there are fewer than two models, or their tasks differ.
+    """
+    runs = [_read(Path(folder)) for folder in folders]
+    tasks = sorted({str(record["task"]) for record, _ in runs})
+    if len(tasks) > 1:
+        raise InputError(f"tasks {', '.join(tasks)} cannot be compared")
+    by_name = {}
+    for folder, (record, table) in zip(folders, runs, strict=True):
+        by_name.setdefault(record["model_name"], []).append(
+            (str(folder), record["seed"], table)
+        )
+    contenders = []
+    for name, found in by_name.items():
+        if len({seed for _, seed, _ in found}) == len(found):
+            contenders.append(Contender(name, [table for *_, table in found]))
+        else:
+            contenders += [Contender(folder, [table]) for folder, _, table in found]
+    if len(contenders) < 2:
+        raise InputError(
+            f"{', '.join(map(str, folders))}: one model only; name the results of "
+            "two or more to compare"
+        )
+    return contenders
+
+
+def compare(contenders):
+    """Means of each model, and paired differences from the first.
+
+    Arguments
+    ---------
+    contenders : list of Contender
+        With the same mixtures and variants.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row per model, variant (and average) and score: ``model``, ``seeds``,
+        ``variant``, ``metric``, ``n`` (mixtures), ``mean``, ``ci_low``,
+        ``ci_high``, ``std_over_seeds``; and for all but the first ``difference``
+        (mean over mixtures of this model's score minus the first's),
+        ``difference_ci_low``, ``difference_ci_high`` and ``won``, the share of
+        mixtures in which this model is better.
+    """
+    scores = _common_scores(contenders)
+    pooled = [_mean_over_seeds(contender, scores) for contender in contenders]
+    rows = []
+    for place, contender in enumerate(contenders):
+        table = pooled[place]
+        differences = table.copy()
+        differences[scores] -= pooled[0][scores]
+        for variant, part in split_by_variant(table):
+            rows.append(
+                _statistics(contender, variant, part, scores)
+                | _paired(variant, differences.loc[part.index], scores, place)
+            )
+    return pd.concat(map(pd.DataFrame, rows), ignore_index=True)
+
+
+def _statistics(contender, variant, part, scores):
+    means, low, high = _mean_and_interval(variant, part, scores)
+    of_seeds = [
+        _mean(variant, seed.loc[part.index], scores) for seed in contender.seeds
+    ]
+    several = len(of_seeds) > 1
+    return {
+        "model": contender.name,
+        "seeds": len(of_seeds),
+        "variant": variant,
+        "metric": scores,
+        "n": part[scores].notna().sum().to_numpy(),
+        "mean": means,
+        "ci_low": low,
+        "ci_high": high,
+        "std_over_seeds": np.std(of_seeds, axis=0, ddof=1) if several else np.nan,
+    }
+
+
+def _paired(variant, differences, scores, place):
+    if place == 0:
+        names = ("difference", "difference_ci_low", "difference_ci_high", "won")
+        return dict.fromkeys(names, np.nan)
+    means, low, high = _mean_and_interval(variant, differences, scores)
+    known = differences[scores].notna()
+    won = (differences[scores] > 0).where(known).mean().to_numpy(dtype=float)
+    return {
+        "difference": means,
+        "difference_ci_low": low,
+        "difference_ci_high": high,
+        "won": won,
+    }
+
+
+def _mean(variant, table, scores):
+    if variant != ALL_VARIANTS:
+        return table[scores].mean().to_numpy()
+    return table.groupby("variant")[scores].mean().mean(skipna=False).to_numpy()
+
+
+def _mean_and_interval(variant, table, scores):
+    strata = table.variant.to_numpy() if variant == ALL_VARIANTS else None
+    values = table[scores].to_numpy(dtype=float)
+    bounds = interval_of_mean(values, table.id.to_numpy(), strata)
+    return _mean(variant, table, scores), *bounds
+
+
+def _mean_over_seeds(contender, scores):
+    """The mean over seeds of each mixture; one that failed once has none."""
+    first = contender.seeds[0].copy()
+    values = np.stack([seed[scores].to_numpy(float) for seed in contender.seeds])
+    first[scores] = values.mean(axis=0)
+    return first
+
+
+def _read(folder):
+    """The record of a results folder and its scores, over sources."""
+    path = folder / "test_results.csv"
+    try:
+        rows = pd.read_csv(path, dtype={"id": str})
+        record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+        wanted = {"model_name": str(folder), "task": None, "seed": None}
+        table = over_sources(rows)
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        reason = getattr(error, "strerror", None) or "not as evaluate.py writes it"
+        raise InputError(
+            f"{getattr(error, 'filename', None) or path}: cannot be read ({reason}); "
+            "run evaluate.py first"
+        ) from error
+    return wanted | record, table
+
+
+def in_common(contenders):
+    """Only the mixtures and variants that all have, in one order.
+
+    Arguments
+    ---------
+    contenders : list of Contender
+
+    Returns
+    -------
+    list of Contender
+
+    Raises
+    ------
+    InputError
+        If there are none.
+    """
+    tables = [seed for contender in contenders for seed in contender.seeds]
+    keys = [pd.MultiIndex.from_frame(table[["id", "variant"]]) for table in tables]
+    common = keys[0]
+    for other in keys[1:]:
+        common = common[common.isin(other)]
+    if not len(common):
+        raise InputError("the results have no mixture and variant in common")
+
+    def restrict(table):
+        table = table.set_index(["id", "variant"], drop=False).loc[common]
+        return table.reset_index(drop=True)
+
+    return [
+        Contender(name, [restrict(table) for table in seeds])
+        for name, seeds in contenders
+    ]
+
+
+def _common_scores(contenders):
+    tables = [seed for contender in contenders for seed in contender.seeds]
+    names = [name for metric in METRICS for name in (metric, f"{metric}i")]
+    return [name for name in names if all(name in table for table in tables)]

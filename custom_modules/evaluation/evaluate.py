@@ -1,0 +1,130 @@
+"""An evaluation from end to end: score, write tables and plots, say where they are.
+
+``train.py`` and ``evaluate.py`` both call :func:`evaluate_model`.
+"""
+
+from pathlib import Path
+
+import torch
+from speechbrain.utils.distributed import if_main_process
+
+from custom_modules.errors import InputError
+from custom_modules.evaluation.examples import example_path
+from custom_modules.evaluation.outputs import (
+    main_table,
+    result_rows,
+    write_results,
+    write_rows,
+)
+from custom_modules.evaluation.record import describe_run, evaluation_key
+from custom_modules.evaluation.runner import score_test_set
+from custom_modules.evaluation.store import ScoreStore
+from custom_modules.metrics import GROUPS
+from custom_modules.mmipc import num_sources
+
+#: In the results folder: what was scored, so that a rerun goes on.
+SCORES_FOLDER = "test_scores"
+
+
+def evaluate_model(model, dataset, folder, scope, output=None, **facts):
+    """Tests a model on every variant and writes what came out of it.
+
+    What an earlier run has scored of the same model and test set is not scored
+    again; remove ``test_scores`` to do so.
+
+    Arguments
+    ---------
+    model : custom_modules.evaluation.models.Model
+    dataset : custom_modules.dataio.MixtureDataset
+        With ``draw=False``.
+    folder : str or pathlib.Path
+        The results folder.
+    scope : custom_modules.evaluation.runner.Scope
+    output : str, optional
+        Another path for the rows as CSV.
+    **facts
+        For the record: ``model_name``, ``task``, ``sample_rate``, ``split``,
+        ``seed``, ``checkpoint``.
+
+    Raises
+    ------
+    InputError
+        If something cannot be read or written.
+    """
+    folder = Path(folder)
+    scope = scope._replace(audio_folder=str(folder / "audio"))
+    _check_writable(folder)
+    key = evaluation_key(model, dataset, facts["split"])
+    rank = torch.distributed.get_rank() if _distributed() else 0
+    store = ScoreStore(folder / SCORES_FOLDER, key, rank)
+    effort = score_test_set(model, dataset, store, scope)
+    if not if_main_process():
+        return
+    rows = result_rows(dataset, store, scope.groups)
+    record = describe_run(model, effort, **facts)
+    summary, pictures = write_results(rows, folder, record)
+    if output:
+        write_rows(rows, output)
+    print(f"\nTest set, every variant (means over mixtures):\n\n{main_table(summary)}")
+    _say_where(folder, dataset, scope, pictures)
+
+
+def chosen_groups(names):
+    """Checks a choice of metrics.
+
+    Arguments
+    ---------
+    names : list of str
+        Beside SI-SDR, which is always there.
+
+    Returns
+    -------
+    tuple of str
+        In the order of :data:`custom_modules.metrics.GROUPS`.
+
+    Raises
+    ------
+    InputError
+        If one is unknown.
+
+    Example
+    -------
+    >>> chosen_groups(["stoi", "sdr"])
+    ('sdr', 'stoi')
+    """
+    if not isinstance(names, list | tuple) or not set(names) <= set(GROUPS):
+        raise InputError(
+            f"test_metrics {names}: choose a list of {', '.join(GROUPS)}; "
+            "SI-SDR is always computed"
+        )
+    return tuple(name for name in GROUPS if name in names)
+
+
+def _check_writable(folder):
+    """Hours of scoring must not end at a file that cannot be written."""
+    for path in [folder, *folder.parents]:
+        if path.exists():
+            if not path.is_dir():
+                raise InputError(f"{path}: is a file; choose another --output_folder")
+            return
+
+
+def _distributed():
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _say_where(folder, dataset, scope, pictures):
+    print("\nTo look at:")
+    for path in (folder / "test_summary.md", *pictures):
+        print(f"  {path}")
+    if not scope.save_audio:
+        return
+    signals = ["mixture", *(f"s{i + 1}" for i in range(num_sources(dataset.task)))]
+    heard = [
+        example_path(scope.audio_folder, dataset.data_ids[0], "C", signal)
+        for signal in signals
+    ]
+    if heard[0].exists():
+        print("To listen to, a mixture and what was made of it:")
+        for path in heard:
+            print(f"  {path}")

@@ -1,0 +1,174 @@
+"""What a table must say about itself: which model, which data, made how."""
+
+import hashlib
+import json
+import platform
+import subprocess
+import sys
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from custom_modules.files import atomic_path
+
+#: In the results folder.
+RECORD_FILE = "test_run.json"
+
+#: Raise it when the same model and data would give other scores.
+FORMAT = 1
+
+#: Whose version changes scores.
+PACKAGES = ("torch", "speechbrain", "numpy", "fast_bss_eval", "pesq", "pystoi")
+
+
+def evaluation_key(model, dataset, split):
+    """Names what is evaluated, so that scores of two models never mix.
+
+    Arguments
+    ---------
+    model : custom_modules.evaluation.models.Model
+    dataset : custom_modules.dataio.MixtureDataset
+    split : str
+
+    Returns
+    -------
+    str
+        ``<split>-<digest>`` of the model's parameters and settings, the manifest,
+        task, device, precision and the versions of what computes metrics.
+    """
+    manifest = hashlib.blake2b(dataset.data.path.read_bytes(), digest_size=16)
+    parts = {
+        "format": FORMAT,
+        "model": model.fingerprint(),
+        "manifest": manifest.hexdigest(),
+        "task": dataset.task,
+        "device": model.device.type,
+        "precision": str(model.dtype),
+        "versions": {name: version(name) for name in PACKAGES},
+    }
+    digest = hashlib.blake2b(json.dumps(parts).encode(), digest_size=8)
+    return f"{split}-{digest.hexdigest()}"
+
+
+def describe_run(model, effort, **facts):
+    """Everything that is needed to make a table again.
+
+    Arguments
+    ---------
+    model : custom_modules.evaluation.models.Model
+    effort : custom_modules.evaluation.runner.Effort
+    **facts
+        Such as ``model_name``, ``seed``, ``task``, ``checkpoint``.
+
+    Returns
+    -------
+    dict
+        JSON values.
+    """
+    return {
+        **facts,
+        "command": command(),
+        "git_commit": git_commit(),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "device": _device_name(model.device),
+        "precision": str(model.dtype).removeprefix("torch."),
+        "seconds": round(effort.seconds, 1),
+        "seconds_waiting_for_metrics": round(effort.waited, 1),
+        "scored_in_this_run": effort.scored,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in PACKAGES},
+        },
+    }
+
+
+def command():
+    """The command line of this process, as one would type it.
+
+    Returns
+    -------
+    str
+    """
+    arguments = [f'"{a}"' if " " in a else a for a in sys.argv[1:]]
+    script = Path(sys.argv[0])
+    if script.is_absolute() and script.is_relative_to(Path.cwd()):
+        script = script.relative_to(Path.cwd())
+    return " ".join(["python", str(script), *arguments])
+
+
+def git_commit():
+    """The commit that is checked out, and whether files differ from it.
+
+    Returns
+    -------
+    str or None
+        None without git or a repository.
+    """
+    folder = Path(__file__).parent
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+def write_record(folder, record):
+    """Writes a record beside the results.
+
+    Arguments
+    ---------
+    folder : str or pathlib.Path
+    record : dict
+        From :func:`describe_run`.
+    """
+    with atomic_path(Path(folder, RECORD_FILE)) as path:
+        text = json.dumps(record, indent=1, ensure_ascii=False)
+        path.write_text(text + "\n", encoding="utf-8")
+
+
+def record_lines(record):
+    """A record as lines of Markdown.
+
+    Arguments
+    ---------
+    record : dict
+
+    Returns
+    -------
+    list of str
+    """
+    versions = ", ".join(f"{k} {v}" for k, v in record["versions"].items())
+    facts = {
+        "Command": f"`{record['command']}`",
+        "Seed": record.get("seed"),
+        "Checkpoint": record.get("checkpoint"),
+        "Git commit": record["git_commit"],
+        "Device": f"{record['device']}, {record['precision']}",
+        "Duration": _duration(record),
+        "Date": record["date"],
+        "Versions": versions,
+    }
+    return [f"- {name}: {fact}" for name, fact in facts.items() if fact is not None]
+
+
+def _duration(record):
+    seconds, scored = record["seconds"], record["scored_in_this_run"]
+    return (
+        f"{seconds:.0f} s for {scored} mixtures in this run, of which the model "
+        f"waited {record['seconds_waiting_for_metrics']:.0f} s for metrics"
+    )
+
+
+def _device_name(device):
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({platform.machine()})"

@@ -1,0 +1,299 @@
+"""Scoring a test set: the model on its device, the metrics in processes beside it.
+
+Start reading at :func:`score_test_set`.
+"""
+
+import time
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    Future,
+    ProcessPoolExecutor,
+    wait,
+)
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from typing import NamedTuple
+
+import torch
+from speechbrain.utils.distributed import ddp_barrier, get_rank, if_main_process
+from tqdm import tqdm
+
+from custom_modules.errors import InputError
+from custom_modules.evaluation.batches import (
+    batches_of_one_length,
+    read_examples,
+    rows_by_length,
+)
+from custom_modules.evaluation.examples import (
+    HEARD_VARIANTS,
+    example_path,
+    write_example,
+)
+from custom_modules.evaluation.scoring import ScoringJob, score_mixture
+from custom_modules.manifest.pool import available_cores, process_context
+from custom_modules.metrics import align, si_sdr_of_signals
+from custom_modules.mmipc import variants_of
+from custom_modules.workers import begin_worker
+
+#: Mixtures per worker that may wait for their metrics before the model waits, too.
+BACKLOG = 32
+
+
+class Scope(NamedTuple):
+    """What is scored, and how.
+
+    Arguments
+    ---------
+    groups : tuple of str
+        Some of :data:`custom_modules.metrics.GROUPS`.
+    batch_size : int
+        Rows of a batch on a GPU. A CPU takes mixtures one by one, in threads.
+    workers : int, optional
+        Processes for metrics; 0 computes them in this one. By default, one per
+        available core, shared among the processes of ``torchrun``.
+    audio_folder : str
+        Where examples go.
+    save_audio : int
+        Of how many mixtures.
+    progressbar : bool
+    """
+
+    groups: tuple = ("sdr", "pesq", "stoi")
+    batch_size: int = 8
+    workers: int | None = None
+    audio_folder: str = "audio"
+    save_audio: int = 0
+    progressbar: bool = True
+
+
+class Effort(NamedTuple):
+    """What scoring took.
+
+    Arguments
+    ---------
+    scored : int
+        Mixtures × variants scored in this run; those of an earlier one are not.
+    seconds : float
+        In all.
+    waited : float
+        Of them, seconds in which the model waited for metrics.
+    """
+
+    scored: int
+    seconds: float
+    waited: float
+
+
+def score_test_set(model, dataset, store, scope):
+    """Scores what is not yet in the store.
+
+    Arguments
+    ---------
+    model : custom_modules.evaluation.models.Model
+    dataset : custom_modules.dataio.MixtureDataset
+        With ``draw=False``. Processes of ``torchrun`` share its mixtures.
+    store : custom_modules.evaluation.store.ScoreStore
+        Holds all scores afterwards, also those of other processes.
+    scope : Scope
+
+    Returns
+    -------
+    Effort
+        Of this process.
+
+    Raises
+    ------
+    InputError
+        If a file has gone, or a process for metrics dies.
+    """
+    start = time.perf_counter()
+    wanted = _missing(dataset, store, scope)
+    ddp_barrier()  # all have read the store before anybody adds to it
+    rank, processes = get_rank() or 0, _number_of_processes()
+    wanted = dict(list(wanted.items())[rank::processes])
+    scope = scope._replace(workers=_workers(scope, processes, len(wanted)))
+    run = _Run(model, dataset, store, scope, wanted)
+    run.through()
+    ddp_barrier()
+    store.read_all()
+    return Effort(run.scored, time.perf_counter() - start, run.waited)
+
+
+def _missing(dataset, store, scope):
+    """Id → its variants that are to be scored, or heard, and are not yet."""
+    heard = set(dataset.data_ids[: scope.save_audio])
+    missing = {}
+    for name in dataset.data_ids:
+        variants = [
+            variant
+            for variant in variants_of(
+                dataset.data[name]["environment"], dataset.variants
+            )
+            if store.rows(name, variant, scope.groups) is None
+            or (name in heard and _is_unheard(scope.audio_folder, name, variant))
+        ]
+        if variants:
+            missing[name] = variants
+    return missing
+
+
+def _is_unheard(folder, name, variant):
+    path = example_path(folder, name, variant)
+    return variant in HEARD_VARIANTS and not path.exists()
+
+
+def _number_of_processes():
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_world_size()
+    return 1
+
+
+def _workers(scope, processes, mixtures):
+    if scope.workers is not None:
+        return scope.workers
+    return min(max(1, available_cores() // processes), mixtures)
+
+
+class _Run:
+    """One pass over the mixtures that are missing."""
+
+    def __init__(self, model, dataset, store, scope, wanted):
+        self.model, self.dataset, self.store = model, dataset, store
+        self.scope, self.wanted = scope, wanted
+        self.heard = set(dataset.data_ids[: scope.save_audio])
+        self.parts = {}  # id → what is known of a mixture so far
+        self.jobs = set()
+        self.scored, self.gains, self.waited = 0, [], 0.0
+
+    def through(self):
+        """Separates and scores everything."""
+        if not self.wanted:
+            return
+        with ExitStack() as stack:
+            stack.callback(self.store.close)
+            self.bar = stack.enter_context(self._progress())
+            # Before any thread begins: what is forked has this thread alone.
+            self.pool = stack.enter_context(_Pool(self.scope.workers))
+            rows = rows_by_length(
+                self.dataset.data, self.model.batch_size(self.scope.batch_size)
+            )
+            examples = read_examples(self.dataset, self.wanted)
+            batches = batches_of_one_length(examples, rows)
+            for batch, estimates in self.model.separate_all(batches):
+                for example, estimate in zip(batch, estimates, strict=False):
+                    self._take(example, estimate)
+            while self.jobs:
+                self._collect(block=True)
+
+    def _progress(self):
+        total = sum(map(len, self.wanted.values()))
+        shown = self.scope.progressbar and if_main_process()
+        return tqdm(total=total, unit="mix", disable=not shown, dynamic_ncols=True)
+
+    def _take(self, example, estimates):
+        """Aligns and keeps an estimate; scores its mixture if it was the last."""
+        targets = example.targets.to(estimates)[None]
+        mixture = example.mixture.to(estimates)[None]
+        aligned = align(estimates[None], targets)
+        scores = si_sdr_of_signals(aligned, targets, mixture)
+        aligned = aligned[0].cpu()
+        self._write_audio(example, aligned)
+        part = self.parts.setdefault(example.id, ({}, {}, {}))
+        kept = (
+            example.mixture.numpy(),
+            aligned.numpy(),
+            {suffix: values[0].tolist() for suffix, values in scores.items()},
+        )
+        for place, value in zip(part, kept, strict=True):
+            place[example.variant] = value
+        if len(part[0]) == len(self.wanted[example.id]):
+            self._submit(example)
+
+    def _submit(self, example):
+        environment = self.dataset.data[example.id]["environment"]
+        job = ScoringJob(
+            example.id,
+            self.model.sample_rate,
+            self.scope.groups,
+            variants_of(environment),
+            example.targets.numpy(),
+            *self.parts.pop(example.id),
+        )
+        self.jobs.add(self.pool.submit(job))
+        self._collect(block=False)
+
+    def _collect(self, block):
+        """Stores what is scored; waits if asked to, or if too much waits already."""
+        start = time.perf_counter()
+        block = block or len(self.jobs) > BACKLOG * max(1, self.scope.workers)
+        done, self.jobs = wait(
+            self.jobs, None if block else 0, return_when=FIRST_COMPLETED
+        )
+        if block:
+            self.waited += time.perf_counter() - start
+        for future in done:
+            mixture_id, scores = self._result(future)
+            self.store.add(mixture_id, scores, self.scope.groups)
+            self._show(scores)
+
+    def _result(self, future):
+        try:
+            return future.result()
+        except BrokenProcessPool as error:
+            raise InputError(
+                "a process that computes metrics died, perhaps for want of memory; "
+                "the same command goes on from here, with fewer --workers if it was "
+                "that, or with --no_pesq if PESQ itself crashes"
+            ) from error
+
+    def _show(self, scores):
+        for rows in scores.values():
+            self.scored += 1
+            self.gains += [r["si_sdri"] for r in rows if r["si_sdri"] is not None]
+        if self.gains:
+            mean = sum(self.gains) / len(self.gains)
+            self.bar.set_postfix_str(f"SI-SDRi {mean:.2f} dB", refresh=False)
+        self.bar.update(len(scores))
+
+    def _write_audio(self, example, aligned):
+        if example.id in self.heard and example.variant in HEARD_VARIANTS:
+            write_example(
+                self.scope.audio_folder,
+                example.id,
+                example.variant,
+                example.mixture,
+                aligned,
+                example.targets,
+                self.model.sample_rate,
+            )
+
+
+class _Pool:
+    """Processes that score mixtures; or this one."""
+
+    def __init__(self, workers):
+        self.executor = None
+        if workers > 0:
+            self.executor = ProcessPoolExecutor(
+                workers, process_context(), initializer=begin_worker
+            )
+            self.executor.submit(int).result()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        if self.executor is not None:
+            # Also when interrupted: do not finish what nobody waits for.
+            self.executor.shutdown(cancel_futures=True)
+
+    def submit(self, job):
+        if self.executor is not None:
+            return self.executor.submit(_score, job)
+        future = Future()
+        future.set_result(_score(job))
+        return future
+
+
+def _score(job):
+    return job.id, score_mixture(job)

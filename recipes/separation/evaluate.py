@@ -1,0 +1,76 @@
+#!/usr/bin/env python3
+"""Tests a separator on every variant, or puts several results side by side.
+
+    python recipes/separation/evaluate.py results/spmamba/42/hyperparams.yaml
+    python recipes/separation/evaluate.py hparams/spmamba.yaml --data_folder=PolSESS
+    python recipes/separation/evaluate.py exported/spmamba --data_folder=PolSESS
+    python recipes/separation/evaluate.py --compare results/spmamba/42 results/dprnn/42
+
+What is tested: the best checkpoint of a training, by its hparams file with the
+overrides of the training, or by the ``hyperparams.yaml`` in its results folder; or
+an exported folder. Any key of the file is an option, as in ``train.py``. Results go
+to the results folder; those of an exported folder to ``results/<its name>``.
+
+A rerun of the same command goes on where an interrupted one was. ``torchrun``
+shares the work among processes.
+
+Start reading at :func:`main`; the work is done in ``custom_modules/evaluation``.
+"""
+
+import logging
+import sys
+
+from custom_modules.runtime import prepare_process
+
+prepare_process()  # some settings count only before torch is imported
+
+import speechbrain as sb  # noqa: E402
+from speechbrain.utils.distributed import run_on_main  # noqa: E402
+
+from custom_modules.errors import exit_cleanly  # noqa: E402
+from custom_modules.evaluation.comparison import compare_results  # noqa: E402
+from custom_modules.evaluation.evaluate import evaluate_model  # noqa: E402
+from custom_modules.evaluation.options import (  # noqa: E402
+    comparison_folder,
+    print_usage,
+    scope_of,
+    split_options,
+)
+from custom_modules.evaluation.subjects import (  # noqa: E402
+    load_subject,
+    prepare_options,
+    results_folder,
+    test_set,
+)
+from polsess_prepare import prepare_polsess  # noqa: E402
+
+
+def main(argv):
+    """Evaluates, or compares."""
+    if not argv or "--help" in argv:
+        return print_usage(__doc__, argv)
+    logging.basicConfig(level=logging.INFO, format="%(name)s - %(message)s")
+    options, rest = split_options(argv)
+    if options.compare:
+        return compare_results(options.compare, comparison_folder(rest), options.output)
+    subject = load_subject(rest)
+    sb.utils.distributed.ddp_init_group(subject.run_opts)
+    folder = results_folder(subject, options.split)
+    run_on_main(prepare_polsess, kwargs=prepare_options(subject, folder, options.split))
+    dataset = test_set(subject, folder, options)
+    model, checkpoint = subject.load()
+    evaluate_model(
+        model,
+        dataset,
+        folder,
+        scope_of(options, progressbar=not subject.run_opts.noprogressbar),
+        output=options.output,
+        split=options.split,
+        checkpoint=checkpoint,
+        **subject.facts(),
+    )
+
+
+if __name__ == "__main__":
+    with exit_cleanly():
+        main(sys.argv[1:])

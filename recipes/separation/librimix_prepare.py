@@ -1,0 +1,52 @@
+#!/usr/bin/env python3
+"""Prepares Libri2Mix, so that models are trained and tested on it like on PolSESS.
+
+    python recipes/separation/librimix_prepare.py --data_folder Libri2Mix \
+        --save_folder results/manifests/libri2mix
+    python recipes/separation/evaluate.py results/dprnn/42/hyperparams.yaml \
+        --data_folder=Libri2Mix --skip_prep=True \
+        --manifest_folder=results/manifests/libri2mix
+    python recipes/separation/train.py hparams/dprnn.yaml --model_name=dprnn_libri2mix \
+        --data_folder=Libri2Mix --skip_prep=True \
+        --manifest_folder=results/manifests/libri2mix --valid_variants=S
+
+Noisy mixtures (``mix_both``) are the variant S, clean ones C.
+"""
+
+import argparse
+import logging
+import sys
+
+from custom_modules.errors import InputError, exit_cleanly
+from custom_modules.manifest.checks import LEVELS
+from custom_modules.manifest.librimix import MODES, SUBSET_FOLDERS, prepare_librimix
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise InputError(f"{message}; see --help")
+
+
+def main(argv):
+    """The command; ``--help`` lists its options."""
+    parser = _Parser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--data_folder", required=True, help="Libri2Mix, which holds wav8k or wav16k")
+    add("--save_folder", required=True, help="where the manifests go")
+    add("--sample_rate", type=int, default=8000, choices=(8000, 16000), help="Hz")
+    add("--mode", default="min", choices=MODES, help="ends with the shorter, or longer")
+    add("--train_set", default="train-360", choices=SUBSET_FOLDERS["train"])
+    add("--speakers_file", help="LibriSpeech's SPEAKERS.TXT, for results by gender")
+    add("--check", default="header", choices=LEVELS, help="how thoroughly")
+    add("--workers", type=int, help="processes; by default, one per core")
+    prepare_librimix(**vars(parser.parse_args(argv)))
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    with exit_cleanly():
+        main(sys.argv[1:])

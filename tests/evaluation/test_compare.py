@@ -1,0 +1,112 @@
+"""Comparisons against differences taken by hand."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from custom_modules.errors import InputError
+from custom_modules.evaluation.compare import compare, in_common, read_contenders
+from custom_modules.evaluation.comparison import compare_results
+
+
+def results(folder, name, offset, seed=42, task="SB", mixtures="abcd", noise=0.0):
+    """A results folder: SI-SDRi is the mixture's number plus an offset."""
+    rows = []
+    random = np.random.default_rng(seed)
+    for number, mixture in enumerate(mixtures):
+        for variant in ("SER", "C"):
+            for source in (1, 2):
+                gain = number + offset + noise * random.standard_normal()
+                rows.append(
+                    {
+                        "id": mixture,
+                        "variant": variant,
+                        "environment": "indoor",
+                        "source": source,
+                        "si_sdr": gain - 1,
+                        "si_sdri": gain,
+                        "stoi": 0.5,
+                        "stoii": 0.1,
+                        "failures": "",
+                    }
+                )
+    folder.mkdir(parents=True)
+    pd.DataFrame(rows).to_csv(folder / "test_results.csv", index=False)
+    record = {"model_name": name, "task": task, "seed": seed}
+    (folder / "test_run.json").write_text(json.dumps(record))
+    return folder
+
+
+def cell(table, model, variant, metric="si_sdri"):
+    found = table[(table.model == model) & (table.variant == variant)]
+    return found[found.metric == metric].iloc[0]
+
+
+def test_differences_are_paired(tmp_path):
+    folders = [results(tmp_path / "a", "a", 0), results(tmp_path / "b", "b", 2, 7)]
+    table = compare(in_common(read_contenders(folders)))
+    first, second = cell(table, "a", "SER"), cell(table, "b", "SER")
+    assert (first["mean"], second["mean"]) == (1.5, 3.5)
+    assert np.isnan(first.difference)
+    # The same for every mixture: paired, there is no doubt about it.
+    assert second.difference == second.difference_ci_low == 2
+    assert second.won == 1
+    assert first.ci_low < 1.5 < first.ci_high
+    assert cell(table, "b", "all mixtures", "stoii").won == 0
+
+
+def test_seeds_of_a_model_are_pooled(tmp_path):
+    folders = [results(tmp_path / "a", "a", 0)]
+    folders += [results(tmp_path / f"b{s}", "b", s, seed=s) for s in (1, 2, 6)]
+    table = compare(in_common(read_contenders(folders)))
+    pooled = cell(table, "b", "C")
+    assert pooled.seeds == 3
+    assert pooled["mean"] == pytest.approx(1.5 + 3)
+    assert pooled.std_over_seeds == pytest.approx(np.std([1, 2, 6], ddof=1))
+    assert pooled.difference == pytest.approx(3)
+    assert np.isnan(cell(table, "a", "C").std_over_seeds)
+
+
+def test_one_model_twice_with_one_seed_goes_by_its_paths(tmp_path):
+    folders = [results(tmp_path / name, "a", n) for n, name in enumerate("xy")]
+    assert [c.name for c in read_contenders(folders)] == list(map(str, folders))
+
+
+def test_only_what_all_have_is_compared(tmp_path):
+    folders = [results(tmp_path / "a", "a", 0, mixtures="abc")]
+    folders.append(results(tmp_path / "b", "b", 1, mixtures="cab"[:2]))  # other order
+    table = compare(in_common(read_contenders(folders)))
+    assert cell(table, "a", "SER").n == 2
+    # c and a are numbers 2 and 0 here, 0 and 1 there
+    assert cell(table, "b", "SER").difference == pytest.approx(1.5 - 1)
+
+
+def test_files_and_words(tmp_path, capsys):
+    folders = [results(tmp_path / "a", "a", 0, noise=1)]
+    folders.append(results(tmp_path / "b", "b", 1, seed=3, noise=1))
+    table = compare_results(folders, tmp_path / "out", tmp_path / "more.csv")
+    saved = pd.read_csv(tmp_path / "more.csv")
+    pd.testing.assert_frame_equal(saved, table, check_dtype=False, rtol=1e-4)
+    text = (tmp_path / "out" / "comparison.md").read_text()
+    assert text in capsys.readouterr().out
+    assert "| b − a | 95 % interval |" in text
+    assert (tmp_path / "out" / "comparison.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_what_cannot_be_compared_is_refused(tmp_path):
+    a = results(tmp_path / "a", "a", 0)
+    with pytest.raises(InputError, match="one model only"):
+        read_contenders([a])
+    with pytest.raises(InputError, match=r"none.*cannot be read"):
+        read_contenders([a, tmp_path / "none"])
+    other = results(tmp_path / "b", "b", 0, task="EB")
+    with pytest.raises(InputError, match="tasks EB, SB"):
+        read_contenders([a, other])
+    elsewhere = results(tmp_path / "c", "c", 0, mixtures="xyz")
+    with pytest.raises(InputError, match="in common"):
+        in_common(read_contenders([a, elsewhere]))
+    (tmp_path / "a" / "test_results.csv").write_text("nonsense")
+    with pytest.raises(InputError, match=r"a/test_results.csv: cannot be read"):
+        read_contenders([a, elsewhere])

@@ -1,0 +1,164 @@
+"""Rows of scores: references, laws that must hold, and named failures."""
+
+import numpy as np
+import pytest
+from pesq import pesq
+from pystoi import stoi
+
+from custom_modules.evaluation.scoring import score_mixture
+from custom_modules.metrics import columns_of
+from tests.evaluation.signals import GROUPS, job, noise
+
+TIME = 12000
+
+
+def mixed(sources=2, level=1.0, seed=1):
+    targets = noise(TIME, sources, seed=seed)
+    return targets, targets.sum(1) + level * noise(TIME, seed=seed + 50)
+
+
+def rows_of(targets, mixture, estimates, **options):
+    scored = score_mixture(
+        job(targets, {"SER": mixture}, {"SER": estimates}, **options)
+    )
+    return scored["SER"]
+
+
+@pytest.mark.parametrize("sources", [1, 2, 3])
+def test_the_mixture_as_an_answer_improves_nothing_exactly(sources):
+    targets, mixture = mixed(sources)
+    answer = np.repeat(mixture[:, None], sources, 1)
+    for row in rows_of(targets, mixture, answer):
+        gains = [name for name in columns_of(GROUPS, sources) if name.endswith("i")]
+        gains.remove("stoi")
+        gains.remove("estoi")
+        assert len(gains) == (6 if sources > 1 else 5)
+        assert all(row[name] == 0.0 for name in gains), row
+        assert row["failures"] == ""
+
+
+@pytest.mark.parametrize("sources", [1, 2, 3])
+def test_the_targets_as_an_answer_score_high_in_any_order(sources):
+    targets, mixture = mixed(sources)
+    for row in rows_of(targets, mixture, targets[:, ::-1].copy()):
+        assert row["si_sdr"] > 60
+        assert row["sdr"] > 60
+        assert row["pesq"] > 4.5
+        assert row["stoi"] == pytest.approx(1, abs=1e-3)
+        assert row["estoi"] == pytest.approx(1, abs=1e-3)
+        assert list(row) == [*columns_of(GROUPS, sources), "failures"]
+
+
+def test_every_score_is_of_its_own_signal():
+    targets, mixture = mixed()
+    estimates = targets + 0.2 * noise(TIME, 2, seed=7)
+    oracle = targets.sum(1)
+    for source, row in enumerate(rows_of(targets, mixture, estimates)):
+        target = targets[:, source]
+        signals = {"": estimates[:, source], "_mixture": mixture, "_oracle": oracle}
+        for suffix, signal in signals.items():
+            assert row[f"pesq{suffix}"] == round(pesq(8000, target, signal, "nb"), 4)
+            expected = stoi(target, signal, 8000)
+            assert row[f"stoi{suffix}"] == pytest.approx(expected, abs=1e-4)
+            expected = stoi(target, signal, 8000, extended=True)
+            assert row[f"estoi{suffix}"] == pytest.approx(expected, abs=1e-4)
+        for name in ("si_sdr", "sdr", "sir", "pesq", "stoi", "estoi"):
+            gain = row[name] - row[f"{name}_mixture"]
+            assert row[f"{name}i"] == pytest.approx(gain, abs=1e-9)
+            gain = row[f"{name}_oracle"] - row[f"{name}_mixture"]
+            assert row[f"{name}i_oracle"] == pytest.approx(gain, abs=1e-9)
+
+
+def test_only_separation_raises_the_sir():
+    targets, mixture = mixed(level=2.0)
+    clean = np.repeat(targets.sum(1, keepdims=True), 2, 1)
+    apart = targets + 0.5 * noise(TIME, 2, seed=8)
+    of_clean, of_apart = (rows_of(targets, mixture, x)[0] for x in (clean, apart))
+    assert of_clean["si_sdri"] > 5
+    assert abs(of_clean["siri"]) < 0.6
+    assert of_apart["siri"] > 10
+
+
+def test_other_variants_change_no_score():
+    targets, mixture = mixed()
+    quiet = targets.sum(1) + 0.1 * noise(TIME, seed=60)
+    estimates = {"SER": targets + 0.3 * noise(TIME, 2, seed=7)}
+    estimates["C"] = targets + 0.1 * noise(TIME, 2, seed=9)
+    both = score_mixture(job(targets, {"SER": mixture, "C": quiet}, estimates))
+    alone = score_mixture(job(targets, {"C": quiet}, {"C": estimates["C"]}))
+    assert both["C"] == alone["C"]
+    assert both["C"] != both["SER"]
+
+
+def test_fewer_metrics_have_the_same_numbers():
+    targets, mixture = mixed()
+    estimates = targets + 0.3 * noise(TIME, 2, seed=7)
+    (everything, _), (few, _) = (
+        rows_of(targets, mixture, estimates, groups=groups) for groups in (GROUPS, ())
+    )
+    assert list(few) == [*columns_of((), 2), "failures"]
+    assert all(everything[name] == few[name] for name in few)
+
+
+def test_a_silent_target_fails_by_name_and_takes_what_depends_on_both():
+    targets, mixture = mixed()
+    targets[:, 1] = 0
+    heard, silent = rows_of(targets, mixture, targets + 0.1 * noise(TIME, 2))
+    assert silent["failures"] == "target: silent"
+    assert all(silent[name] is None for name in columns_of(GROUPS, 2))
+    for name in ("si_sdri", "sdri", "pesqi", "stoii", "estoii"):
+        assert heard[name] is not None, name
+    assert heard["sir"] is None
+    assert heard["si_sdri_oracle"] is None
+    assert "sir: other target silent" in heard["failures"]
+    assert "oracle: other target silent" in heard["failures"]
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"), [(np.nan, "not finite"), (np.inf, "not finite"), (0, "silent")]
+)
+def test_a_spoilt_estimate_fails_and_its_neighbour_does_not(value, reason):
+    targets, mixture = mixed()
+    estimates = targets[:, ::-1] + 0.1 * noise(TIME, 2, seed=4)
+    estimates[:, 1] = value
+    first, second = rows_of(targets, mixture, estimates)
+    assert first["failures"] == f"estimate: {reason}"
+    assert first["si_sdr"] is None
+    assert first["si_sdri"] is None
+    assert first["si_sdr_mixture"] is not None
+    assert second["failures"] == ""
+    assert second["si_sdr"] > 10
+    assert second["sdr"] > 10
+
+
+@pytest.mark.parametrize(
+    ("time", "failed"),
+    [
+        (1, {"target"}),
+        (400, {"sdr", "sir", "pesq", "stoi", "estoi"}),
+        (1500, {"pesq", "stoi", "estoi"}),
+        (2500, {"stoi", "estoi"}),
+        (4500, set()),
+    ],
+)
+def test_what_is_too_short_for_a_metric_fails_in_it_alone(time, failed):
+    targets = noise(time, 2)
+    mixture = targets.sum(1)
+    (row, _) = rows_of(targets, mixture, targets + noise(time, 2, seed=3))
+    reasons = [part.split(":")[0] for part in row["failures"].split("; ") if part]
+    names = {
+        reason.removesuffix("_mixture").removesuffix("_oracle") for reason in reasons
+    }
+    assert names == failed
+    assert (row["si_sdr"] is None) == (time == 1)
+
+
+def test_speech_without_an_utterance_is_counted_not_scored():
+    targets, mixture = mixed()
+    # Above the telephone band: PESQ finds nobody speaking.
+    targets[:, 0] = np.sin(2 * np.pi * 3900 / 8000 * np.arange(TIME))
+    (row, _) = rows_of(targets, mixture, targets + 0.01 * noise(TIME, 2))
+    assert row["pesq"] is None
+    assert "pesq: no utterance found" in row["failures"]
+    assert "pesq_mixture: no utterance found" in row["failures"]
+    assert row["si_sdr"] is not None

@@ -1,0 +1,128 @@
+"""What evaluate.py is pointed at, and where its results go."""
+
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+
+from custom_modules.errors import InputError
+from custom_modules.evaluation.options import metric_groups, split_options
+from custom_modules.evaluation.subjects import (
+    Subject,
+    load_subject,
+    manifest_path,
+    prepare_options,
+    results_folder,
+)
+from tests.evaluation.conftest import Blur
+
+
+class StandIn:
+    """An exported model, as far as its contract goes."""
+
+    def __init__(self, module):
+        self.mods = torch.nn.ModuleDict({"separator": module})
+
+    @classmethod
+    def from_hparams(cls, source, savedir, run_opts):
+        assert Path(savedir).is_dir()
+        assert (Path(source) / "hyperparams.yaml").exists()
+        assert run_opts == {"device": "cpu"}
+        return cls(Blur())
+
+    def estimate(self, mixture):
+        return self.mods["separator"](mixture)
+
+
+@pytest.fixture
+def exported(tmp_path):
+    folder = tmp_path / "exported" / "blur_sb"
+    folder.mkdir(parents=True)
+    (folder / "hyperparams.yaml").write_text(
+        "task: SB\nsample_rate: 8000\nmodel_name: blur\nother: !new:torch.nn.Identity\n"
+    )
+    return folder
+
+
+def test_an_exported_folder_is_loaded_by_its_own_class(exported, monkeypatch):
+    stand_in = types.SimpleNamespace(PolSESSSeparation=StandIn)
+    monkeypatch.setitem(sys.modules, "custom_modules.inference", stand_in)
+    arguments = [str(exported), "--data_folder=corpus", "--device=cpu"]
+    subject = load_subject(arguments)
+    assert subject.facts()["model_name"] == "blur"
+    assert results_folder(subject, "test") == Path("results/blur_sb")
+    model, what = subject.load()
+    mixture = torch.randn(1, 300)
+    ((_, estimates),) = model.separate_all([(0, mixture)])
+    with torch.inference_mode():
+        assert torch.equal(estimates, Blur()(mixture))
+    assert "blur_sb" in what
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no corpus"),
+        (["--data_folder=x", "--lr=3"], "--lr: not for an exported folder"),
+    ],
+)
+def test_an_exported_folder_takes_few_options(
+    exported, monkeypatch, arguments, message
+):
+    monkeypatch.delenv("POLSESS_DATA_ROOT", raising=False)
+    with pytest.raises(InputError, match=message):
+        load_subject([str(exported), *arguments])
+
+
+def test_folders_that_are_neither_are_refused(tmp_path, exported):
+    with pytest.raises(InputError, match=r"holds no hyperparams.yaml"):
+        load_subject([str(tmp_path)])
+    (exported / "hyperparams.yaml").write_text("lr: 1\n")
+    with pytest.raises(InputError, match="no key 'task'"):
+        load_subject([str(exported), "--data_folder=x"])
+
+
+def subject_of(folder, corpus="data/PolSESS", **overrides):
+    hparams = {"output_folder": str(folder), "data_folder": corpus, "skip_prep": False}
+    hparams |= {"check": "header", "skip_bad_rows": False} | overrides
+    return Subject(hparams, overrides, None, None)
+
+
+def test_results_of_another_corpus_or_split_go_beside(tmp_path):
+    assert results_folder(subject_of(tmp_path), "test") == tmp_path
+    (tmp_path / "hyperparams.yaml").write_text("data_folder: /elsewhere/PolSESS\n")
+    assert results_folder(subject_of(tmp_path), "test") == tmp_path
+    assert results_folder(subject_of(tmp_path), "val") == tmp_path / "val"
+    other = subject_of(tmp_path, "data/Libri2Mix/")
+    assert results_folder(other, "test") == tmp_path / "Libri2Mix"
+    asked = subject_of(tmp_path, output_folder=str(tmp_path / "here"))
+    assert results_folder(asked, "val") == tmp_path / "here"
+
+
+def test_manifests_that_are_named_are_taken(tmp_path):
+    prepared = subject_of(tmp_path)
+    assert manifest_path(prepared, tmp_path, "val").parent.name == "test_scores"
+    assert prepare_options(prepared, tmp_path, "val")["subsets"] == ["val"]
+    folder = subject_of(tmp_path, skip_prep=True, manifest_folder="m")
+    assert manifest_path(folder, tmp_path, "val") == Path("m/val.json")
+    one = subject_of(tmp_path, test_manifest="m/x.json")
+    assert manifest_path(one, tmp_path, "test") == Path("m/x.json")
+    assert prepare_options(one, tmp_path, "test")["skip_prep"] is True
+    with pytest.raises(InputError, match="--manifest_folder"):
+        manifest_path(subject_of(tmp_path, skip_prep=True), tmp_path, "test")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["--max_samples=0", "--workers=-1", "--split=dev", "--batch_size=x", "--compare"],
+)
+def test_options_that_mean_nothing_are_refused(wrong):
+    with pytest.raises(InputError, match=wrong.split("=")[0]):
+        split_options(["a.yaml", wrong])
+
+
+def test_metrics_can_be_left_out():
+    options, _ = split_options(["a.yaml", "--no_sdr", "--no_stoi"])
+    assert metric_groups(options) == ("pesq",)

@@ -1,0 +1,108 @@
+"""Statistics against averages taken by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from custom_modules.evaluation.summary import (
+    over_sources,
+    ssr_labels,
+    summarise,
+)
+
+NAN = float("nan")
+
+
+def row(name, variant, environment, source, si_sdri, genders="male-male", ssr=0):
+    return {
+        "id": name,
+        "variant": variant,
+        "environment": environment,
+        "source": source,
+        "genders": genders,
+        "ssr_db": ssr,
+        "scene_class": "bus",
+        "event_class": None,
+        "si_sdr": si_sdri - 1,
+        "si_sdri": si_sdri,
+        "failures": "" if si_sdri == si_sdri else "target: silent",
+    }
+
+
+CROSS = ("female-male", 3)
+ROWS = pd.DataFrame(
+    [
+        row("a", "SER", "indoor", 1, 2.0),
+        row("a", "SER", "indoor", 2, 4.0),
+        row("a", "C", "indoor", 1, 6.0),
+        row("a", "C", "indoor", 2, NAN),  # a silent source
+        row("b", "C", "outdoor", 1, 10.0, *CROSS),
+        row("b", "C", "outdoor", 2, 12.0, *CROSS),
+        row("b", "SE", "outdoor", 1, 1.0, *CROSS),
+        row("b", "SE", "outdoor", 2, 1.0, *CROSS),
+    ]
+)
+
+
+SUMMARY = summarise(ROWS)
+
+
+def gains(group="all"):
+    table = SUMMARY[(SUMMARY.metric == "si_sdri") & (SUMMARY.group == group)]
+    return table.set_index("variant")
+
+
+def test_sources_are_averaged_within_a_mixture_and_then_mixtures():
+    table = gains()
+    names = ["SER", "C", "C indoor", "C outdoor", "SE", "all variants", "all mixtures"]
+    assert list(table.index) == names
+    expected = [3, (6 + 11) / 2, 6, 11, 1, (3 + 8.5 + 1) / 3, (3 + 6 + 11 + 1) / 4]
+    assert table["mean"].tolist() == pytest.approx(expected)
+    assert table.n.tolist() == [1, 2, 1, 1, 1, 4, 4]
+    assert table.failed.tolist() == [0, 1, 1, 0, 0, 1, 1]
+    assert table["std"]["C"] == pytest.approx(np.std([6, 11], ddof=1))
+    assert table["std"]["all mixtures"] == pytest.approx(np.std([3, 6, 11, 1], ddof=1))
+    assert np.isnan(table["std"]["all variants"])
+    assert (table.ci_low["C"], table.ci_high["C"]) == (6, 11)
+
+
+def test_groups_are_what_the_manifest_knows():
+    assert gains("indoor")["mean"]["all mixtures"] == (3 + 6) / 2
+    assert gains("outdoor")["mean"]["C"] == 11
+    assert (
+        gains("same gender")["mean"].to_dict() == gains("male-male")["mean"].to_dict()
+    )
+    assert gains("cross gender")["mean"]["all variants"] == (11 + 1) / 2
+    assert gains("SSR 3 dB").n["all mixtures"] == 2
+    groups = list(dict.fromkeys(SUMMARY.group))
+    assert groups == [
+        *("all", "indoor", "outdoor", "female-male", "male-male"),
+        *("same gender", "cross gender", "SSR 0 dB", "SSR 3 dB"),
+    ]
+
+
+def test_unknown_is_no_group():
+    unknown = ROWS.assign(genders=None, ssr_db=None, environment="outdoor")
+    assert set(summarise(unknown).group) == {"all"}
+
+
+def test_a_metric_that_failed_everywhere_has_no_mean():
+    table = summarise(ROWS.assign(pesqi=NAN))
+    table = table[(table.metric == "pesqi") & (table.group == "all")]
+    assert table["mean"].isna().all()
+    assert table.n.sum() == 0
+    assert table.failed.tolist()[-1] == len(ROWS)
+
+
+def test_the_number_of_sources_without_a_score_is_kept():
+    table = over_sources(ROWS).set_index(["id", "variant"])
+    assert table["failed:si_sdri"].tolist() == [0, 1, 0, 0]
+    assert table.si_sdri["a", "C"] == 6
+
+
+def test_many_ratios_are_gathered():
+    ratios = pd.Series([n / 7 - 3 for n in range(40)] + [NAN])
+    labels = ssr_labels(ratios)
+    assert labels[0] == "SSR -5 to 0 dB"
+    assert labels[39] == "SSR 0 to 5 dB"
+    assert pd.isna(labels[40])

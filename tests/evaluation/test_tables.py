@@ -1,0 +1,96 @@
+"""Markdown that renders, and says what was counted."""
+
+import pandas as pd
+import pytest
+
+from custom_modules.evaluation.summary import EVERY, summarise
+from custom_modules.evaluation.tables import (
+    failures_table,
+    gains_table,
+    scores_table,
+    spread_table,
+)
+from tests.evaluation.test_summary import ROWS
+
+FULL = ROWS.assign(
+    **{
+        f"{name}{suffix}": value
+        for name in ("si_sdr", "pesq", "stoi")
+        for suffix, value in {"": 1.234, "_mixture": 1.0, "_oracle": 2.0}.items()
+    },
+    pesqi=0.25,
+    stoii=0.1234,
+    si_sdri_oracle=1.0,
+)
+
+
+def every(rows):
+    summary = summarise(rows)
+    return summary[summary.group == EVERY]
+
+
+def cells(table):
+    lines = [line.strip("|").split("|") for line in table.splitlines()]
+    assert len({len(line) for line in lines}) == 1
+    assert all(set(cell) <= set(" -:") for cell in lines[1])
+    return [[cell.strip() for cell in line] for line in lines]
+
+
+def test_gains_have_interval_deviation_oracle_and_failures():
+    head, _, *lines = cells(gains_table(every(FULL)))
+    assert head == [
+        *("variant", "n", "failed", "SI-SDRi", "95 % interval", "std"),
+        *("oracle SI-SDRi", "PESQi", "STOIi"),
+    ]
+    by_name = {line[0]: line for line in lines}
+    expected = ["C", "2", "1", "8.50", "6.00 … 11.00", "3.54", "1.00", "0.25", "0.123"]
+    assert by_name["C"] == expected
+    assert by_name["SER"][4:6] == ["–", "–"]
+    assert list(by_name)[-2:] == ["all variants", "all mixtures"]
+
+
+def test_nothing_failed_is_no_column():
+    rows = FULL.assign(si_sdri=1.0, si_sdr=2.0)
+    assert "failed" not in cells(gains_table(every(rows)))[0]
+
+
+def test_model_mixture_and_oracle_stand_together():
+    head, _, *lines = cells(scores_table(every(FULL)))
+    assert head == ["variant", "of", "SI-SDR", "PESQ", "STOI"]
+    assert [line[:2] for line in lines[:3]] == [
+        ["SER", "model"],
+        ["", "mixture"],
+        ["", "oracle"],
+    ]
+    assert lines[1][2:] == ["1.00", "1.00", "1.000"]
+
+
+def test_spread_is_told_of_every_metric():
+    _, _, *lines = cells(spread_table(every(FULL)))
+    assert lines[1][1] == "8.50 ± 3.54 [6.00 … 11.00]"
+    assert lines[1][3] == "0.123 ± 0.000 [0.123 … 0.123]"
+
+
+def test_failures_are_counted_by_name():
+    rows = pd.DataFrame(
+        {
+            "variant": ["SER", "C", "C"],
+            "failures": [
+                "pesq: no utterance found; stoi: too short",
+                "",
+                "target: silent",
+            ],
+        }
+    )
+    rows.loc[3] = ["SE", "pesq: no utterance found"]
+    _, _, *lines = cells(failures_table(rows))
+    assert lines == [
+        ["pesq: no utterance found", "2", "SER, SE"],
+        ["stoi: too short", "1", "SER"],
+        ["target: silent", "1", "C"],
+    ]
+
+
+@pytest.mark.parametrize("empty", ["", None, float("nan")])
+def test_no_failure_is_no_table(empty):
+    assert failures_table(pd.DataFrame({"variant": ["C"], "failures": [empty]})) is None
