@@ -48,8 +48,11 @@ def read_contenders(folders):
     Raises
     ------
     InputError
-        If there are fewer than two models, or their tasks differ.
+        If there are fewer than two models, one is named twice, or tasks differ.
     """
+    repeated = [f for f in folders if folders.count(f) > 1]
+    if repeated:
+        raise InputError(f"{repeated[0]}: named twice; name each result once")
     runs = [_read(Path(folder)) for folder in folders]
     tasks = sorted({str(record["task"]) for record, _ in runs})
     if len(tasks) > 1:

@@ -99,6 +99,8 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
     a = results(tmp_path / "a", "a", 0)
     with pytest.raises(InputError, match="one model only"):
         read_contenders([a])
+    with pytest.raises(InputError, match="named twice"):
+        read_contenders([a, a])
     with pytest.raises(InputError, match=r"none.*cannot be read"):
         read_contenders([a, tmp_path / "none"])
     other = results(tmp_path / "b", "b", 0, task="EB")
