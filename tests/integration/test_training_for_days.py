@@ -41,12 +41,16 @@ def train(corpus, script, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.delenv("POLSESS_DATA_ROOT", raising=False)
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-    monkeypatch.setattr(script, "report", lambda *args: None)  # pictures take seconds
+    # Pictures take seconds.
+    monkeypatch.setattr(script, "plot_training", lambda *args: None)
 
     def train(folder, *more, **options):
-        script.main(arguments(corpus, folder, *more, **options))
         if "--debug" in more:
+            script.main(arguments(corpus, folder, *more, **options))
             folder = folder / "debug"
+        else:
+            more = (*more, "--test_after_training=False")
+            script.main(arguments(corpus, folder, *more, **options))
         return pd.read_csv(folder / "history.csv")
 
     return train
