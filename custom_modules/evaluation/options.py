@@ -126,7 +126,7 @@ def print_usage(usage, argv):
     """
     parser = _parser()
     print(f"{usage.strip()}\n")
-    print(parser.format_help().split("\n\n", 1)[1])
+    print(parser.format_help())
     print_help("Keys and run options as in train.py:", argv)
 
 

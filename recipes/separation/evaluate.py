@@ -42,6 +42,7 @@ from custom_modules.evaluation.subjects import (  # noqa: E402
     results_folder,
     test_set,
 )
+from custom_modules.training.failures import leave_processes  # noqa: E402
 from polsess_prepare import prepare_polsess  # noqa: E402
 
 
@@ -69,6 +70,7 @@ def main(argv):
         checkpoint=checkpoint,
         **subject.facts(),
     )
+    leave_processes()
 
 
 if __name__ == "__main__":
