@@ -4,6 +4,7 @@ Import nothing heavy here: some settings count only before torch is loaded.
 """
 
 import ctypes
+import logging
 import os
 
 _M_TRIM_THRESHOLD = -1  # glibc's numbers, malloc.h
@@ -16,6 +17,8 @@ def prepare_process():
 
     * Idle OpenMP threads sleep instead of spinning: with another job on a core,
       spinning made training steps up to 50 times slower.
+    * Numba and matplotlib keep their notes on how they work to themselves, where a
+      log file takes everything: Numba writes thousands of lines for a kernel.
     * glibc keeps large blocks instead of giving them back to the kernel after
       each use, whose page faults took up to half of a forward pass. Without
       glibc nothing happens.
@@ -29,6 +32,8 @@ def prepare_process():
     True
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for name in ("numba", "matplotlib"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _ONE_GIB)

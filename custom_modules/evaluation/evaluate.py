@@ -65,7 +65,8 @@ def evaluate_model(model, dataset, folder, scope, output=None, **facts):
     summary, pictures = write_results(rows, folder, record)
     if output:
         write_rows(rows, output)
-    print(f"\nTest set, every variant (means over mixtures):\n\n{main_table(summary)}")
+    split = facts["split"]
+    print(f"\nThe {split} set (means over mixtures):\n\n{main_table(summary)}")
     _say_where(folder, dataset, scope, pictures)
 
 

@@ -31,7 +31,8 @@ def markdown(lines):
     | ------- | -: |
     | SER     | 76 |
     """
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    # At least two: a lone colon is no rule of a Markdown table.
+    widths = [max(2, *map(len, column)) for column in zip(*lines, strict=True)]
     rule = ["-" * widths[0], *("-" * (w - 1) + ":" for w in widths[1:])]
     return "\n".join(
         "| "

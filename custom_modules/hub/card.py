@@ -1,5 +1,7 @@
 """The model card: README.md of a hub folder."""
 
+from pathlib import Path
+
 _CARD = """\
 ---
 language: pl
@@ -20,8 +22,9 @@ metrics:
 
 # {name}: {task_words}
 
-{architecture} trained on PolSESS, a corpus of Polish speech in everyday sound
-scenes, with MM-IPC augmentation (Kleć, Szklanny and Wieczorkowska 2024).
+{architecture} trained on {corpus}, of the format of PolSESS (Polish speech in
+everyday sound scenes), with MM-IPC augmentation (Kleć, Szklanny and Wieczorkowska
+2024).
 {output_words}
 It takes mono audio of {sample_rate} Hz; `separate_file` converts any other.
 
@@ -57,7 +60,7 @@ separated in overlapping chunks{order_words}.
 | architecture | {architecture}, {parameters:,} parameters |
 | task | {task}: {task_words} |
 | sampling rate | {sample_rate} Hz |
-| training corpus | PolSESS, MM-IPC variants {variants} |
+| training corpus | {corpus}, MM-IPC variants {variants} |
 | checkpoint | {checkpoint} |
 
 ```yaml
@@ -116,7 +119,10 @@ def training_keys(tree):
     -------
     dict
     """
-    return {key: tree[key] for key in _TRAINING_KEYS if key in tree}
+    keys = {key: tree[key] for key in _TRAINING_KEYS if key in tree}
+    if isinstance(tree.get("data_folder"), str):
+        keys["corpus"] = Path(tree["data_folder"]).name
+    return keys
 
 
 def write_card(
@@ -156,7 +162,8 @@ def write_card(
         folded = _FOLDED.format(norm_eps=recipe.norm_eps) if recipe.is_folded else ""
         stock = _STOCK.format(source=source, folded=folded)
     variants = training.get("train_variants")
-    lines = [f"{key}: {value}" for key, value in training.items()]
+    shown = {key: value for key, value in training.items() if key != "corpus"}
+    lines = [f"{key}: {value}" for key, value in shown.items()]
     if results:
         results = "\nTest set, means over mixtures, dB:\n\n" + results.strip() + "\n"
     return _CARD.format(
@@ -173,6 +180,7 @@ def write_card(
         stock=stock,
         results=results or "\nNot evaluated when it was exported.\n",
         parameters=sum(p.numel() for p in separator.parameters()),
+        corpus=training.get("corpus", "PolSESS"),
         variants=", ".join(variants) if variants else "unknown",
         checkpoint=checkpoint,
         hyperparameters="\n".join(lines + recipe.size_lines()),

@@ -11,7 +11,6 @@ from optuna.trial import TrialState
 from speechbrain.utils.logger import get_logger
 
 from custom_modules.files import atomic_path
-from custom_modules.hparams import resolve
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -95,7 +94,6 @@ def write_best(sweep, trial, target):
     """
     base = sweep.hparams_file()
     where = os.path.relpath(base, Path(target).resolve().parent)
-    name = resolve(base, {"data_folder": "."}).get("model_name", "model")
     searched = sweep.searched()
     fixed = {n: p.values[0] for n, p in sweep.parameters.items() if n not in searched}
     lines = [
@@ -105,7 +103,8 @@ def write_best(sweep, trial, target):
         + (", ".join(f"{k} {v}" for k, v in fixed.items()) or "none"),
         f"base: {where}",
         "",
-        f"model_name: {name}_tuned",
+        # A results folder of its own: another sweep's best is another model.
+        f"model_name: {sweep.name}_best",
         *(f"{n}: {_number(searched[n].decode(v))}" for n, v in trial.params.items()),
     ]
     with atomic_path(target) as path:

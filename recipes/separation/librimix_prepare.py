@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Prepares Libri2Mix, so that models are trained and tested on it like on PolSESS.
+r"""Prepares Libri2Mix, so that models are trained and tested on it like on PolSESS.
 
     python recipes/separation/librimix_prepare.py --data_folder Libri2Mix \
         --save_folder results/manifests/libri2mix

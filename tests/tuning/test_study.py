@@ -164,7 +164,7 @@ def test_a_killed_search_goes_on_prunes_and_finds_the_best(tmp_path):
     )
     assert found["lr"] == RATES[0]
     assert found["opt_class"].keywords["lr"] == RATES[0]
-    assert found["model_name"] == "convtasnet_tuned"
+    assert found["model_name"] == "tiny_best"
     storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/study.db")
     study = optuna.load_study(study_name="tiny", storage=storage)
     interrupted = [t for t in study.trials if t.user_attrs.get("interrupted")]
