@@ -129,12 +129,14 @@ def load_experiment(argv):
     # From here on a derived file is its base and so many more overrides: what is
     # written beside the results needs no other file.
     hparams_file, derived = split_base(hparams_file)
-    overrides = derived | overrides
-    overrides = check_overrides(hparams_file, _own_folder() | overrides)
+    # Run options that are keys of the file, too, belong to what is recorded of a run.
+    known = read_hparams(hparams_file)
+    both = {k: run_opts[k] for k in run_opts.overridden_args if k in known}
+    overrides = check_overrides(hparams_file, _own_folder() | both | overrides)
+    overrides = check_overrides(hparams_file, derived) | overrides
     if run_opts.debug and not run_opts.debug_persistently:
         # A few batches must not overwrite what a real run has written, and must fit
         # where the run itself would not: a batch of the baselines takes over 24 GB.
-        known = read_hparams(hparams_file)
         small = {k: v for k, v in DEBUG_SIZES.items() if k in known}
         overrides = small | overrides
         overrides["output_folder"] = (

@@ -75,8 +75,13 @@ def find_recordings(inputs, folder):
     ['a.mp3', 'a.wav', 'b']
     """
     found = {}
+    outputs = Path(folder).resolve()
     for item in inputs:
         for path, base in _expand(item):
+            # What an earlier run wrote into a folder of an input folder is no input.
+            inside = outputs in path.resolve().parents and outputs != base.resolve()
+            if inside and Path(item).is_dir():
+                continue
             found.setdefault(path.resolve(), (path, path.relative_to(base)))
     stems = {}
     for path, name in sorted(found.values(), key=lambda pair: pair[1]):
@@ -93,7 +98,20 @@ def find_recordings(inputs, folder):
             Recording(path, Path(folder) / name)
             for (path, _), name in zip(same, names, strict=True)
         ]
+    _refuse_overwriting(recordings, set(found))
     return recordings
+
+
+def _refuse_overwriting(recordings, inputs):
+    """Raises InputError if a recording's output is another recording."""
+    for recording in recordings:
+        for suffix in ("_s1", "_s2", *(f"_ch{c}_s{s}" for c in (1, 2) for s in (1, 2))):
+            output = Path(f"{recording.stem}{suffix}.wav")
+            if output.resolve() in inputs:
+                raise InputError(
+                    f"{recording.path}: its output would replace the recording "
+                    f"{output}; choose another --output_folder"
+                )
 
 
 def _expand(item):

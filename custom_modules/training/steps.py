@@ -115,6 +115,10 @@ class ExactSteps(sb.Brain):
         if torch.isfinite(norm):
             self.step_averages.counts["steps"] += 1
             self.step_averages.counts["grad_norm"] += float(norm)
+        if self.max_grad_norm > 0:
+            # SpeechBrain clips the first group of the optimiser alone.
+            most = self.max_grad_norm * self.scaler.get_scale()
+            torch.nn.utils.clip_grad_norm_(self.modules.parameters(), most)
         super().optimizers_step()
 
     def _check_finite(self, value, name):

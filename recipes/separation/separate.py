@@ -13,12 +13,15 @@ status is 1 then.
 """
 
 import argparse
+import datetime
 import os
 import sys
 
 from custom_modules.runtime import prepare_process
 
 prepare_process()
+
+import torch  # noqa: E402
 
 from custom_modules.errors import InputError, exit_cleanly  # noqa: E402
 from custom_modules.longform.levels import NORMALIZATIONS  # noqa: E402
@@ -58,7 +61,17 @@ def main(argv):
         plot=options.plot,
         show_progress=index == 0,
     )
+    wait_for_others()
     return EXIT_SOME_FAILED if failed else 0
+
+
+def wait_for_others():
+    """Under torchrun, which ends all processes as soon as one has failed."""
+    if torch.distributed.is_torchelastic_launched():
+        patience = datetime.timedelta(days=7)
+        torch.distributed.init_process_group("gloo", timeout=patience)
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 def parse(argv):

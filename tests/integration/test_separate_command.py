@@ -120,7 +120,7 @@ def test_processes_share_the_work(folder, tmp_path, monkeypatch, capsys, parts):
         ("separate", [ROOT, OLD, "--output_folder", "x"], "has no hyperparams.yaml"),
         ("separate", ["none", "none", "--output_folder", "x"], "no such file"),
         ("separate", ["none", OLD, "--output_folder", OLD], "cannot be written"),
-        ("export", ["hparams/dprnn.yaml", "x"], "no such folder of checkpoints"),
+        ("export", ["hparams/dprnn.yaml", "x", "--output_folder=no"], "no such folder"),
         ("export", ["none.yaml", "x"], "none.yaml: cannot be read"),
         ("export", ["hparams/dprnn.yaml", "x", "--nn=3"], "no key 'nn'"),
         ("import_checkpoint", ["README.md", "x"], "README.md: no checkpoint"),

@@ -238,3 +238,14 @@ def test_shards_are_a_partition():
     parts = [shard(recordings, index, 4) for index in range(4)]
     assert sorted(r for part in parts for r in part) == recordings
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_outputs_are_never_taken_for_inputs(tmp_path):
+    for name in ("a.wav", "out/a_s1.wav"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = find_recordings([str(tmp_path)], tmp_path / "out")
+    assert [r.path.name for r in found] == ["a.wav"]
+    (tmp_path / "a_s1.wav").touch()
+    with pytest.raises(InputError, match=r"would replace the recording .*a_s1\.wav"):
+        find_recordings([str(tmp_path)], tmp_path)
