@@ -132,8 +132,8 @@ def load_experiment(argv):
     # Run options that are keys of the file, too, belong to what is recorded of a run.
     known = read_hparams(hparams_file)
     both = {k: run_opts[k] for k in run_opts.overridden_args if k in known}
-    overrides = check_overrides(hparams_file, _own_folder() | both | overrides)
-    overrides = check_overrides(hparams_file, derived) | overrides
+    overrides = _environment(known) | _own_folder() | both | overrides
+    overrides = check_overrides(hparams_file, derived | overrides)
     if run_opts.debug and not run_opts.debug_persistently:
         # A few batches must not overwrite what a real run has written, and must fit
         # where the run itself would not: a batch of the baselines takes over 24 GB.
@@ -147,6 +147,13 @@ def load_experiment(argv):
     if run_opts.ckpt_interval_steps > 0:
         hparams["ckpt_interval_minutes"] = 0  # SpeechBrain takes one of the two
     return hparams_file, hparams, run_opts, overrides
+
+
+def _environment(tree):
+    """What the environment says of a file's keys."""
+    if "data_folder" in tree and os.environ.get(DATA_ROOT_VARIABLE):
+        return {"data_folder": os.environ[DATA_ROOT_VARIABLE]}
+    return {}
 
 
 def _own_folder():
@@ -178,8 +185,7 @@ def check_overrides(hparams_file, overrides):
         number is given as something else.
     """
     tree = read_hparams(hparams_file)
-    if "data_folder" in tree and os.environ.get(DATA_ROOT_VARIABLE):
-        overrides = {"data_folder": os.environ[DATA_ROOT_VARIABLE], **overrides}
+    overrides = _environment(tree) | overrides
     for key, value in overrides.items():
         if key not in tree:
             near = difflib.get_close_matches(key, [*tree, *RUN_OPTIONS], n=1)

@@ -222,3 +222,19 @@ def test_each_run_of_a_wandb_agent_has_a_folder_of_its_own(tmp_path, monkeypatch
     assert hparams["output_folder"] == "results/sweeps/abc123/run7"
     _, hparams, _, _ = load_experiment([*arguments, "--output_folder=mine"])
     assert hparams["output_folder"] == "mine"
+
+
+def test_the_environment_beats_a_derived_file_and_run_options_are_recorded(
+    tmp_path, monkeypatch
+):
+    base = ROOT / "hparams" / "demo.yaml"
+    text = f"base: {base}\ndata_folder: /from/file\nlr: 1.0e-4\nmax_grad_norm: 3\n"
+    path = derived(tmp_path, "mine", text)
+    monkeypatch.setenv("POLSESS_DATA_ROOT", "/from/environment")
+    options = [f"--output_folder={tmp_path}", "--max_grad_norm=2.5", "--device=cpu"]
+    _, hparams, _, overrides = load_experiment([str(path), *options])
+    assert hparams["data_folder"] == "/from/environment"
+    assert hparams["lr"] == 1e-4
+    assert hparams["max_grad_norm"] == overrides["max_grad_norm"] == 2.5
+    _, hparams, _, _ = load_experiment([str(path), *options, "--data_folder=/mine"])
+    assert hparams["data_folder"] == "/mine"

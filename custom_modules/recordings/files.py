@@ -105,8 +105,7 @@ def find_recordings(inputs, folder):
 def _refuse_overwriting(recordings, inputs):
     """Raises InputError if a recording's output is another recording."""
     for recording in recordings:
-        for suffix in ("_s1", "_s2", *(f"_ch{c}_s{s}" for c in (1, 2) for s in (1, 2))):
-            output = Path(f"{recording.stem}{suffix}.wav")
+        for output in recording.outputs(2) + recording.outputs(2, channels=2):
             if output.resolve() in inputs:
                 raise InputError(
                     f"{recording.path}: its output would replace the recording "

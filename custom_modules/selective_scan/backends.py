@@ -156,6 +156,7 @@ def _knob_is_set():
     return importlib.import_module("triton").knobs.runtime.interpret
 
 
+# Imported where they are called, as compilers follow imports but no cached function.
 def _scan_by_numba(*arguments):
     from custom_modules.selective_scan.compiled import compiled_scan
 

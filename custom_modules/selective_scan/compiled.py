@@ -78,7 +78,8 @@ def _forward(*arguments):
         scan_forward(scan, chunk, width, first, last, *arrays)
 
     _in_parts(run, len(output))
-    return output.copy_(written.transpose(1, 2)), last_state, kept
+    _copy(written.transpose(1, 2), output)
+    return output, last_state, kept
 
 
 def _backward(grad_output, grad_last_state, kept, *arguments):
@@ -127,7 +128,13 @@ class _Written:
         u, delta, z, B, C = (x.transpose(1, 2) for x in self.signals + self.shared)
         for here, there in zip(found, (u, delta, A.t(), B, C, D, z, bias), strict=True):
             if here.numel():
-                here.copy_(there)
+                _copy(there, here)
+
+
+def _copy(written, room):
+    """Into its room, where the kernel has not written there itself."""
+    if written.data_ptr() != room.data_ptr():
+        room.copy_(written)
 
 
 def _as_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus):

@@ -180,11 +180,11 @@ def scan_forward(scan, chunk, width, first, last, output, last_state, kept):
 @_exact
 def _forward_block(scan, chunk, sequence, channel, width, output, last_state, kept):
     state = scan.A.shape[0]
-    A = numba.carray(_on_stack(4096), (state, width))
-    h = numba.carray(_on_stack(4096), (state, width))
-    delta = numba.carray(_on_stack(256), (width,))
-    drive = numba.carray(_on_stack(256), (width,))
-    y = numba.carray(_on_stack(256), (width,))
+    A = numba.carray(_on_stack(STATE_FLOATS), (state, width))
+    h = numba.carray(_on_stack(STATE_FLOATS), (state, width))
+    delta = numba.carray(_on_stack(MAX_WIDTH), (width,))
+    drive = numba.carray(_on_stack(MAX_WIDTH), (width,))
+    y = numba.carray(_on_stack(MAX_WIDTH), (width,))
     block = slice(channel, channel + width)
     bias, D = scan.bias[block], scan.D[block]
     for n in range(state):
@@ -282,7 +282,7 @@ def scan_backward(scan, chunk, width, first, last, grad_output, carry, kept, gra
 def _run_again(scan, sequence, start, steps, channel, grad_output, part, grads):
     """Fills in a chunk, and the gradients of what comes after the states."""
     state, width = part.states.shape[1:]
-    y = numba.carray(_on_stack(256), (width,))
+    y = numba.carray(_on_stack(MAX_WIDTH), (width,))
     block = slice(channel, channel + width)
     for i in range(steps):
         step = start + i
@@ -328,11 +328,11 @@ def _pass_gate(y, u, D, gate, grad, grad_y, grad_z):
 def _walk_back(scan, sequence, start, steps, channel, carry, part, grads):
     """From the last step of a chunk to its first."""
     state, width = part.states.shape[1:]
-    A = numba.carray(_on_stack(4096), (state, width))
-    grad_A = numba.carray(_on_stack(4096), (state, width))
-    grad = numba.carray(_on_stack(4096), (state, width))  # of the state
-    grad_drive = numba.carray(_on_stack(256), (width,))
-    grad_delta = numba.carray(_on_stack(256), (width,))
+    A = numba.carray(_on_stack(STATE_FLOATS), (state, width))
+    grad_A = numba.carray(_on_stack(STATE_FLOATS), (state, width))
+    grad = numba.carray(_on_stack(STATE_FLOATS), (state, width))  # of the state
+    grad_drive = numba.carray(_on_stack(MAX_WIDTH), (width,))
+    grad_delta = numba.carray(_on_stack(MAX_WIDTH), (width,))
     block = slice(channel, channel + width)
     for n in range(state):
         for j in range(width):

@@ -109,7 +109,8 @@ class ExactSteps(sb.Brain):
     def optimizers_step(self):
         """One step, unless a gradient is not finite; fp16's scaler sees to its own."""
         gradients = [p.grad for p in self.modules.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients) / self.scaler.get_scale()
+        scaled_norm = torch.nn.utils.get_total_norm(gradients)
+        norm = scaled_norm / self.scaler.get_scale()
         if not self.scaler.is_enabled():
             self._check_finite(norm, "gradient")
         if torch.isfinite(norm):
@@ -118,7 +119,9 @@ class ExactSteps(sb.Brain):
         if self.max_grad_norm > 0:
             # SpeechBrain clips the first group of the optimiser alone.
             most = self.max_grad_norm * self.scaler.get_scale()
-            torch.nn.utils.clip_grad_norm_(self.modules.parameters(), most)
+            torch.nn.utils.clip_grads_with_norm_(
+                self.modules.parameters(), most, scaled_norm
+            )
         super().optimizers_step()
 
     def _check_finite(self, value, name):

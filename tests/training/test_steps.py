@@ -6,6 +6,7 @@ from speechbrain.dataio.batch import PaddedBatch
 from torch._dynamo.exc import TorchDynamoException
 
 from custom_modules.errors import InputError
+from custom_modules.training.averages import Averages
 from custom_modules.training.batches import TrainBatches
 from custom_modules.training.failures import explained_failures
 from tests.test_brain import batch_of, brain_with
@@ -85,3 +86,25 @@ def test_what_ends_a_training_is_told_in_one_line(error, message):
     assert "\n" not in str(caught.value)
     with pytest.raises(RuntimeError, match="a bug"), explained_failures(sizes):
         raise RuntimeError("a bug")
+
+
+def test_every_group_of_the_optimiser_is_clipped():
+    """All together: mamba's spared parameters are a group of their own."""
+    linear = torch.nn.Linear(2, 2)
+    brain = brain_with(max_grad_norm=1.0)
+    brain.modules = torch.nn.ModuleDict({"separator": linear})
+    brain.opt_class = lambda _: torch.optim.SGD(
+        [{"params": [linear.weight]}, {"params": [linear.bias]}], lr=1.0
+    )
+    brain.init_optimizers()
+    brain.step_averages = Averages()
+    before = [p.detach().clone() for p in (linear.weight, linear.bias)]
+    linear.weight.grad, linear.bias.grad = (
+        torch.full((2, 2), 3.0),
+        torch.full((2,), 4.0),
+    )
+    brain.optimizers_step()
+    steps = [a - b for a, b in zip(before, (linear.weight, linear.bias), strict=True)]
+    norm = (4 * 9 + 2 * 16) ** 0.5
+    torch.testing.assert_close(steps[0], torch.full((2, 2), 3 / norm))
+    torch.testing.assert_close(steps[1], torch.full((2,), 4 / norm))
