@@ -15,8 +15,8 @@ from custom_modules.models.mamba import BidirectionalMamba
 
 #: Points at a time along a path: on a CPU few enough for its allocator to reuse
 #: memory, elsewhere enough to fill the device.
-_CPU_POINTS = 1 << 13
-_DEVICE_POINTS = 1 << 16
+CPU_POINTS = 1 << 13
+DEVICE_POINTS = 1 << 16
 
 
 class GridBlock(nn.Module):
@@ -77,7 +77,7 @@ class GridBlock(nn.Module):
         on_cpu = points.device.type == "cpu"
         if not on_cpu and not self.checkpoint_parts:
             return self._run(path, points)
-        most = _CPU_POINTS if on_cpu else _DEVICE_POINTS
+        most = CPU_POINTS if on_cpu else DEVICE_POINTS
         sequences = max(1, most // (points.shape[0] * points.shape[2]))
         slices = points.split(sequences, dim=1)
         return torch.cat([self._run(path, part) for part in slices], dim=1)

@@ -169,7 +169,7 @@ def _as_signal(x):
 def _width(scan, most):
     """Channels in a block."""
     state, dim = scan.A.shape
-    return max(1, min(dim, MAX_WIDTH, STATE_FLOATS // state, most))
+    return max(1, min(dim, MAX_WIDTH, STATE_FLOATS // (state + state % 2), most))
 
 
 def _in_parts(run, batch):

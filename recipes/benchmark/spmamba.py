@@ -2,10 +2,12 @@
 
     python recipes/benchmark/spmamba.py --threads 2
 
-On a CPU the reduced model's forward pass is compared with the same model on the
-published loop (``reference``), and training steps with ``checkpoint_blocks`` are
-measured for the reduced and the paper's size. On CUDA it is training steps: both
-sizes, batch 1 and 4, float32 and bfloat16, every backend that works there.
+On a CPU the forward pass of the reduced model is compared with the published one
+(``published``: its loop over time, all sequences at once) and with its loop in this
+model, which takes sequences in slices (``reference``); training steps with
+``checkpoint_blocks`` are measured for the reduced and the paper's size. On CUDA it
+is training steps: both sizes, batch 1 and 4, float32 and bfloat16, every backend
+that works there, and at batch 1 a plain autograd loop over time (``unbound``).
 """
 
 import argparse
@@ -14,8 +16,9 @@ import itertools
 from measuring import describe, measure
 
 import torch  # isort: skip  (after what sets up the process)
-from selective_scan import usable
+from selective_scan import unbound_scan, usable
 
+from custom_modules.models import gridnet, mamba
 from custom_modules.models.spmamba import SPMamba
 from custom_modules.objectives import pit_si_sdr_loss
 
@@ -26,9 +29,33 @@ SIZES = {
 }
 
 
-def make_forward(size, backend, device):
+def make_model(size, way, device, **options):
+    """A model whose scan goes one way, in a process that makes no other.
+
+    Arguments
+    ---------
+    size : str
+        Of ``SIZES``.
+    way : str
+        A backend; ``published``, the reference with all sequences at once; or
+        ``unbound``, a plain autograd loop.
+    device : str
+    **options
+        As for :class:`SPMamba`.
+    """
+    backend = {"published": "reference", "unbound": "auto"}.get(way, way)
+    if way == "published":
+        gridnet.CPU_POINTS = 1 << 62
+    elif way == "unbound":
+        mamba.selective_scan = lambda *inputs, backend, **rest: unbound_scan(
+            *inputs, **rest
+        )
+    return SPMamba(2, **SIZES[size], scan_backend=backend, **options).to(device)
+
+
+def make_forward(size, way, device):
     """A forward pass without gradients, for :func:`measuring.measure`."""
-    model = SPMamba(2, **SIZES[size], scan_backend=backend).to(device).eval()
+    model = make_model(size, way, device).eval()
     mixture = torch.randn(1, SAMPLES, device=device)
 
     @torch.no_grad()
@@ -38,10 +65,9 @@ def make_forward(size, backend, device):
     return {"seconds": forward}
 
 
-def make_step(size, backend, device, batch, dtype, checkpoint_blocks):
+def make_step(size, way, device, batch, dtype, checkpoint_blocks):
     """A training step, for :func:`measuring.measure`."""
-    options = {"scan_backend": backend, "checkpoint_blocks": checkpoint_blocks}
-    model = SPMamba(2, **SIZES[size], **options).to(device)
+    model = make_model(size, way, device, checkpoint_blocks=checkpoint_blocks)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     targets = torch.randn(batch, SAMPLES, 2, device=device)
     is_half = dtype != "float32"
@@ -59,39 +85,51 @@ def make_step(size, backend, device, batch, dtype, checkpoint_blocks):
 
 def show(name, found):
     """One line of a Markdown table."""
-    print(f"| {name} | {found['seconds']:.2f} | {found['MiB']:.0f} |", flush=True)
+    figures = f"{found['seconds']:.2f} | {found['wall seconds']:.2f}"
+    print(f"| {name} | {figures} | {found['MiB']:.0f} |", flush=True)
 
 
 def on_cpu(options):
     """The forward pass beside the published loop's, and training steps."""
     fastest = "numba" if usable("numba", "cpu") else "torch"
-    backends = [fastest] if options.no_reference else [fastest, "reference"]
+    ways = {fastest: options.repeats, "torch": options.repeats}
+    if not options.no_reference:
+        # The loop takes a minute: once is enough, after the warm-up.
+        ways |= {"reference": 1, "published": 1}
     found = {}
-    for backend in backends:
-        # The loop takes minutes: once is enough, after the warm-up.
-        repeats = 1 if backend == "reference" else options.repeats
-        arguments = ("reduced", backend, "cpu")
-        found[backend] = measure(make_forward, arguments, options.threads, repeats)
-        show(f"forward, reduced, {backend}", found[backend])
+    for way, repeats in ways.items():
+        arguments = ("reduced", way, "cpu")
+        found[way] = measure(make_forward, arguments, options.threads, repeats)
+        show(f"forward, reduced, {way}", found[way])
     for size in SIZES:
         arguments = (size, fastest, "cpu", 1, "float32", True)
         step = measure(make_step, arguments, options.threads, repeats=1)
         show(f"training step, {size}, batch 1, {fastest}, checkpointed", step)
-    if not options.no_reference:
-        ratio = found["reference"]["seconds"] / found[fastest]["seconds"]
-        print(f"\nforward: {ratio:.1f} × as fast as on the published loop")
+    print()
+    for way in ways:
+        process, clock = (
+            found[way][name] / found[fastest][name]
+            for name in ("seconds", "wall seconds")
+        )
+        print(
+            f"forward, {fastest}: {clock:.1f} × as fast as {way}"
+            f" ({process:.1f} × by process time)"
+        )
 
 
 def on_cuda(options):
     """Training steps of both sizes, with every backend that works."""
     backends = ("triton", "mamba_ssm", "torch")
     backends = [name for name in backends if usable(name, "cuda")]
-    cases = itertools.product(
-        SIZES, (1, 4), backends, ("float32", "bfloat16"), (False, True)
-    )
-    for size, batch, backend, dtype, checkpointed in cases:
-        arguments = (size, backend, "cuda", batch, dtype, checkpointed)
-        words = [f"training step, {size}, batch {batch}", backend, dtype]
+    cases = [
+        *itertools.product(
+            SIZES, (1, 4), backends, ("float32", "bfloat16"), (False, True)
+        ),
+        ("reduced", 1, "unbound", "float32", False),
+    ]
+    for size, batch, way, dtype, checkpointed in cases:
+        arguments = (size, way, "cuda", batch, dtype, checkpointed)
+        words = [f"training step, {size}, batch {batch}", way, dtype]
         words += ["checkpointed"] if checkpointed else []
         show(", ".join(words), measure(make_step, arguments, repeats=options.repeats))
 
@@ -106,8 +144,8 @@ def main():
     )
     options = parser.parse_args()
     print(f"{describe()}, {options.threads} threads\n")
-    print("| what | s | peak MiB |")
-    print("|---|---|---|")
+    print("| what | process s | clock s | peak MiB |")
+    print("|---|---|---|---|")
     if torch.cuda.is_available():
         on_cuda(options)
     else:

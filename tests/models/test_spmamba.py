@@ -94,7 +94,7 @@ def test_sequences_may_be_run_some_at_a_time(checkpoint_parts, monkeypatch):
     block.checkpoint_parts = checkpoint_parts
     results = []
     for most in (1, 100, 1 << 20):
-        monkeypatch.setattr(gridnet, "_CPU_POINTS", most)
+        monkeypatch.setattr(gridnet, "CPU_POINTS", most)
         points = torch.randn(2, 21, 33, 4, generator=torch.Generator().manual_seed(0))
         output = block(points.requires_grad_())
         results.append((output, *torch.autograd.grad(output.square().sum(), points)))
