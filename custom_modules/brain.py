@@ -124,6 +124,9 @@ class Separation(ExactSteps):
         """Resumes, and forgets what the log says of epochs that are not done."""
         self.initial_lr = self.hparams.lr
         super().on_fit_start()
+        if self._optimizer_step_limit_exceeded and not self.step:
+            # SpeechBrain asks after an epoch; a rerun would begin another one.
+            self.hparams.epoch_counter.limit = self.hparams.epoch_counter.current
         if self.initial_lr != self.hparams.lr:
             logger.info("lr: %g now, instead of %g", self.hparams.lr, self.initial_lr)
             sb.nnet.schedulers.update_learning_rate(self.optimizer, self.hparams.lr)

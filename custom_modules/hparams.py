@@ -5,6 +5,7 @@ line. Every mistake ends in one line, see :mod:`custom_modules.errors`. The file
 themselves are read in :mod:`custom_modules.hparams_files`.
 """
 
+import dataclasses
 import difflib
 import os
 
@@ -126,6 +127,8 @@ def load_experiment(argv):
     """
     hparams_file, run_arguments, overrides = split_arguments(argv)
     _, run_opts, _ = RunOptions.from_command_line_args(run_arguments)
+    limit = _step_limit(run_opts.optimizer_step_limit)
+    run_opts = dataclasses.replace(run_opts, optimizer_step_limit=limit)
     # From here on a derived file is its base and so many more overrides: what is
     # written beside the results needs no other file.
     hparams_file, derived = split_base(hparams_file)
@@ -147,6 +150,19 @@ def load_experiment(argv):
     if run_opts.ckpt_interval_steps > 0:
         hparams["ckpt_interval_minutes"] = 0  # SpeechBrain takes one of the two
     return hparams_file, hparams, run_opts, overrides
+
+
+def _step_limit(value):
+    """What SpeechBrain's own parser leaves a string."""
+    try:
+        limit = None if value is None else int(value)
+    except ValueError:
+        limit = 0
+    if limit is not None and limit < 1:
+        raise InputError(
+            f"--optimizer_step_limit={value}: must be a whole number from 1"
+        )
+    return limit
 
 
 def _environment(tree):

@@ -46,7 +46,7 @@ def evaluation_key(model, dataset, split):
         "task": dataset.task,
         "device": model.device.type,
         "precision": str(model.dtype),
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": versions(),
     }
     digest = hashlib.blake2b(json.dumps(parts).encode(), digest_size=8)
     return f"{split}-{digest.hexdigest()}"
@@ -79,9 +79,19 @@ def describe_run(model, effort, **facts):
         "scored_in_this_run": effort.scored,
         "versions": {
             "python": platform.python_version(),
-            **{name: version(name) for name in PACKAGES},
+            **versions(),
         },
     }
+
+
+def versions():
+    """Of the packages on which scores depend.
+
+    Returns
+    -------
+    dict of str to str
+    """
+    return {name: version(name) for name in PACKAGES}
 
 
 def command():

@@ -7,6 +7,7 @@ computes those within a chunk again. The gradient has no gradient of its own.
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 #: Of the operators. The modules may be loaded a second time, under another package's
 #: name, from an exported folder: registered again, an operator in use would be gone.
@@ -69,7 +70,15 @@ def _register_forward(name, forward):
     def _(u, delta, A, B, C, D, z, delta_bias, delta_softplus, chunk, keep):
         return new_outputs(u, A, chunk, keep)
 
+    register_flop_formula(operator._opoverload.overloadpacket)(_count_flops)
     return operator
+
+
+def _count_flops(u, delta, A, *others, **kwargs):
+    """For PyTorch's counter, from shapes; a multiplication with an addition is two."""
+    # Three of these for each state and step: its decay, its input, its output.
+    (batch, dim, time), state = u, A[1]
+    return 2 * 3 * batch * dim * time * state
 
 
 def _register_backward(name, backward):

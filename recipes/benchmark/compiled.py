@@ -10,7 +10,7 @@ import argparse
 import tempfile
 import time
 
-from measuring import describe, measure
+from custom_modules.measuring import describe, measure
 
 import torch  # isort: skip  (after what sets up the process)
 
@@ -21,7 +21,7 @@ MODELS = "convtasnet,dprnn,sepformer,spmamba"
 
 
 def make_step(model, samples, compiled):
-    """A training step, for :func:`measuring.measure`."""
+    """A training step, for :func:`.measure`."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with tempfile.TemporaryDirectory() as folder:
         overrides = {"data_folder": "x", "output_folder": folder}

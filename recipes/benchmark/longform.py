@@ -17,8 +17,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from measuring import MIB, describe
 from side_by_side import verdict
+
+from custom_modules.measuring import MIB, describe
 
 import soundfile as sf  # isort: skip  (after what sets up the process)
 import torch

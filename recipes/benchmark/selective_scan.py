@@ -10,7 +10,7 @@ and bfloat16.
 
 import argparse
 
-from measuring import describe, measure
+from custom_modules.measuring import describe, measure
 
 import torch  # isort: skip  (after what sets up the process)
 import torch.nn.functional as F
@@ -42,7 +42,7 @@ def unbound_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus):
 
 
 def make_scan(way, shape, dtype, device):
-    """Work for :func:`measuring.measure`: one way to scan, forward and both ways.
+    """Work for :func:`.measure`: one way to scan, forward and both ways.
 
     Arguments
     ---------

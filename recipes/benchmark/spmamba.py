@@ -13,7 +13,7 @@ that works there, and at batch 1 a plain autograd loop over time (``unbound``).
 import argparse
 import itertools
 
-from measuring import describe, measure
+from custom_modules.measuring import describe, measure
 
 import torch  # isort: skip  (after what sets up the process)
 from selective_scan import unbound_scan, usable
@@ -54,7 +54,7 @@ def make_model(size, way, device, **options):
 
 
 def make_forward(size, way, device):
-    """A forward pass without gradients, for :func:`measuring.measure`."""
+    """A forward pass without gradients, for :func:`.measure`."""
     model = make_model(size, way, device).eval()
     mixture = torch.randn(1, SAMPLES, device=device)
 
@@ -66,7 +66,7 @@ def make_forward(size, way, device):
 
 
 def make_step(size, way, device, batch, dtype, checkpoint_blocks):
-    """A training step, for :func:`measuring.measure`."""
+    """A training step, for :func:`.measure`."""
     model = make_model(size, way, device, checkpoint_blocks=checkpoint_blocks)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     targets = torch.randn(batch, SAMPLES, 2, device=device)

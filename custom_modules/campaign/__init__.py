@@ -1,0 +1,1 @@
+"""All architectures side by side: runs, costs, and the page that shows them."""

@@ -1,0 +1,130 @@
+#!/usr/bin/env python3
+"""Trains and tests all architectures on one budget, and writes the page of results.
+
+    python recipes/separation/benchmark_all.py --preset small --budget 10
+    python recipes/separation/benchmark_all.py --preset full --budget 600 \\
+        --data_folder PolSESS
+
+Every architecture is trained with every seed for as many steps as take --budget
+minutes here: a step of each is timed first. All else is alike: data, variants, test.
+The same command resumes what was interrupted, run by run and within a run; a higher
+--budget trains on. Then the runs are compared, and the tables of README.md beside
+this file are written between its marks, from the CSV files in figures/<preset>.
+
+  --preset NAME      small: hparams/small, on a generated corpus, for two CPU cores;
+                     full: hparams, on --data_folder, for GPUs
+  --budget MINUTES   of training a run, validation not counted (default 10)
+  --seeds N …        (default 42 123 456)
+  --models NAME …    (default: all four)
+  --jobs N           runs at a time, a thread or GPU each (default: all there are)
+  --data_folder      a corpus to take instead of generating one
+  --output_folder    (default results/benchmark/<preset>)
+  --page             (default README.md beside this file); --page none writes none
+
+Everything else goes to every training: --train_variants='[C]'.
+"""
+
+import argparse
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from custom_modules.runtime import prepare_process
+
+prepare_process()  # some settings count only before torch is imported
+
+from custom_modules.campaign.campaign import collect, costs_of, steps_of  # noqa: E402
+from custom_modules.campaign.page import update_page  # noqa: E402
+from custom_modules.campaign.runs import MODELS, Queue, plan  # noqa: E402
+from custom_modules.errors import InputError, exit_cleanly  # noqa: E402
+from custom_modules.tuning.process import gpus_here  # noqa: E402
+
+#: Preset → the folder of its hparams files.
+PRESETS = {"small": "hparams/small", "full": "hparams"}
+#: What the small preset's corpus is made of.
+CORPUS_OPTIONS = ("--n_train=1500", "--n_val=60", "--n_test=60")
+
+
+def main(argv):
+    """Generates, measures, trains, tests, compares, writes."""
+    if "--help" in argv or "-h" in argv:
+        return print(__doc__.strip())
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
+    )
+    logging.getLogger("speechbrain").setLevel(logging.WARNING)
+    options, rest = parse(argv)
+    preset = PRESETS[options.preset]
+    folder = Path(options.output_folder or f"results/benchmark/{options.preset}")
+    gpus = gpus_here()
+    data_folder = options.data_folder or generate(options.preset, folder)
+    costs = costs_of(preset, options.models, folder)
+    steps = steps_of(costs, options.budget)
+    runs = plan(preset, data_folder, folder, steps, options.seeds, rest)
+    Queue(options.jobs or len(gpus) or os.cpu_count(), gpus).do(runs)
+    page = Path(options.page or Path(__file__).parent / "README.md")
+    if options.page == "none":
+        return collect(runs, steps, options.budget, folder, folder / "figures")
+    figures = page.parent / "figures" / options.preset
+    collect(runs, steps, options.budget, folder, figures)
+    update_page(page, options.preset, figures)
+    print(f"  {page}")
+
+
+def generate(preset, folder):
+    """The generated corpus of the small preset.
+
+    Arguments
+    ---------
+    preset : str
+    folder : pathlib.Path
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    InputError
+        If the preset wants PolSESS itself, or nothing could be generated.
+    """
+    if preset != "small":
+        raise InputError(f"--preset {preset}: say where PolSESS is, --data_folder=…")
+    corpus = folder / "MiniPolSESS"
+    command = [
+        sys.executable,
+        "recipes/corpus/generate.py",
+        "hparams/corpus/mini_polsess.yaml",
+        f"--output_folder={corpus}",
+        *CORPUS_OPTIONS,
+    ]
+    status = subprocess.run(command, check=False).returncode
+    if status:
+        raise InputError(f"{corpus}: generate.py ended with status {status}; see above")
+    return str(corpus)
+
+
+def parse(argv):
+    """Our options, and what goes to the trainings."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--preset", choices=PRESETS, default="small")
+    parser.add_argument("--budget", type=float, default=10)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[42, 123, 456])
+    parser.add_argument("--models", choices=MODELS, nargs="+", default=list(MODELS))
+    parser.add_argument("--jobs", type=int)
+    parser.add_argument("--data_folder")
+    parser.add_argument("--output_folder")
+    parser.add_argument("--page")
+    parser.error = _refuse
+    return parser.parse_known_args(argv)
+
+
+def _refuse(message):
+    raise InputError(f"{message}; see --help")
+
+
+if __name__ == "__main__":
+    with exit_cleanly():
+        main(sys.argv[1:])
