@@ -19,12 +19,12 @@ from custom_modules.measuring import describe
 logger = logging.getLogger(__name__)
 
 
-def costs_of(preset, models, folder):
+def costs_of(hparams, models, folder):
     """Costs of each architecture, measured once and kept in ``costs.csv``.
 
     Arguments
     ---------
-    preset : str
+    hparams : str
         A folder with an hparams file for each architecture.
     models : list of str
     folder : str or pathlib.Path
@@ -41,7 +41,7 @@ def costs_of(preset, models, folder):
         if model in [row["model"] for row in rows]:
             continue
         logger.info("%s: measuring what it costs", model)
-        rows.append({"model": model} | measure_costs(f"{preset}/{model}.yaml", {}))
+        rows.append({"model": model} | measure_costs(f"{hparams}/{model}.yaml", {}))
         with atomic_path(path) as partial:
             pd.DataFrame(rows).to_csv(partial, index=False, float_format="%.6g")
     table = pd.DataFrame(rows).set_index("model", drop=False)

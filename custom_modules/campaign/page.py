@@ -118,7 +118,7 @@ def score_table(scores, key):
 
 
 def score_cell(cell, decimals):
-    """One cell: mean ± deviation over seeds [interval].
+    """One cell: mean ± deviation over seeds [interval], or a dash.
 
     Arguments
     ---------
@@ -129,10 +129,12 @@ def score_cell(cell, decimals):
     -------
     str
     """
+    if pd.isna(cell["mean"]):
+        return DASH
     mean = number(cell["mean"], decimals)
     if cell.seeds > 1:
         mean += f" ± {number(cell.std_over_seeds, decimals)}"
-    return f"{mean} {interval(cell.ci_low, cell.ci_high, decimals)}"
+    return f"{mean} [{interval(cell.ci_low, cell.ci_high, decimals)}]"
 
 
 def cost_table(costs):
@@ -190,5 +192,5 @@ def _pooled(runs):
     wanted = runs.groupby("model", sort=False)[
         ["steps", "minutes_per_epoch", "minutes"]
     ]
-    spread = wanted.std().drop(columns="steps")
-    return wanted.mean().join(spread, rsuffix="_std").reset_index()
+    spread = wanted.std().drop(columns="steps").add_suffix("_std")
+    return wanted.mean().join(spread).reset_index()

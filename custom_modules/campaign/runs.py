@@ -55,12 +55,12 @@ class Run(NamedTuple):
             path.write_text(json.dumps(self.commands, indent=1) + "\n")
 
 
-def plan(preset, data_folder, folder, steps, seeds, options=()):
+def plan(hparams, data_folder, folder, steps, seeds, options=()):
     """All runs, seed by seed, so that each architecture has one early.
 
     Arguments
     ---------
-    preset : str
+    hparams : str
         A folder with an hparams file for each architecture.
     data_folder : str or pathlib.Path
     folder : str or pathlib.Path
@@ -83,7 +83,7 @@ def plan(preset, data_folder, folder, steps, seeds, options=()):
             [
                 [
                     "recipes/separation/train.py",
-                    f"{preset}/{model}.yaml",
+                    f"{hparams}/{model}.yaml",
                     f"--data_folder={data_folder}",
                     f"--output_folder={Path(folder, model, str(seed))}",
                     f"--seed={seed}",

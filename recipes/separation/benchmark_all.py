@@ -13,6 +13,7 @@ this file are written between its marks, from the CSV files in figures/<preset>.
 
   --preset NAME      small: hparams/small, on a generated corpus, for two CPU cores;
                      full: hparams, on --data_folder, for GPUs
+  --hparams FOLDER   with an hparams file for each architecture, instead of the preset's
   --budget MINUTES   of training a run, validation not counted (default 10)
   --seeds N …        (default 42 123 456)
   --models NAME …    (default: all four)
@@ -56,13 +57,13 @@ def main(argv):
     )
     logging.getLogger("speechbrain").setLevel(logging.WARNING)
     options, rest = parse(argv)
-    preset = PRESETS[options.preset]
+    hparams = options.hparams or PRESETS[options.preset]
     folder = Path(options.output_folder or f"results/benchmark/{options.preset}")
     gpus = gpus_here()
     data_folder = options.data_folder or generate(options.preset, folder)
-    costs = costs_of(preset, options.models, folder)
+    costs = costs_of(hparams, options.models, folder)
     steps = steps_of(costs, options.budget)
-    runs = plan(preset, data_folder, folder, steps, options.seeds, rest)
+    runs = plan(hparams, data_folder, folder, steps, options.seeds, rest)
     Queue(options.jobs or len(gpus) or os.cpu_count(), gpus).do(runs)
     page = Path(options.page or Path(__file__).parent / "README.md")
     if options.page == "none":
@@ -110,6 +111,7 @@ def parse(argv):
     """Our options, and what goes to the trainings."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--preset", choices=PRESETS, default="small")
+    parser.add_argument("--hparams")
     parser.add_argument("--budget", type=float, default=10)
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 123, 456])
     parser.add_argument("--models", choices=MODELS, nargs="+", default=list(MODELS))

@@ -1,0 +1,158 @@
+"""The page of results says what the CSV files say, cell by cell."""
+
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from custom_modules.campaign import page as pages
+from custom_modules.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "recipes/separation/README.md"
+CELL = re.compile(r"(-?[\d.]+)(?: ± (-?[\d.]+))? \[(-?[\d.]+) … (-?[\d.]+)\]")
+
+
+def write_figures(folder):
+    """Figures of two architectures, of unround numbers."""
+    folder.mkdir(parents=True)
+    rows, number = [], 0.123456
+    for model, seeds in (("dprnn", 3), ("spmamba", 1)):
+        for variant in ("SER", "C", "all mixtures"):
+            for metric in ("si_sdri", "pesqi", "stoii"):
+                number = (number * 7.77) % 10
+                rows.append(
+                    {
+                        "model": model,
+                        "seeds": seeds,
+                        "variant": variant,
+                        "metric": metric,
+                        "n": 60,
+                        "mean": number,
+                        "ci_low": number - 1.01,
+                        "ci_high": number + 1.02,
+                        "std_over_seeds": 0.345 if seeds > 1 else float("nan"),
+                    }
+                )
+    pd.DataFrame(rows).to_csv(folder / pages.COMPARISON, index=False)
+    costs = {"parameters": 1.23e6, "macs_per_second": 4.56e9}
+    costs |= {"real_time_factor": 0.0789, "step_seconds": 0.4}
+    costs |= {"inference_mib": 12.3, "step_mib": 45.6}
+    models = ["dprnn", "spmamba"]
+    pd.DataFrame([{"model": m} | costs for m in models]).to_csv(
+        folder / pages.COSTS, index=False
+    )
+    runs = [
+        {"model": "dprnn", "seed": 1, "steps": 70, "minutes": 9, "epochs": 3},
+        {"model": "dprnn", "seed": 2, "steps": 70, "minutes": 11, "epochs": 3},
+        {"model": "spmamba", "seed": 1, "steps": 30, "minutes": 10, "epochs": 2},
+    ]
+    runs = pd.DataFrame(runs)
+    runs["minutes_per_epoch"] = runs.minutes / runs.epochs
+    runs.to_csv(folder / pages.RUNS, index=False)
+    record = {
+        "command": "python x.py",
+        "budget_minutes": 10.0,
+        "seeds": [1, 2],
+        "git_commit": "abc",
+        "device": "a CPU",
+        "versions": {"torch": "2"},
+        "date": "2026-01-01",
+    }
+    (folder / pages.RECORD).write_text(json.dumps(record), encoding="utf-8")
+    return folder
+
+
+def tables_of(text):
+    """Tables of a page, each a list of rows of cells."""
+    blocks = re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)
+    return [
+        [[c.strip() for c in line.strip("|\n ").split("|")] for line in b.splitlines()]
+        for b in blocks
+    ]
+
+
+def check_scores(table, scores, key):
+    """Every cell of a table, against a lookup of its own in the CSV."""
+    (_, _, *models), _, *lines = table
+    names = {"SI-SDRi": "si_sdri", "SDRi": "sdri", "SIRi": "siri", "PESQi": "pesqi"}
+    names |= {"STOIi": "stoii", "ESTOIi": "estoii"}
+    for name, n, *cells in lines:
+        row = names[name] if key == "metric" else name
+        for model, cell in zip(models, cells, strict=True):
+            found = scores[(scores.model == model) & (scores[key] == row)]
+            assert len(found) == 1
+            found = found.iloc[0]
+            assert int(n) == found.n
+            assert (cell == "–") == pd.isna(found["mean"])
+            if cell == "–":
+                continue
+            shown = CELL.fullmatch(cell).groups()
+            values = (found["mean"], found.std_over_seeds, found.ci_low, found.ci_high)
+            for text, value in zip(shown, values, strict=True):
+                assert (text is None) == pd.isna(value)
+                if text is not None:
+                    unit = 10.0 ** -len(text.partition(".")[2])
+                    assert abs(float(text) - value) <= 0.5 * unit + 1e-9
+
+
+def check_page(text, folder):
+    scores = pd.read_csv(folder / pages.COMPARISON)
+    by_variant, by_metric, costs = tables_of(text)
+    check_scores(by_variant, scores[scores.metric == "si_sdri"], "variant")
+    check_scores(by_metric, scores[scores.variant == "all mixtures"], "metric")
+    measured = pd.read_csv(folder / pages.COSTS).set_index("model")
+    assert [line[0] for line in costs[2:]] == list(measured.index)
+    runs = pd.read_csv(folder / pages.RUNS).groupby("model")
+    for model, *cells in costs[2:]:
+        assert float(cells[-1].split(" ± ")[0]) == pytest.approx(
+            runs.minutes.mean()[model], abs=0.051
+        )
+        assert float(cells[0]) == pytest.approx(
+            measured.parameters[model] / 1e6, abs=0.0051
+        )
+        assert float(cells[-3]) == runs.steps.mean()[model]
+
+
+def test_cells_are_the_values_of_the_files(tmp_path):
+    page = tmp_path / "README.md"
+    page.write_text("before\n<!-- begin x -->\nold\n<!-- end x -->\nafter\n")
+    folder = write_figures(tmp_path / "figures/x")
+    pages.update_page(page, "x", folder)
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("before\n<!-- begin x -->\n")
+    assert text.endswith("<!-- end x -->\nafter\n")
+    assert "old" not in text and "figures/x/comparison.png" in text
+    assert text.count("`python x.py`; 10 min of training a run; seeds 1, 2") == 3
+    check_page(text, folder)
+    assert tables_of(text)[2][2][-1] == "10.0 ± 1.4"  # of 9 and 11 minutes
+    pages.update_page(page, "x", folder)
+    assert page.read_text(encoding="utf-8") == text
+
+
+def test_a_page_without_marks_is_left_alone(tmp_path):
+    page = tmp_path / "README.md"
+    page.write_text("<!-- end x --> <!-- begin x -->")
+    with pytest.raises(InputError, match="begin x"):
+        pages.update_page(page, "x", write_figures(tmp_path / "figures/x"))
+    assert page.read_text() == "<!-- end x --> <!-- begin x -->"
+
+
+@pytest.mark.parametrize("preset", ["small", "full"])
+def test_the_page_shows_what_was_committed(preset, tmp_path):
+    """Before a campaign was run, the page says that it was not."""
+    text = PAGE.read_text(encoding="utf-8")
+    middle = text.split(f"<!-- begin {preset} -->")[1]
+    middle = middle.split(f"<!-- end {preset} -->")[0]
+    folder = PAGE.parent / "figures" / preset
+    if not folder.exists():
+        assert middle.strip().startswith("*Not run yet")
+        return
+    check_page(middle, folder)
+    copy = tmp_path / "README.md"
+    copy.write_text(text, encoding="utf-8")
+    (tmp_path / "figures").symlink_to(PAGE.parent / "figures")
+    pages.update_page(copy, preset, tmp_path / "figures" / preset)
+    assert copy.read_text(encoding="utf-8") == text
