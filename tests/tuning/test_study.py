@@ -97,7 +97,7 @@ class Standstill:
         self.at_start()
         return self
 
-    def values(self, tick):
+    def values(self, tick=lambda: None):
         for _ in range(self.looks):
             self.at_look()
             tick()
