@@ -86,7 +86,7 @@ def plot_histories(histories, score="si_sdri"):
     rates.set_xlim(
         0.5, max(history.epoch.max() for history in histories.values()) + 0.5
     )
-    rates.xaxis.get_major_locator().set_params(integer=True)
+    rates.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     for axes in (scores, rates):
         axes.grid(alpha=0.3)
     return figure

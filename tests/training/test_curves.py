@@ -76,3 +76,4 @@ def test_a_single_epoch_can_be_seen(tmp_path):
         assert all(line.get_marker() != "None" for line in drawn)
         low, high = axes.get_xlim()
         assert (low, high) == (0.5, 1.5)
+        assert [t for t in axes.get_xticks() if low < t < high] == [1]
