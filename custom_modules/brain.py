@@ -122,7 +122,7 @@ class Separation(ExactSteps):
         if self.debug and not self.debug_persistently:
             logger.info(
                 "--debug keeps no checkpoint to evaluate or export; "
-                "with --debug_persistently, too, it does"
+                "add --debug_persistently for that"
             )
 
     def on_fit_start(self):
