@@ -19,7 +19,7 @@ from speechbrain.utils.distributed import main_process_only
 from speechbrain.utils.logger import get_logger
 from torch.nn.parallel import DistributedDataParallel
 
-from custom_modules.dataio import collate
+from custom_modules.collation import collate
 from custom_modules.objectives import pit_si_sdr_loss
 from custom_modules.training.averages import Averages
 from custom_modules.training.cost import EpochCost
@@ -119,6 +119,11 @@ class Separation(ExactSteps):
         super().fit(*args, **kwargs)
         if self.tracker is not None:
             self.tracker.finish()
+        if self.debug and not self.debug_persistently:
+            logger.info(
+                "--debug keeps no checkpoint to evaluate or export; "
+                "add --debug_persistently for that"
+            )
 
     def on_fit_start(self):
         """Resumes, and forgets what the log says of epochs that are not done."""

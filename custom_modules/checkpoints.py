@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+from pathlib import Path
 
 import torch
 from speechbrain.utils.checkpoints import CKPT_PREFIX, Checkpointer
@@ -14,24 +15,36 @@ from custom_modules.files import PARTIAL_SUFFIX
 
 logger = get_logger(__name__)
 
+#: What to do where there is no checkpoint.
+TRAIN_FIRST = "train first (--debug keeps none without --debug_persistently)"
+
 
 class AtomicCheckpointer(Checkpointer):
     """SpeechBrain's checkpointer, safe against being killed while it writes.
 
     ``Checkpointer`` writes in place, its marker first: killed in between, it
     leaves what looks like the newest checkpoint and is not whole. This one
-    writes beside and renames, and passes over folders that are not whole.
+    writes beside and renames, and passes over folders that are not whole. It makes
+    ``checkpoints_dir`` with the first checkpoint: a start that fails leaves nothing.
 
     Arguments
     ---------
+    checkpoints_dir : str or pathlib.Path
     *args, **kwargs
         As for ``speechbrain.utils.checkpoints.Checkpointer``.
+
+    Raises
+    ------
+    InputError
+        If there can be no such folder.
 
     Example
     -------
     >>> import torch
-    >>> folder = getfixture("tmp_path")
+    >>> folder = getfixture("tmp_path") / "save"
     >>> checkpointer = AtomicCheckpointer(folder, {"model": torch.nn.Linear(2, 2)})
+    >>> folder.exists()
+    False
     >>> checkpoint = checkpointer.save_checkpoint()
     >>> checkpointer.find_checkpoint().path == checkpoint.path
     True
@@ -39,6 +52,12 @@ class AtomicCheckpointer(Checkpointer):
     >>> checkpointer.find_checkpoint() is None
     True
     """
+
+    def __init__(self, checkpoints_dir, *args, **kwargs):
+        _check_folder(Path(checkpoints_dir))
+        # SpeechBrain makes the folder that it is given at once; this one is there.
+        super().__init__(Path.cwd(), *args, **kwargs)
+        self.checkpoints_dir = Path(checkpoints_dir)
 
     def save_checkpoint(self, *args, verbosity=logging.INFO, **kwargs):
         """As in SpeechBrain; the folder gets its name when all is in it.
@@ -50,6 +69,7 @@ class AtomicCheckpointer(Checkpointer):
         """
         self._remove_partial()
         try:
+            self.checkpoints_dir.mkdir(parents=True, exist_ok=True)
             checkpoint = super().save_checkpoint(
                 *args, verbosity=logging.DEBUG, **kwargs
             )
@@ -149,6 +169,9 @@ class AtomicCheckpointer(Checkpointer):
         }:
             raise _misfit(newest)
 
+    def _list_checkpoint_dirs(self):
+        return super()._list_checkpoint_dirs() if self.checkpoints_dir.exists() else []
+
     def _new_checkpoint_dirpath(self):
         return _partial(super()._new_checkpoint_dirpath())
 
@@ -173,6 +196,18 @@ class AtomicCheckpointer(Checkpointer):
         if if_main_process():
             for path in self._partial_paths():
                 shutil.rmtree(path)
+
+
+def _check_folder(folder):
+    """Raises InputError if a folder is none, or cannot be made."""
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if not nearest.is_dir():
+        raise InputError(f"{nearest}: is no folder, but checkpoints would go into it")
+    if nearest != folder and not os.access(nearest, os.W_OK):
+        raise InputError(
+            f"{folder}: cannot be made ({nearest} is not writable); name another "
+            "--output_folder"
+        )
 
 
 def _misfit(checkpoint):

@@ -11,9 +11,7 @@ import functools
 
 import numpy as np
 import torch
-from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.dataset import DynamicItemDataset
-from speechbrain.utils.data_utils import batch_pad_right
 
 from custom_modules.errors import InputError
 from custom_modules.layers import cancel, read_layer
@@ -32,8 +30,8 @@ class MixtureDataset(DynamicItemDataset):
     """PolSESS mixtures under MM-IPC; each epoch draws one variant for each.
 
     Items hold ``id``, ``environment``, ``variants`` (names), ``mixtures``
-    ``[variants, time]`` and ``targets`` ``[time, sources]``; :func:`collate`
-    makes batches of them.
+    ``[variants, time]`` and ``targets`` ``[time, sources]``;
+    :func:`custom_modules.collation.collate` makes batches of them.
 
     Arguments
     ---------
@@ -172,37 +170,6 @@ class MixtureDataset(DynamicItemDataset):
         return torch.from_numpy(np.stack(mixtures)), torch.from_numpy(targets)
 
 
-def collate(items):
-    """One example for each mixture and variant, padded to the longest.
-
-    Arguments
-    ---------
-    items : list of dict
-        From :class:`MixtureDataset`.
-
-    Returns
-    -------
-    speechbrain.dataio.batch.PaddedBatch
-        ``id``, ``environment`` and ``variant`` are lists; ``mixture`` is
-        ``[batch, time]``, ``targets`` ``[batch, time, sources]``, both with
-        relative lengths.
-    """
-    return PaddedBatch(
-        [
-            {
-                "id": item["id"],
-                "environment": item["environment"],
-                "variant": variant,
-                "mixture": mixture,
-                "targets": item["targets"],
-            }
-            for item in items
-            for variant, mixture in zip(item["variants"], item["mixtures"], strict=True)
-        ],
-        padding_func=_stack_or_pad,
-    )
-
-
 def dataio_prep(hparams):
     """The datasets of an experiment.
 
@@ -254,15 +221,6 @@ def dataio_prep(hparams):
         else dataset("valid", hparams["valid_variants"]),
         "test": dataset("test", draw=False),
     }
-
-
-def _stack_or_pad(signals):
-    """SpeechBrain's padding, without its copies where nothing is to be padded."""
-    if len({signal.shape for signal in signals}) > 1:
-        return batch_pad_right(signals)
-    # numpy's, because torch's wakes all threads for what is a copy of memory
-    stacked = np.stack([signal.numpy() for signal in signals])
-    return torch.from_numpy(stacked), torch.ones(len(signals))
 
 
 def check_rate(manifest, sample_rate):

@@ -8,6 +8,7 @@ themselves are read in :mod:`custom_modules.hparams_files`.
 import dataclasses
 import difflib
 import os
+import sys
 
 from ruamel.yaml import YAML, YAMLError
 from speechbrain.utils.logger import get_logger
@@ -20,6 +21,7 @@ from custom_modules.hparams_files import (
     read_yaml,
     resolve,
     split_base,
+    write_hparams,
 )
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "settle_precision",
     "split_arguments",
     "split_base",
+    "write_hparams",
 ]
 
 logger = get_logger(__name__)
@@ -137,7 +140,7 @@ def load_experiment(argv):
     both = {k: run_opts[k] for k in run_opts.overridden_args if k in known}
     overrides = _environment(known) | _own_folder() | both | overrides
     overrides = check_overrides(hparams_file, derived | overrides)
-    if run_opts.debug and not run_opts.debug_persistently:
+    if run_opts.debug:
         # A few batches must not overwrite what a real run has written, and must fit
         # where the run itself would not: a batch of the baselines takes over 24 GB.
         small = {k: v for k, v in DEBUG_SIZES.items() if k in known}
@@ -251,15 +254,19 @@ def print_help(usage, argv):
     usage : str
         The script's docstring.
     argv : list of str
-        If an hparams file is among them, its plain keys are listed.
+        If an hparams file is among them, its plain keys are listed; else how to see
+        them.
     """
     print(usage.strip())
-    for argument in argv:
-        if argument.endswith(".yaml"):
-            print(f"\nKeys of {argument}, each an option --key=value:")
-            for key, value in read_hparams(argument).items():
-                if not hasattr(value, "tag") or value.tag.value is None:
-                    print(f"  {key}: {value}")
+    files = [argument for argument in argv if argument.endswith((".yaml", ".yml"))]
+    for path in files:
+        print(f"\nKeys of {path}, each an option --key=value:")
+        for key, value in read_hparams(path).items():
+            if not hasattr(value, "tag") or value.tag.value is None:
+                print(f"  {key}: {value}")
+    if not files:
+        print("\nThe keys of an hparams file are options, too; to list them, name it:")
+        print(f"  python {sys.argv[0]} hparams/dprnn.yaml --help")
     print("\nSpeechBrain's run options:")
     for option in sorted(HELP_TEXTS):
         print(f"  --{option}: {HELP_TEXTS[option]}")

@@ -6,12 +6,16 @@ in one line, see :mod:`custom_modules.errors`.
 
 import os
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 
 from hyperpyyaml import load_hyperpyyaml, resolve_references
+from hyperpyyaml.core import recursive_update
 from ruamel.yaml import YAML, YAMLError
+from speechbrain.utils.distributed import main_process_only
 
 from custom_modules.errors import InputError
+from custom_modules.files import atomic_path
 
 
 def split_base(hparams_file):
@@ -150,6 +154,37 @@ def resolve(hparams_file, overrides):
     base, derived = split_base(hparams_file)
     with _in_one_line(hparams_file), open(base, encoding="utf-8") as stream:
         return YAML().load(resolve_references(stream, derived | dict(overrides)))
+
+
+@main_process_only
+def write_hparams(hparams_file, overrides, target):
+    """Writes an hparams file with other values; its references stay references.
+
+    What SpeechBrain writes beside results has them resolved: changed there, ``lr``
+    would reach no optimiser. In this file, every key is an option as in the recipe's.
+
+    Arguments
+    ---------
+    hparams_file : str
+    overrides : dict
+    target : str or pathlib.Path
+        Only the first process writes it.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, or the target cannot be written.
+    """
+    base, derived = split_base(hparams_file)
+    round_trip = YAML()
+    round_trip.width = 4096
+    tree = round_trip.load(Path(base).read_text(encoding="utf-8"))
+    recursive_update(tree, derived | dict(overrides))
+    target = Path(target)
+    with atomic_path(target) as path, open(path, "w", encoding="utf-8") as stream:
+        if not (target.exists() and target.samefile(base)):  # a rerun from itself
+            print(f"# From {base}, {date.today()}", file=stream)
+        round_trip.dump(tree, stream)
 
 
 @contextmanager

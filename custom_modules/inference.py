@@ -179,7 +179,8 @@ class PolSESSSeparation(Pretrained):
         Raises
         ------
         InputError
-            If the file cannot be read, is empty, or holds values that are no numbers.
+            If the file cannot be read or is empty; or it, or what the model makes of
+            it, holds values that are no numbers.
         """
         source, name = split_path(path)
         local = fetch(name, source=source, savedir=savedir)
@@ -223,7 +224,15 @@ class PolSESSSeparation(Pretrained):
             self.batch_size,
             widen=self.hparams.num_spks > 1,
             match_level=match_level,
+            remedy=self._remedy(),
         )
+
+    def _remedy(self):
+        """What to do if the model returns values that are no numbers."""
+        if self.precision != "fp32":
+            return f"use --precision fp32 instead of {self.precision}"
+        name = getattr(self.hparams, "model_name", "the model")
+        return f"the weights of {name} may be broken: export another checkpoint"
 
     def forward(self, mix):
         """Separates a batch, see :meth:`separate_batch`."""

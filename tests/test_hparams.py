@@ -11,8 +11,10 @@ from custom_modules.hparams import (
     RUN_OPTIONS,
     load_experiment,
     load_hparams,
+    print_help,
     read_yaml,
     split_arguments,
+    write_hparams,
 )
 
 ROOT = Path(__file__).parents[1]
@@ -142,6 +144,9 @@ def test_debug_writes_into_a_folder_of_its_own(tmp_path):
     assert (hparams["batch_size"], hparams["segment_seconds"]) == (2, 1.0)
     _, hparams, _, _ = load_experiment([*arguments, "--batch_size=3"])
     assert hparams["batch_size"] == 3
+    # What is kept must not be gone on with by a real run, either.
+    _, kept, _, _ = load_experiment([*arguments, "--debug_persistently"])
+    assert kept["save_folder"] == "results/dprnn/42/debug/save"
 
 
 @pytest.mark.parametrize("content", ["a: [1", "- 1", "", "a: !new:no.such.Thing {}"])
@@ -238,3 +243,31 @@ def test_the_environment_beats_a_derived_file_and_run_options_are_recorded(
     assert hparams["max_grad_norm"] == overrides["max_grad_norm"] == 2.5
     _, hparams, _, _ = load_experiment([str(path), *options, "--data_folder=/mine"])
     assert hparams["data_folder"] == "/mine"
+
+
+def test_what_is_written_beside_results_has_the_values_and_takes_others(tmp_path):
+    """With its references resolved, --lr would silently reach no optimiser."""
+    tuned, left = ROOT / "hparams/tuned/dprnn.yaml", tmp_path / "hyperparams.yaml"
+    changes = {"data_folder": "x", "output_folder": str(tmp_path), "lr": 1e-5}
+    changes["lr_scheduler"] = {"dont_halve_until_epoch": 7}
+    write_hparams(tuned, changes, left)
+    trained, again = load_hparams(tuned, changes), load_hparams(left, {})
+    kinds = bool | int | float | str | list | None
+    assert {k: v for k, v in trained.items() if isinstance(v, kinds)} == {
+        k: v for k, v in again.items() if isinstance(v, kinds)
+    }
+    assert again["opt_class"].keywords["lr"] == 1e-5
+    assert again["lr_scheduler"].dont_halve_until_epoch == 7
+    other = load_hparams(left, {"lr": 2e-4, "batch_size": 3, "hidden_size": 8})
+    assert other["opt_class"].keywords["lr"] == 2e-4
+    assert other["train_loader_opts"]["batch_size"] == 3
+    assert other["rnn"].keywords["hidden_channels"] == 8
+
+
+def test_help_says_how_to_see_the_keys(capsys):
+    print_help("Usage.", ["--help"])
+    assert "hparams/dprnn.yaml --help" in capsys.readouterr().out
+    print_help("Usage.", [str(ROOT / "hparams/dprnn.yaml"), "--help"])
+    printed = capsys.readouterr().out
+    assert "  lr: " in printed
+    assert "dprnn.yaml --help" not in printed

@@ -9,6 +9,7 @@ import torch
 from speechbrain.utils.autocast import AMPConfig
 from speechbrain.utils.distributed import infer_device
 
+from custom_modules.checkpoints import TRAIN_FIRST
 from custom_modules.errors import InputError
 from custom_modules.manifest.pool import available_cores
 
@@ -153,7 +154,7 @@ def trained_model(hparams, run_opts):
     found = checkpointer.recover_if_possible(max_key="si_sdr")
     if found is None:
         raise InputError(
-            f"{checkpointer.checkpoints_dir}: no checkpoint to test; train first"
+            f"{checkpointer.checkpoints_dir}: no checkpoint to test; {TRAIN_FIRST}"
         )
     separator = hparams["modules"]["separator"]
     model = Model(separator, separator, hparams["sample_rate"], **placement(run_opts))

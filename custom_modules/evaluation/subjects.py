@@ -95,10 +95,10 @@ def load_subject(argv):
                 f"{folder}: holds no {HPARAMS_FILE}; name a results folder, an "
                 "exported folder or an hparams file"
             )
-        if not (folder / "save").is_dir():
+        if "checkpointer" not in read_yaml(str(folder / HPARAMS_FILE)):
             return _exported(argv)
         argv = [str(folder / HPARAMS_FILE), *argv[1:]]
-    _, hparams, run_opts, overrides = load_experiment(argv)
+    _, hparams, run_opts, overrides = load_experiment(_with_folders(argv))
     run_opts = _on_this_machine(run_opts)
 
     def load():
@@ -106,6 +106,16 @@ def load_subject(argv):
         return model, f"epoch {epoch}"
 
     return Subject(hparams, overrides, run_opts, load)
+
+
+def _with_folders(argv):
+    """What a training left beside its file is found there, wherever results go."""
+    if not argv or Path(argv[0]).name != HPARAMS_FILE:
+        return argv
+    beside = {"save_folder": "save", "manifest_folder": "manifests"}
+    folders = {key: Path(argv[0]).with_name(name) for key, name in beside.items()}
+    found = [f"--{key}={path}" for key, path in folders.items() if path.is_dir()]
+    return [argv[0], *found, *argv[1:]]
 
 
 def _exported(argv):

@@ -3,17 +3,16 @@
 from pathlib import Path
 
 import yaml
-from ruamel.yaml import YAML
 
-from custom_modules.checkpoints import AtomicCheckpointer
+from custom_modules.checkpoints import TRAIN_FIRST, AtomicCheckpointer
 from custom_modules.errors import InputError
-from custom_modules.files import atomic_path
 from custom_modules.hparams import (
     check_overrides,
     load_hparams,
     read_yaml,
     resolve,
     split_arguments,
+    write_hparams,
 )
 from custom_modules.hub.card import training_keys
 from custom_modules.hub.recipe import ModelRecipe
@@ -52,7 +51,7 @@ def load_best(argv):
     checkpointer = AtomicCheckpointer(folder / "save", {"separator": separator})
     found = checkpointer.recover_if_possible(max_key="si_sdr")
     if found is None:
-        raise InputError(f"{folder / 'save'}: no checkpoint to export; train first")
+        raise InputError(f"{folder / 'save'}: no checkpoint to export; {TRAIN_FIRST}")
     table = folder / RESULTS_TABLE
     return (
         recipe,
@@ -72,7 +71,7 @@ def _results_folder(hparams_file, tree):
         if (folder / "save").is_dir():
             return folder
     raise InputError(
-        f"{candidates[1]}/save: no such folder of checkpoints; train first, or give "
+        f"{candidates[1]}/save: no such folder of checkpoints; {TRAIN_FIRST}, or give "
         "results/<model>/<seed>/hyperparams.yaml"
     )
 
@@ -135,17 +134,6 @@ def _load_exactly(separator, state_dict, path):
     separator.load_state_dict(state_dict)
 
 
-def _write_hparams(hparams_file, overrides, path):
-    """Writes an hparams file with other values; references stay references."""
-    # SpeechBrain would resolve them, and --number_of_epochs reach nothing any more.
-    round_trip = YAML()
-    round_trip.width = 4096
-    tree = round_trip.load(Path(hparams_file).read_text(encoding="utf-8"))
-    tree.update(overrides)
-    with open(path, "w", encoding="utf-8") as stream:
-        round_trip.dump(tree, stream)
-
-
 def write_results_folder(old, hparams_file, folder):
     """Writes what a training goes on from: hparams and a checkpoint.
 
@@ -174,8 +162,7 @@ def write_results_folder(old, hparams_file, folder):
     hparams = load_hparams(str(hparams_file), overrides)
     hparams["separator"].load_state_dict(old.state_dict)
     hparams["epoch_counter"].current = old.epoch
-    with atomic_path(folder / "hyperparams.yaml") as path:
-        _write_hparams(hparams_file, overrides, path)
+    write_hparams(hparams_file, overrides, folder / "hyperparams.yaml")
     parameters = hparams["separator"].parameters()
     checkpointer = hparams["checkpointer"]
     # What the Brain adds to the checkpoints of a training.

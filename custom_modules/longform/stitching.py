@@ -5,6 +5,7 @@ Start reading at :meth:`LongForm.stream`.
 
 import torch
 
+from custom_modules.errors import InputError
 from custom_modules.longform.chunks import Chunker
 from custom_modules.longform.levels import MixtureLevel
 from custom_modules.longform.speakers import SpeakerTracker
@@ -34,6 +35,8 @@ class LongForm:
         Whether overlaps without speech are widened.
     match_level : bool
         Whether the sources are scaled to sum to about the mixture's level.
+    remedy : str
+        What to do if the model returns values that are no numbers.
 
     Example
     -------
@@ -54,8 +57,10 @@ class LongForm:
         batch_size=1,
         widen=True,
         match_level=False,
+        remedy="check the model's weights",
     ):
         self.estimate, self.sample_rate = estimate, sample_rate
+        self.remedy = remedy
         self.batch_size, self.match_level = batch_size, match_level
         if overlap_seconds is None:
             overlap_seconds = chunk_seconds / 16
@@ -83,6 +88,12 @@ class LongForm:
         torch.Tensor
             The sources, in parts of any length, ``[batch, time, sources]``,
             float32 on the CPU; together as long as the signal.
+
+        Raises
+        ------
+        InputError
+            If the model returns a value that is no number, which would spoil the
+            level of all that comes after it.
         """
         stitcher = None
         for group in _groups(self.chunker(blocks), self.batch_size):
@@ -92,11 +103,21 @@ class LongForm:
             for (start, _), mixture, chunk in zip(
                 group, mixtures, estimates, strict=True
             ):
+                self._check_finite(start, chunk)
                 if stitcher is None:
                     stitcher = self._stitcher(len(mixture))
                 yield from stitcher.add(start, mixture, chunk)
         if stitcher is not None:
             yield stitcher.held
+
+    def _check_finite(self, start, estimates):
+        bad = ~torch.isfinite(estimates).all(2).all(0)
+        if bad.any():
+            second = (start + int(bad.nonzero()[0])) / self.sample_rate
+            raise InputError(
+                f"the model returns a value that is no number at {second:.3f} s; "
+                f"{self.remedy}"
+            )
 
     def _stitcher(self, batch):
         trackers = [SpeakerTracker(self.sample_rate) for _ in range(batch)]

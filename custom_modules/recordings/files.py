@@ -58,31 +58,50 @@ def find_recordings(inputs, folder):
 
     Returns
     -------
-    list of Recording
+    recordings : list of Recording
         Sorted, each file once.
+    missing : list of str
+        A line for each input that is not there, or has nothing in it.
 
     Raises
     ------
     InputError
-        If an input is no file, or nothing is found in it; or names collide.
+        If all inputs are missing, or names collide.
 
     Example
     -------
     >>> root = getfixture("tmp_path")
     >>> for name in ("a.wav", "a.mp3", "b.flac", "notes.txt"):
     ...     (root / name).touch()
-    >>> [r.stem.name for r in find_recordings([str(root)], "out")]
+    >>> recordings, missing = find_recordings([str(root), "none.wav"], "out")
+    >>> [recording.stem.name for recording in recordings]
     ['a.mp3', 'a.wav', 'b']
+    >>> missing
+    ['none.wav: no such file or folder']
     """
-    found = {}
+    found, missing = {}, []
     outputs = Path(folder).resolve()
     for item in inputs:
-        for path, base in _expand(item):
+        try:
+            expanded = _expand(item)
+        except InputError as error:
+            missing.append(str(error))
+            continue
+        for path, base in expanded:
             # What an earlier run wrote into a folder of an input folder is no input.
             inside = outputs in path.resolve().parents and outputs != base.resolve()
             if inside and Path(item).is_dir():
                 continue
             found.setdefault(path.resolve(), (path, path.relative_to(base)))
+    if len(missing) == len(inputs):
+        raise InputError(missing[-1], missing[:-1])
+    recordings = _name_outputs(found, folder)
+    _refuse_overwriting(recordings, set(found))
+    return recordings, missing
+
+
+def _name_outputs(found, folder):
+    """Recordings, each with the stem of its outputs; raises InputError if two meet."""
     stems = {}
     for path, name in sorted(found.values(), key=lambda pair: pair[1]):
         stems.setdefault(name.with_suffix(""), []).append((path, name))
@@ -98,7 +117,6 @@ def find_recordings(inputs, folder):
             Recording(path, Path(folder) / name)
             for (path, _), name in zip(same, names, strict=True)
         ]
-    _refuse_overwriting(recordings, set(found))
     return recordings
 
 
@@ -152,8 +170,8 @@ def shard(recordings, index, count):
     return recordings[index::count]
 
 
-def is_finished(recording, sources, channels):
-    """Whether all outputs of a recording are there, and newer than it.
+def finished_by(recording, sources, channels):
+    """What made the outputs of a recording, if all are there and newer than it.
 
     Arguments
     ---------
@@ -164,7 +182,9 @@ def is_finished(recording, sources, channels):
 
     Returns
     -------
-    bool
+    str or None
+        The comment that they have in common, ``""`` if they have none. None if an
+        output is missing, older than the recording, or cannot be read.
     """
     count = None
     if channels == "each":
@@ -172,4 +192,15 @@ def is_finished(recording, sources, channels):
             count = audio.channels
     outputs = recording.outputs(sources, count)
     changed = recording.path.stat().st_mtime
-    return all(p.exists() and p.stat().st_mtime >= changed for p in outputs)
+    if not all(p.exists() and p.stat().st_mtime >= changed for p in outputs):
+        return None
+    try:
+        comments = {_comment_of(path) for path in outputs}
+    except InputError:
+        return None
+    return comments.pop() if len(comments) == 1 else ""
+
+
+def _comment_of(path):
+    with open_audio(path) as audio:
+        return audio.comment

@@ -84,11 +84,15 @@ def spectrogram(path):
         frame = max(2, round(_FRAME_SECONDS * audio.samplerate))
         hop = max(frame // 2, audio.frames // _COLUMNS)
         columns = []
-        # Neighbouring blocks share what the last frame of the first one needs.
-        for block in audio.blocks(hop, dtype="float32", always_2d=True, fill_value=0):
+        # A block for each column: one frame, or where columns are longer, several.
+        for block in audio.blocks(
+            max(hop, frame),
+            overlap=max(0, frame - hop),
+            dtype="float32",
+            always_2d=True,
+            fill_value=0,
+        ):
             signal = block.mean(1)
-            if len(signal) < frame:
-                signal = np.pad(signal, (0, frame - len(signal)))
             _, _, bins = stft(signal, nperseg=frame, boundary=None, padded=False)
             columns.append((np.abs(bins) ** 2).mean(1))
         seconds = audio.frames / audio.samplerate

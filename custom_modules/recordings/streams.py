@@ -27,7 +27,7 @@ _WAV_LIMIT = 2**32 - 2**16
 
 
 def separate_recording(
-    model, recording, channels="mix", normalize="mixture", tick=None
+    model, recording, channels="mix", normalize="mixture", tick=None, comment=""
 ):
     """Separates a file into wav files of its length, rate and subtype, as streams.
 
@@ -42,6 +42,8 @@ def separate_recording(
         As for ``PolSESSSeparation.separate_file``.
     tick : callable
         Called with the number of samples that were read since the last call.
+    comment : str
+        Kept in the files' own comments.
 
     Returns
     -------
@@ -63,10 +65,12 @@ def separate_recording(
         subtype = audio.subtype if audio.subtype in _WAV_BYTES else "PCM_16"
         with ExitStack() as stack:
             partial = [stack.enter_context(atomic_path(path)) for path in outputs]
-            peaks, clipped = _separate_into(model, reader, partial, subtype, normalize)
+            peaks, clipped = _separate_into(
+                model, reader, partial, subtype, normalize, comment
+            )
             if normalize == "peak":
                 for path, peak in zip(partial, peaks, strict=True):
-                    _scale_file(path, 1 / peak if peak else 1, subtype)
+                    _scale_file(path, 1 / peak if peak else 1, subtype, comment)
         return outputs, _notes(audio, clipped)
 
 
@@ -111,7 +115,7 @@ class _Reader:
         return block[row : row + 1]
 
 
-def _separate_into(model, reader, paths, subtype, normalize):
+def _separate_into(model, reader, paths, subtype, normalize, comment):
     """Writes the sources; returns their peaks and how many samples were clipped."""
     rate, model_rate = reader.audio.samplerate, model.hparams.sample_rate
     mixtures = resample_blocks(reader, rate, model_rate)
@@ -123,8 +127,9 @@ def _separate_into(model, reader, paths, subtype, normalize):
     # A second pass scales to the peak: what is written first must not be cut.
     subtype = "FLOAT" if normalize == "peak" else subtype
     with ExitStack() as stack:
+        frames = reader.audio.frames
         files = [
-            stack.enter_context(_open_wav(path, rate, subtype, reader.audio.frames))
+            stack.enter_context(_open_wav(path, rate, subtype, frames, comment))
             for path in paths
         ]
         for part in resample_blocks(sources, model_rate, rate):
@@ -141,12 +146,15 @@ def _separate_into(model, reader, paths, subtype, normalize):
     return peaks.tolist(), clipped
 
 
-def _open_wav(path, rate, subtype, frames):
+def _open_wav(path, rate, subtype, frames, comment):
     # Of the formats that soundfile writes, RF64 alone is a wav of any size.
     is_large = frames * _WAV_BYTES[subtype] > _WAV_LIMIT
-    return sf.SoundFile(
+    file = sf.SoundFile(
         path, "w", rate, 1, subtype, format="RF64" if is_large else "WAV"
     )
+    if comment:
+        file.comment = comment
+    return file
 
 
 def _write(file, samples):
@@ -163,13 +171,13 @@ def _check_length(path, frames):
             raise OSError(f"only {file.frames} of {frames} samples were written")
 
 
-def _scale_file(path, gain, subtype):
+def _scale_file(path, gain, subtype, comment):
     """Replaces a file by itself at another level."""
     scaled = path.with_name(f"{path.name}{PARTIAL_SUFFIX}")
     try:
         with sf.SoundFile(path) as source:
-            frames = source.frames
-            with _open_wav(scaled, source.samplerate, subtype, frames) as target:
+            rate, frames = source.samplerate, source.frames
+            with _open_wav(scaled, rate, subtype, frames, comment) as target:
                 for block in read_blocks(source):
                     _write(target, block[0] * gain)
         _check_length(scaled, frames)

@@ -11,7 +11,8 @@ from tqdm import tqdm
 from custom_modules.errors import InputError
 from custom_modules.files import atomic_path
 from custom_modules.inference import PolSESSSeparation, open_audio
-from custom_modules.recordings.files import is_finished
+from custom_modules.recordings.files import finished_by
+from custom_modules.recordings.settings import describe_settings
 from custom_modules.recordings.spectrograms import plot_spectrograms
 from custom_modules.recordings.streams import separate_recording
 
@@ -101,7 +102,8 @@ def separate_all(
     channels, normalize : str
         As for :func:`custom_modules.recordings.streams.separate_recording`.
     overwrite : bool
-        Whether finished recordings are separated again.
+        Whether finished recordings are separated again. Those that another model or
+        other settings have finished always are.
     plot : bool
         Whether to draw each recording's spectrograms.
     show_progress : bool
@@ -114,16 +116,20 @@ def separate_all(
     """
     failures, skipped, notes = [], 0, []
     quiet = not show_progress
+    settings = describe_settings(model, channels, normalize)
+    options = {"channels": channels, "normalize": normalize, "comment": settings}
     for recording in tqdm(recordings, desc="recordings", disable=quiet):
         try:
-            if not overwrite and is_finished(
-                recording, model.hparams.num_spks, channels
-            ):
+            before = finished_by(recording, model.hparams.num_spks, channels)
+            if before == settings and not overwrite:
                 skipped += 1
                 continue
-            notes += _separate(model, recording, channels, normalize, plot, quiet)
+            notes += _separate(model, recording, plot, quiet, options)
+            if before not in (None, settings):
+                notes.append(f"{recording.path}: was made otherwise before; made anew")
         except InputError as error:
-            failures.append(str(error))
+            told, name = str(error), str(recording.path)
+            failures.append(told if name in told else f"{name}: {told}")
     for line in notes:
         print(line)
     done = len(recordings) - skipped - len(failures)
@@ -133,7 +139,7 @@ def separate_all(
     return len(failures)
 
 
-def _separate(model, recording, channels, normalize, plot, quiet):
+def _separate(model, recording, plot, quiet, options):
     """Separates a recording; returns what the user should know of it."""
     with (
         open_audio(recording.path) as audio,
@@ -143,11 +149,12 @@ def _separate(model, recording, channels, normalize, plot, quiet):
             unit="s",
             unit_scale=1 / audio.samplerate,
             leave=False,
-            disable=quiet,
+            # None: not in a log, where moving between two bars leaves "[A" behind.
+            disable=quiet or None,
         ) as bar,
     ):
         outputs, notes = separate_recording(
-            model, recording, channels, normalize, tick=bar.update
+            model, recording, tick=bar.update, **options
         )
     if plot:
         picture = recording.stem.with_name(f"{recording.stem.name}.png")

@@ -5,8 +5,11 @@ from pathlib import Path
 import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
+from speechbrain.utils.logger import get_logger
 
 from custom_modules.errors import InputError
+
+logger = get_logger(__name__)
 
 #: Okabe and Ito's, which all eyes can tell apart, then matplotlib's.
 _COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]
@@ -18,7 +21,8 @@ def read_histories(folders):
     Arguments
     ---------
     folders : list of str or pathlib.Path
-        Results folders, or ``history.csv`` files.
+        Results folders, or ``history.csv`` files. Those without a history, as of a
+        training in its first epoch, are passed over with a warning.
 
     Returns
     -------
@@ -28,12 +32,22 @@ def read_histories(folders):
     Raises
     ------
     InputError
-        If one has no ``history.csv``, or it is none.
+        If none has a history, or one is named twice.
     """
     paths = [Path(folder) for folder in folders]
     paths = [path if path.suffix == ".csv" else path / "history.csv" for path in paths]
-    names = _short_names([path.parent for path in paths])
-    return {name: _read(path) for name, path in zip(names, paths, strict=True)}
+    found, problems = [], []
+    for path in paths:
+        try:
+            found.append((path, _read(path)))
+        except InputError as error:
+            problems.append(str(error))
+    if not found:
+        raise InputError(problems[-1], problems[:-1])
+    for problem in problems:
+        logger.warning("%s; left out", problem)
+    names = _short_names([path.parent for path, _ in found])
+    return {name: history for name, (_, history) in zip(names, found, strict=True)}
 
 
 def plot_histories(histories, score="si_sdri"):
@@ -57,17 +71,22 @@ def plot_histories(histories, score="si_sdri"):
         epochs, valid = history.epoch, history[f"valid_{score}"]
         label = f"{name}: {valid.max():.2f} dB"
         scores.plot(epochs, valid, ".-", color=colour, label=label, markersize=4)
+        # Of a single epoch there is no line to be seen.
+        dot = "." if len(history) == 1 else ""
         train = history[f"train_{score}"]
-        scores.plot(epochs, train, ":", color=colour, alpha=0.6, linewidth=1)
+        scores.plot(epochs, train, f"{dot}:", color=colour, alpha=0.6, linewidth=1)
         best = valid.idxmax()
         scores.plot(epochs[best], valid[best], "*", color=colour, markersize=12)
-        rates.step(epochs, history.lr, color=colour, where="mid")
+        rates.step(epochs, history.lr, dot, color=colour, where="mid")
     scores.plot([], [], ":", color="0.4", label="dotted: training")
     kind = "SI-SDRi" if score == "si_sdri" else "SI-SDR"
     scores.set(ylabel=f"{kind} (dB)", title="Validation; a star is the best epoch")
     scores.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
     rates.set(xlabel="epoch", ylabel="learning rate", yscale="log")
-    rates.xaxis.get_major_locator().set_params(integer=True)
+    rates.set_xlim(
+        0.5, max(history.epoch.max() for history in histories.values()) + 0.5
+    )
+    rates.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     for axes in (scores, rates):
         axes.grid(alpha=0.3)
     return figure

@@ -107,15 +107,22 @@ class ExactSteps(sb.Brain):
                 module.require_backward_grad_sync = True
 
     def optimizers_step(self):
-        """One step, unless a gradient is not finite; fp16's scaler sees to its own."""
+        """One step, unless a gradient is not finite.
+
+        In fp16 that is mostly the loss scaled too high: the scaler leaves the step
+        out and halves its scale. Where nothing is scaled up any more, it is the
+        gradient's own fault, as in other precisions.
+        """
         gradients = [p.grad for p in self.modules.parameters() if p.grad is not None]
         scaled_norm = torch.nn.utils.get_total_norm(gradients)
         norm = scaled_norm / self.scaler.get_scale()
-        if not self.scaler.is_enabled():
+        if self.scaler.get_scale() <= 1:
             self._check_finite(norm, "gradient")
         if torch.isfinite(norm):
             self.step_averages.counts["steps"] += 1
             self.step_averages.counts["grad_norm"] += float(norm)
+        else:
+            self.step_averages.counts["skipped"] += 1
         if self.max_grad_norm > 0:
             # SpeechBrain clips the first group of the optimiser alone.
             most = self.max_grad_norm * self.scaler.get_scale()

@@ -50,8 +50,7 @@ def check_search(sweep, arguments):
     if "output_folder" in overrides or "output_folder" in sweep.parameters:
         raise InputError("each trial has its own output_folder; use --tuning_folder")
     overrides = check_overrides(hparams_file, overrides)
-    constants = {n: p.values[0] for n, p in sweep.parameters.items() if p.is_constant}
-    constants = {name: v for name, v in constants.items() if name in known}
+    constants = {name: v for name, v in sweep.constants().items() if name in known}
     settled = resolve(hparams_file, constants | overrides)
     epochs = settled.get("number_of_epochs")
     return epochs if isinstance(epochs, int) else None

@@ -25,10 +25,14 @@ class Parameter:
         All that there are; None if it is a range.
     distribution : optuna.distributions.BaseDistribution, optional
         Of a range.
+    quantum : int or float, optional
+        What is drawn is rounded to a multiple of it. Optuna's own steps are not
+        logarithmic.
     """
 
     values: tuple | None = None
     distribution: optuna.distributions.BaseDistribution | None = None
+    quantum: int | float | None = None
 
     @property
     def is_constant(self):
@@ -50,6 +54,9 @@ class Parameter:
 
     def decode(self, chosen):
         """The value of what Optuna chose, which knows no lists."""
+        if self.quantum is not None:  # as W&B does
+            rounded = round(chosen / self.quantum) * self.quantum
+            return rounded if isinstance(rounded, int) else float(f"{rounded:.12g}")
         if self.values is None:
             return chosen
         return next(v for v in self.values if _encode(v) == chosen)
@@ -95,7 +102,10 @@ def parse_parameter(where, spec):
         return Parameter(values=tuple(values))
     if "min" not in spec or "max" not in spec:
         raise InputError(f"{where}: must have value, values, or min and max")
-    return Parameter(distribution=_range(where, spec))
+    distribution = _range(where, spec)
+    if spec.get("distribution") == "q_log_uniform_values":
+        return Parameter(distribution=distribution, quantum=_quantum(where, spec))
+    return Parameter(distribution=distribution)
 
 
 def _range(where, spec):
@@ -109,15 +119,22 @@ def _range(where, spec):
         return optuna.distributions.IntDistribution(int(low), int(high))
     if kind == "log_uniform":  # W&B's is given by exponents of e
         low, high = math.exp(low), math.exp(high)
-    log = kind in ("log_uniform", "log_uniform_values")
+    log = kind in ("log_uniform", "log_uniform_values", "q_log_uniform_values")
     if log and low <= 0:
         raise InputError(f"{where}: min must be above 0 for {kind}")
-    if kind in ("q_uniform", "q_log_uniform_values"):
-        step = _number(where, "q", spec.get("q", 1))
+    if kind == "q_uniform":
+        step = _quantum(where, spec)
         return optuna.distributions.FloatDistribution(low, high, step=step)
     if not log and kind != "uniform":
         raise InputError(f"{where}: distribution {kind!r} is none of {_SUPPORTED}")
     return optuna.distributions.FloatDistribution(low, high, log=log)
+
+
+def _quantum(where, spec):
+    quantum = _number(where, "q", spec.get("q", 1))
+    if quantum <= 0:
+        raise InputError(f"{where}: q {quantum} must be above 0")
+    return quantum
 
 
 def _number(where, key, value):

@@ -53,8 +53,13 @@ class TrialProcess:
         """What the command printed."""
         return self.folder / "output.txt"
 
-    def values(self):
+    def values(self, tick=lambda: None):
         """Yields epoch and value of each epoch, as they are done, until the end.
+
+        Arguments
+        ---------
+        tick : callable
+            Called every :data:`POLL_SECONDS`, also where an epoch takes hours.
 
         Yields
         ------
@@ -67,6 +72,7 @@ class TrialProcess:
             yield from rows[seen:]
             seen = len(rows)
             if running:
+                tick()
                 time.sleep(POLL_SECONDS)
 
     def stop(self):

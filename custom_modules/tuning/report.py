@@ -18,11 +18,12 @@ import matplotlib.pyplot as plt
 logger = get_logger(__name__)
 
 
-def leaderboard(study):
+def leaderboard(sweep, study):
     """Every finished trial, the best first.
 
     Arguments
     ---------
+    sweep : custom_modules.tuning.sweep.Sweep
     study : optuna.Study
 
     Returns
@@ -38,7 +39,7 @@ def leaderboard(study):
         minutes = trial.duration.total_seconds() / 60 if trial.duration else None
         row = {"trial": trial.number, "state": trial.state.name.lower()}
         row |= {"value": trial.value, "epochs": len(trial.intermediate_values)}
-        row |= {"minutes": minutes, **trial.params}
+        row |= {"minutes": minutes, **sweep.decode(trial.params)}
         row |= {k: trial.user_attrs.get(k) for k in ("folder", "failure")}
         rows.append(row)
     table = pd.DataFrame(rows)
@@ -53,7 +54,7 @@ def leaderboard(study):
     return table.drop(columns="order").reset_index(drop=True)
 
 
-def write_report(sweep, study, folder):
+def write_report(sweep, study, folder, arguments=()):
     """Writes leaderboard, pictures and the best configuration.
 
     Arguments
@@ -61,13 +62,15 @@ def write_report(sweep, study, folder):
     sweep : custom_modules.tuning.sweep.Sweep
     study : optuna.Study
     folder : str or pathlib.Path
+    arguments : list of str
+        What the command line gave to every trial.
 
     Returns
     -------
     list of pathlib.Path
         What was written.
     """
-    folder, table = Path(folder), leaderboard(study)
+    folder, table = Path(folder), leaderboard(sweep, study)
     written = [folder / "leaderboard.csv"]
     with atomic_path(written[0]) as path:
         table.to_csv(path, index=False, float_format="%.6g")
@@ -75,11 +78,12 @@ def write_report(sweep, study, folder):
     if complete:
         written += _draw(sweep, study, folder)
         if sweep.hparams_file():
-            written.append(write_best(sweep, study.best_trial, folder / "best.yaml"))
+            best = folder / "best.yaml"
+            written.append(write_best(sweep, study.best_trial, best, arguments))
     return written
 
 
-def write_best(sweep, trial, target):
+def write_best(sweep, trial, target, arguments=()):
     """Writes what a trial chose as an hparams file that ``train.py`` takes.
 
     Arguments
@@ -87,6 +91,8 @@ def write_best(sweep, trial, target):
     sweep : custom_modules.tuning.sweep.Sweep
     trial : optuna.trial.FrozenTrial
     target : pathlib.Path
+    arguments : list of str
+        What the command line gave to every trial; a comment says so.
 
     Returns
     -------
@@ -94,18 +100,17 @@ def write_best(sweep, trial, target):
     """
     base = sweep.hparams_file()
     where = os.path.relpath(base, Path(target).resolve().parent)
-    searched = sweep.searched()
-    fixed = {n: p.values[0] for n, p in sweep.parameters.items() if n not in searched}
+    fixed = [f"{name} {value}" for name, value in sweep.constants().items()]
     lines = [
         f"# The best of {sweep.name}: trial {trial.number}, {sweep.metric} "
         f"{trial.value:.4g}, best of {len(trial.intermediate_values)} epochs.",
         "# Found with these settings, which are not part of it: "
-        + (", ".join(f"{k} {v}" for k, v in fixed.items()) or "none"),
+        + (", ".join([*fixed, *arguments]) or "none"),
         f"base: {where}",
         "",
         # A results folder of its own: another sweep's best is another model.
         f"model_name: {sweep.name}_best",
-        *(f"{n}: {_number(searched[n].decode(v))}" for n, v in trial.params.items()),
+        *(f"{n}: {_number(v)}" for n, v in sweep.decode(trial.params).items()),
     ]
     with atomic_path(target) as path:
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -7,11 +7,12 @@ import threading
 import time
 from pathlib import Path
 
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 from speechbrain.utils.logger import get_logger
 
 from custom_modules.tuning.process import TrialProcess
-from custom_modules.tuning.study import ALIVE_SECONDS, recover
+from custom_modules.tuning.study import ALIVE_SECONDS, SILENCE_SECONDS, recover
 
 logger = get_logger(__name__)
 
@@ -107,30 +108,33 @@ class Search:
                 trial.set_user_attr("folder", str(folder))
             return trial
 
-    def _values(self, trial):
-        """The values of all parameters in a trial."""
-        return {
-            name: p.values[0] if p.is_constant else p.decode(trial.params[name])
-            for name, p in self.sweep.parameters.items()
-        }
-
     def _try(self, trial, environment):
         """Runs a trial, prunes it where it lags behind, and keeps its best value."""
         folder = trial.user_attrs["folder"]
         more = [f"--output_folder={folder}", *self.arguments]
-        logger.info("trial %d begins: %s", trial.number, _settings(trial))
+        logger.info("trial %d begins: %s", trial.number, self._settings(trial))
+        values = self.sweep.constants() | self.sweep.decode(trial.params)
         process = TrialProcess(
-            self.sweep.command_line(self._values(trial), more),
+            self.sweep.command_line(values, more),
             folder,
             self.sweep.metric,
             environment,
         )
         self.processes.add(process)
         try:
+            if self.stopping.is_set():
+                return  # stop() may have looked at the processes before
             best, pruned = self._watch(trial, process)
             if self.stopping.is_set():
                 return  # it stays as it is, and a rerun goes on with it
             self._tell(trial, best, pruned, process)
+        except UpdateFinishedTrialError:
+            logger.warning(
+                "trial %d was given up here: another tune.py has heard nothing of it "
+                "for %d min and has taken it over",
+                trial.number,
+                SILENCE_SECONDS // 60,
+            )
         finally:
             process.stop()
             self.processes.discard(process)
@@ -138,10 +142,8 @@ class Search:
     def _watch(self, trial, process):
         """Reports epoch by epoch; returns the best value and whether to prune."""
         best = None
-        for epoch, value in process.values():
+        for epoch, value in process.values(_heartbeat(trial)):
             trial.report(value, epoch)
-            if time.time() - trial.user_attrs["alive"] > ALIVE_SECONDS:
-                trial.set_user_attr("alive", time.time())
             pick = max if self.sweep.maximize else min
             best = value if best is None else pick(best, value)
             if trial.should_prune():
@@ -157,15 +159,24 @@ class Search:
         elif failure:
             state = TrialState.FAIL
             trial.set_user_attr("failure", failure)
-        self.study.tell(trial, best if state == TrialState.COMPLETE else None, state)
+        value = best if state == TrialState.COMPLETE else None
+        # If another has ended it, this says so; tell raises a plain ValueError.
+        trial.set_user_attr("alive", time.time())
+        self.study.tell(trial, value, state)
         result = f"{self.sweep.metric} {best:.4g}" if best is not None else "no value"
         logger.info(
             "trial %d %s: %s, %s%s",
             trial.number,
             state.name.lower(),
             result,
-            _settings(trial),
+            self._settings(trial),
             f" ({failure})" if failure else "",
+        )
+
+    def _settings(self, trial):
+        return ", ".join(
+            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in self.sweep.decode(trial.params).items()
         )
 
     def _enqueue_grid(self):
@@ -176,8 +187,14 @@ class Search:
             self.study.enqueue_trial(params, skip_if_exists=True)
 
 
-def _settings(trial):
-    return ", ".join(
-        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
-        for name, value in trial.params.items()
-    )
+def _heartbeat(trial):
+    """A function that tells the storage, now and then, that a trial is watched."""
+    said = time.monotonic()
+
+    def beat():
+        nonlocal said
+        if time.monotonic() - said > ALIVE_SECONDS:
+            trial.set_user_attr("alive", time.time())
+            said = time.monotonic()
+
+    return beat

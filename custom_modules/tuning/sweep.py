@@ -72,6 +72,26 @@ class Sweep:
         """The parameters with more than one value."""
         return {n: p for n, p in self.parameters.items() if not p.is_constant}
 
+    def constants(self):
+        """The values of the others, by name."""
+        return {n: p.values[0] for n, p in self.parameters.items() if p.is_constant}
+
+    def decode(self, params):
+        """The values of what Optuna chose for a trial.
+
+        Arguments
+        ---------
+        params : dict
+            Of an Optuna trial.
+
+        Returns
+        -------
+        dict
+            In the order of the sweep file, so far as it knows them.
+        """
+        searched = self.searched()
+        return {n: p.decode(params[n]) for n, p in searched.items() if n in params}
+
     def combinations(self):
         """How many trials a grid has.
 

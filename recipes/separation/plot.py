@@ -4,8 +4,8 @@
     python recipes/separation/plot.py results/dprnn/42 results/dprnn_tuned/42
     python recipes/separation/plot.py results/*/42 --output curves.png --score si_sdr
 
-Each argument is a results folder, or a history.csv. Validation is drawn in full,
-training dotted; below, the learning rates.
+Each argument is a results folder, or a history.csv; those without a history are named
+and left out. Validation is drawn in full, training dotted; below, the learning rates.
 """
 
 import argparse

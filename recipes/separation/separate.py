@@ -7,9 +7,9 @@
 
 MODEL is a folder that export.py wrote, or its name on a hub. Each recording becomes
 <name>_s1.wav and <name>_s2.wav, as long as it is and of its sampling rate. A rerun
-skips what is finished. Several processes share the work under torchrun, or with
---shard 1/4 to 4/4. A file that cannot be separated does not stop the others; the exit
-status is 1 then.
+skips what the same model and settings have finished. Several processes share the work
+under torchrun, or with --shard 1/4 to 4/4. A file that cannot be separated does not
+stop the others; the exit status is 1 then, and 2 if an INPUT is not there.
 """
 
 import argparse
@@ -23,7 +23,11 @@ prepare_process()
 
 import torch  # noqa: E402
 
-from custom_modules.errors import InputError, exit_cleanly  # noqa: E402
+from custom_modules.errors import (  # noqa: E402
+    EXIT_BAD_INPUT,
+    InputError,
+    exit_cleanly,
+)
 from custom_modules.longform.levels import NORMALIZATIONS  # noqa: E402
 from custom_modules.recordings.files import find_recordings, shard  # noqa: E402
 from custom_modules.recordings.streams import CHANNELS  # noqa: E402
@@ -40,7 +44,7 @@ LEVELS = "sources sum to the mixture's (default), have a peak of 1, or are as th
 def main(argv):
     """Lists, loads, separates and reports; returns the exit status."""
     options = parse(argv)
-    recordings = find_recordings(options.inputs, options.output_folder)
+    recordings, missing = find_recordings(options.inputs, options.output_folder)
     prepare_folder(options.output_folder)
     index, count = options.shard
     recordings = shard(recordings, index, count)
@@ -62,6 +66,10 @@ def main(argv):
         show_progress=index == 0,
     )
     wait_for_others()
+    if missing and index == 0:  # once, not in every process
+        for line in missing:
+            print(f"failed: {line}", file=sys.stderr)
+        return EXIT_BAD_INPUT
     return EXIT_SOME_FAILED if failed else 0
 
 

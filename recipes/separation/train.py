@@ -31,6 +31,7 @@ from custom_modules.evaluation.evaluate import (  # noqa: E402
 from custom_modules.evaluation.models import trained_model  # noqa: E402
 from custom_modules.evaluation.runner import Scope  # noqa: E402
 from custom_modules.hparams import load_experiment, print_help  # noqa: E402
+from custom_modules.hparams_files import write_hparams  # noqa: E402
 from custom_modules.plots import plot_training  # noqa: E402
 from custom_modules.training.failures import (  # noqa: E402
     explained_failures,
@@ -58,7 +59,9 @@ def main(argv):
     hparams["checkpointer"].check_fit("separator")
     run_on_main(prepare_polsess, kwargs=prepare_options(hparams))
     datasets = dataio_prep(hparams)
-    sb.create_experiment_directory(hparams["output_folder"], hparams_file, overrides)
+    folder = hparams["output_folder"]
+    sb.create_experiment_directory(folder)
+    write_hparams(hparams_file, overrides, f"{folder}/hyperparams.yaml")
 
     separation = Separation(
         hparams["modules"],

@@ -60,8 +60,8 @@ def main(argv):
     arguments += [] if tracker else ["--tracker=none"]  # the file asks for W&B's
     search = Search(sweep, study, folder, arguments)
     search.run(trials or sweep.combinations(), options.workers, gpus_here())
-    written = write_report(sweep, study, folder)
-    table = leaderboard(study).drop(columns=["folder"], errors="ignore")
+    written = write_report(sweep, study, folder, arguments)
+    table = leaderboard(sweep, study).drop(columns=["folder"], errors="ignore")
     print(f"\n{table.dropna(axis=1, how='all').head(10).to_string(index=False)}\n")
     for path in written:
         print(f"  {path}")

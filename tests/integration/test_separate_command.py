@@ -84,12 +84,16 @@ def test_a_folder_of_recordings(folder, tmp_path):
     sf.write(recordings / "b.wav", noise[:1, 0], 8000)
     (recordings / "text.wav").write_text("not audio")
     out = tmp_path / "out"
-    options = (folder / "first", recordings, "--output_folder", out)
+    inputs = (recordings, tmp_path / "none.wav")
+    options = (folder / "first", *inputs, "--output_folder", out)
     done = run("separate", *options, "--plot", "--device", "cpu")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "Traceback" not in done.stderr
+    assert "\x1b" not in done.stderr  # no terminal to move a cursor in
     assert done.stdout.endswith("2 separated, 0 finished before, 1 failed\n")
-    assert done.stderr.splitlines()[-1].startswith(f"failed: {recordings}/text.wav: ")
+    bad, missing = done.stderr.splitlines()[-2:]
+    assert bad.startswith(f"failed: {recordings}/text.wav: ")
+    assert missing == f"failed: {tmp_path}/none.wav: no such file or folder"
     assert sorted(os.listdir(out)) == sorted(
         f"{name}{part}"
         for name in ("ala ma kota", "b")

@@ -227,6 +227,7 @@ def test_mistakes_end_in_one_line(tmp_path, arguments, message):
     assert "Traceback" not in done.stdout + done.stderr
     (line,) = [x for x in done.stderr.splitlines() if x.startswith("error: ")]
     assert message in line
+    assert not (tmp_path / "out").exists()  # plot.py and others would stumble over it
 
 
 @pytest.mark.parametrize(

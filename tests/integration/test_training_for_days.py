@@ -132,6 +132,15 @@ def test_early_stopping_also_across_a_resume(train, tmp_path):
     assert len(list((tmp_path / "whole").glob("save/CKPT*"))) <= 2
 
 
+def test_a_run_goes_on_from_its_own_file_with_another_rate(train, script, tmp_path):
+    options = ["--number_of_epochs=1", "--curriculum=null", "--batch_size=9"]
+    train(tmp_path, *options)
+    left = [str(tmp_path / "hyperparams.yaml"), "--device=cpu", "--noprogressbar"]
+    script.main([*left, "--lr=5e-4", "--number_of_epochs=2", "--batch_size=4"])
+    history = pd.read_csv(tmp_path / "history.csv")
+    assert history.lr.tolist() == [1e-3, 5e-4]
+
+
 def test_accumulated_batches_take_the_steps_of_a_big_one(train, tmp_path):
     # Nine mixtures: five batches of 2 or less; three steps, the last of one mixture.
     options = ["--number_of_epochs=7", "--curriculum=null", "--test_max_samples=1"]

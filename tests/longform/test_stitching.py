@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch.nn.functional import conv1d
 
+from custom_modules.errors import InputError
 from custom_modules.longform import LongForm
 from custom_modules.longform.chunks import Chunker
 from tests.longform.conversations import RATE, KnowingModel, converse
@@ -89,6 +90,27 @@ def test_speech_keeps_the_level_that_it_has_in_noise():
     total = run(longform, (model.mixture + noise)[None])[0].sum(1)
     speech = sources.sum(1)
     assert abs(float((total @ speech) / (speech @ speech)) - 1) < 0.1
+
+
+def test_a_value_that_is_no_number_ends_the_stream():
+    """One in the third chunk would make the level of all that follows NaN."""
+    calls = []
+
+    def model(mixture):
+        calls.append(mixture)
+        estimates = torch.stack([mixture, mixture / 2], 2)
+        if len(calls) == 3:
+            estimates[:, 100, 1] = float("inf")
+        return estimates
+
+    options = {"match_level": True, "widen": False, "remedy": "do this"}
+    longform = LongForm(model, RATE, 2, 0.5, **options)
+    stream = longform.stream(torch.randn(1, 10 * RATE).split(5000, dim=1))
+    given = []
+    with pytest.raises(InputError, match=rf"no number at {3 + 100 / RATE:.3f} s; do"):
+        given.extend(stream)
+    assert given
+    assert all(torch.isfinite(part).all() for part in given)
 
 
 def test_silence_stays_silence():

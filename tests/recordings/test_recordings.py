@@ -13,7 +13,7 @@ from custom_modules.inference import PolSESSSeparation
 from custom_modules.recordings.files import (
     Recording,
     find_recordings,
-    is_finished,
+    finished_by,
     shard,
 )
 from custom_modules.recordings.streams import separate_recording
@@ -149,13 +149,38 @@ def test_bad_files_leave_nothing_and_stop_nothing(
 ):
     write(tmp_path / "a.wav")
     sf.write(tmp_path / "b.wav", speechlike(0.1, 8000), 8000)
-    recordings = find_recordings([str(tmp_path)], tmp_path / "out")
+    recordings, _ = find_recordings([str(tmp_path)], tmp_path / "out")
     assert separate_all(model, recordings, show_progress=False) == 1
     assert sorted(os.listdir(tmp_path / "out")) == ["b_s1.wav", "b_s2.wav"]
     printed = capsys.readouterr()
     assert "1 separated, 0 finished before, 1 failed" in printed.out
     assert printed.err.startswith(f"failed: {tmp_path}/a.wav: {message}")
     assert printed.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("precision", "remedy"),
+    [("fp32", "the weights of tiny may be"), ("bf16", "use --precision fp32")],
+)
+def test_what_the_model_spoils_is_a_failure_of_its_own(
+    tmp_path, capsys, precision, remedy
+):
+    class Overflow(torch.nn.Module):
+        def forward(self, mixture):
+            return torch.stack([mixture, mixture / 0], dim=2)
+
+    model = PolSESSSeparation(
+        {"separator": Overflow()},
+        {"sample_rate": 8000, "num_spks": 2, "model_name": "tiny"},
+        run_opts={"device": "cpu", "precision": precision},
+    )
+    sf.write(tmp_path / "a.wav", speechlike(1, 8000), 8000)
+    recordings, _ = find_recordings([str(tmp_path)], tmp_path / "out")
+    assert separate_all(model, recordings, show_progress=False) == 1
+    told = capsys.readouterr().err
+    assert told.startswith(f"failed: {tmp_path}/a.wav: the model returns a value")
+    assert remedy in told
+    assert os.listdir(tmp_path / "out") == []
 
 
 def test_a_file_that_was_cut_short(model, tmp_path):
@@ -170,20 +195,60 @@ def test_a_file_that_was_cut_short(model, tmp_path):
 def test_finished_is_what_is_whole_and_newer(model, tmp_path, capsys):
     path = tmp_path / "a.wav"
     sf.write(path, speechlike(0.1, 8000), 8000)
-    (recording,) = find_recordings([str(path)], tmp_path / "out")
+    (recording,), _ = find_recordings([str(path)], tmp_path / "out")
     separate_all(model, [recording], show_progress=False)
-    assert is_finished(recording, 2, "mix")
-    assert not is_finished(recording, 2, "each")
+    assert finished_by(recording, 2, "mix")
+    assert finished_by(recording, 2, "each") is None
     separate_all(model, [recording], show_progress=False)
     assert "0 separated, 1 finished before" in capsys.readouterr().out
     os.utime(path, (2e9, 2e9))
-    assert not is_finished(recording, 2, "mix")
+    assert finished_by(recording, 2, "mix") is None
     os.utime(path, (0, 0))
     # Killed between the two, or while writing: the partial file is cleared away.
     recording.outputs(2)[1].rename(tmp_path / "out" / "a_s2.wav.1.partial")
-    assert not is_finished(recording, 2, "mix")
+    assert finished_by(recording, 2, "mix") is None
     separate_all(model, [recording], show_progress=False)
     assert sorted(os.listdir(tmp_path / "out")) == ["a_s1.wav", "a_s2.wav"]
+
+
+def scaled(model, gain):
+    """The same architecture with other weights."""
+    other = torch.nn.Sequential(torch.nn.Linear(1, 1, bias=False), torch.nn.Flatten())
+    torch.nn.init.constant_(other[0].weight, gain)
+    model.mods["separator"] = torch.nn.Sequential(
+        torch.nn.Unflatten(1, (-1, 1)), other, Halves()
+    )
+    return model
+
+
+@pytest.mark.parametrize("limit", [2**32, 0], ids=["wav", "rf64"])
+def test_what_other_settings_have_finished_is_made_anew(
+    model, tmp_path, capsys, monkeypatch, limit
+):
+    monkeypatch.setattr("custom_modules.recordings.streams._WAV_LIMIT", limit)
+    sf.write(tmp_path / "a.wav", speechlike(0.5, 8000, channels=2), 8000)
+    recordings, _ = find_recordings([str(tmp_path / "a.wav")], tmp_path / "out")
+
+    def run(model, **options):
+        separate_all(model, recordings, show_progress=False, **options)
+        return capsys.readouterr().out.splitlines()
+
+    assert run(model)[-1].startswith("1 separated")
+    anew = f"{tmp_path}/a.wav: was made otherwise before; made anew"
+    for options in ({"channels": "left"}, {"normalize": "peak"}):
+        assert run(model, **options)[-2:] == [
+            anew,
+            "1 separated, 0 finished before, 0 failed",
+        ]
+        assert run(model, **options) == ["0 separated, 1 finished before, 0 failed"]
+    assert anew in run(model)
+    for gain in (1.0, 0.5):
+        assert anew in run(scaled(model, gain))
+        assert run(scaled(model, gain))[-1].startswith("0 separated, 1 finished")
+    # Files of other programs, or damaged ones, are not taken for finished.
+    for output in recordings[0].outputs(2):
+        output.write_bytes(output.read_bytes()[:40])
+    assert run(model)[-1].startswith("1 separated")
 
 
 def test_full_disk(model, tmp_path, capsys, monkeypatch):
@@ -194,7 +259,7 @@ def test_full_disk(model, tmp_path, capsys, monkeypatch):
         raise AssertionError
 
     monkeypatch.setattr(sf.SoundFile, "write", write)
-    recordings = find_recordings([str(tmp_path)], tmp_path / "out")
+    recordings, _ = find_recordings([str(tmp_path)], tmp_path / "out")
     assert separate_all(model, recordings, show_progress=False) == 1
     assert "cannot be written (no space left on device)" in capsys.readouterr().err
     assert os.listdir(tmp_path / "out") == []
@@ -213,14 +278,23 @@ def stems(recordings):
 def test_files_folders_and_patterns(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     touch(tmp_path, "in/b.WAV", "in/deep/c.mp3", "in/notes.txt", "a.flac", "d.oga")
-    found = find_recordings(["in", "*.flac", "a.flac", "d.oga"], "out")
+    found, missing = find_recordings(["in", "*.flac", "a.flac", "d.oga"], "out")
     assert stems(found) == ["out/a", "out/b", "out/d", "out/deep/c"]
+    assert missing == []
+
+
+def test_inputs_that_are_not_there_do_not_stop_the_others(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    touch(tmp_path, "a.wav", "in/notes.txt")
+    found, missing = find_recordings(["none.wav", "in", "a.wav", "*.mp3"], "out")
+    assert stems(found) == ["out/a"]
+    assert [line.split(":")[0] for line in missing] == ["none.wav", "in", "*.mp3"]
 
 
 def test_names_that_would_collide(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     touch(tmp_path, "x/a.wav", "x/a.mp3", "y/a.wav")
-    assert stems(find_recordings(["x"], "out")) == ["out/a.mp3", "out/a.wav"]
+    assert stems(find_recordings(["x"], "out")[0]) == ["out/a.mp3", "out/a.wav"]
     with pytest.raises(InputError, match=r"x/a.wav and y/a.wav: both would be"):
         find_recordings(["x/a.wav", "y/a.wav"], "out")
 
@@ -244,7 +318,7 @@ def test_outputs_are_never_taken_for_inputs(tmp_path):
     for name in ("a.wav", "out/a_s1.wav"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    found = find_recordings([str(tmp_path)], tmp_path / "out")
+    found, _ = find_recordings([str(tmp_path)], tmp_path / "out")
     assert [r.path.name for r in found] == ["a.wav"]
     (tmp_path / "a_s1.wav").touch()
     with pytest.raises(InputError, match=r"would replace the recording .*a_s1\.wav"):

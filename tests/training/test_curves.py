@@ -53,3 +53,27 @@ def test_the_command_draws_and_refuses_in_one_line(runs, tmp_path, capsys):
             main([str(tmp_path / name)])
     with pytest.raises(InputError, match="more than once"):
         main([str(runs[0]), str(runs[0])])
+
+
+def test_runs_without_a_history_are_named_and_left_out(runs, tmp_path, caplog):
+    (tmp_path / "new" / "42").mkdir(parents=True)
+    histories = read_histories([runs[0], tmp_path / "new" / "42", runs[1]])
+    assert list(histories) == ["a/42", "b/42"]
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith(f"{tmp_path}/new/42/history.csv: cannot be read")
+    assert line.endswith("train first; left out")
+    with pytest.raises(InputError, match="train first") as caught:
+        read_histories([tmp_path / "none", tmp_path / "new" / "42"])
+    assert len(caught.value.details) == 1
+
+
+def test_a_single_epoch_can_be_seen(tmp_path):
+    """A line through one point is nothing: every curve of it needs a marker."""
+    histories = read_histories([a_history(tmp_path / "a" / "42", [1.0])])
+    figure = plot_histories(histories)
+    for axes in figure.axes:
+        drawn = [line for line in axes.lines if len(line.get_xdata())]
+        assert all(line.get_marker() != "None" for line in drawn)
+        low, high = axes.get_xlim()
+        assert (low, high) == (0.5, 1.5)
+        assert [t for t in axes.get_xticks() if low < t < high] == [1]

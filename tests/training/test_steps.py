@@ -108,3 +108,47 @@ def test_every_group_of_the_optimiser_is_clipped():
     norm = (4 * 9 + 2 * 16) ** 0.5
     torch.testing.assert_close(steps[0], torch.full((2, 2), 3 / norm))
     torch.testing.assert_close(steps[1], torch.full((2,), 4 / norm))
+
+
+@pytest.fixture
+def scaled_brain():
+    """As in fp16: the loss is scaled by 4, which the scaler may halve twice."""
+    brain = brain_with(patience=2)
+    brain.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    return brain
+
+
+def break_gradients(brain, steps):
+    """Makes the gradients of these steps NaN; the loss stays finite."""
+    brain.modules.separator.weight.register_hook(
+        lambda gradient: gradient * (float("nan") if brain.step in steps else 1)
+    )
+
+
+def take_steps(brain, number):
+    for _ in range(number):
+        brain.step += 1
+        brain.fit_batch(batch_of(brain.step))
+
+
+def test_the_scaler_backs_off_and_what_it_leaves_out_is_counted(scaled_brain):
+    before = scaled_brain.modules.separator.weight.clone()
+    break_gradients(scaled_brain, steps={1, 2})
+    take_steps(scaled_brain, 2)
+    assert torch.equal(scaled_brain.modules.separator.weight, before)
+    assert scaled_brain.scaler.get_scale() == 1.0
+    assert scaled_brain.averages.skipped == 2
+    assert scaled_brain.nonfinite_count == 0  # no fault of the gradient's
+    take_steps(scaled_brain, 1)
+    assert scaled_brain.averages.counts["steps"] == 1
+    assert not torch.equal(scaled_brain.modules.separator.weight, before)
+
+
+def test_gradients_that_no_scale_makes_finite_end_the_run(scaled_brain):
+    before = scaled_brain.modules.separator.weight.clone()
+    break_gradients(scaled_brain, steps=range(1, 99))
+    take_steps(scaled_brain, 4)  # the scale falls to 1, then patience is used up
+    with pytest.raises(InputError, match=r"3 batches whose gradient is not finite"):
+        take_steps(scaled_brain, 1)
+    assert scaled_brain.averages.skipped == 5
+    assert torch.equal(scaled_brain.modules.separator.weight, before)

@@ -14,6 +14,7 @@ from optuna.trial import TrialState
 
 from custom_modules.errors import InputError
 from custom_modules.hparams import load_hparams
+from custom_modules.tuning import search as searching
 from custom_modules.tuning.report import leaderboard, write_report
 from custom_modules.tuning.search import Search
 from custom_modules.tuning.study import make_pruner, open_storage, open_study
@@ -57,7 +58,7 @@ def test_a_crash_is_one_failed_trial(tmp_path, monkeypatch):
     sweep, study = search(
         tmp_path, ["--fail_above=0.01"], trials=6, method="random", lr=wide
     )
-    table = leaderboard(study)
+    table = leaderboard(sweep, study)
     assert len(table) == 6
     failed = table[table.state == "fail"]
     assert (failed.lr > 0.01).all()
@@ -66,9 +67,11 @@ def test_a_crash_is_one_failed_trial(tmp_path, monkeypatch):
     assert failed.failure.str.endswith("not finite; lower --lr").all()
     assert table.state.tolist() == sorted(table.state)  # failures at the end
     best = table.iloc[0]
-    written = write_report(sweep, study, tmp_path)
+    written = write_report(sweep, study, tmp_path, ["--data_folder=x"])
     assert {path.name for path in written} >= {"leaderboard.csv", "best.yaml"}
-    hparams = yaml.safe_load((tmp_path / "best.yaml").read_text())
+    text = (tmp_path / "best.yaml").read_text()
+    assert "not part of it: lr_patience 3, --data_folder=x\n" in text
+    hparams = yaml.safe_load(text)
     assert hparams["lr"] == pytest.approx(best.lr, rel=1e-4)
     assert "lr_patience" not in hparams  # a setting of the search, not found by it
 
@@ -81,6 +84,76 @@ def test_a_second_search_draws_other_values_and_counts_what_there_is(
     search(tmp_path, trials=2, method="random", lr=wide)
     _, study = search(tmp_path, trials=4, method="random", lr=wide)
     assert len({trial.params["lr"] for trial in study.trials}) == 4
+
+
+class Standstill:
+    """A training that says nothing and never ends, until it is stopped."""
+
+    def __init__(self, at_start=lambda: None, at_look=lambda: None, looks=3):
+        self.at_start, self.at_look, self.looks = at_start, at_look, looks
+        self.stopped = False
+
+    def __call__(self, *args):
+        self.at_start()
+        return self
+
+    def values(self, tick=lambda: None):
+        for _ in range(self.looks):
+            self.at_look()
+            tick()
+        assert self.stopped, "it was waited for"
+        yield from ()
+
+    def stop(self):
+        self.stopped = True
+
+
+@pytest.fixture
+def standing(tmp_path, monkeypatch):
+    """A search whose trials stand still."""
+    sweep = read_sweep(sweep_file(tmp_path))
+    study = open_study(sweep, open_storage("journal", tmp_path))
+    found = Search(sweep, study, tmp_path)
+    monkeypatch.setattr(searching, "ALIVE_SECONDS", -1)
+
+    def start(**what):
+        process = Standstill(**what)
+        monkeypatch.setattr(searching, "TrialProcess", process)
+        return found, study, process
+
+    return start
+
+
+def test_a_trial_is_alive_however_long_an_epoch_takes(standing):
+    told = []
+
+    def look():
+        told.append(study.trials[0].user_attrs["alive"])
+        if len(told) == 3:
+            found.stop()
+
+    found, study, _ = standing(at_look=look)
+    found.run(1)
+    assert told[0] < told[1] < told[2]
+
+
+def test_a_trial_that_another_has_ended_is_let_go_in_one_line(standing, caplog):
+    def take_over():
+        (trial,) = study.get_trials(states=[TrialState.RUNNING])
+        study.tell(trial.number, state=TrialState.FAIL)
+
+    found, study, process = standing(at_start=take_over)
+    found.run(1)
+    (line,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert line.startswith("trial 0 was given up here: another tune.py")
+    assert process.stopped
+
+
+def test_a_search_that_ends_while_a_trial_begins_waits_for_nothing(standing):
+    found, study, process = standing(at_start=lambda: found.stop())
+    found.run(8)
+    assert process.stopped
+    assert [t.state for t in study.trials].count(TrialState.RUNNING) == 1
 
 
 def test_hyperband_is_as_early_terminate_describes_it():

@@ -4,11 +4,14 @@ import json
 from pathlib import Path
 
 import jsonschema
+import numpy as np
+import optuna
 import pytest
 import yaml
 
 from custom_modules.errors import InputError
 from custom_modules.tuning.checks import check_search
+from custom_modules.tuning.parameters import parse_parameter
 from custom_modules.tuning.sweep import read_sweep
 
 ROOT = Path(__file__).parents[2]
@@ -89,6 +92,15 @@ def write(folder, **changes):
         ({"parameters": {}}, "must name at least one"),
         ({"parameters": {"lr": {"min": "1e-4", "max": 1}}}, "write 1.0e-4"),
         ({"parameters": {"lr": {"min": 2, "max": 1}}}, "2 is not below max 1"),
+        (
+            {
+                "parameters": {
+                    "N": {"min": 1, "max": 9, "q": 0}
+                    | {"distribution": "q_log_uniform_values"}
+                }
+            },
+            "q 0 must be above 0",
+        ),
         ({"parameters": {"lr": {"distribution": "normal"}}}, "min and max"),
         ({"parameters": {"lr": 3}}, "value, values, or min and max"),
         (
@@ -147,3 +159,19 @@ def test_a_command_is_put_together_as_wandbs_agent_does(tmp_path, monkeypatch):
         "--n=null",
         "--more",
     ]
+
+
+@pytest.mark.parametrize("quantum", [8, 0.5])
+def test_a_quantised_logarithm_is_drawn_evenly_by_its_logarithm(quantum):
+    """As W&B draws: X log-uniform, then round(X / q) * q."""
+    spec = {"distribution": "q_log_uniform_values", "min": 1, "max": 1024}
+    parameter = parse_parameter("here", spec | {"q": quantum})
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    drawn = []
+    for _ in range(400):
+        raw = study.ask({"n": parameter.as_distribution()}).params["n"]
+        drawn.append(parameter.decode(raw))
+        assert drawn[-1] == pytest.approx(np.round(raw / quantum) * quantum)
+        assert isinstance(drawn[-1], type(quantum))
+    # Half of them below the geometric mean, 32; linearly it would be a 32nd.
+    assert 0.4 < np.mean([value < 32 for value in drawn]) < 0.6

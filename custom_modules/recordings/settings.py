@@ -1,0 +1,33 @@
+"""What a separated file was made by, as its own comment says."""
+
+from custom_modules.evaluation.models import Model
+
+
+def describe_settings(model, channels, normalize):
+    """All that makes the outputs of a recording what they are.
+
+    Arguments
+    ---------
+    model : custom_modules.inference.PolSESSSeparation
+    channels, normalize : str
+        As for :func:`custom_modules.recordings.streams.separate_recording`.
+
+    Returns
+    -------
+    str
+        A line, the same for the same model and settings on any device.
+    """
+    hparams = model.hparams
+    digest = Model(
+        model.estimate, model.mods, hparams.sample_rate, model.device
+    ).fingerprint()
+    settings = {
+        "model": f"{getattr(hparams, 'model_name', 'unnamed')}-{digest}",
+        "channels": channels,
+        "normalize": normalize,
+        "chunk_seconds": model.chunk_seconds,
+        "overlap_seconds": model.overlap_seconds,
+        "precision": model.precision,
+    }
+    pairs = (f"{name}={value}" for name, value in settings.items())
+    return f"separate.py {' '.join(pairs)}"
