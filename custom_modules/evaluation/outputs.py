@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from custom_modules.errors import InputError
 from custom_modules.evaluation.plots import (
     plot_distribution,
     plot_in_out,
@@ -50,6 +51,11 @@ def result_rows(dataset, store, groups):
     Returns
     -------
     pandas.DataFrame
+
+    Raises
+    ------
+    InputError
+        If scores are missing, as those of a process that wrote them elsewhere.
     """
     columns = [*columns_of(groups, num_sources(dataset.task)), "failures"]
     rows = []
@@ -57,13 +63,23 @@ def result_rows(dataset, store, groups):
     for name in (name for name in dataset.data if name in chosen):
         known = describe(dataset.data[name])
         for variant in variants_of(known["environment"], dataset.variants):
-            for place, scores in enumerate(store.rows(name, variant, groups)):
+            for place, scores in enumerate(_scores(store, name, variant, groups)):
                 scores = {**scores, "failures": _kept(scores["failures"], columns)}
                 row = {"id": name, "variant": variant, "source": place + 1, **known}
                 rows.append(row | {column: scores[column] for column in columns})
     table = pd.DataFrame(rows)[[*ROW_KEYS, *columns]]
     scores = columns[:-1]
     return table.astype(dict.fromkeys(scores, float))
+
+
+def _scores(store, name, variant, groups):
+    rows = store.rows(name, variant, groups)
+    if rows is None:
+        raise InputError(
+            f"{store.folder}: holds no scores of {name}, {variant}; all processes "
+            "need the same output folder, on a disk that they share"
+        )
+    return rows
 
 
 def _kept(failures, columns):

@@ -211,10 +211,12 @@ class _Run:
 
     def _submit(self, example):
         environment = self.dataset.data[example.id]["environment"]
+        known = [self.store.groups(example.id, v) for v in self.parts[example.id][0]]
         job = ScoringJob(
             example.id,
             self.model.sample_rate,
-            self.scope.groups,
+            # What every variant has already is not scored again.
+            tuple(g for g in self.scope.groups if not all(g in has for has in known)),
             variants_of(environment),
             example.targets.numpy(),
             *self.parts.pop(example.id),
@@ -232,8 +234,8 @@ class _Run:
         if block:
             self.waited += time.perf_counter() - start
         for future in done:
-            mixture_id, scores = self._result(future)
-            self.store.add(mixture_id, scores, self.scope.groups)
+            mixture_id, groups, scores = self._result(future)
+            self.store.add(mixture_id, scores, groups)
             self._show(scores)
 
     def _result(self, future):
@@ -296,4 +298,4 @@ class _Pool:
 
 
 def _score(job):
-    return job.id, score_mixture(job)
+    return job.id, job.groups, score_mixture(job)

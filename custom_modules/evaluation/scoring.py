@@ -73,6 +73,53 @@ def score_mixture(job):
     return _Scorer(job).rows()
 
 
+def merge_rows(earlier, later):
+    """Puts together the scores of one mixture in one variant by several metrics.
+
+    Arguments
+    ---------
+    earlier, later : list of dict
+        A row per source, from :func:`score_mixture`. What both have is the
+        earlier one's.
+
+    Returns
+    -------
+    list of dict
+        As if all had been scored at once.
+
+    Example
+    -------
+    >>> earlier = [{"si_sdr": 1.0, "stoi": None, "failures": "stoi: too short"}]
+    >>> later = [{"si_sdr": 1.0, "sdr": None, "failures": "sdr: too short"}]
+    >>> (row,) = merge_rows(earlier, later)
+    >>> row["failures"], row["stoi"], row["sdr"]
+    ('sdr: too short; stoi: too short', None, None)
+    """
+    return [
+        new | old | {"failures": _merge_failures(old["failures"], new["failures"])}
+        for old, new in zip(earlier, later, strict=True)
+    ]
+
+
+def _merge_failures(*texts):
+    """All failures once, in the order in which one run finds them."""
+    failures = {part for text in texts for part in text.split("; ") if part}
+    return "; ".join(sorted(failures, key=_place_of_failure))
+
+
+def _place_of_failure(failure):
+    """Signal by signal; of a signal first what concerns it whole, then metrics."""
+    subject = failure.split(":")[0]
+    if subject == "target":
+        return 0, 0
+    for place, (suffix, signal) in reversed(list(enumerate(SIGNALS.items()))):
+        if subject == signal:
+            return place, 0
+        if subject.endswith(suffix):
+            return place, 1 + list(METRICS).index(subject.removesuffix(suffix))
+    raise ValueError(f"{failure}: of no signal")
+
+
 class _Scorer:
     """Shares among the variants of a mixture what they have in common."""
 

@@ -5,14 +5,16 @@ import os
 from pathlib import Path
 
 from custom_modules.errors import InputError
+from custom_modules.evaluation.scoring import merge_rows
 
 
 class ScoreStore:
     """Scores of an evaluation, appended to a file as they come.
 
-    A line holds a mixture in one variant. Processes append to files of their own
-    and read those of all. What a kill cut off in the middle of a line is passed
-    over, and scored again.
+    A line holds a mixture in one variant, with the metrics that were asked for when
+    it was scored; several lines add up. Processes append to files of their own and
+    read those of all. What a kill cut off in the middle of a line is passed over,
+    and scored again.
 
     Arguments
     ---------
@@ -59,8 +61,22 @@ class ScoreStore:
         list of dict or None
             None if they are not.
         """
-        known, rows = self._scored.get((mixture_id, variant), ((), None))
-        return rows if set(groups) <= set(known) else None
+        known, rows = self._scored.get((mixture_id, variant), (set(), None))
+        return rows if known.issuperset(groups) else None
+
+    def groups(self, mixture_id, variant):
+        """The metrics that a mixture in a variant was scored by so far.
+
+        Arguments
+        ---------
+        mixture_id : str
+        variant : str
+
+        Returns
+        -------
+        set of str
+        """
+        return self._scored.get((mixture_id, variant), (set(), None))[0]
 
     def add(self, mixture_id, scores, groups):
         """Appends the scores of a mixture.
@@ -81,7 +97,7 @@ class ScoreStore:
         """
         lines = []
         for variant, rows in scores.items():
-            self._scored[mixture_id, variant] = (tuple(groups), rows)
+            self._take_in((mixture_id, variant), groups, rows)
             record = {"id": mixture_id, "variant": variant, "groups": list(groups)}
             lines.append(json.dumps(record | {"rows": rows}, ensure_ascii=False))
         try:
@@ -128,8 +144,13 @@ class ScoreStore:
             try:
                 record = json.loads(line)
                 key = record["id"], record["variant"]
-                known = self._scored.get(key, ((), None))[0]
-                if set(record["groups"]) >= set(known):
-                    self._scored[key] = (tuple(record["groups"]), record["rows"])
+                self._take_in(key, record["groups"], record["rows"])
             except (ValueError, KeyError, TypeError):
                 continue  # cut off by a kill
+
+    def _take_in(self, key, groups, rows):
+        known, earlier = self._scored.get(key, (set(), None))
+        if earlier is None:
+            self._scored[key] = set(groups), rows
+        elif not known.issuperset(groups):
+            self._scored[key] = known.union(groups), merge_rows(earlier, rows)

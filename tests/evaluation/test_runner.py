@@ -1,12 +1,16 @@
 """One test set by every route: the same numbers."""
 
+import pytest
 import soundfile as sf
 import torch
 
 from custom_modules import dataio
+from custom_modules.errors import InputError
+from custom_modules.evaluation import runner
 from custom_modules.evaluation.models import Model
 from custom_modules.evaluation.outputs import result_rows
 from custom_modules.evaluation.runner import Scope, score_test_set
+from custom_modules.evaluation.scoring import score_mixture
 from custom_modules.evaluation.store import ScoreStore
 
 ALL = ("sdr", "pesq", "stoi")
@@ -36,6 +40,26 @@ def test_every_route_gives_the_same_rows(tmp_path, blur, test_set):
     again, effort = score(blur(), test_set(), tmp_path / "few", groups=("stoi",))
     assert effort.scored == 3 * 4 + 3
     assert again.equals(whole[again.columns])
+
+
+def test_no_metric_is_computed_twice(tmp_path, blur, test_set, monkeypatch):
+    whole, _ = score(blur(), test_set(), tmp_path / "whole")
+    asked = []
+
+    def watched(job):
+        asked.append(job.groups)
+        return score_mixture(job)
+
+    monkeypatch.setattr(runner, "score_mixture", watched)
+    for groups in (("sdr", "pesq"), ("sdr", "stoi"), ALL):
+        part, _ = score(blur(), test_set(), tmp_path / "parts", groups=groups)
+    assert part.equals(whole)
+    assert asked == 4 * [("sdr", "pesq")] + 4 * [("stoi",)]
+
+
+def test_scores_that_another_process_wrote_elsewhere_are_missed(tmp_path, test_set):
+    with pytest.raises(InputError, match="same output folder"):
+        result_rows(test_set(), ScoreStore(tmp_path, "key"), ())
 
 
 def test_batches_of_other_mixtures_change_no_row(tmp_path, test_set, blur, monkeypatch):

@@ -1,11 +1,13 @@
 """Rows of scores: references, laws that must hold, and named failures."""
 
+import itertools
+
 import numpy as np
 import pytest
 from pesq import pesq
 from pystoi import stoi
 
-from custom_modules.evaluation.scoring import score_mixture
+from custom_modules.evaluation.scoring import merge_rows, score_mixture
 from custom_modules.metrics import columns_of
 from tests.evaluation.signals import GROUPS, job, noise
 
@@ -98,6 +100,22 @@ def test_fewer_metrics_have_the_same_numbers():
     )
     assert list(few) == [*columns_of((), 2), "failures"]
     assert all(everything[name] == few[name] for name in few)
+
+
+@pytest.mark.parametrize("spoilt", ["short", "target", "estimate", "mixture", None])
+def test_metrics_one_after_the_other_are_metrics_at_once(spoilt):
+    targets, mixture = mixed()
+    estimates = targets + 0.3 * noise(TIME, 2, seed=7)
+    if spoilt == "short":
+        targets, mixture, estimates = targets[:400], mixture[:400], estimates[:400]
+    elif spoilt is not None:
+        signals = {"target": targets[:, 1], "estimate": estimates[:, 0]}
+        (signals | {"mixture": mixture})[spoilt][:] = 0
+    whole = rows_of(targets, mixture, estimates)
+    assert any(row["failures"] for row in whole) == (spoilt is not None)
+    alone = [rows_of(targets, mixture, estimates, groups=(g,)) for g in GROUPS]
+    for first, second, third in itertools.permutations(alone):
+        assert merge_rows(merge_rows(first, second), third) == whole
 
 
 def test_a_silent_target_fails_by_name_and_takes_what_depends_on_both():

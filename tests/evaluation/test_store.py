@@ -54,6 +54,24 @@ def test_more_metrics_win_whatever_was_written_last(tmp_path):
     assert store.rows("a", "C", ("stoi",)) is None
 
 
+def test_metrics_of_several_runs_add_up(tmp_path):
+    parts = {
+        ("sdr", "pesq"): {"sdr": 2.0, "pesq": None, "failures": "pesq: too short"},
+        ("sdr", "stoi"): {"sdr": 9.0, "stoi": None, "failures": "stoi_mixture: a"},
+        ("stoi",): {"stoi": None, "failures": "stoi: b"},
+    }
+    store = ScoreStore(tmp_path, "key")
+    for groups, row in parts.items():
+        store.add("a", {"C": [{"si_sdr": 1.0} | row]}, groups)
+    store.close()
+    whole = {"si_sdr": 1.0, "sdr": 2.0, "pesq": None, "stoi": None}
+    whole["failures"] = "pesq: too short; stoi_mixture: a"
+    for known in (store, ScoreStore(tmp_path, "key", 1)):
+        assert known.rows("a", "C", ("sdr", "pesq", "stoi")) == [whole]
+        assert known.groups("a", "C") == {"sdr", "pesq", "stoi"}
+        assert known.groups("a", "SER") == set()
+
+
 def test_another_model_is_another_store(tmp_path):
     filled(tmp_path)
     assert ScoreStore(tmp_path, "other").rows("a", "C", ()) is None
