@@ -17,6 +17,12 @@ from custom_modules.evaluation.summary import (
 )
 from custom_modules.metrics import METRICS
 
+#: What must be the same of all results, and how it is named.
+SHARED = {"task": "tasks", "sample_rate": "sample rates", "split": "splits"}
+
+#: dB. By more than this, SI-SDR of the mixture differs if it is other audio.
+SAME_AUDIO_DB = 0.01
+
 
 class Contender(NamedTuple):
     """The results of a model, of one seed or of several.
@@ -24,11 +30,14 @@ class Contender(NamedTuple):
     Arguments
     ---------
     name : str
+    folders : list of str
+        Of each seed, where its results are.
     seeds : list of pandas.DataFrame
         Of each seed, a row per mixture and variant.
     """
 
     name: str
+    folders: list
     seeds: list
 
 
@@ -42,38 +51,51 @@ def read_contenders(folders):
     Returns
     -------
     list of Contender
-        In the order of the folders. Folders of one model and one seed cannot be
-        pooled; they go by their paths.
+        In the order of the folders. Folders of one model are pooled if each is of
+        a seed of its own. Otherwise, as for an exported folder, which knows of no
+        seed, they go by their paths.
 
     Raises
     ------
     InputError
-        If there are fewer than two models, one is named twice, or tasks differ.
+        If there are fewer than two models, one is named twice, or tasks, sample
+        rates or splits differ.
     """
     repeated = [f for f in folders if folders.count(f) > 1]
     if repeated:
         raise InputError(f"{repeated[0]}: named twice; name each result once")
     runs = [_read(Path(folder)) for folder in folders]
-    tasks = sorted({str(record["task"]) for record, _ in runs})
-    if len(tasks) > 1:
-        raise InputError(f"tasks {', '.join(tasks)} cannot be compared")
+    _check_shared(folders, [record for record, _ in runs])
     by_name = {}
     for folder, (record, table) in zip(folders, runs, strict=True):
         by_name.setdefault(record["model_name"], []).append(
             (str(folder), record["seed"], table)
         )
-    contenders = []
-    for name, found in by_name.items():
-        if len({seed for _, seed, _ in found}) == len(found):
-            contenders.append(Contender(name, [table for *_, table in found]))
-        else:
-            contenders += [Contender(folder, [table]) for folder, _, table in found]
+    contenders = [c for name, found in by_name.items() for c in _pooled(name, found)]
     if len(contenders) < 2:
         raise InputError(
             f"{', '.join(map(str, folders))}: one model only; name the results of "
             "two or more to compare"
         )
     return contenders
+
+
+def _check_shared(folders, records):
+    for key, name in SHARED.items():
+        known = {str(r[key]): f for f, r in zip(folders, records, strict=True)}
+        if len(known) > 1:
+            found = ", ".join(f"{value} ({known[value]})" for value in sorted(known))
+            raise InputError(
+                f"{name} {found} cannot be compared; name results of one of them"
+            )
+
+
+def _pooled(name, found):
+    """One contender of several seeds, or one of each folder."""
+    folders, seeds, tables = map(list, zip(*found, strict=True))
+    if len(found) == 1 or (len(set(seeds)) == len(seeds) and None not in seeds):
+        return [Contender(name, folders, tables)]
+    return [Contender(f, [f], [t]) for f, t in zip(folders, tables, strict=True)]
 
 
 def compare(contenders):
@@ -170,7 +192,7 @@ def _read(folder):
     try:
         rows = pd.read_csv(path, dtype={"id": str})
         record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
-        wanted = {"model_name": str(folder), "task": None, "seed": None}
+        wanted = {"model_name": str(folder), "seed": None} | dict.fromkeys(SHARED)
         table = over_sources(rows)
     except (OSError, ValueError, KeyError, AttributeError) as error:
         reason = getattr(error, "strerror", None) or "not as evaluate.py writes it"
@@ -195,7 +217,7 @@ def in_common(contenders):
     Raises
     ------
     InputError
-        If there are none.
+        If there are none, or what has one name is other audio.
     """
     tables = [seed for contender in contenders for seed in contender.seeds]
     keys = [pd.MultiIndex.from_frame(table[["id", "variant"]]) for table in tables]
@@ -209,10 +231,32 @@ def in_common(contenders):
         table = table.set_index(["id", "variant"], drop=False).loc[common]
         return table.reset_index(drop=True)
 
-    return [
-        Contender(name, [restrict(table) for table in seeds])
-        for name, seeds in contenders
+    contenders = [
+        contender._replace(seeds=[restrict(table) for table in contender.seeds])
+        for contender in contenders
     ]
+    _check_audio(contenders)
+    return contenders
+
+
+def _check_audio(contenders):
+    """Names alone say little: corpora made alike have them in common."""
+    (first, reference), *others = [
+        (folder, table)
+        for contender in contenders
+        for folder, table in zip(contender.folders, contender.seeds, strict=True)
+    ]
+    for folder, table in others:
+        levels = [t.get("si_sdr_mixture") for t in (reference, table)]
+        if any(level is None for level in levels):
+            continue
+        same = np.isclose(*levels, rtol=0, atol=SAME_AUDIO_DB, equal_nan=True)
+        if not same.all():
+            raise InputError(
+                f"{first} and {folder}: other audio under the same names, by the "
+                f"SI-SDR of the mixture, in {(~same).sum()} of {len(same)} mixtures "
+                "and variants; run evaluate.py with one --data_folder for both"
+            )
 
 
 def _common_scores(contenders):

@@ -52,6 +52,23 @@ def evaluation_key(model, dataset, split):
     return f"{split}-{digest.hexdigest()}"
 
 
+def facts_of(hparams):
+    """What a record says of the experiment.
+
+    Arguments
+    ---------
+    hparams : dict
+
+    Returns
+    -------
+    dict
+        ``model_name``, ``task``, ``sample_rate``, ``seed`` and ``data_folder``;
+        None for what the hparams lack, as those of an exported folder.
+    """
+    keys = ("model_name", "task", "sample_rate", "seed", "data_folder")
+    return {key: hparams.get(key) for key in keys}
+
+
 def describe_run(model, effort, **facts):
     """Everything that is needed to make a table again.
 

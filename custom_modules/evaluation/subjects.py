@@ -65,11 +65,6 @@ class Subject(NamedTuple):
     run_opts: RunOptions
     load: Callable
 
-    def facts(self):
-        """What the record says of it."""
-        keys = ("model_name", "task", "sample_rate", "seed", "data_folder")
-        return {key: self.hparams.get(key) for key in keys}
-
 
 def load_subject(argv):
     """Finds out what is to be evaluated.

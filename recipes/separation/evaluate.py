@@ -36,6 +36,7 @@ from custom_modules.evaluation.options import (  # noqa: E402
     scope_of,
     split_options,
 )
+from custom_modules.evaluation.record import facts_of  # noqa: E402
 from custom_modules.evaluation.subjects import (  # noqa: E402
     load_subject,
     prepare_options,
@@ -68,7 +69,7 @@ def main(argv):
         output=options.output,
         split=options.split,
         checkpoint=checkpoint,
-        **subject.facts(),
+        **facts_of(subject.hparams),
     )
     leave_processes()
 

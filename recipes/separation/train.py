@@ -29,6 +29,7 @@ from custom_modules.evaluation.evaluate import (  # noqa: E402
     evaluate_model,
 )
 from custom_modules.evaluation.models import trained_model  # noqa: E402
+from custom_modules.evaluation.record import facts_of  # noqa: E402
 from custom_modules.evaluation.runner import Scope  # noqa: E402
 from custom_modules.hparams import load_experiment, print_help  # noqa: E402
 from custom_modules.hparams_files import write_hparams  # noqa: E402
@@ -97,7 +98,6 @@ def test(hparams, run_opts, dataset, scope):
     if run_opts.debug:
         dataset.data_ids = dataset.data_ids[: run_opts.debug_batches]
     model, epoch = trained_model(hparams, run_opts)
-    facts = {key: hparams[key] for key in ("model_name", "task", "sample_rate", "seed")}
     evaluate_model(
         model,
         dataset,
@@ -105,7 +105,7 @@ def test(hparams, run_opts, dataset, scope):
         scope,
         split="test",
         checkpoint=f"epoch {epoch}",
-        **facts,
+        **facts_of(hparams),
     )
 
 

@@ -11,7 +11,9 @@ from custom_modules.evaluation.compare import compare, in_common, read_contender
 from custom_modules.evaluation.comparison import compare_results
 
 
-def results(folder, name, offset, seed=42, task="SB", mixtures="abcd", noise=0.0):
+def results(
+    folder, name, offset, seed=42, mixtures="abcd", noise=0.0, level=0.0, **facts
+):
     """A results folder: SI-SDRi is the mixture's number plus an offset."""
     rows = []
     random = np.random.default_rng(seed)
@@ -26,6 +28,7 @@ def results(folder, name, offset, seed=42, task="SB", mixtures="abcd", noise=0.0
                         "environment": "indoor",
                         "source": source,
                         "si_sdr": gain - 1,
+                        "si_sdr_mixture": level,
                         "si_sdri": gain,
                         "stoi": 0.5,
                         "stoii": 0.1,
@@ -34,7 +37,7 @@ def results(folder, name, offset, seed=42, task="SB", mixtures="abcd", noise=0.0
                 )
     folder.mkdir(parents=True)
     pd.DataFrame(rows).to_csv(folder / "test_results.csv", index=False)
-    record = {"model_name": name, "task": task, "seed": seed}
+    record = {"model_name": name, "task": "SB", "seed": seed} | facts
     (folder / "test_run.json").write_text(json.dumps(record))
     return folder
 
@@ -74,6 +77,39 @@ def test_one_model_twice_with_one_seed_goes_by_its_paths(tmp_path):
     assert [c.name for c in read_contenders(folders)] == list(map(str, folders))
 
 
+def test_results_without_a_seed_are_no_seed(tmp_path):
+    folders = [results(tmp_path / f"b{s}", "b", 0, seed=s) for s in (1, 2, None)]
+    assert [c.name for c in read_contenders(folders)] == list(map(str, folders))
+    folders = [folders[2], results(tmp_path / "a", "a", 0)]
+    assert [c.name for c in read_contenders(folders)] == ["b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("fact", "message"),
+    [
+        ({"task": "EB"}, r"tasks EB .*b\), SB .*a\) cannot"),
+        ({"sample_rate": 16000}, "sample rates 16000"),
+        ({"split": "val"}, r"splits None .*a\), val .*b\) cannot be compared"),
+    ],
+)
+def test_results_of_different_kinds_are_refused(tmp_path, fact, message):
+    folders = [results(tmp_path / "a", "a", 0), results(tmp_path / "b", "b", 0, **fact)]
+    with pytest.raises(InputError, match=message):
+        read_contenders(folders)
+
+
+@pytest.mark.parametrize("level", [1.0, -0.02, np.nan])
+def test_other_audio_under_the_same_names_is_refused(tmp_path, level):
+    a, b = results(tmp_path / "a", "a", 0), results(tmp_path / "b", "b", 1, level=level)
+    with pytest.raises(InputError, match=r"a and .*b: other audio.* in 8 of 8"):
+        in_common(read_contenders([a, b]))
+
+
+def test_another_device_rounds_otherwise_and_is_no_other_audio(tmp_path):
+    a, b = results(tmp_path / "a", "a", 0), results(tmp_path / "b", "b", 1, level=5e-3)
+    assert len(in_common(read_contenders([a, b]))) == 2
+
+
 def test_only_what_all_have_is_compared(tmp_path):
     folders = [results(tmp_path / "a", "a", 0, mixtures="abc")]
     folders.append(results(tmp_path / "b", "b", 1, mixtures="cab"[:2]))  # other order
@@ -103,9 +139,6 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
         read_contenders([a, a])
     with pytest.raises(InputError, match=r"none.*cannot be read"):
         read_contenders([a, tmp_path / "none"])
-    other = results(tmp_path / "b", "b", 0, task="EB")
-    with pytest.raises(InputError, match="tasks EB, SB"):
-        read_contenders([a, other])
     elsewhere = results(tmp_path / "c", "c", 0, mixtures="xyz")
     with pytest.raises(InputError, match="in common"):
         in_common(read_contenders([a, elsewhere]))

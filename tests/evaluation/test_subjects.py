@@ -9,6 +9,7 @@ import torch
 
 from custom_modules.errors import InputError
 from custom_modules.evaluation.options import metric_groups, split_options
+from custom_modules.evaluation.record import facts_of
 from custom_modules.evaluation.subjects import (
     Subject,
     load_subject,
@@ -51,7 +52,8 @@ def test_an_exported_folder_is_loaded_by_its_own_class(exported, monkeypatch):
     monkeypatch.setitem(sys.modules, "custom_modules.inference", stand_in)
     arguments = [str(exported), "--data_folder=corpus", "--device=cpu"]
     subject = load_subject(arguments)
-    assert subject.facts()["model_name"] == "blur"
+    facts = {"model_name": "blur", "task": "SB", "sample_rate": 8000, "seed": None}
+    assert facts_of(subject.hparams) == facts | {"data_folder": "corpus"}
     assert results_folder(subject, "test") == Path("results/blur_sb")
     model, what = subject.load()
     mixture = torch.randn(1, 300)
