@@ -162,6 +162,25 @@ def write_record(folder, record):
         path.write_text(text + "\n", encoding="utf-8")
 
 
+def recorded_corpus(folder):
+    """The corpus that the results in a folder are of.
+
+    Arguments
+    ---------
+    folder : str or pathlib.Path
+
+    Returns
+    -------
+    str or None
+        The data folder; None if there are no results, or they do not say.
+    """
+    try:
+        record = json.loads(Path(folder, RECORD_FILE).read_text(encoding="utf-8"))
+        return record.get("data_folder")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
 def record_lines(record):
     """A record as lines of Markdown.
 

@@ -1,6 +1,7 @@
 """What ``evaluate.py`` is given: a training's hparams, or an exported folder."""
 
 import dataclasses
+import hashlib
 import os
 import tempfile
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from custom_modules.dataio import MixtureDataset, check_rate
 from custom_modules.errors import InputError
 from custom_modules.evaluation.evaluate import SCORES_FOLDER
 from custom_modules.evaluation.models import Model, placement, trained_model
+from custom_modules.evaluation.record import recorded_corpus
 from custom_modules.hparams import (
     DATA_ROOT_VARIABLE,
     load_experiment,
@@ -174,19 +176,41 @@ def results_folder(subject, split):
     Returns
     -------
     pathlib.Path
-        The output folder; in it a folder named after the corpus, if the training
-        was on another one, and one named after the split, if it is not the test
+        The output folder, if it is the training's corpus or, for an exported
+        folder, no other corpus has its results there; else a folder in it, named
+        after the corpus, and numbered by its path if another one of that name has
+        its results there. In it one named after the split, if it is not the test
         set. An ``--output_folder`` on the command line is taken as it is.
     """
     folder = Path(subject.hparams["output_folder"])
-    if "output_folder" in subject.overrides and not (folder / HPARAMS_FILE).exists():
+    is_training = (folder / HPARAMS_FILE).exists()
+    if "output_folder" in subject.overrides and not is_training:
         return folder
-    corpus = Path(subject.hparams["data_folder"]).resolve().name
-    if (folder / HPARAMS_FILE).exists():
-        trained_on = read_yaml(str(folder / HPARAMS_FILE)).get("data_folder")
-        if trained_on and Path(trained_on).name != corpus:
-            folder = folder / corpus
-    return folder if split == "test" else folder / split
+    corpus = Path(subject.hparams["data_folder"]).resolve()
+    places = [folder / corpus.name, folder / f"{corpus.name}-{_digest(corpus)}"]
+    if not is_training or _is_same(_trained_on(folder), corpus):
+        places.insert(0, folder)
+    if split != "test":
+        places = [place / split for place in places]
+    free = (p for p in places if _is_same(recorded_corpus(p), corpus))
+    return next(free, places[-1])
+
+
+def _trained_on(folder):
+    return read_yaml(str(folder / HPARAMS_FILE)).get("data_folder")
+
+
+def _is_same(known, corpus):
+    """Whether a corpus is the one that a file names, or the file names none."""
+    if known is None:
+        return True
+    known = Path(known).resolve()
+    # A folder that is not here may have moved, as between machines.
+    return known == corpus or (known.name == corpus.name and not known.exists())
+
+
+def _digest(corpus):
+    return hashlib.blake2b(str(corpus).encode(), digest_size=3).hexdigest()
 
 
 def test_set(subject, folder, options):

@@ -1,5 +1,6 @@
 """What evaluate.py is pointed at, and where its results go."""
 
+import json
 import sys
 import types
 from pathlib import Path
@@ -99,8 +100,63 @@ def test_results_of_another_corpus_or_split_go_beside(tmp_path):
     assert results_folder(subject_of(tmp_path), "val") == tmp_path / "val"
     other = subject_of(tmp_path, "data/Libri2Mix/")
     assert results_folder(other, "test") == tmp_path / "Libri2Mix"
+    assert results_folder(other, "val") == tmp_path / "Libri2Mix" / "val"
     asked = subject_of(tmp_path, output_folder=str(tmp_path / "here"))
     assert results_folder(asked, "val") == tmp_path / "here"
+
+
+def corpus_at(folder):
+    folder.mkdir(parents=True)
+    return str(folder)
+
+
+def test_a_link_to_the_corpus_is_the_corpus(tmp_path):
+    corpus = corpus_at(tmp_path / "disk" / "v1")
+    (tmp_path / "PolSESS").symlink_to(corpus)
+    out = tmp_path / "out"
+    out.mkdir()
+    for trained, tested in [(corpus, tmp_path / "PolSESS"), ("PolSESS", corpus)]:
+        trained = tmp_path / trained
+        (out / "hyperparams.yaml").write_text(f"data_folder: {trained}\n")
+        assert results_folder(subject_of(out, str(tested)), "test") == out
+
+
+def test_corpora_of_one_name_have_places_of_their_own(tmp_path):
+    trained, *others = (corpus_at(tmp_path / p / "PolSESS") for p in "abc")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "hyperparams.yaml").write_text(f"data_folder: {trained}\n")
+    first = results_folder(subject_of(out, others[0]), "val")
+    assert first == out / "PolSESS" / "val"
+    leave_results(first, others[0])
+    second = results_folder(subject_of(out, others[1]), "val")
+    assert second.parent.name.startswith("PolSESS-")
+    leave_results(second, others[1])
+    for corpus, place in zip(
+        [trained, *others], [out / "val", first, second], strict=True
+    ):
+        assert results_folder(subject_of(out, corpus), "val") == place
+
+
+def test_an_exported_model_keeps_the_results_of_two_corpora(tmp_path):
+    corpora = [corpus_at(tmp_path / p / name) for p in "ab" for name in ("P", "L")]
+    for split in ("test", "val"):
+        places = []
+        for corpus in corpora:
+            place = results_folder(subject_of(tmp_path / "out", corpus), split)
+            leave_results(place, corpus)
+            places.append(place)
+        assert places[0] == tmp_path / "out" / ("" if split == "test" else "val")
+        assert len(set(places)) == 4
+        again = [
+            results_folder(subject_of(tmp_path / "out", c), split) for c in corpora
+        ]
+        assert again == places
+
+
+def leave_results(folder, corpus):
+    folder.mkdir(parents=True)
+    (folder / "test_run.json").write_text(json.dumps({"data_folder": corpus}))
 
 
 def test_manifests_that_are_named_are_taken(tmp_path):
