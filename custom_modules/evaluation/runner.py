@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import torch
 from speechbrain.utils.distributed import ddp_barrier, get_rank, if_main_process
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from custom_modules.errors import InputError
@@ -171,9 +172,9 @@ class _Run:
             return
         with ExitStack() as stack:
             stack.callback(self.store.close)
-            self.bar = stack.enter_context(self._progress())
-            # Before any thread begins: what is forked has this thread alone.
+            # Forked before the bar and the lanes begin threads of theirs.
             self.pool = stack.enter_context(_Pool(self.scope.workers))
+            self.bar = stack.enter_context(self._progress())
             rows = rows_by_length(
                 self.dataset.data, self.model.batch_size(self.scope.batch_size)
             )
@@ -274,18 +275,22 @@ class _Pool:
     """Processes that score mixtures; or this one."""
 
     def __init__(self, workers):
-        self.executor = None
+        self.executor = self.limits = None
         if workers > 0:
             self.executor = ProcessPoolExecutor(
-                workers, process_context(), initializer=begin_worker
+                workers, process_context(), initializer=_begin_scoring
             )
             self.executor.submit(int).result()
 
     def __enter__(self):
+        if self.executor is None:
+            self.limits = _one_thread()
         return self
 
     def __exit__(self, *exception):
-        if self.executor is not None:
+        if self.executor is None:
+            self.limits.restore_original_limits()
+        else:
             # Also when interrupted: do not finish what nobody waits for.
             self.executor.shutdown(cancel_futures=True)
 
@@ -295,6 +300,19 @@ class _Pool:
         future = Future()
         future.set_result(_score(job))
         return future
+
+
+def _begin_scoring():
+    begin_worker()
+    _one_thread()
+
+
+def _one_thread():
+    """Keeps NumPy's linear algebra, which BSS-eval needs, to one thread.
+
+    There is a process for every core; threads of all would fight for the cores.
+    """
+    return threadpool_limits(limits=1, user_api="blas")
 
 
 def _score(job):

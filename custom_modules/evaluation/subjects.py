@@ -197,7 +197,8 @@ def results_folder(subject, split):
 
 
 def _trained_on(folder):
-    return read_yaml(str(folder / HPARAMS_FILE)).get("data_folder")
+    known = read_yaml(str(folder / HPARAMS_FILE)).get("data_folder")
+    return known if isinstance(known, str) else None  # imported: not filled in yet
 
 
 def _is_same(known, corpus):

@@ -105,6 +105,11 @@ def test_results_of_another_corpus_or_split_go_beside(tmp_path):
     assert results_folder(asked, "val") == tmp_path / "here"
 
 
+def test_an_imported_model_was_trained_on_no_corpus_of_ours(tmp_path):
+    (tmp_path / "hyperparams.yaml").write_text("data_folder: !PLACEHOLDER\n")
+    assert results_folder(subject_of(tmp_path), "test") == tmp_path
+
+
 def corpus_at(folder):
     folder.mkdir(parents=True)
     return str(folder)
