@@ -54,7 +54,7 @@ def evaluate_model(model, dataset, folder, scope, output=None, **facts):
     folder = Path(folder)
     scope = scope._replace(audio_folder=str(folder / "audio"))
     _check_writable(folder)
-    key = evaluation_key(model, dataset, facts["split"])
+    key = _shared_key(model, dataset, facts["split"], scope.batch_size)
     rank = torch.distributed.get_rank() if _distributed() else 0
     store = ScoreStore(folder / SCORES_FOLDER, key, rank)
     effort = score_test_set(model, dataset, store, scope)
@@ -112,6 +112,16 @@ def _check_writable(folder):
 
 def _distributed():
     return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _shared_key(model, dataset, *names):
+    """The first process's key: files may look otherwise from another machine."""
+    key = [evaluation_key(model, dataset, *names) if if_main_process() else None]
+    if _distributed():
+        on_device = torch.distributed.get_backend() == "nccl"
+        device = model.device if on_device else torch.device("cpu")
+        torch.distributed.broadcast_object_list(key, src=0, device=device)
+    return key[0]
 
 
 def _say_where(folder, dataset, scope, pictures):

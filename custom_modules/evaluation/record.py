@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -23,7 +24,7 @@ FORMAT = 1
 PACKAGES = ("torch", "speechbrain", "numpy", "fast_bss_eval", "pesq", "pystoi")
 
 
-def evaluation_key(model, dataset, split):
+def evaluation_key(model, dataset, split, batch_size):
     """Names what is evaluated, so that scores of two models never mix.
 
     Arguments
@@ -31,25 +32,53 @@ def evaluation_key(model, dataset, split):
     model : custom_modules.evaluation.models.Model
     dataset : custom_modules.dataio.MixtureDataset
     split : str
+    batch_size : int
+        As asked for.
 
     Returns
     -------
     str
-        ``<split>-<digest>`` of the model's parameters and settings, the manifest,
-        task, device, precision and the versions of what computes metrics.
+        ``<split>-<digest>`` of the model's parameters and settings, the manifest
+        and the corpus that it is of, task, device, precision, rows of a batch and
+        the versions of what computes metrics.
     """
-    manifest = hashlib.blake2b(dataset.data.path.read_bytes(), digest_size=16)
+    # Outside it stays what changes no score: the choice of variants, metrics and
+    # mixtures, processes and workers. And what is not looked at, because it would
+    # take too long or changes last digits alone: the content of audio files that
+    # keep size and time, layers other than the mix, which GPU, driver and cuDNN.
     parts = {
         "format": FORMAT,
         "model": model.fingerprint(),
-        "manifest": manifest.hexdigest(),
+        "manifest": _digest([dataset.data.path.read_bytes()]),
+        "corpus": _corpus(dataset.data),
         "task": dataset.task,
         "device": model.device.type,
         "precision": str(model.dtype),
+        "batch_size": model.batch_size(batch_size),
         "versions": versions(),
     }
-    digest = hashlib.blake2b(json.dumps(parts).encode(), digest_size=8)
-    return f"{split}-{digest.hexdigest()}"
+    return f"{split}-{_digest([json.dumps(parts).encode()], size=8)}"
+
+
+def _corpus(manifest):
+    """Where the corpus is, and a digest of size and time of all mixes."""
+    root = Path(manifest.replacements.get("data_root", "")).resolve()
+    return str(root), _digest(_state(entry["mix"]) for entry in manifest.values())
+
+
+def _state(path):
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return b"missing"  # whoever reads it says so
+    return f"{stat.st_size} {stat.st_mtime_ns}\n".encode()
+
+
+def _digest(pieces, size=16):
+    digest = hashlib.blake2b(digest_size=size)
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 def facts_of(hparams):

@@ -93,7 +93,7 @@ def join_processes(run_opts):
         raise InputError(
             f"torchrun: {reason} Start at most one process per GPU "
             f"({torch.cuda.device_count()} here), or "
-            "train on CPUs with --distributed_backend=gloo --device=cpu"
+            "take CPUs with --distributed_backend=gloo --device=cpu"
         ) from error
 
 

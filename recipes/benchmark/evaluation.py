@@ -3,11 +3,11 @@
 
     python recipes/benchmark/evaluation.py results/demo/42/hyperparams.yaml
 
-Both score the same mixtures with the same model: SI-SDR, PESQ, STOI and ESTOI of the
-estimates and of the mixture. The loop takes one variant after the other, reads the
-layers each time, runs the model with batch 1 and computes metrics in its own process;
-ours also scores the oracle. Any option of ``evaluate.py`` that names a model or a
-corpus can be added.
+Both score the same mixtures with the same model: SI-SDR, SDR and SIR, PESQ, STOI and
+ESTOI of the estimates and of the mixture. The loop takes one variant after the other,
+reads the layers each time, runs the model with batch 1 and computes metrics in its own
+process; ours also scores the oracle. Any option of ``evaluate.py`` that names a model
+or a corpus can be added.
 """
 
 import argparse
@@ -20,7 +20,9 @@ from custom_modules.runtime import prepare_process
 
 prepare_process()
 
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from fast_bss_eval import bss_eval_sources  # noqa: E402
 from pesq import PesqError, pesq  # noqa: E402
 from pystoi import stoi  # noqa: E402
 from side_by_side import time_alternately, verdict  # noqa: E402
@@ -37,8 +39,8 @@ from custom_modules.evaluation.subjects import (  # noqa: E402
     test_set,
 )
 from custom_modules.manifest.pool import available_cores  # noqa: E402
-from custom_modules.metrics import PESQ_MODES, align  # noqa: E402
-from custom_modules.mmipc import VARIANTS  # noqa: E402
+from custom_modules.metrics import GROUPS, PESQ_MODES, align  # noqa: E402
+from custom_modules.mmipc import VARIANTS, variants_of  # noqa: E402
 from polsess_prepare import prepare_polsess  # noqa: E402
 
 SPEED_GOAL, WAIT_GOAL = 2.5, 0.1
@@ -47,7 +49,7 @@ SPEED_GOAL, WAIT_GOAL = 2.5, 0.1
 def simple_loop(model, dataset):
     """Scores one variant after the other, in this process."""
     scores = []
-    for variant in VARIANTS:
+    for variant in variants_in(dataset):
         one = MixtureDataset(dataset.data, [variant], dataset.task, 0, draw=False)
         for name in [n for n in one.data_ids if n in set(dataset.data_ids)]:
             item = one[one.data_ids.index(name)]
@@ -58,6 +60,13 @@ def simple_loop(model, dataset):
     return scores
 
 
+def variants_in(dataset):
+    """The variants that mixtures of this test set have; not every corpus has all."""
+    entries = (dataset.data[name] for name in dataset.data_ids)
+    present = {v for e in entries for v in variants_of(e["environment"])}
+    return [v for v in VARIANTS if v in present and v in dataset.variants]
+
+
 def _simple_scores(mixture, targets, estimates, rate):
     answers = mixture[..., None].expand_as(targets)
     scores = [
@@ -65,6 +74,11 @@ def _simple_scores(mixture, targets, estimates, rate):
     ]
     aligned = align(estimates, targets)
     for answer in (aligned, answers):
+        scores += bss_eval_sources(
+            targets[0].numpy().T.astype(np.float64),
+            answer[0].numpy().T.astype(np.float64),
+            compute_permutation=False,
+        )
         for target, signal in zip(
             targets[0].numpy().T, answer[0].numpy().T, strict=True
         ):
@@ -81,7 +95,7 @@ def ours(model, dataset, efforts):
     """Scores all variants; remembers what it took."""
     threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder:
-        scope = Scope(("pesq", "stoi"), progressbar=False)
+        scope = Scope(GROUPS, progressbar=False)
         store = ScoreStore(Path(folder), "benchmark")
         efforts.append(score_test_set(model, dataset, store, scope))
     torch.set_num_threads(threads)  # the loop takes what PyTorch would take

@@ -24,7 +24,6 @@ from custom_modules.runtime import prepare_process
 
 prepare_process()  # some settings count only before torch is imported
 
-import speechbrain as sb  # noqa: E402
 from speechbrain.utils.distributed import run_on_main  # noqa: E402
 
 from custom_modules.errors import exit_cleanly  # noqa: E402
@@ -43,7 +42,10 @@ from custom_modules.evaluation.subjects import (  # noqa: E402
     results_folder,
     test_set,
 )
-from custom_modules.training.failures import leave_processes  # noqa: E402
+from custom_modules.training.failures import (  # noqa: E402
+    join_processes,
+    leave_processes,
+)
 from polsess_prepare import prepare_polsess  # noqa: E402
 
 
@@ -56,7 +58,7 @@ def main(argv):
     if options.compare:
         return compare_results(options.compare, comparison_folder(rest), options.output)
     subject = load_subject(rest)
-    sb.utils.distributed.ddp_init_group(subject.run_opts)
+    join_processes(subject.run_opts)
     folder = results_folder(subject, options.split)
     run_on_main(prepare_polsess, kwargs=prepare_options(subject, folder, options.split))
     dataset = test_set(subject, folder, options)

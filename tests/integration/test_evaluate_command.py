@@ -169,6 +169,14 @@ def test_mistakes_found_later_end_in_one_line_too(trained, capsys, options, mess
     assert_refused(capsys, message, trained, *options.split())
 
 
+def test_more_processes_than_gpus_are_refused(trained, capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    for name in ("RANK", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "1")
+    assert_refused(capsys, "at most one process per GPU (1 here)", trained)
+
+
 def test_another_size_does_not_fit_the_checkpoint(trained, corpus, capsys):
     options = [f"--data_folder={corpus}", f"--output_folder={trained}", "--device=cpu"]
     arguments = ["hparams/convtasnet.yaml", *options, *TINY["convtasnet"].split()]
