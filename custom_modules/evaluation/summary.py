@@ -84,17 +84,17 @@ def over_sources(rows):
     -------
     pandas.DataFrame
         The columns of ``rows``, but for ``source`` and ``failures``; beside each
-        score ``failed:<score>``, the number of sources without one.
+        score ``failed:<score>``, the number of sources without one; and
+        ``incomplete``, that of sources without some score.
     """
     scores = score_columns(rows)
     keys = rows[["id", "variant"]]
     groups = rows.groupby(["id", "variant"], sort=False)
     known = [name for name in ROW_KEYS[2:] if name in rows and name != "source"]
-    failed = rows[scores].isna().groupby([keys.id, keys.variant], sort=False).sum()
-    table = pd.concat(
-        [groups[known].first(), groups[scores].mean(), failed.add_prefix("failed:")],
-        axis=1,
-    )
+    missing = rows[scores].isna().add_prefix("failed:")
+    missing["incomplete"] = missing.any(axis=1)
+    counts = missing.groupby([keys.id, keys.variant], sort=False).sum()
+    table = pd.concat([groups[known].first(), groups[scores].mean(), counts], axis=1)
     return table.reset_index()
 
 
@@ -113,7 +113,8 @@ def summarise(rows):
         also apart, then the averages), ``group`` (``"all"``, or an environment,
         gender pairing or speech-to-speech ratio), ``metric`` (a column of
         ``rows``), ``mean``, ``std``, ``ci_low``, ``ci_high`` (95 % bootstrap),
-        ``n`` (mixtures) and ``failed`` (sources without a score).
+        ``n`` (mixtures), ``failed`` (sources without this score) and
+        ``incomplete`` (sources without some score, the same for all metrics).
     """
     table = over_sources(rows)
     scores = score_columns(rows)
@@ -245,5 +246,6 @@ def _statistics(variant, group, table, scores):
             "ci_high": high,
             "n": (~np.isnan(values)).sum(axis=0),
             "failed": table[[f"failed:{name}" for name in scores]].sum().to_numpy(),
+            "incomplete": table.incomplete.sum(),
         }
     )

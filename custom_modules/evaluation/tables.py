@@ -82,19 +82,19 @@ def gains_table(summary, key="variant"):
     Returns
     -------
     str
-        Markdown. ``failed`` counts sources without a score of some metric, if
-        there are any.
+        Markdown. ``incomplete`` counts sources that lack a score of some metric
+        and signal, if there are any.
     """
     metrics, gains = _metrics(summary), summary.set_index([key, "metric"])
     oracle = "si_sdri_oracle" in set(summary.metric)
-    failed = summary.groupby(key).failed.max()
-    counted = ["failed"] if failed.any() else []
+    incomplete = summary.groupby(key).incomplete.first()
+    counted = ["incomplete"] if incomplete.any() else []
     lines = [[key, "n", *counted, "SI-SDRi", "95 % interval", "std"]]
     lines[0] += ["oracle SI-SDRi"] * oracle
     lines[0] += [f"{METRICS[name].heading}i" for name in metrics[1:]]
     for name in dict.fromkeys(summary[key]):
         cell = gains.loc[name, "si_sdri"]
-        line = [name, f"{cell.n:.0f}", *(f"{failed[name]}" for _ in counted)]
+        line = [name, f"{cell.n:.0f}", *(f"{incomplete[name]}" for _ in counted)]
         line += [
             number(cell["mean"], 2),
             interval(cell.ci_low, cell.ci_high, 2),

@@ -60,6 +60,7 @@ def test_sources_are_averaged_within_a_mixture_and_then_mixtures():
     assert table["mean"].tolist() == pytest.approx(expected)
     assert table.n.tolist() == [1, 2, 1, 1, 1, 4, 4]
     assert table.failed.tolist() == [0, 1, 1, 0, 0, 1, 1]
+    assert table.incomplete.tolist() == table.failed.tolist()
     assert table["std"]["C"] == pytest.approx(np.std([6, 11], ddof=1))
     assert table["std"]["all mixtures"] == pytest.approx(np.std([3, 6, 11, 1], ddof=1))
     assert np.isnan(table["std"]["all variants"])

@@ -39,7 +39,7 @@ def cells(table):
 def test_gains_have_interval_deviation_oracle_and_failures():
     head, _, *lines = cells(gains_table(every(FULL)))
     assert head == [
-        *("variant", "n", "failed", "SI-SDRi", "95 % interval", "std"),
+        *("variant", "n", "incomplete", "SI-SDRi", "95 % interval", "std"),
         *("oracle SI-SDRi", "PESQi", "STOIi"),
     ]
     by_name = {line[0]: line for line in lines}
@@ -51,7 +51,19 @@ def test_gains_have_interval_deviation_oracle_and_failures():
 
 def test_nothing_failed_is_no_column():
     rows = FULL.assign(si_sdri=1.0, si_sdr=2.0)
-    assert "failed" not in cells(gains_table(every(rows)))[0]
+    assert "incomplete" not in cells(gains_table(every(rows)))[0]
+
+
+def test_a_source_is_counted_whichever_score_it_lacks():
+    rows = FULL.assign(si_sdri=1.0, si_sdr=2.0)
+    rows.loc[[2, 4], "pesqi"] = None  # two sources of C, without one score
+    rows.loc[[4, 5], "stoi_mixture"] = None  # two, of which one lacked another
+    summary = every(rows)
+    lines = {line[0]: line for line in cells(gains_table(summary))}
+    assert lines["C"][2] == lines["all mixtures"][2] == "3"
+    assert lines["SER"][2] == "0"
+    failed = summary[summary.variant == "C"].set_index("metric").failed
+    assert (failed["pesqi"], failed["stoi_mixture"], failed["stoii"]) == (2, 2, 0)
 
 
 def test_model_mixture_and_oracle_stand_together():
