@@ -3,6 +3,7 @@
 ``train.py`` and ``evaluate.py`` both call :func:`evaluate_model`.
 """
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -17,13 +18,16 @@ from custom_modules.evaluation.outputs import (
     write_rows,
 )
 from custom_modules.evaluation.record import describe_run, evaluation_key
-from custom_modules.evaluation.runner import score_test_set
+from custom_modules.evaluation.runner import BATCH_SIZE, Scope, score_test_set
 from custom_modules.evaluation.store import ScoreStore
 from custom_modules.metrics import GROUPS
 from custom_modules.mmipc import num_sources
+from custom_modules.training.failures import is_lost_process, is_out_of_memory
 
 #: In the results folder: what was scored, so that a rerun goes on.
 SCORES_FOLDER = "test_scores"
+
+_RERUN = "what was scored is kept, and the same command goes on from there"
 
 
 def evaluate_model(model, dataset, folder, scope, output=None, **facts):
@@ -57,7 +61,8 @@ def evaluate_model(model, dataset, folder, scope, output=None, **facts):
     key = _shared_key(model, dataset, facts["split"], scope.batch_size)
     rank = torch.distributed.get_rank() if _distributed() else 0
     store = ScoreStore(folder / SCORES_FOLDER, key, rank)
-    effort = score_test_set(model, dataset, store, scope)
+    with _explained_failures(model, scope):
+        effort = score_test_set(model, dataset, store, scope)
     if not if_main_process():
         return
     rows = result_rows(dataset, store, scope.groups)
@@ -68,6 +73,65 @@ def evaluate_model(model, dataset, folder, scope, output=None, **facts):
     split = facts["split"]
     print(f"\nThe {split} set (means over mixtures):\n\n{main_table(summary)}")
     _say_where(folder, dataset, scope, pictures)
+
+
+def scope_of_training(hparams, progressbar):
+    """What is scored at the end of a training.
+
+    Arguments
+    ---------
+    hparams : dict
+        ``test_metrics``, ``test_batch_size``, ``save_audio``.
+    progressbar : bool
+
+    Returns
+    -------
+    custom_modules.evaluation.runner.Scope
+
+    Raises
+    ------
+    InputError
+        If a value does not fit.
+    """
+    heard = hparams["save_audio"]
+    if not _is_whole(heard) or heard < 0:
+        raise InputError(f"--save_audio={heard}: must be a number, 0 or above")
+    return Scope(
+        groups=chosen_groups(hparams["test_metrics"]),
+        batch_size=chosen_batch_size(hparams),
+        size_option="--test_batch_size",
+        save_audio=heard,
+        progressbar=progressbar,
+    )
+
+
+def chosen_batch_size(hparams):
+    """Checks how many mixtures are tested at once.
+
+    Arguments
+    ---------
+    hparams : dict
+        Perhaps with ``test_batch_size``, which older files and exported folders
+        lack.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    InputError
+        If it is no number above 0.
+
+    Example
+    -------
+    >>> chosen_batch_size({"test_batch_size": 2}), chosen_batch_size({})
+    (2, 8)
+    """
+    size = hparams.get("test_batch_size", BATCH_SIZE)
+    if not _is_whole(size) or size < 1:
+        raise InputError(f"--test_batch_size={size}: must be a number above 0")
+    return size
 
 
 def chosen_groups(names):
@@ -99,6 +163,37 @@ def chosen_groups(names):
             "SI-SDR is always computed"
         )
     return tuple(name for name in GROUPS if name in names)
+
+
+def _is_whole(value):
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+@contextmanager
+def _explained_failures(model, scope):
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            message = f"out of memory in the test; {_remedy(model, scope)}"
+        elif is_lost_process(error):
+            message = "another process of this test has ended; " + _RERUN
+        else:
+            raise
+        raise InputError(message) from error
+
+
+def _remedy(model, scope):
+    if model.device.type == "cpu":
+        return (
+            "with fewer cores, as by taskset -c 0 before the same command, fewer "
+            "mixtures are separated and scored at a time. " + _RERUN.capitalize()
+        )
+    if scope.batch_size == 1:
+        return "use --eval_precision=bf16, or --device=cpu"
+    return f"batches were of {scope.batch_size}: use {scope.size_option}=" + str(
+        scope.batch_size // 2
+    )
 
 
 def _check_writable(folder):

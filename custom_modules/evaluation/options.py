@@ -4,6 +4,7 @@ import argparse
 
 from custom_modules.errors import InputError
 from custom_modules.evaluation.comparison import COMPARISON_FOLDER
+from custom_modules.evaluation.evaluate import chosen_batch_size
 from custom_modules.evaluation.runner import Scope
 from custom_modules.hparams import print_help
 from custom_modules.layout import SUBSETS
@@ -67,21 +68,28 @@ def metric_groups(options):
     return tuple(name for name in GROUPS if not getattr(options, f"no_{name}"))
 
 
-def scope_of(options, progressbar):
+def scope_of(options, hparams, progressbar):
     """What to score, from the command line.
 
     Arguments
     ---------
     options : argparse.Namespace
+    hparams : dict
+        Perhaps with ``test_batch_size``, for which ``--batch_size`` stands in.
     progressbar : bool
 
     Returns
     -------
     custom_modules.evaluation.runner.Scope
+
+    Raises
+    ------
+    InputError
+        If ``test_batch_size`` is no number above 0.
     """
     return Scope(
         groups=metric_groups(options),
-        batch_size=options.batch_size,
+        batch_size=options.batch_size or chosen_batch_size(hparams),
         workers=options.workers,
         save_audio=options.save_audio,
         progressbar=progressbar,
@@ -147,7 +155,11 @@ def _parser():
         metavar="N",
         help="mixtures to write as wav",
     )
-    add("--batch_size", type=int, default=8, help="on a GPU; a CPU takes one by one")
+    add(
+        "--batch_size",
+        type=int,
+        help="on a GPU, by default test_batch_size; a CPU takes one by one",
+    )
     add("--workers", type=int, help="processes for metrics; by default one per core")
     add(
         "--compare",

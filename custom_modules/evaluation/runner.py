@@ -36,6 +36,9 @@ from custom_modules.metrics import align, si_sdr_of_signals
 from custom_modules.mmipc import variants_of
 from custom_modules.workers import begin_worker
 
+#: Rows of a batch, unless something else is asked for.
+BATCH_SIZE = 8
+
 #: Mixtures per worker that may wait for their metrics before the model waits, too.
 BACKLOG = 32
 
@@ -49,6 +52,8 @@ class Scope(NamedTuple):
         Some of :data:`custom_modules.metrics.GROUPS`.
     batch_size : int
         Rows of a batch on a GPU. A CPU takes mixtures one by one, in threads.
+    size_option : str
+        The option that sets it, for whoever has to lower it.
     workers : int, optional
         Processes for metrics; 0 computes them in this one. By default, one per
         available core, shared among the processes of ``torchrun``.
@@ -60,7 +65,8 @@ class Scope(NamedTuple):
     """
 
     groups: tuple = ("sdr", "pesq", "stoi")
-    batch_size: int = 8
+    batch_size: int = BATCH_SIZE
+    size_option: str = "--batch_size"
     workers: int | None = None
     audio_folder: str = "audio"
     save_audio: int = 0

@@ -42,20 +42,48 @@ def explained_failures(hparams):
     try:
         yield
     except RuntimeError as error:
-        text = str(error)
-        lost = isinstance(error, torch.distributed.DistError)
-        if any(sign in text for sign in _OUT_OF_MEMORY):
+        if is_out_of_memory(error):
             message = f"out of memory with {_remedy(hparams)}"
         elif type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise InputError(
                 f"torch.compile fails for this model ({type(error).__name__}); "
                 "train without --compile and --compile_module_keys"
             ) from error
-        elif lost or any(sign in text for sign in _LOST_PROCESS):
+        elif is_lost_process(error):
             message = "another process of this run has ended"
         else:
             raise
         raise InputError(f"{message}. {_RERUN}") from error
+
+
+def is_out_of_memory(error):
+    """Whether a device, or the machine, had no memory left.
+
+    Arguments
+    ---------
+    error : Exception
+
+    Returns
+    -------
+    bool
+    """
+    told = any(sign in str(error) for sign in _OUT_OF_MEMORY)
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and told)
+
+
+def is_lost_process(error):
+    """Whether another process of ``torchrun`` could not be reached any more.
+
+    Arguments
+    ---------
+    error : Exception
+
+    Returns
+    -------
+    bool
+    """
+    told = any(sign in str(error) for sign in _LOST_PROCESS)
+    return isinstance(error, torch.distributed.DistError) or told
 
 
 def _remedy(hparams):

@@ -67,7 +67,7 @@ def main(argv):
         model,
         dataset,
         folder,
-        scope_of(options, progressbar=not subject.run_opts.noprogressbar),
+        scope_of(options, subject.hparams, not subject.run_opts.noprogressbar),
         output=options.output,
         split=options.split,
         checkpoint=checkpoint,

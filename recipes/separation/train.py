@@ -25,12 +25,11 @@ from custom_modules.brain import Separation  # noqa: E402
 from custom_modules.dataio import dataio_prep  # noqa: E402
 from custom_modules.errors import exit_cleanly  # noqa: E402
 from custom_modules.evaluation.evaluate import (  # noqa: E402
-    chosen_groups,
     evaluate_model,
+    scope_of_training,
 )
 from custom_modules.evaluation.models import trained_model  # noqa: E402
 from custom_modules.evaluation.record import facts_of  # noqa: E402
-from custom_modules.evaluation.runner import Scope  # noqa: E402
 from custom_modules.hparams import load_experiment, print_help  # noqa: E402
 from custom_modules.hparams_files import write_hparams  # noqa: E402
 from custom_modules.plots import plot_training  # noqa: E402
@@ -52,11 +51,7 @@ def main(argv):
     join_processes(run_opts)
     check_tracker(hparams["tracker"], hparams["wandb_mode"])
     # Whatever can be refused is refused before the output folder is touched.
-    scope = Scope(
-        groups=chosen_groups(hparams["test_metrics"]),
-        save_audio=hparams["save_audio"],
-        progressbar=not run_opts.noprogressbar,
-    )
+    scope = scope_of_training(hparams, not run_opts.noprogressbar)
     hparams["checkpointer"].check_fit("separator")
     run_on_main(prepare_polsess, kwargs=prepare_options(hparams))
     datasets = dataio_prep(hparams)

@@ -6,10 +6,12 @@ import shutil
 from pathlib import Path
 
 import pandas as pd
+import pytest
 import torch
 
 from custom_modules.dataio import MixtureDataset
-from custom_modules.evaluation.evaluate import evaluate_model
+from custom_modules.errors import InputError
+from custom_modules.evaluation.evaluate import evaluate_model, scope_of_training
 from custom_modules.evaluation.models import Model
 from custom_modules.evaluation.record import evaluation_key
 from custom_modules.evaluation.runner import Scope
@@ -20,8 +22,8 @@ from custom_modules.mmipc import VARIANTS
 FACTS = {"model_name": "blur", "task": "SB", "sample_rate": 8000, "seed": 7}
 
 
-def evaluate(model, dataset, folder, **options):
-    scope = Scope(("sdr",), workers=0, progressbar=False)
+def evaluate(model, dataset, folder, size=8, **options):
+    scope = Scope(("sdr",), size, workers=0, progressbar=False)
     evaluate_model(
         model,
         dataset,
@@ -105,3 +107,54 @@ def test_batches_count_where_they_can_change_a_score(blur, test_set, monkeypatch
     monkeypatch.setattr(Model, "batch_size", lambda self, wanted: wanted)
     keys = {evaluation_key(blur(), test_set(), "test", size) for size in (1, 8)}
     assert len(keys) == 2
+
+
+OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+
+
+@pytest.mark.parametrize(
+    ("error", "device", "size", "remedy"),
+    [
+        (OUT_OF_MEMORY, "cuda", 6, "batches were of 6: use --batch_size=3"),
+        (OUT_OF_MEMORY, "cuda", 1, "--eval_precision=bf16, or --device=cpu"),
+        (RuntimeError("can't allocate memory: 9 bytes"), "cpu", 8, "taskset -c 0"),
+        (MemoryError("Unable to allocate 9 GiB"), "cpu", 8, "taskset -c 0"),
+        (RuntimeError("Connection closed by peer [::1]"), "cpu", 8, "the same command"),
+    ],
+)
+def test_what_ends_a_test_is_told_in_one_line(
+    tmp_path, blur, test_set, monkeypatch, error, device, size, remedy
+):
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr("custom_modules.evaluation.evaluate.score_test_set", fail)
+    model = blur()
+    model.device = torch.device(device)
+    with pytest.raises(InputError) as caught:
+        evaluate(model, test_set(), tmp_path, size=size)
+    assert remedy in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bug_is_no_want_of_memory(tmp_path, blur, test_set, monkeypatch):
+    model = blur()
+    monkeypatch.setattr(model, "estimate", lambda mixture: mixture @ mixture)
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        evaluate(model, test_set(), tmp_path)
+
+
+def test_training_says_what_is_tested_and_how():
+    hparams = {"test_metrics": ["sdr"], "test_batch_size": 4, "save_audio": 3}
+    scope = scope_of_training(hparams, progressbar=False)
+    assert scope == Scope(("sdr",), 4, "--test_batch_size", save_audio=3)._replace(
+        progressbar=False
+    )
+    for wrong in (
+        {"test_batch_size": 0},
+        {"test_batch_size": None},
+        {"save_audio": -1},
+    ):
+        (name,) = wrong
+        with pytest.raises(InputError, match=f"--{name}"):
+            scope_of_training(hparams | wrong, progressbar=False)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from custom_modules.errors import InputError
-from custom_modules.evaluation.options import metric_groups, split_options
+from custom_modules.evaluation.options import metric_groups, scope_of, split_options
 from custom_modules.evaluation.record import facts_of
 from custom_modules.evaluation.subjects import (
     Subject,
@@ -189,3 +189,10 @@ def test_options_that_mean_nothing_are_refused(wrong):
 def test_metrics_can_be_left_out():
     options, _ = split_options(["a.yaml", "--no_sdr", "--no_stoi"])
     assert metric_groups(options) == ("pesq",)
+
+
+def test_the_size_of_batches_is_the_training_s_unless_given():
+    for arguments, size in (["a.yaml"], 4), (["a.yaml", "--batch_size=2"], 2):
+        options, _ = split_options(arguments)
+        assert scope_of(options, {"test_batch_size": 4}, True).batch_size == size
+    assert scope_of(split_options(["exported"])[0], {}, True).batch_size == 8
