@@ -123,6 +123,7 @@ def describe_run(model, effort, **facts):
         "seconds": round(effort.seconds, 1),
         "seconds_waiting_for_metrics": round(effort.waited, 1),
         "scored_in_this_run": effort.scored,
+        "processes": effort.processes,
         "versions": {
             "python": platform.python_version(),
             **versions(),
@@ -237,9 +238,12 @@ def record_lines(record):
 
 def _duration(record):
     seconds, scored = record["seconds"], record["scored_in_this_run"]
+    several = record["processes"] > 1
+    shared = f" shared by {record['processes']} processes" if several else ""
+    waited = record["seconds_waiting_for_metrics"]
     return (
-        f"{seconds:.0f} s for {scored} mixtures in this run, of which the model "
-        f"waited {record['seconds_waiting_for_metrics']:.0f} s for metrics"
+        f"{seconds:.0f} s for {scored} mixtures in this run{shared}, of which the "
+        f"model waited {waited:.0f} s for metrics"
     )
 
 

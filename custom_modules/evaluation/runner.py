@@ -4,19 +4,18 @@ Start reading at :func:`score_test_set`.
 """
 
 import time
-from concurrent.futures import (
-    FIRST_COMPLETED,
-    Future,
-    ProcessPoolExecutor,
-    wait,
-)
+from concurrent.futures import FIRST_COMPLETED, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from typing import NamedTuple
 
 import torch
-from speechbrain.utils.distributed import ddp_barrier, get_rank, if_main_process
-from threadpoolctl import threadpool_limits
+from speechbrain.utils.distributed import (
+    ddp_all_reduce,
+    ddp_barrier,
+    get_rank,
+    if_main_process,
+)
 from tqdm import tqdm
 
 from custom_modules.errors import InputError
@@ -30,11 +29,11 @@ from custom_modules.evaluation.examples import (
     example_path,
     write_example,
 )
-from custom_modules.evaluation.scoring import ScoringJob, score_mixture
-from custom_modules.manifest.pool import available_cores, process_context
+from custom_modules.evaluation.pool import ScoringPool
+from custom_modules.evaluation.scoring import ScoringJob
+from custom_modules.manifest.pool import available_cores
 from custom_modules.metrics import align, si_sdr_of_signals
 from custom_modules.mmipc import variants_of
-from custom_modules.workers import begin_worker
 
 #: Rows of a batch, unless something else is asked for.
 BATCH_SIZE = 8
@@ -79,16 +78,20 @@ class Effort(NamedTuple):
     Arguments
     ---------
     scored : int
-        Mixtures × variants scored in this run; those of an earlier one are not.
+        Mixtures × variants scored in this run, by all processes; those of an
+        earlier run are not.
     seconds : float
-        In all.
+        Until the last process was done.
     waited : float
-        Of them, seconds in which the model waited for metrics.
+        Seconds in which the model waited for metrics, of the process in which it
+        did longest.
+    processes : int
     """
 
     scored: int
     seconds: float
     waited: float
+    processes: int = 1
 
 
 def score_test_set(model, dataset, store, scope):
@@ -106,7 +109,7 @@ def score_test_set(model, dataset, store, scope):
     Returns
     -------
     Effort
-        Of this process.
+        Of all processes.
 
     Raises
     ------
@@ -121,9 +124,17 @@ def score_test_set(model, dataset, store, scope):
     scope = scope._replace(workers=_workers(scope, processes, len(wanted)))
     run = _Run(model, dataset, store, scope, wanted)
     run.through()
-    ddp_barrier()
+    seconds = time.perf_counter() - start, run.waited
+    # Summed up when all are there: what they wrote can be read.
+    scored = _over_processes(run.scored, "SUM", model.device)
+    seconds = [_over_processes(spent, "MAX", model.device) for spent in seconds]
     store.read_all()
-    return Effort(run.scored, time.perf_counter() - start, run.waited)
+    return Effort(int(scored), *seconds, processes)
+
+
+def _over_processes(number, operation, device):
+    number = torch.tensor(float(number), device=device)
+    return ddp_all_reduce(number, getattr(torch.distributed.ReduceOp, operation)).item()
 
 
 def _missing(dataset, store, scope):
@@ -179,7 +190,7 @@ class _Run:
         with ExitStack() as stack:
             stack.callback(self.store.close)
             # Forked before the bar and the lanes begin threads of theirs.
-            self.pool = stack.enter_context(_Pool(self.scope.workers))
+            self.pool = stack.enter_context(ScoringPool(self.scope.workers))
             self.bar = stack.enter_context(self._progress())
             rows = rows_by_length(
                 self.dataset.data, self.model.batch_size(self.scope.batch_size)
@@ -195,7 +206,11 @@ class _Run:
     def _progress(self):
         total = sum(map(len, self.wanted.values()))
         shown = self.scope.progressbar and if_main_process()
-        return tqdm(total=total, unit="mix", disable=not shown, dynamic_ncols=True)
+        processes = _number_of_processes()
+        share = f"process 1 of {processes}" if processes > 1 else None
+        return tqdm(
+            total=total, unit="mix", desc=share, disable=not shown, dynamic_ncols=True
+        )
 
     def _take(self, example, estimates):
         """Aligns and keeps an estimate; scores its mixture if it was the last."""
@@ -275,51 +290,3 @@ class _Run:
                 example.targets,
                 self.model.sample_rate,
             )
-
-
-class _Pool:
-    """Processes that score mixtures; or this one."""
-
-    def __init__(self, workers):
-        self.executor = self.limits = None
-        if workers > 0:
-            self.executor = ProcessPoolExecutor(
-                workers, process_context(), initializer=_begin_scoring
-            )
-            self.executor.submit(int).result()
-
-    def __enter__(self):
-        if self.executor is None:
-            self.limits = _one_thread()
-        return self
-
-    def __exit__(self, *exception):
-        if self.executor is None:
-            self.limits.restore_original_limits()
-        else:
-            # Also when interrupted: do not finish what nobody waits for.
-            self.executor.shutdown(cancel_futures=True)
-
-    def submit(self, job):
-        if self.executor is not None:
-            return self.executor.submit(_score, job)
-        future = Future()
-        future.set_result(_score(job))
-        return future
-
-
-def _begin_scoring():
-    begin_worker()
-    _one_thread()
-
-
-def _one_thread():
-    """Keeps NumPy's linear algebra, which BSS-eval needs, to one thread.
-
-    There is a process for every core; threads of all would fight for the cores.
-    """
-    return threadpool_limits(limits=1, user_api="blas")
-
-
-def _score(job):
-    return job.id, job.groups, score_mixture(job)

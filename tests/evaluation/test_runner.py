@@ -7,7 +7,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from custom_modules import dataio
 from custom_modules.errors import InputError
-from custom_modules.evaluation import runner
+from custom_modules.evaluation import pool
 from custom_modules.evaluation.models import Model
 from custom_modules.evaluation.outputs import result_rows
 from custom_modules.evaluation.runner import Scope, score_test_set
@@ -51,7 +51,7 @@ def test_no_metric_is_computed_twice(tmp_path, blur, test_set, monkeypatch):
         asked.append(job.groups)
         return score_mixture(job)
 
-    monkeypatch.setattr(runner, "score_mixture", watched)
+    monkeypatch.setattr(pool, "score_mixture", watched)
     for groups in (("sdr", "pesq"), ("sdr", "stoi"), ALL):
         part, _ = score(blur(), test_set(), tmp_path / "parts", groups=groups)
     assert part.equals(whole)
@@ -70,7 +70,7 @@ def test_metrics_take_one_thread_each(tmp_path, blur, test_set, monkeypatch, wor
             row["failures"] = str(blas_threads())
         return rows
 
-    monkeypatch.setattr(runner, "score_mixture", telling)
+    monkeypatch.setattr(pool, "score_mixture", telling)
     store, few = ScoreStore(tmp_path, "key"), test_set(max_samples=1)
     with threadpool_limits(2, "blas"):
         score_test_set(blur(), few, store, Scope((), workers=workers))

@@ -91,13 +91,14 @@ def test_killed_in_the_middle_it_goes_on_in_two_processes(trained, tmp_path):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     ) as process:
-        lines = wait_for_lines(tmp_path / "test_scores", process)
+        wait_for_lines(tmp_path / "test_scores", process)
         process.kill()
     assert process.returncode == -signal.SIGKILL
     assert not (tmp_path / "test_results.csv").exists()
     (scores,) = (tmp_path / "test_scores").glob("*.jsonl")
     with open(scores, "r+b") as file:
         file.truncate(scores.stat().st_size - 9)  # as if killed while it wrote
+    kept = scores.read_bytes().count(b"\n")
 
     done = run(
         *["--standalone", "--nproc_per_node=2", EVALUATE, *arguments],
@@ -108,15 +109,19 @@ def test_killed_in_the_middle_it_goes_on_in_two_processes(trained, tmp_path):
         trained / "test_results.csv"
     ).read_bytes()
     record = json.loads((tmp_path / "test_run.json").read_text())
-    assert record["scored_in_this_run"] < 6 * 5 + 2 * 4 - lines // 2
+    assert record["scored_in_this_run"] == 6 * 5 + 2 * 4 - kept
+    assert record["processes"] == 2
+    summary = (tmp_path / "test_summary.md").read_text()
+    assert (
+        f"for {record['scored_in_this_run']} mixtures in this run shared by" in summary
+    )
 
 
 def wait_for_lines(folder, process):
     """Waits until a mixture is scored, but not all of them are."""
     while process.poll() is None:
-        lines = sum(path.read_bytes().count(b"\n") for path in folder.glob("*.jsonl"))
-        if lines:
-            return lines
+        if any(b"\n" in path.read_bytes() for path in folder.glob("*.jsonl")):
+            return
         time.sleep(0.02)
     raise AssertionError("it ended before it was killed")
 
