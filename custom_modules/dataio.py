@@ -72,7 +72,7 @@ class MixtureDataset(DynamicItemDataset):
         curriculum=None,
     ):
         num_sources(task)  # refuses an unknown one
-        self.variants = _checked_variants(variants)
+        self.variants = checked_variants(variants)
         self.curriculum = Curriculum(curriculum, self.variants)
         self.task, self.seed, self.segment_seconds = task, seed, segment_seconds
         # Shared memory: workers that live on see the next epoch, too.
@@ -245,8 +245,28 @@ def check_rate(manifest, sample_rate):
         )
 
 
-def _checked_variants(variants):
-    """A tuple of known names; a string lists them with commas, as in SER,SE."""
+def checked_variants(variants):
+    """Checks a choice of variants.
+
+    Arguments
+    ---------
+    variants : str or list of str
+        A string lists them with commas, as in ``SER,SE``.
+
+    Returns
+    -------
+    tuple of str
+
+    Raises
+    ------
+    InputError
+        If there is none, or one is unknown.
+
+    Example
+    -------
+    >>> checked_variants("SER,SE")
+    ('SER', 'SE')
+    """
     names = variants.split(",") if isinstance(variants, str) else list(variants or ())
     if not names or any(name not in VARIANTS for name in names):
         raise InputError(

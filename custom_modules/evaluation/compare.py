@@ -16,6 +16,7 @@ from custom_modules.evaluation.summary import (
     split_by_variant,
 )
 from custom_modules.metrics import METRICS
+from custom_modules.mmipc import VARIANTS
 
 #: What must be the same of all results, and how it is named.
 SHARED = {"task": "tasks", "sample_rate": "sample rates", "split": "splits"}
@@ -237,6 +238,41 @@ def in_common(contenders):
     ]
     _check_audio(contenders)
     return contenders
+
+
+def left_out(contenders, common):
+    """What only some results have, and a comparison therefore leaves out.
+
+    Arguments
+    ---------
+    contenders : list of Contender
+        As they were read.
+    common : list of Contender
+        From :func:`in_common`.
+
+    Returns
+    -------
+    str
+        Such as ``"variants S, E; metrics PESQ; 3 mixtures"``; empty if nothing is.
+    """
+    tables = [seed for contender in contenders for seed in contender.seeds]
+    kept = common[0].seeds[0]
+    variants = set().union(*(table.variant for table in tables)) - set(kept.variant)
+    mixtures = set().union(*(table.id for table in tables)) - set(kept.id)
+    of_all = _common_scores(common)
+    metrics = [
+        metric.heading
+        for name, metric in METRICS.items()
+        if name not in of_all and any(name in table for table in tables)
+    ]
+    parts = []
+    if variants:
+        parts.append(f"variants {', '.join(v for v in VARIANTS if v in variants)}")
+    if metrics:
+        parts.append(f"metrics {', '.join(metrics)}")
+    if mixtures:
+        parts.append(f"{len(mixtures)} mixture{'s' * (len(mixtures) > 1)}")
+    return "; ".join(parts)
 
 
 def _check_audio(contenders):

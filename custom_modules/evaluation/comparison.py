@@ -6,7 +6,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from custom_modules.evaluation.compare import compare, in_common, read_contenders
+from custom_modules.evaluation.compare import (
+    compare,
+    in_common,
+    left_out,
+    read_contenders,
+)
 from custom_modules.evaluation.plots import save
 from custom_modules.evaluation.record import command
 from custom_modules.evaluation.summary import ALL_MIXTURES
@@ -48,13 +53,14 @@ def compare_results(folders, output_folder=COMPARISON_FOLDER, output=None):
     InputError
         If a folder holds no results, tasks differ, or no mixture is in all.
     """
-    contenders = in_common(read_contenders(folders))
-    table = compare(contenders)
+    contenders = read_contenders(folders)
+    common = in_common(contenders)
+    table = compare(common)
     folder = Path(output_folder)
     for path in filter(None, (folder / "comparison.csv", output)):
         with atomic_path(path) as partial:
             table.to_csv(partial, index=False, float_format="%.6g")
-    text = report(table)
+    text = report(table, left_out(contenders, common))
     with atomic_path(folder / "comparison.md") as path:
         path.write_text(text, encoding="utf-8")
     save(plot_comparison(table), folder / "comparison.png")
@@ -64,13 +70,15 @@ def compare_results(folders, output_folder=COMPARISON_FOLDER, output=None):
     return table
 
 
-def report(table):
+def report(table, missing=""):
     """A comparison as Markdown.
 
     Arguments
     ---------
     table : pandas.DataFrame
         From :func:`~custom_modules.evaluation.compare.compare`.
+    missing : str
+        From :func:`~custom_modules.evaluation.compare.left_out`.
 
     Returns
     -------
@@ -82,9 +90,12 @@ def report(table):
     seeds = dict.fromkeys(zip(table.model, table.seeds, strict=True))
     note = (
         f"Differences are from {models[0]}, mixture by mixture, with 95 % bootstrap "
-        "intervals; `won` is the share of mixtures in which the model is better; ± is "
-        "the standard deviation over seeds."
+        "intervals; `won` is the share of mixtures in which the model is better"
     )
+    spread = "; ± is the standard deviation over seeds"
+    note += f"{spread if table.seeds.max() > 1 else ''}."
+    if missing:
+        note += f"\n\nLeft out, as not all results have them: {missing}."
     facts = [f"- {name}: {count} seed{'s' * (count > 1)}" for name, count in seeds]
     parts = [
         f"# {', '.join(models)}",

@@ -2,6 +2,7 @@
 
 import argparse
 
+from custom_modules.dataio import checked_variants
 from custom_modules.errors import InputError
 from custom_modules.evaluation.comparison import COMPARISON_FOLDER
 from custom_modules.evaluation.evaluate import chosen_batch_size
@@ -43,6 +44,7 @@ def split_options(argv):
     (['a.yaml', '--data_folder', 'x'], ('sdr', 'stoi'))
     """
     options, rest = _parser().parse_known_args(argv)
+    options.variants = checked_variants(options.variants)
     for name in ("max_samples", "batch_size"):
         value = getattr(options, name)
         if value is not None and value < 1:

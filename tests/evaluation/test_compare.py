@@ -128,7 +128,22 @@ def test_files_and_words(tmp_path, capsys):
     text = (tmp_path / "out" / "comparison.md").read_text()
     assert text in capsys.readouterr().out
     assert "| b − a | 95 % interval |" in text
+    assert "±" not in text  # one seed each
+    assert "Left out" not in text
     assert (tmp_path / "out" / "comparison.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_what_is_left_out_is_said(tmp_path, capsys):
+    a, b = results(tmp_path / "a", "a", 0), results(tmp_path / "b", "b", 1)
+    b2 = results(tmp_path / "b2", "b", 1, seed=2, mixtures="abc")
+    rows = pd.read_csv(a / "test_results.csv").drop(columns=["stoi", "stoii"])
+    rows = pd.concat([rows, rows.assign(variant="E")]).assign(pesq=1.0, pesqi=0.5)
+    rows.to_csv(a / "test_results.csv", index=False)
+    compare_results([str(f) for f in (a, b, b2)], tmp_path / "out")
+    text = capsys.readouterr().out
+    (told,) = [line for line in text.splitlines() if line.startswith("Left out")]
+    assert told.endswith(": variants E; metrics PESQ, STOI; 1 mixture.")
+    assert "± is the standard deviation over seeds" in text
 
 
 def test_what_cannot_be_compared_is_refused(tmp_path):

@@ -156,17 +156,19 @@ def test_results_are_compared(trained, tmp_path):
         (["tests"], "holds no hyperparams.yaml"),
         (["hparams/dprnn.yaml", "--data_folder=nowhere"], "nowhere"),
         (["hparams/dprnn.yaml", "--data_folder=x", "--variants"], "--variants"),
+        (["hparams/dprnn.yaml", "--variants=SER,XX"], "choose one or more of SER"),
         (["--compare", "tests", "hparams"], "run evaluate.py first"),
     ],
 )
 def test_mistakes_end_in_one_line(tmp_path, capsys, arguments, message):
-    assert_refused(capsys, message, *arguments, f"--output_folder={tmp_path / 'out'}")
+    out = tmp_path / "out"
+    assert_refused(capsys, message, *arguments, f"--output_folder={out}")
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--variants=SER,XX", "choose one or more of SER"),
         ("--output_folder=README.md/x", "README.md"),
     ],
 )
