@@ -161,6 +161,12 @@ def _subset_folders(root, train_set):
     folders = {s: root / name for s, name in names.items() if (root / name).is_dir()}
     if not folders:
         raise InputError(f"{root}: holds none of {', '.join(names.values())}")
+    there = [n for n in SUBSET_FOLDERS["train"] if (root / n).is_dir()]
+    if "train" not in folders and there:
+        logger.warning(
+            "%s: no %s, and so no train.json; --train_set %s is there",
+            *(root, train_set, there[0]),
+        )
     return folders
 
 

@@ -20,7 +20,6 @@ from custom_modules.runtime import prepare_process
 
 prepare_process()
 
-import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from fast_bss_eval import bss_eval_sources  # noqa: E402
 from pesq import PesqError, pesq  # noqa: E402
@@ -75,9 +74,7 @@ def _simple_scores(mixture, targets, estimates, rate):
     aligned = align(estimates, targets)
     for answer in (aligned, answers):
         scores += bss_eval_sources(
-            targets[0].numpy().T.astype(np.float64),
-            answer[0].numpy().T.astype(np.float64),
-            compute_permutation=False,
+            targets[0].T.double(), answer[0].T.double(), compute_permutation=False
         )
         for target, signal in zip(
             targets[0].numpy().T, answer[0].numpy().T, strict=True

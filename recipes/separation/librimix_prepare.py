@@ -8,7 +8,8 @@ r"""Prepares Libri2Mix, so that models are trained and tested on it like on PolS
         --manifest_folder=results/manifests/libri2mix
     python recipes/separation/train.py hparams/dprnn.yaml --model_name=dprnn_libri2mix \
         --data_folder=Libri2Mix --skip_prep=True \
-        --manifest_folder=results/manifests/libri2mix --valid_variants=S
+        --manifest_folder=results/manifests/libri2mix --train_variants='[S, C]' \
+        --valid_variants=S --curriculum=null
 
 Noisy mixtures (``mix_both``) are the variant S, clean ones C.
 """

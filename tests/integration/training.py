@@ -60,9 +60,9 @@ def run(*command, **environment):
     )
 
 
-def load_script(name):
-    """A script of recipes/separation as a module; its ``main`` takes the arguments."""
-    path = ROOT / f"recipes/separation/{name}.py"
+def load_script(name, folder="separation"):
+    """A script of recipes as a module; its ``main`` takes the arguments."""
+    path = ROOT / f"recipes/{folder}/{name}.py"
     spec = importlib.util.spec_from_file_location(f"script_{name}", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module

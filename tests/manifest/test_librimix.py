@@ -99,6 +99,14 @@ def test_it_is_evaluated_like_any_other_corpus(tmp_path, monkeypatch):
     assert {"female-male", "female-female", "cross gender"} < set(summary.group)
 
 
+def test_a_training_set_of_another_size_is_pointed_to(tmp_path, caplog):
+    root = make(tmp_path / "Libri2Mix", subsets=("train-100", "test"))
+    assert prepare_librimix(root, tmp_path, workers=1) == {"test": 3}
+    assert "--train_set train-100 is there" in caplog.text
+    counts = prepare_librimix(root, tmp_path, train_set="train-100", workers=1)
+    assert counts == {"train": 3, "test": 3}
+
+
 def test_clean_mixtures_alone_have_one_variant(tmp_path):
     root = make(tmp_path / "Libri2Mix", noisy=False)
     prepare_librimix(root, tmp_path, workers=1)
