@@ -1,9 +1,12 @@
 """Processes that compute metrics while the model goes on."""
 
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 
 from threadpoolctl import threadpool_limits
 
+from custom_modules.errors import InputError
 from custom_modules.evaluation.scoring import score_mixture
 from custom_modules.manifest.pool import process_context
 from custom_modules.workers import begin_worker
@@ -50,14 +53,56 @@ class ScoringPool:
         Returns
         -------
         concurrent.futures.Future
-            Of the mixture's id, the metrics, and what
-            :func:`~custom_modules.evaluation.scoring.score_mixture` returns.
+            For :meth:`result`.
+
+        Raises
+        ------
+        InputError
+            If a process died.
         """
         if self.executor is not None:
-            return self.executor.submit(_score, job)
+            with _explained_death():
+                return self.executor.submit(_score, job)
         future = Future()
         future.set_result(_score(job))
         return future
+
+    @staticmethod
+    def result(future):
+        """What was scored; waits for it.
+
+        Arguments
+        ---------
+        future : concurrent.futures.Future
+            From :meth:`submit`.
+
+        Returns
+        -------
+        mixture_id : str
+        groups : tuple of str
+            The metrics.
+        scores : dict of str to list of dict
+            From :func:`~custom_modules.evaluation.scoring.score_mixture`.
+
+        Raises
+        ------
+        InputError
+            If a process died.
+        """
+        with _explained_death():
+            return future.result()
+
+
+@contextmanager
+def _explained_death():
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise InputError(
+            "a process that computes metrics died, perhaps for want of memory; the "
+            "same command goes on from here, with fewer --workers if it was that, or "
+            "with --no_pesq if PESQ itself crashes"
+        ) from error
 
 
 def _begin_scoring():

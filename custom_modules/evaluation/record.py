@@ -225,6 +225,7 @@ def record_lines(record):
     versions = ", ".join(f"{k} {v}" for k, v in record["versions"].items())
     facts = {
         "Command": f"`{record['command']}`",
+        "Corpus": record.get("data_folder"),
         "Seed": record.get("seed"),
         "Checkpoint": record.get("checkpoint"),
         "Git commit": record["git_commit"],

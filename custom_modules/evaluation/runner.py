@@ -5,7 +5,6 @@ Start reading at :func:`score_test_set`.
 
 import time
 from concurrent.futures import FIRST_COMPLETED, wait
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from typing import NamedTuple
 
@@ -18,7 +17,6 @@ from speechbrain.utils.distributed import (
 )
 from tqdm import tqdm
 
-from custom_modules.errors import InputError
 from custom_modules.evaluation.batches import (
     batches_of_one_length,
     read_examples,
@@ -256,19 +254,9 @@ class _Run:
         if block:
             self.waited += time.perf_counter() - start
         for future in done:
-            mixture_id, groups, scores = self._result(future)
+            mixture_id, groups, scores = self.pool.result(future)
             self.store.add(mixture_id, scores, groups)
             self._show(scores)
-
-    def _result(self, future):
-        try:
-            return future.result()
-        except BrokenProcessPool as error:
-            raise InputError(
-                "a process that computes metrics died, perhaps for want of memory; "
-                "the same command goes on from here, with fewer --workers if it was "
-                "that, or with --no_pesq if PESQ itself crashes"
-            ) from error
 
     def _show(self, scores):
         for rows in scores.values():

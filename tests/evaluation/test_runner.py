@@ -3,7 +3,6 @@
 import pytest
 import soundfile as sf
 import torch
-from threadpoolctl import threadpool_info, threadpool_limits
 
 from custom_modules import dataio
 from custom_modules.errors import InputError
@@ -56,26 +55,6 @@ def test_no_metric_is_computed_twice(tmp_path, blur, test_set, monkeypatch):
         part, _ = score(blur(), test_set(), tmp_path / "parts", groups=groups)
     assert part.equals(whole)
     assert asked == 4 * [("sdr", "pesq")] + 4 * [("stoi",)]
-
-
-def blas_threads():
-    return {i["num_threads"] for i in threadpool_info() if i["user_api"] == "blas"}
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_metrics_take_one_thread_each(tmp_path, blur, test_set, monkeypatch, workers):
-    def telling(job):
-        rows = score_mixture(job)
-        for row in (row for rows_of in rows.values() for row in rows_of):
-            row["failures"] = str(blas_threads())
-        return rows
-
-    monkeypatch.setattr(pool, "score_mixture", telling)
-    store, few = ScoreStore(tmp_path, "key"), test_set(max_samples=1)
-    with threadpool_limits(2, "blas"):
-        score_test_set(blur(), few, store, Scope((), workers=workers))
-        assert blas_threads() == {2}
-    assert {row["failures"] for row in store.rows(few.data_ids[0], "C", ())} == {"{1}"}
 
 
 def test_scores_that_another_process_wrote_elsewhere_are_missed(tmp_path, test_set):
