@@ -21,7 +21,6 @@ from custom_modules.runtime import prepare_process
 prepare_process()
 
 import torch  # noqa: E402
-from fast_bss_eval import bss_eval_sources  # noqa: E402
 from pesq import PesqError, pesq  # noqa: E402
 from pystoi import stoi  # noqa: E402
 from side_by_side import time_alternately, verdict  # noqa: E402
@@ -38,7 +37,7 @@ from custom_modules.evaluation.subjects import (  # noqa: E402
     test_set,
 )
 from custom_modules.manifest.pool import available_cores  # noqa: E402
-from custom_modules.metrics import GROUPS, PESQ_MODES, align  # noqa: E402
+from custom_modules.metrics import GROUPS, PESQ_MODES, align, bss_eval  # noqa: E402
 from custom_modules.mmipc import VARIANTS, variants_of  # noqa: E402
 from polsess_prepare import prepare_polsess  # noqa: E402
 
@@ -73,9 +72,7 @@ def _simple_scores(mixture, targets, estimates, rate):
     ]
     aligned = align(estimates, targets)
     for answer in (aligned, answers):
-        scores += bss_eval_sources(
-            targets[0].T.double(), answer[0].T.double(), compute_permutation=False
-        )
+        scores += bss_eval(targets[0].numpy().T, answer[0].numpy().T)
         for target, signal in zip(
             targets[0].numpy().T, answer[0].numpy().T, strict=True
         ):
