@@ -53,8 +53,7 @@ def selective_scan(
     backend : str
         ``"torch"`` works anywhere, ``"numba"`` on CPUs, ``"triton"`` and, if
         installed, ``"mamba_ssm"`` on CUDA; ``"reference"`` is a plain loop for
-        tests. ``"auto"`` takes the fastest that works and says once in the log
-        which.
+        tests. ``"auto"`` takes the fastest that works; the log says once which.
 
     Returns
     -------
