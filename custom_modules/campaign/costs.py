@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from custom_modules.hparams import load_hparams
 from custom_modules.measuring import measure
 from custom_modules.objectives import pit_si_sdr_loss
+from custom_modules.selective_scan.operator import FLOP_FORMULAS
 
 #: Of the mixtures that are measured, s; as long as PolSESS's.
 SECONDS = 4.0
@@ -101,7 +102,7 @@ def _count(separator, mixture):
     # oneDNN's LSTM is one operation, which the counter does not know.
     with torch.backends.mkldnn.flags(enabled=False):
         separator.eval()(mixture)  # operators are registered on first use
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False, custom_mapping=FLOP_FORMULAS) as counter:
             separator(mixture)
     return counter.get_total_flops() / 2
 

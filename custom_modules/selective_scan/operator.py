@@ -7,11 +7,14 @@ computes those within a chunk again. The gradient has no gradient of its own.
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 #: Of the operators. The modules may be loaded a second time, under another package's
 #: name, from an exported folder: registered again, an operator in use would be gone.
 NAMESPACE = __name__.partition(".")[0]
+
+#: Of each operator, for ``FlopCounterMode(custom_mapping=…)``. Not registered with
+#: PyTorch: its module warns when it is imported where Triton is missing.
+FLOP_FORMULAS = {}
 
 
 def as_operator(name, forward, backward):
@@ -70,12 +73,12 @@ def _register_forward(name, forward):
     def _(u, delta, A, B, C, D, z, delta_bias, delta_softplus, chunk, keep):
         return new_outputs(u, A, chunk, keep)
 
-    register_flop_formula(operator._opoverload.overloadpacket)(_count_flops)
+    FLOP_FORMULAS[operator._opoverload.overloadpacket] = _count_flops
     return operator
 
 
 def _count_flops(u, delta, A, *others, **kwargs):
-    """For PyTorch's counter, from shapes; a multiplication with an addition is two."""
+    """From shapes; a multiplication with an addition is two."""
     # Three of these for each state and step: its decay, its input, its output.
     (batch, dim, time), state = u, A[1]
     return 2 * 3 * batch * dim * time * state
