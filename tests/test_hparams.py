@@ -135,6 +135,16 @@ def test_fp16_is_taken_where_it_can_be_and_refused_where_it_was_asked_for(tmp_pa
         load_experiment([*arguments, "--precision=fp16"])
 
 
+def test_a_limit_of_steps_is_a_number(tmp_path):
+    arguments = [f"{ROOT}/hparams/dprnn.yaml", "--data_folder=x", "--device=cpu"]
+    arguments.append(f"--output_folder={tmp_path}")
+    _, _, run_opts, _ = load_experiment([*arguments, "--optimizer_step_limit=70"])
+    assert run_opts.optimizer_step_limit == 70
+    for value in ("0", "-3", "many", "1.5"):
+        with pytest.raises(InputError, match=f"limit={value}: must be a whole number"):
+            load_experiment([*arguments, f"--optimizer_step_limit={value}"])
+
+
 def test_debug_writes_into_a_folder_of_its_own(tmp_path):
     arguments = [f"{ROOT}/hparams/dprnn.yaml", "--data_folder=x", "--debug"]
     _, hparams, _, _ = load_experiment([*arguments, f"--output_folder={tmp_path}/a"])

@@ -2,24 +2,25 @@
 
 import json
 import logging
-import platform
 import shutil
-from datetime import datetime, timezone
 from pathlib import Path
 
 import pandas as pd
 
 from custom_modules.campaign.costs import measure_costs
 from custom_modules.campaign.page import COMPARISON, COSTS, PICTURE, RECORD, RUNS
+from custom_modules.campaign.runs import MODELS
+from custom_modules.errors import InputError
 from custom_modules.evaluation.comparison import compare_results
-from custom_modules.evaluation.record import command, git_commit, versions
+from custom_modules.evaluation.record import RECORD_FILE, command
 from custom_modules.files import atomic_path
 from custom_modules.measuring import describe
+from custom_modules.training.failures import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
 
-def costs_of(hparams, models, folder):
+def costs_of(hparams, models, folder, overrides):
     """Costs of each architecture, measured once and kept in ``costs.csv``.
 
     Arguments
@@ -28,24 +29,56 @@ def costs_of(hparams, models, folder):
         A folder with an hparams file for each architecture.
     models : list of str
     folder : str or pathlib.Path
+    overrides : dict
+        Of every training.
 
     Returns
     -------
     pandas.DataFrame
         A row for each architecture, see
-        :func:`custom_modules.campaign.costs.measure_costs`.
+        :func:`custom_modules.campaign.costs.measure_costs`, and of ``what`` it is.
+
+    Raises
+    ------
+    InputError
+        If the device has not enough memory for a step.
     """
     path = Path(folder, COSTS)
-    rows = pd.read_csv(path).to_dict("records") if path.exists() else []
+    known = pd.read_csv(path).to_dict("records") if path.exists() else []
+    rows = []
     for model in models:
-        if model in [row["model"] for row in rows]:
-            continue
-        logger.info("%s: measuring what it costs", model)
-        rows.append({"model": model} | measure_costs(f"{hparams}/{model}.yaml", {}))
+        file = f"{hparams}/{model}.yaml"
+        what = f"{file} {overrides} on {device_name()}"
+        row = next((row for row in known if row["what"] == what), None)
+        if row is None:
+            logger.info("%s: measuring what it costs", model)
+            row = {"model": model, "what": what} | _measured(file, overrides)
+        rows.append(row)
         with atomic_path(path) as partial:
             pd.DataFrame(rows).to_csv(partial, index=False, float_format="%.6g")
-    table = pd.DataFrame(rows).set_index("model", drop=False)
-    return table.loc[list(models)].reset_index(drop=True)
+    return pd.DataFrame(rows)
+
+
+def _measured(file, overrides):
+    try:
+        return measure_costs(file, overrides)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise InputError(
+            f"{file}: a training step does not fit into memory; give all trainings a "
+            "lower --batch_size, or --segment_seconds"
+        ) from error
+
+
+def device_name():
+    """The GPU's, or the processor's.
+
+    Returns
+    -------
+    str
+    """
+    return describe().split(", torch")[0]
 
 
 def steps_of(costs, minutes):
@@ -70,14 +103,13 @@ def steps_of(costs, minutes):
     return {model: max(1, round(60 * minutes / seconds)) for model, seconds in pairs}
 
 
-def table_of_runs(runs, steps):
+def table_of_runs(runs):
     """What each run took.
 
     Arguments
     ---------
     runs : list of custom_modules.campaign.runs.Run
         Finished ones.
-    steps : dict of str to int
 
     Returns
     -------
@@ -94,7 +126,7 @@ def table_of_runs(runs, steps):
             {
                 "model": run.model,
                 "seed": run.seed,
-                "steps": steps[run.model],
+                "steps": run.steps_done(),
                 "epochs": len(history),
                 "minutes_per_epoch": whole.mean(),
                 "minutes": minutes.sum(),
@@ -103,14 +135,13 @@ def table_of_runs(runs, steps):
     return pd.DataFrame(rows)
 
 
-def collect(runs, steps, budget, folder, figures):
+def collect(runs, budget, folder, figures):
     """Compares the runs and puts the campaign's figures into a folder to commit.
 
     Arguments
     ---------
     runs : list of custom_modules.campaign.runs.Run
-        Finished ones.
-    steps : dict of str to int
+        Finished ones, of two architectures or more.
     budget : float
         Minutes of a run.
     folder : str or pathlib.Path
@@ -120,21 +151,48 @@ def collect(runs, steps, budget, folder, figures):
     """
     folder, figures = Path(folder), Path(figures)
     figures.mkdir(parents=True, exist_ok=True)
-    by_model = sorted(runs, key=lambda run: list(steps).index(run.model))
+    by_model = sorted(runs, key=lambda run: MODELS.index(run.model))
     compare_results([str(run.folder) for run in by_model], folder)
-    table = table_of_runs(by_model, steps)
     with atomic_path(folder / RUNS) as path:
-        table.to_csv(path, index=False, float_format="%.4g")
-    record = {
+        table_of_runs(by_model).to_csv(path, index=False, float_format="%.4g")
+    costs = pd.read_csv(folder / COSTS).drop(columns="what")
+    with atomic_path(figures / COSTS) as path:
+        costs.to_csv(path, index=False, float_format="%.6g")
+    with atomic_path(folder / RECORD) as path:
+        text = json.dumps(record_of(by_model, budget), indent=1) + "\n"
+        path.write_text(text, encoding="utf-8")
+    for name in (COMPARISON, RUNS, PICTURE, RECORD):
+        shutil.copyfile(folder / name, figures / name)
+
+
+def record_of(runs, budget):
+    """What is to be said of how the runs came about, by their own records.
+
+    Arguments
+    ---------
+    runs : list of custom_modules.campaign.runs.Run
+    budget : float
+
+    Returns
+    -------
+    dict
+        JSON values; commits, devices and days are those of all runs.
+    """
+    records = [
+        json.loads((run.folder / RECORD_FILE).read_text(encoding="utf-8"))
+        for run in runs
+    ]
+    versions = {
+        f"{name} {version}"
+        for record in records
+        for name, version in record["versions"].items()
+    }
+    return {
         "command": command(),
         "budget_minutes": budget,
         "seeds": sorted({run.seed for run in runs}),
-        "git_commit": git_commit(),
-        "device": describe().split(", torch")[0],
-        "versions": {"python": platform.python_version(), **versions()},
-        "date": datetime.now(timezone.utc).date().isoformat(),
+        "commits": sorted({str(record["git_commit"]) for record in records}),
+        "device": device_name(),
+        "versions": sorted(versions),
+        "days": sorted({record["date"][:10] for record in records}),
     }
-    with atomic_path(folder / RECORD) as path:
-        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    for name in (COMPARISON, COSTS, RUNS, PICTURE, RECORD):
-        shutil.copyfile(folder / name, figures / name)

@@ -6,9 +6,9 @@ from pathlib import Path
 import pandas as pd
 
 from custom_modules.errors import InputError
+from custom_modules.evaluation.comparison import GAINS
 from custom_modules.evaluation.tables import DASH, interval, markdown, number
 from custom_modules.files import atomic_path
-from custom_modules.metrics import METRICS
 
 #: In the folder of a campaign's figures.
 COMPARISON, COSTS, RUNS = "comparison.csv", "costs.csv", "runs.csv"
@@ -44,16 +44,46 @@ def update_page(page, name, folder):
         If the page lacks the marks.
     """
     page, folder = Path(page), Path(folder)
-    text = page.read_text(encoding="utf-8")
-    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
-    if text.find(end) < text.find(begin) or begin not in text:
-        raise InputError(f"{page}: has no {begin} … {end} to write between")
-    before, rest = text.split(begin, 1)
-    after = rest.split(end, 1)[1]
+    before, after = around_marks(page, name)
+    begin, end = marks(name)
     picture = f"![SI-SDRi by variant]({folder.relative_to(page.parent)}/{PICTURE})"
     middle = "\n\n".join([begin, *sections(folder), picture, end])
     with atomic_path(page) as path:
         path.write_text(before + middle + after, encoding="utf-8")
+
+
+def marks(name):
+    """What stands before and after a campaign's tables."""
+    return f"<!-- begin {name} -->", f"<!-- end {name} -->"
+
+
+def around_marks(page, name):
+    """A page's text before and after a campaign's tables.
+
+    Arguments
+    ---------
+    page : str or pathlib.Path
+    name : str
+
+    Returns
+    -------
+    before, after : str
+
+    Raises
+    ------
+    InputError
+        If the page cannot be read, or lacks the marks.
+    """
+    begin, end = marks(name)
+    try:
+        text = Path(page).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{page}: cannot be read; name another --page") from error
+    before, found, rest = text.partition(begin)
+    _, also_found, after = rest.partition(end)
+    if not found or not also_found:
+        raise InputError(f"{page}: has no {begin} … {end} to write between")
+    return before, after
 
 
 def sections(folder):
@@ -102,17 +132,16 @@ def score_table(scores, key):
         Markdown. A cell is the mean ± the standard deviation over seeds, and the
         95 % bootstrap interval of the mean.
     """
-    gains = {f"{name}i": metric for name, metric in METRICS.items()}
-    scores = scores[scores.metric.isin(gains)]
+    scores = scores[scores.metric.isin(GAINS)]
     models = list(dict.fromkeys(scores.model))
     lines = [[key, "n", *models]]
     for row, part in scores.groupby(key, sort=False):
         part = part.set_index("model")
-        name = f"{gains[row].heading}i" if key == "metric" else row
+        name = f"{GAINS[row].heading}i" if key == "metric" else row
         line = [name, str(part.n.iloc[0])]
         for model in models:
             cell = part.loc[model]
-            line.append(score_cell(cell, gains[cell.metric].decimals))
+            line.append(score_cell(cell, GAINS[cell.metric].decimals))
         lines.append(line)
     return markdown(lines)
 
@@ -174,15 +203,14 @@ def made_by(record):
     -------
     str
     """
-    versions = ", ".join(f"{k} {v}" for k, v in record["versions"].items())
     facts = [
         f"`{record['command']}`",
         f"{record['budget_minutes']:g} min of training a run",
         f"seeds {', '.join(map(str, record['seeds']))}",
-        f"commit {record['git_commit'] or DASH}",
+        f"commit {', '.join(record['commits'])}",
         record["device"],
-        versions,
-        record["date"],
+        ", ".join(record["versions"]),
+        " … ".join(dict.fromkeys([record["days"][0], record["days"][-1]])),
     ]
     return f"<sub>{'; '.join(facts)}</sub>"
 

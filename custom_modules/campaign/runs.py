@@ -10,13 +10,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import yaml
+
 from custom_modules.errors import InputError
 from custom_modules.files import atomic_path
+from custom_modules.hparams import read_hparams
 from custom_modules.tuning.process import TrialProcess
 
 logger = logging.getLogger(__name__)
 
 MODELS = ("convtasnet", "dprnn", "sepformer", "spmamba")
+#: The budget alone ends a training, and none waits for a later epoch's variants.
+ALIKE = ("--number_of_epochs=1000000", "--curriculum=null")
 #: In a run's folder once it is finished: the commands that made it.
 FINISHED_FILE = "finished.json"
 #: Epochs that are there sooner after a start were there before.
@@ -34,25 +39,38 @@ class Run(NamedTuple):
         Of its results.
     commands : list of list of str
         To train, then to test.
+    steps : int
+        Of the training.
     """
 
     model: str
     seed: int
     folder: Path
     commands: list
+    steps: int
 
     def is_finished(self):
-        """Whether the same commands have been through already."""
+        """Whether all of it has been through already, by the same hparams."""
         try:
             known = (self.folder / FINISHED_FILE).read_text(encoding="utf-8")
-            return json.loads(known) == self.commands
+            return json.loads(known) == self._identity()
         except (OSError, ValueError):
             return False
 
     def keep_finished(self):
-        """Remembers that they are."""
+        """Remembers that it has."""
         with atomic_path(self.folder / FINISHED_FILE) as path:
-            path.write_text(json.dumps(self.commands, indent=1) + "\n")
+            path.write_text(json.dumps(self._identity(), indent=1) + "\n")
+
+    def _identity(self):
+        hparams = {k: str(v) for k, v in read_hparams(self.commands[0][1]).items()}
+        return {"commands": self.commands, "hparams": hparams}
+
+    def steps_done(self):
+        """Steps behind the newest checkpoint; 0 without one."""
+        states = self.folder.glob("save/CKPT+*/brain.ckpt")
+        loaded = (yaml.safe_load(state.read_text(encoding="utf-8")) for state in states)
+        return max((state["optimizer_step"] for state in loaded), default=0)
 
 
 def plan(hparams, data_folder, folder, steps, seeds, options=()):
@@ -89,6 +107,7 @@ def plan(hparams, data_folder, folder, steps, seeds, options=()):
                     f"--seed={seed}",
                     f"--model_name={model}",
                     f"--optimizer_step_limit={count}",
+                    *ALIKE,
                     "--test_after_training=False",
                     "--noprogressbar",
                     *options,
@@ -96,9 +115,11 @@ def plan(hparams, data_folder, folder, steps, seeds, options=()):
                 [
                     "recipes/separation/evaluate.py",
                     f"{Path(folder, model, str(seed))}/hyperparams.yaml",
+                    f"--data_folder={data_folder}",
                     "--noprogressbar",
                 ],
             ],
+            count,
         )
         for seed in seeds
         for model, count in steps.items()
@@ -132,9 +153,16 @@ class Queue:
         Raises
         ------
         InputError
-            If any failed, after all are through.
+            If any failed, after all are through; or one was trained for longer.
         """
         waiting = [run for run in runs if not run.is_finished()]
+        for run in waiting:
+            if (done := run.steps_done()) > run.steps:
+                raise InputError(
+                    f"{run.folder}: was trained for {done} steps, more than the "
+                    f"{run.steps} of this budget; raise --budget, or name another "
+                    "--output_folder"
+                )
         logger.info("%d of %d runs to do", len(waiting), len(runs))
         with ThreadPoolExecutor(self.jobs) as pool:
             try:
@@ -146,7 +174,7 @@ class Queue:
                 raise
         failures = [failure for failure in failures if failure]
         if failures:
-            raise InputError(f"{len(failures)} runs failed; run again", failures)
+            raise InputError(f"{len(failures)} of the runs failed; see above", failures)
 
     def _do(self, run):
         """The failure of a run, in a line; None if there is none."""
@@ -161,6 +189,8 @@ class Queue:
                     return f"{name}: {failure}; see {run.folder}/output.txt"
             run.keep_finished()
             return None
+        except OSError as error:
+            return f"{run.folder}: cannot be written to ({error.strerror})"
         finally:
             if gpu is not None:
                 self.gpus.put(gpu)

@@ -6,7 +6,8 @@
         --data_folder PolSESS
 
 Every architecture is trained with every seed for as many steps as take --budget
-minutes here: a step of each is timed first. All else is alike: data, variants, test.
+minutes here: a step of each is timed first. Corpus, variants and test are the same for
+all, and there is no curriculum; batch, crop and rate are each one's own.
 The same command resumes what was interrupted, run by run and within a run; a higher
 --budget trains on. Then the runs are compared, and the tables of README.md beside
 this file are written between its marks, from the CSV files in figures/<preset>.
@@ -16,7 +17,7 @@ this file are written between its marks, from the CSV files in figures/<preset>.
   --hparams FOLDER   with an hparams file for each architecture, instead of the preset's
   --budget MINUTES   of training a run, validation not counted (default 10)
   --seeds N …        (default 42 123 456)
-  --models NAME …    (default: all four)
+  --models NAME …    two or more (default: all four)
   --jobs N           runs at a time, a thread or GPU each (default: all there are)
   --data_folder      a corpus to take instead of generating one
   --output_folder    (default results/benchmark/<preset>)
@@ -27,7 +28,7 @@ Everything else goes to every training: --train_variants='[C]'.
 
 import argparse
 import logging
-import os
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -37,13 +38,17 @@ from custom_modules.runtime import prepare_process
 prepare_process()  # some settings count only before torch is imported
 
 from custom_modules.campaign.campaign import collect, costs_of, steps_of  # noqa: E402
-from custom_modules.campaign.page import update_page  # noqa: E402
+from custom_modules.campaign.page import around_marks, update_page  # noqa: E402
 from custom_modules.campaign.runs import MODELS, Queue, plan  # noqa: E402
 from custom_modules.errors import InputError, exit_cleanly  # noqa: E402
+from custom_modules.hparams import split_arguments  # noqa: E402
+from custom_modules.manifest.pool import available_cores  # noqa: E402
 from custom_modules.tuning.process import gpus_here  # noqa: E402
 
 #: Preset → the folder of its hparams files.
 PRESETS = {"small": "hparams/small", "full": "hparams"}
+#: Options of train.py that are not everybody's to give.
+DECIDED = ("--seed", "--model_name", "--optimizer_step_limit", "--test_after_training")
 #: What the small preset's corpus is made of.
 CORPUS_OPTIONS = ("--n_train=1500", "--n_val=60", "--n_test=60")
 
@@ -56,22 +61,26 @@ def main(argv):
         level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
     )
     logging.getLogger("speechbrain").setLevel(logging.WARNING)
-    options, rest = parse(argv)
+    options, rest, overrides = parse(argv)
     hparams = options.hparams or PRESETS[options.preset]
     folder = Path(options.output_folder or f"results/benchmark/{options.preset}")
-    gpus = gpus_here()
+    page = Path(options.page or Path(__file__).parent / "README.md")
+    figures = page.parent / "figures" / options.preset
+    writes_page = options.page != "none"
+    if writes_page:
+        around_marks(page, options.preset)  # better refused now than in hours
     data_folder = options.data_folder or generate(options.preset, folder)
-    costs = costs_of(hparams, options.models, folder)
+    costs = costs_of(hparams, options.models, folder, overrides)
     steps = steps_of(costs, options.budget)
     runs = plan(hparams, data_folder, folder, steps, options.seeds, rest)
-    Queue(options.jobs or len(gpus) or os.cpu_count(), gpus).do(runs)
-    page = Path(options.page or Path(__file__).parent / "README.md")
-    if options.page == "none":
-        return collect(runs, steps, options.budget, folder, folder / "figures")
-    figures = page.parent / "figures" / options.preset
-    collect(runs, steps, options.budget, folder, figures)
-    update_page(page, options.preset, figures)
-    print(f"  {page}")
+    gpus = gpus_here()
+    Queue(options.jobs or len(gpus) or available_cores(), gpus).do(runs)
+    collect(
+        runs, options.budget, folder, figures if writes_page else folder / "figures"
+    )
+    if writes_page:
+        update_page(page, options.preset, figures)
+        print(f"  {page}")
 
 
 def generate(preset, folder):
@@ -108,7 +117,13 @@ def generate(preset, folder):
 
 
 def parse(argv):
-    """Our options, and what goes to the trainings."""
+    """Our options, what goes to the trainings, and what of it are hparams.
+
+    Raises
+    ------
+    InputError
+        If an option or its value does not fit.
+    """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--preset", choices=PRESETS, default="small")
     parser.add_argument("--hparams")
@@ -120,7 +135,23 @@ def parse(argv):
     parser.add_argument("--output_folder")
     parser.add_argument("--page")
     parser.error = _refuse
-    return parser.parse_known_args(argv)
+    options, rest = parser.parse_known_args(argv)
+    if not 0 < options.budget < math.inf:
+        _refuse(f"--budget {options.budget}: must be minutes, more than 0")
+    if options.jobs is not None and options.jobs < 1:
+        _refuse(f"--jobs {options.jobs}: must be 1 or more")
+    for name, least in (("seeds", 1), ("models", 2)):
+        values = getattr(options, name)
+        if len(set(values)) < max(least, len(values)):
+            _refuse(f"--{name}: must be {least} or more, each of them once")
+    _, run_arguments, overrides = split_arguments(["the trainings", *rest])
+    for argument in (*run_arguments, *(f"--{key}" for key in overrides)):
+        name, _, value = argument.partition("=")
+        if name in DECIDED:
+            _refuse(f"{name}: is decided here")
+        if name == "--precision" and value:  # an hparam as well as a run option
+            overrides["precision"] = value
+    return options, rest, overrides
 
 
 def _refuse(message):

@@ -56,10 +56,10 @@ def write_figures(folder):
         "command": "python x.py",
         "budget_minutes": 10.0,
         "seeds": [1, 2],
-        "git_commit": "abc",
+        "commits": ["abc"],
         "device": "a CPU",
-        "versions": {"torch": "2"},
-        "date": "2026-01-01",
+        "versions": ["torch 2"],
+        "days": ["2026-01-01", "2026-01-02"],
     }
     (folder / pages.RECORD).write_text(json.dumps(record), encoding="utf-8")
     return folder

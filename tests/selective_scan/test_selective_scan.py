@@ -70,6 +70,12 @@ def test_every_state_size(state, scan):
 
 
 @each_scan
+@pytest.mark.parametrize("state", [15, 17, 33, 255])
+def test_odd_states_of_more_channels_than_a_block_holds(state, scan):
+    assert_agrees(scan, random_inputs(1, 300, 18, state))
+
+
+@each_scan
 @pytest.mark.parametrize(
     ("batch", "dim"), [(1, 1), (3, 7), (37, 100), (5, 129), (70, 16), (2, 300)]
 )
