@@ -100,7 +100,7 @@ def parse(argv):
     add("--overlap_seconds", type=float, help="default: a 16th of a chunk")
     add("--batch_size", type=int, help="chunks at once; default: 1 on a CPU, else 8")
     add("--shard", type=parse_shard, metavar="I/N", help="the I-th of N parts")
-    add("--overwrite", action="store_true", help="also files finished, or not made here")
+    add("--overwrite", action="store_true", help="also if finished or not made here")
     add("--plot", action="store_true", help="draw <name>.png: spectrograms")
     options = parser.parse_args(argv)
     world_size = int(os.environ.get("WORLD_SIZE", 1))
