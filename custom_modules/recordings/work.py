@@ -9,7 +9,6 @@ import torch
 from tqdm import tqdm
 
 from custom_modules.errors import InputError
-from custom_modules.files import atomic_path
 from custom_modules.inference import PolSESSSeparation, open_audio
 from custom_modules.recordings.files import finished_by, left_beside
 from custom_modules.recordings.settings import describe_settings
@@ -68,20 +67,6 @@ def _check_device(device, precision):
         raise InputError(f"--device={device}: cannot be used ({reason})") from error
     if precision == "fp16" and device == "cpu":
         raise InputError("--precision=fp16 needs a GPU; use bf16 or fp32 on a CPU")
-
-
-def prepare_folder(folder):
-    """Makes the output folder, and makes sure that it can be written to.
-
-    Raises
-    ------
-    InputError
-        If not.
-    """
-    probe = Path(folder) / ".writable"
-    with atomic_path(probe) as path:
-        path.touch()
-    probe.unlink()
 
 
 def separate_all(

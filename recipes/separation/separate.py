@@ -29,12 +29,12 @@ from custom_modules.errors import (  # noqa: E402
     InputError,
     exit_cleanly,
 )
+from custom_modules.files import prepare_folder  # noqa: E402
 from custom_modules.longform.levels import NORMALIZATIONS  # noqa: E402
 from custom_modules.recordings.files import find_recordings, shard  # noqa: E402
 from custom_modules.recordings.streams import CHANNELS  # noqa: E402
 from custom_modules.recordings.work import (  # noqa: E402
     load_model,
-    prepare_folder,
     separate_all,
 )
 

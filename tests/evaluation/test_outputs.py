@@ -159,6 +159,23 @@ def test_what_ends_a_test_is_told_in_one_line(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [("file/rows.csv", "file/.*: cannot be written"), ("folder", "is a folder")],
+)
+def test_where_rows_cannot_be_written_nothing_is_scored(
+    tmp_path, blur, test_set, monkeypatch, output, message
+):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    monkeypatch.setattr(
+        "custom_modules.evaluation.evaluate.score_test_set",
+        lambda *arguments: pytest.fail("it was scored"),
+    )
+    with pytest.raises(InputError, match=message):
+        evaluate(blur(), test_set(), tmp_path / "out", output=tmp_path / output)
+
+
 def test_a_bug_is_no_want_of_memory(tmp_path, blur, test_set, monkeypatch):
     model = blur()
     monkeypatch.setattr(model, "estimate", lambda mixture: mixture @ mixture)
