@@ -251,6 +251,10 @@ def test_what_is_written_beside_results_has_the_values_and_takes_others(tmp_path
     changes = {"data_folder": "x", "output_folder": str(tmp_path), "lr": 1e-5}
     changes["lr_scheduler"] = {"dont_halve_until_epoch": 7}
     write_hparams(tuned, changes, left)
+    first, *_ = left.read_text().splitlines()
+    origin = f"{tuned}, based on {ROOT / 'hparams/dprnn.yaml'}"
+    assert first.startswith(f"# From {origin}, 20")
+    assert re.search(r"(?m)^lr: 1\.0e-05$", left.read_text())
     trained, again = load_hparams(tuned, changes), load_hparams(left, {})
     kinds = bool | int | float | str | list | None
     assert {k: v for k, v in trained.items() if isinstance(v, kinds)} == {
