@@ -13,6 +13,7 @@ from hyperpyyaml import load_hyperpyyaml, resolve_references
 from hyperpyyaml.core import recursive_update
 from ruamel.yaml import YAML, YAMLError
 from ruamel.yaml.representer import RoundTripRepresenter
+from ruamel.yaml.scalarfloat import ScalarFloat
 from speechbrain.utils.distributed import main_process_only
 
 from custom_modules.errors import InputError
@@ -23,14 +24,23 @@ class _Representer(RoundTripRepresenter):
     """Writes 1e-05 as 1.0e-05, or readers of YAML 1.1 would take it for text."""
 
     def represent_float(self, data):
-        node = super().represent_float(data)
-        mantissa, e, exponent = node.value.partition("e")
-        if e and "." not in mantissa:
-            node.value = f"{mantissa}.0e{exponent}"
+        return self._with_point(super().represent_float(data))
+
+    def represent_scalar_float(self, data):
+        return self._with_point(super().represent_scalar_float(data))
+
+    @staticmethod
+    def _with_point(node):
+        mantissa, e, exponent = node.value.lower().partition("e")
+        if e:
+            point = "" if "." in mantissa else ".0"
+            sign = "" if exponent[0] in "+-" else "+"
+            node.value = f"{mantissa}{point}e{sign}{exponent}"
         return node
 
 
 _Representer.add_representer(float, _Representer.represent_float)
+_Representer.add_representer(ScalarFloat, _Representer.represent_scalar_float)
 
 
 def split_base(hparams_file):
