@@ -169,6 +169,10 @@ class AtomicCheckpointer(Checkpointer):
         }:
             raise _misfit(newest)
 
+    def has_checkpoints(self):
+        """Whether there are any, be they whole or not."""
+        return bool(self._list_checkpoint_dirs())
+
     def _list_checkpoint_dirs(self):
         return super()._list_checkpoint_dirs() if self.checkpoints_dir.exists() else []
 

@@ -57,3 +57,21 @@ def atomic_path(target):
     finally:
         if partial.exists():
             partial.unlink()
+
+
+def prepare_folder(folder):
+    """Makes a folder, and makes sure that it can be written to.
+
+    Arguments
+    ---------
+    folder : str or pathlib.Path
+
+    Raises
+    ------
+    InputError
+        If not.
+    """
+    probe = Path(folder) / f".writable.{os.getpid()}"
+    with atomic_path(probe) as path:
+        path.touch()
+    probe.unlink()

@@ -12,10 +12,35 @@ from pathlib import Path
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 from hyperpyyaml.core import recursive_update
 from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml.representer import RoundTripRepresenter
+from ruamel.yaml.scalarfloat import ScalarFloat
 from speechbrain.utils.distributed import main_process_only
 
 from custom_modules.errors import InputError
 from custom_modules.files import atomic_path
+
+
+class _Representer(RoundTripRepresenter):
+    """Writes 1e-05 as 1.0e-05, or readers of YAML 1.1 would take it for text."""
+
+    def represent_float(self, data):
+        return self._with_point(super().represent_float(data))
+
+    def represent_scalar_float(self, data):
+        return self._with_point(super().represent_scalar_float(data))
+
+    @staticmethod
+    def _with_point(node):
+        mantissa, e, exponent = node.value.lower().partition("e")
+        if e:
+            point = "" if "." in mantissa else ".0"
+            sign = "" if exponent[0] in "+-" else "+"
+            node.value = f"{mantissa}{point}e{sign}{exponent}"
+        return node
+
+
+_Representer.add_representer(float, _Representer.represent_float)
+_Representer.add_representer(ScalarFloat, _Representer.represent_scalar_float)
 
 
 def split_base(hparams_file):
@@ -177,13 +202,16 @@ def write_hparams(hparams_file, overrides, target):
     """
     base, derived = split_base(hparams_file)
     round_trip = YAML()
+    round_trip.Representer = _Representer
     round_trip.width = 4096
     tree = round_trip.load(Path(base).read_text(encoding="utf-8"))
     recursive_update(tree, derived | dict(overrides))
     target = Path(target)
     with atomic_path(target) as path, open(path, "w", encoding="utf-8") as stream:
         if not (target.exists() and target.samefile(base)):  # a rerun from itself
-            print(f"# From {base}, {date.today()}", file=stream)
+            is_derived = base != str(hparams_file)
+            origin = f"{hparams_file}, based on {base}" if is_derived else base
+            print(f"# From {origin}, {date.today()}", file=stream)
         round_trip.dump(tree, stream)
 
 

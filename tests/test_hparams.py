@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from custom_modules.errors import InputError
 from custom_modules.hparams import (
@@ -261,6 +262,10 @@ def test_what_is_written_beside_results_has_the_values_and_takes_others(tmp_path
     changes = {"data_folder": "x", "output_folder": str(tmp_path), "lr": 1e-5}
     changes["lr_scheduler"] = {"dont_halve_until_epoch": 7}
     write_hparams(tuned, changes, left)
+    first, *_ = left.read_text().splitlines()
+    origin = f"{tuned}, based on {ROOT / 'hparams/dprnn.yaml'}"
+    assert first.startswith(f"# From {origin}, 20")
+    assert yaml.safe_load(re.search(r"(?m)^lr: .*$", left.read_text())[0])["lr"] == 1e-5
     trained, again = load_hparams(tuned, changes), load_hparams(left, {})
     kinds = bool | int | float | str | list | None
     assert {k: v for k, v in trained.items() if isinstance(v, kinds)} == {
@@ -272,6 +277,15 @@ def test_what_is_written_beside_results_has_the_values_and_takes_others(tmp_path
     assert other["opt_class"].keywords["lr"] == 2e-4
     assert other["train_loader_opts"]["batch_size"] == 3
     assert other["rnn"].keywords["hidden_channels"] == 8
+
+
+@pytest.mark.parametrize("lr", ["1e-5", "1E-5", "-3e+20", "1.5e-4", "0.01", "1e5"])
+def test_numbers_of_the_command_line_are_numbers_for_every_reader(tmp_path, lr):
+    """YAML 1.1, as of PyYAML and W&B, takes 1e-5 for text."""
+    _, _, overrides = split_arguments(["a.yaml", f"--lr={lr}"])
+    write_hparams(ROOT / "hparams/dprnn.yaml", overrides, tmp_path / "a.yaml")
+    (line,) = re.findall(r"(?m)^lr: .*$", (tmp_path / "a.yaml").read_text())
+    assert yaml.safe_load(line) == {"lr": float(lr)}
 
 
 def test_help_says_how_to_see_the_keys(capsys):

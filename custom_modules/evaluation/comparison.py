@@ -13,7 +13,7 @@ from custom_modules.evaluation.compare import (
     read_contenders,
 )
 from custom_modules.evaluation.plots import save
-from custom_modules.evaluation.record import command
+from custom_modules.evaluation.record import command, without_folders
 from custom_modules.evaluation.summary import ALL_MIXTURES
 from custom_modules.evaluation.tables import DASH, interval, markdown, number
 from custom_modules.files import atomic_path
@@ -104,7 +104,7 @@ def report(table, missing=""):
         "## All metrics, over all mixtures",
         _comparison_table(averages, "metric", _decimals, _heading),
         note,
-        "\n".join([*facts, f"- Command: `{command()}`"]),
+        "\n".join([*facts, f"- Command: `{without_folders(command())}`"]),
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -20,6 +20,7 @@ from custom_modules.evaluation.outputs import (
 from custom_modules.evaluation.record import describe_run, evaluation_key
 from custom_modules.evaluation.runner import BATCH_SIZE, Scope, score_test_set
 from custom_modules.evaluation.store import ScoreStore
+from custom_modules.files import prepare_folder
 from custom_modules.metrics import GROUPS
 from custom_modules.mmipc import num_sources
 from custom_modules.training.failures import is_lost_process, is_out_of_memory
@@ -57,7 +58,7 @@ def evaluate_model(model, dataset, folder, scope, output=None, **facts):
     """
     folder = Path(folder)
     scope = scope._replace(audio_folder=str(folder / "audio"))
-    _check_writable(folder)
+    _check_writable(folder, output)
     key = _shared_key(model, dataset, facts["split"], scope.batch_size)
     rank = torch.distributed.get_rank() if _distributed() else 0
     store = ScoreStore(folder / SCORES_FOLDER, key, rank)
@@ -196,13 +197,16 @@ def _remedy(model, scope):
     )
 
 
-def _check_writable(folder):
+def _check_writable(folder, output):
     """Hours of scoring must not end at a file that cannot be written."""
-    for path in [folder, *folder.parents]:
-        if path.exists():
-            if not path.is_dir():
-                raise InputError(f"{path}: is a file; choose another --output_folder")
-            return
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if not nearest.is_dir():
+        raise InputError(f"{nearest}: is a file; choose another --output_folder")
+    prepare_folder(folder)
+    if output and Path(output).is_dir():
+        raise InputError(f"--output={output}: is a folder; name a file")
+    if output:
+        prepare_folder(Path(output).parent)
 
 
 def _distributed():

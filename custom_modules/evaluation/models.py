@@ -128,6 +128,25 @@ class Model:
         return digest.hexdigest()
 
 
+def check_trained(hparams):
+    """Refuses a training without checkpoints, before anything is written.
+
+    Arguments
+    ---------
+    hparams : dict
+        As for :func:`trained_model`.
+
+    Raises
+    ------
+    InputError
+        If there is no checkpoint, or it does not fit the model.
+    """
+    checkpointer = _checkpointer_of_model(hparams)
+    if not checkpointer.has_checkpoints():
+        raise _untrained(checkpointer)
+    checkpointer.check_fit("separator")
+
+
 def trained_model(hparams, run_opts):
     """The best checkpoint of a training.
 
@@ -148,17 +167,26 @@ def trained_model(hparams, run_opts):
     InputError
         If there is no checkpoint.
     """
-    checkpointer = hparams["checkpointer"]
-    # Only the model: schedulers and counters are the training's.
-    checkpointer.recoverables = {"separator": hparams["modules"]["separator"]}
+    checkpointer = _checkpointer_of_model(hparams)
     found = checkpointer.recover_if_possible(max_key="si_sdr")
     if found is None:
-        raise InputError(
-            f"{checkpointer.checkpoints_dir}: no checkpoint to test; {TRAIN_FIRST}"
-        )
+        raise _untrained(checkpointer)
     separator = hparams["modules"]["separator"]
     model = Model(separator, separator, hparams["sample_rate"], **placement(run_opts))
     return model, found.meta["epoch"]
+
+
+def _checkpointer_of_model(hparams):
+    """Only the model's: schedulers and counters are the training's."""
+    checkpointer = hparams["checkpointer"]
+    checkpointer.recoverables = {"separator": hparams["modules"]["separator"]}
+    return checkpointer
+
+
+def _untrained(checkpointer):
+    return InputError(
+        f"{checkpointer.checkpoints_dir}: no checkpoint to test; {TRAIN_FIRST}"
+    )
 
 
 def placement(run_opts):

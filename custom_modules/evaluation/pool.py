@@ -21,6 +21,11 @@ class ScoringPool:
     ---------
     workers : int
         How many processes; with 0, this one scores.
+
+    Raises
+    ------
+    InputError
+        If a process dies at once.
     """
 
     def __init__(self, workers):
@@ -29,7 +34,8 @@ class ScoringPool:
             self.executor = ProcessPoolExecutor(
                 workers, process_context(), initializer=_begin_scoring
             )
-            self.executor.submit(int).result()
+            with _explained_death():
+                self.executor.submit(int).result()
 
     def __enter__(self):
         if self.executor is None:

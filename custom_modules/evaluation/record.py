@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from datetime import datetime, timezone
@@ -19,6 +20,10 @@ RECORD_FILE = "test_run.json"
 
 #: Raise it when the same model and data would give other scores.
 FORMAT = 1
+
+#: What :func:`command` puts apart; and in it, where a path from the root begins.
+_WORD = re.compile(r'"[^"\n]*"|\S+')
+_FROM_ROOT = re.compile(r"""(?<![^\s"'`=:,;(\[{])/[^"'`,;)\]}]*""")
 
 #: Whose version changes scores.
 PACKAGES = ("torch", "speechbrain", "numpy", "fast_bss_eval", "pesq", "pystoi")
@@ -212,7 +217,9 @@ def recorded_corpus(folder):
 
 
 def record_lines(record):
-    """A record as lines of Markdown.
+    """A record as lines of Markdown, for others to read.
+
+    Folders are named without where they are on this machine.
 
     Arguments
     ---------
@@ -223,11 +230,12 @@ def record_lines(record):
     list of str
     """
     versions = ", ".join(f"{k} {v}" for k, v in record["versions"].items())
+    corpus, checkpoint = record.get("data_folder"), record.get("checkpoint")
     facts = {
-        "Command": f"`{record['command']}`",
-        "Corpus": record.get("data_folder"),
+        "Command": f"`{without_folders(record['command'])}`",
+        "Corpus": corpus and Path(corpus).name,
         "Seed": record.get("seed"),
-        "Checkpoint": record.get("checkpoint"),
+        "Checkpoint": checkpoint and _shorten(checkpoint),
         "Git commit": record["git_commit"],
         "Device": f"{record['device']}, {record['precision']}",
         "Duration": _duration(record),
@@ -235,6 +243,36 @@ def record_lines(record):
         "Versions": versions,
     }
     return [f"- {name}: {fact}" for name, fact in facts.items() if fact is not None]
+
+
+def without_folders(text):
+    """Shortens paths from the root to what they end in.
+
+    Arguments
+    ---------
+    text : str
+        A command line, or Markdown with one.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> without_folders("train.py hparams/dprnn.yaml --data_folder=/home/me/PolSESS")
+    'train.py hparams/dprnn.yaml --data_folder=…/PolSESS'
+    >>> without_folders('"--data_folder=/home/jane doe/PolSESS" at 1/3 or a / b')
+    '"--data_folder=…/PolSESS" at 1/3 or a / b'
+    """
+    return _WORD.sub(lambda word: _shorten(word[0]), text)
+
+
+def _shorten(text):
+    def end(found):
+        name = Path(found[0]).name
+        return f"…/{name}" if name else found[0]
+
+    return _FROM_ROOT.sub(end, text)
 
 
 def _duration(record):

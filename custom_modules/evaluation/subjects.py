@@ -14,7 +14,12 @@ from speechbrain.utils.run_opts import RunOptions
 from custom_modules.dataio import MixtureDataset, check_rate
 from custom_modules.errors import InputError
 from custom_modules.evaluation.evaluate import SCORES_FOLDER
-from custom_modules.evaluation.models import Model, placement, trained_model
+from custom_modules.evaluation.models import (
+    Model,
+    check_trained,
+    placement,
+    trained_model,
+)
 from custom_modules.evaluation.record import recorded_corpus
 from custom_modules.hparams import (
     DATA_ROOT_VARIABLE,
@@ -83,7 +88,8 @@ def load_subject(argv):
     Raises
     ------
     InputError
-        If there is nothing of these, or an override does not fit.
+        If there is nothing of these, an override does not fit, or there is no
+        checkpoint. Nothing is written by then.
     """
     if argv and Path(argv[0]).is_dir():
         folder = Path(argv[0])
@@ -96,6 +102,7 @@ def load_subject(argv):
             return _exported(argv)
         argv = [str(folder / HPARAMS_FILE), *argv[1:]]
     _, hparams, run_opts, overrides = load_experiment(_with_folders(argv))
+    check_trained(hparams)
     run_opts = _on_this_machine(run_opts)
 
     def load():

@@ -6,10 +6,11 @@ import yaml
 
 from custom_modules.checkpoints import TRAIN_FIRST, AtomicCheckpointer
 from custom_modules.errors import InputError
+from custom_modules.evaluation.record import without_folders
 from custom_modules.hparams import (
     check_overrides,
     load_hparams,
-    read_yaml,
+    read_hparams,
     resolve,
     split_arguments,
     write_hparams,
@@ -40,10 +41,14 @@ def load_best(argv):
     InputError
         If there is no checkpoint, or it does not fit the file.
     """
-    hparams_file, _, overrides = split_arguments(argv)
-    overrides = check_overrides(hparams_file, overrides)
-    if "data_folder" in read_yaml(hparams_file):
-        overrides.setdefault("data_folder", "not needed")
+    hparams_file, _, given = split_arguments(argv)
+    overrides = check_overrides(hparams_file, given)
+    recorded = read_hparams(hparams_file).get("data_folder")
+    if isinstance(recorded, str):  # the environment says where a corpus is now
+        overrides["data_folder"] = given.get("data_folder", recorded)
+    is_known = "data_folder" in overrides
+    if recorded is not None and not is_known:
+        overrides["data_folder"] = "not needed"
     tree = resolve(hparams_file, overrides)
     recipe = ModelRecipe(hparams_file, overrides)
     folder = _results_folder(hparams_file, tree)
@@ -57,11 +62,20 @@ def load_best(argv):
         recipe,
         separator,
         {
-            "training": training_keys(tree),
-            "results": table.read_text(encoding="utf-8") if table.exists() else None,
+            "training": training_keys(tree if is_known else _without_corpus(tree)),
+            "results": _read(table) if table.exists() else None,
             "checkpoint": _describe(found.meta["epoch"], found.meta["si_sdr"]),
         },
     )
+
+
+def _without_corpus(tree):
+    return {key: value for key, value in tree.items() if key != "data_folder"}
+
+
+def _read(table):
+    """A table to publish; older ones name folders of the machine they are from."""
+    return without_folders(table.read_text(encoding="utf-8"))
 
 
 def _results_folder(hparams_file, tree):

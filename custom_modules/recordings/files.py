@@ -6,6 +6,7 @@ from pathlib import Path
 
 from custom_modules.errors import InputError
 from custom_modules.inference import open_audio
+from custom_modules.recordings.settings import MADE_HERE
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 
@@ -184,23 +185,61 @@ def finished_by(recording, sources, channels):
     -------
     str or None
         The comment that they have in common, ``""`` if they have none. None if an
-        output is missing, older than the recording, or cannot be read.
+        output is missing, or older than the recording.
+
+    Raises
+    ------
+    InputError
+        If a file is in the place of an output that no comment says was made here.
     """
-    count = None
-    if channels == "each":
-        with open_audio(recording.path) as audio:
-            count = audio.channels
-    outputs = recording.outputs(sources, count)
+    outputs = recording.outputs(sources, _channels_of(recording, channels))
+    # An empty file is what a crash of the machine leaves; there is nothing to lose.
+    there = [path for path in outputs if path.exists() and path.stat().st_size]
+    comments = [_comment_of(path) for path in there]
+    for path, comment in zip(there, comments, strict=True):
+        if not comment.startswith(MADE_HERE):
+            raise InputError(
+                f"{path} is there and does not say that separate.py made it; move it "
+                "away, or replace it with --overwrite"
+            )
     changed = recording.path.stat().st_mtime
-    if not all(p.exists() and p.stat().st_mtime >= changed for p in outputs):
+    if len(there) < len(outputs) or any(p.stat().st_mtime < changed for p in there):
         return None
-    try:
-        comments = {_comment_of(path) for path in outputs}
-    except InputError:
+    return comments[0] if len(set(comments)) == 1 else ""
+
+
+def left_beside(recording, sources, channels):
+    """Files of a model with more sources, which lie beside those of this one.
+
+    Arguments
+    ---------
+    recording : Recording
+    sources : int
+    channels : str
+        As for :func:`finished_by`.
+
+    Returns
+    -------
+    list of pathlib.Path
+        Of those that were made here, the next source's.
+    """
+    count = _channels_of(recording, channels)
+    written = recording.outputs(sources, count)
+    more = [p for p in recording.outputs(sources + 1, count) if p not in written]
+    return [path for path in more if _comment_of(path).startswith(MADE_HERE)]
+
+
+def _channels_of(recording, channels):
+    if channels != "each":
         return None
-    return comments.pop() if len(comments) == 1 else ""
+    with open_audio(recording.path) as audio:
+        return audio.channels
 
 
 def _comment_of(path):
-    with open_audio(path) as audio:
-        return audio.comment
+    """A file's own comment; none if it is missing or no audio."""
+    try:
+        with open_audio(path) as audio:
+            return audio.comment
+    except InputError:
+        return ""

@@ -2,6 +2,9 @@
 
 from custom_modules.evaluation.models import Model
 
+#: How the comments begin of the files that ``separate.py`` has written.
+MADE_HERE = "separate.py "
+
 
 def describe_settings(model, channels, normalize):
     """All that makes the outputs of a recording what they are.
@@ -30,4 +33,4 @@ def describe_settings(model, channels, normalize):
         "precision": model.precision,
     }
     pairs = (f"{name}={value}" for name, value in settings.items())
-    return f"separate.py {' '.join(pairs)}"
+    return MADE_HERE + " ".join(pairs)

@@ -9,9 +9,8 @@ import torch
 from tqdm import tqdm
 
 from custom_modules.errors import InputError
-from custom_modules.files import atomic_path
 from custom_modules.inference import PolSESSSeparation, open_audio
-from custom_modules.recordings.files import finished_by
+from custom_modules.recordings.files import finished_by, left_beside
 from custom_modules.recordings.settings import describe_settings
 from custom_modules.recordings.spectrograms import plot_spectrograms
 from custom_modules.recordings.streams import separate_recording
@@ -70,20 +69,6 @@ def _check_device(device, precision):
         raise InputError("--precision=fp16 needs a GPU; use bf16 or fp32 on a CPU")
 
 
-def prepare_folder(folder):
-    """Makes the output folder, and makes sure that it can be written to.
-
-    Raises
-    ------
-    InputError
-        If not.
-    """
-    probe = Path(folder) / ".writable"
-    with atomic_path(probe) as path:
-        path.touch()
-    probe.unlink()
-
-
 def separate_all(
     model,
     recordings,
@@ -102,8 +87,9 @@ def separate_all(
     channels, normalize : str
         As for :func:`custom_modules.recordings.streams.separate_recording`.
     overwrite : bool
-        Whether finished recordings are separated again. Those that another model or
-        other settings have finished always are.
+        Whether finished recordings are separated again, and files replaced that were
+        not made here. What another model or other settings have finished is always
+        separated again.
     plot : bool
         Whether to draw each recording's spectrograms.
     show_progress : bool
@@ -120,13 +106,13 @@ def separate_all(
     options = {"channels": channels, "normalize": normalize, "comment": settings}
     for recording in tqdm(recordings, desc="recordings", disable=quiet):
         try:
-            before = finished_by(recording, model.hparams.num_spks, channels)
-            if before == settings and not overwrite:
+            kind = (model.hparams.num_spks, channels)
+            before = None if overwrite else finished_by(recording, *kind)
+            if before == settings:
                 skipped += 1
                 continue
             notes += _separate(model, recording, plot, quiet, options)
-            if before not in (None, settings):
-                notes.append(f"{recording.path}: was made otherwise before; made anew")
+            notes += _note_before(recording, before, left_beside(recording, *kind))
         except InputError as error:
             told, name = str(error), str(recording.path)
             failures.append(told if name in told else f"{name}: {told}")
@@ -137,6 +123,15 @@ def separate_all(
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
     return len(failures)
+
+
+def _note_before(recording, before, left):
+    """What the user should know of the files that were there before."""
+    parts = [] if before is None else ["was made otherwise before; made anew"]
+    if left:
+        names = ", ".join(map(str, left))
+        parts.append(f"{names} is left from a model with more sources")
+    return [f"{recording.path}: {'; '.join(parts)}"] if parts else []
 
 
 def _separate(model, recording, plot, quiet, options):

@@ -37,7 +37,8 @@ class TrialProcess:
     def __init__(self, command, folder, metric, environment=()):
         self.folder, self.metric = Path(folder), metric
         self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.output, "a", encoding="utf-8") as stream:
+        with open(self.output, "ab") as stream:
+            self.begin = stream.tell()  # an earlier attempt's is kept before it
             self.process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -90,7 +91,8 @@ class TrialProcess:
         status = self.process.wait()
         if not status:
             return None if self._rows() else f"no {self.metric} in history.csv"
-        lines = self.output.read_text(encoding="utf-8", errors="replace").splitlines()
+        printed = self.output.read_bytes()[self.begin :]
+        lines = printed.decode("utf-8", errors="replace").splitlines()
         told = [line for line in lines if line.startswith("error: ")] or lines or [""]
         return f"exit status {status}: {told[-1]}"
 

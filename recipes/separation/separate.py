@@ -7,9 +7,10 @@
 
 MODEL is a folder that export.py wrote, or its name on a hub. Each recording becomes
 <name>_s1.wav and <name>_s2.wav, as long as it is and of its sampling rate. A rerun
-skips what the same model and settings have finished. Several processes share the work
-under torchrun, or with --shard 1/4 to 4/4. A file that cannot be separated does not
-stop the others; the exit status is 1 then, and 2 if an INPUT is not there.
+skips what the same model and settings have finished, and replaces no file that it did
+not write itself, unless with --overwrite. Several processes share the work under
+torchrun, or with --shard 1/4 to 4/4. A file that cannot be separated does not stop the
+others; the exit status is 1 then, and 2 if an INPUT is not there.
 """
 
 import argparse
@@ -28,12 +29,12 @@ from custom_modules.errors import (  # noqa: E402
     InputError,
     exit_cleanly,
 )
+from custom_modules.files import prepare_folder  # noqa: E402
 from custom_modules.longform.levels import NORMALIZATIONS  # noqa: E402
 from custom_modules.recordings.files import find_recordings, shard  # noqa: E402
 from custom_modules.recordings.streams import CHANNELS  # noqa: E402
 from custom_modules.recordings.work import (  # noqa: E402
     load_model,
-    prepare_folder,
     separate_all,
 )
 
@@ -99,7 +100,7 @@ def parse(argv):
     add("--overlap_seconds", type=float, help="default: a 16th of a chunk")
     add("--batch_size", type=int, help="chunks at once; default: 1 on a CPU, else 8")
     add("--shard", type=parse_shard, metavar="I/N", help="the I-th of N parts")
-    add("--overwrite", action="store_true", help="also what is finished")
+    add("--overwrite", action="store_true", help="also if finished or not made here")
     add("--plot", action="store_true", help="draw <name>.png: spectrograms")
     options = parser.parse_args(argv)
     world_size = int(os.environ.get("WORLD_SIZE", 1))

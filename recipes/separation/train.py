@@ -46,7 +46,7 @@ def main(argv):
     """Prepares, trains, tests."""
     if not argv or "--help" in argv:
         return print_help(__doc__, argv)
-    hparams_file, hparams, run_opts, overrides = load_experiment(argv)
+    _, hparams, run_opts, overrides = load_experiment(argv)
     logging.basicConfig(level=logging.INFO, format="%(name)s - %(message)s")
     join_processes(run_opts)
     check_tracker(hparams["tracker"], hparams["wandb_mode"])
@@ -57,7 +57,7 @@ def main(argv):
     datasets = dataio_prep(hparams)
     folder = hparams["output_folder"]
     sb.create_experiment_directory(folder)
-    write_hparams(hparams_file, overrides, f"{folder}/hyperparams.yaml")
+    write_hparams(argv[0], overrides, f"{folder}/hyperparams.yaml")
 
     separation = Separation(
         hparams["modules"],

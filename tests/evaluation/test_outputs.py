@@ -20,6 +20,7 @@ from custom_modules.manifest.reader import Manifest
 from custom_modules.mmipc import VARIANTS
 
 FACTS = {"model_name": "blur", "task": "SB", "sample_rate": 8000, "seed": 7}
+FACTS["checkpoint"] = "epoch 3"
 
 
 def evaluate(model, dataset, folder, size=8, **options):
@@ -30,7 +31,6 @@ def evaluate(model, dataset, folder, size=8, **options):
         folder,
         scope,
         split="test",
-        checkpoint="epoch 3",
         **FACTS | options,
     )
 
@@ -58,6 +58,28 @@ def test_everything_is_there_and_agrees(tmp_path, blur, test_set, capsys):
     assert record["scored_in_this_run"] == 19
     for name in ("test_results", "test_distribution", "test_in_out"):
         assert (tmp_path / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_tables_are_without_folders_of_this_machine(
+    tmp_path, blur, test_set, monkeypatch
+):
+    corpus, out = tmp_path / "my corpora" / "Mini", tmp_path / "out"
+    arguments = ["results/a", f"--data_folder={corpus}", f"--output_folder={out}"]
+    monkeypatch.setattr("sys.argv", [str(tmp_path / "evaluate.py"), *arguments])
+    facts = {"data_folder": str(corpus), "checkpoint": f"exported, {tmp_path}/model"}
+    evaluate(blur(), test_set(), out, **facts)
+    text = (out / "test_summary.md").read_text()
+    for line in (
+        "- Command: `python …/evaluate.py results/a "
+        '"--data_folder=…/Mini" --output_folder=…/out`',
+        "- Corpus: Mini",
+        "- Checkpoint: exported, …/model",
+    ):
+        assert line in text.splitlines()
+    assert str(tmp_path) not in text
+    record = json.loads((out / "test_run.json").read_text())
+    assert record["data_folder"] == str(corpus)
+    assert f'"--data_folder={corpus}"' in record["command"]
 
 
 def test_scores_of_another_model_or_test_set_are_never_taken(blur, test_set):
@@ -135,6 +157,23 @@ def test_what_ends_a_test_is_told_in_one_line(
         evaluate(model, test_set(), tmp_path, size=size)
     assert remedy in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [("file/rows.csv", "file/.*: cannot be written"), ("folder", "is a folder")],
+)
+def test_where_rows_cannot_be_written_nothing_is_scored(
+    tmp_path, blur, test_set, monkeypatch, output, message
+):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    monkeypatch.setattr(
+        "custom_modules.evaluation.evaluate.score_test_set",
+        lambda *arguments: pytest.fail("it was scored"),
+    )
+    with pytest.raises(InputError, match=message):
+        evaluate(blur(), test_set(), tmp_path / "out", output=tmp_path / output)
 
 
 def test_a_bug_is_no_want_of_memory(tmp_path, blur, test_set, monkeypatch):

@@ -27,6 +27,12 @@ def test_metrics_take_one_thread_each(monkeypatch, workers):
         assert blas_threads() == {2}
 
 
+def test_a_process_that_dies_at_its_start_is_told_in_one_line(monkeypatch):
+    monkeypatch.setattr(pool, "begin_worker", lambda: os._exit(9))
+    with pytest.raises(InputError, match="fewer --workers"):
+        ScoringPool(1)
+
+
 def test_a_process_that_dies_is_told_in_one_line(monkeypatch):
     monkeypatch.setattr(pool, "score_mixture", lambda _: os._exit(9))
     with ScoringPool(1) as scoring:

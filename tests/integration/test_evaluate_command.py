@@ -154,7 +154,7 @@ def test_results_are_compared(trained, tmp_path):
     [
         (["nowhere.yaml"], "nowhere.yaml: cannot be read"),
         (["tests"], "holds no hyperparams.yaml"),
-        (["hparams/dprnn.yaml", "--data_folder=nowhere"], "nowhere"),
+        (["hparams/dprnn.yaml", "--data_folder=x"], "no checkpoint to test; train"),
         (["hparams/dprnn.yaml", "--data_folder=x", "--variants"], "--variants"),
         (["hparams/dprnn.yaml", "--variants=SER,XX"], "choose one or more of SER"),
         (["--compare", "tests", "hparams"], "run evaluate.py first"),
@@ -163,17 +163,22 @@ def test_results_are_compared(trained, tmp_path):
 def test_mistakes_end_in_one_line(tmp_path, capsys, arguments, message):
     out = tmp_path / "out"
     assert_refused(capsys, message, *arguments, f"--output_folder={out}")
-    assert not list(out.rglob("test_*"))
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ("--output_folder=README.md/x", "README.md"),
+        ("--data_folder=nowhere", "nowhere"),
+        ("--kernel_size=7 --output_folder=nowhere", "does not fit this model"),
     ],
 )
 def test_mistakes_found_later_end_in_one_line_too(trained, capsys, options, message):
+    before = {*trained.rglob("*")}
     assert_refused(capsys, message, trained, *options.split())
+    assert {*trained.rglob("*")} == before
+    assert not (ROOT / "nowhere").exists()
 
 
 def test_more_processes_than_gpus_are_refused(trained, capsys, monkeypatch):

@@ -2,6 +2,8 @@
 
 import importlib.util
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +61,40 @@ def test_results_are_exported_as_they_were_imported(folder):
         assert first.keys() == second.keys()
         assert all(torch.equal(first[key], second[key]) for key in first)
     assert "epoch 1, SI-SDR -21.34 dB" in (folder / "second/README.md").read_text()
+
+
+def test_the_card_names_the_corpus_and_nothing_of_this_machine(
+    folder, tmp_path, monkeypatch
+):
+    """Also where the environment names another corpus, and where the table is old."""
+    monkeypatch.setenv("POLSESS_DATA_ROOT", str(tmp_path / "elsewhere"))
+    results = tmp_path / "my results" / "7"
+    shutil.copytree(folder / "results", results)
+    hparams = results / "hyperparams.yaml"
+
+    def card(line):
+        text = re.sub(r"(?m)^data_folder: .*$", line, hparams.read_text())
+        assert line in text
+        hparams.write_text(text)
+        call("export", hparams, tmp_path / "model", "--overwrite")
+        return (tmp_path / "model" / "README.md").read_text()
+
+    (results / "test_summary.md").write_text(
+        f"| C | 7 |\n\n- Command: `python evaluate.py results/a --x={tmp_path}/y "
+        f'"--output_folder={results}" hparams/a.yaml`\n- Corpus: {tmp_path}/Mini\n'
+    )
+    text = card(f"data_folder: {tmp_path}/Mini")
+    assert "DPRNN trained on Mini, of the format" in text
+    assert "| training corpus | Mini, " in text
+    assert (
+        "- Command: `python evaluate.py results/a --x=…/y "
+        '"--output_folder=…/7" hparams/a.yaml`\n- Corpus: …/Mini\n'
+    ) in text
+    assert str(tmp_path) not in text
+    assert not re.search(r"""(^|[\s"'`=(])/\w""", text)
+    assert "DPRNN trained on elsewhere, of" in card("data_folder: !PLACEHOLDER")
+    monkeypatch.delenv("POLSESS_DATA_ROOT")
+    assert "DPRNN trained on PolSESS, of" in card("data_folder: !PLACEHOLDER")
 
 
 def test_training_goes_on_from_imported_results(folder, tmp_path):

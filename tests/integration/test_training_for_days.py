@@ -158,7 +158,10 @@ def test_tuned_models_train_and_leave_all_that_they_need(train, tmp_path, model)
     history = train(tmp_path, "--debug", hparams=f"tuned/{model}")
     tuned = read_yaml(ROOT / f"hparams/tuned/{model}.yaml")
     assert history.lr[0] == tuned["lr"]
-    left = read_yaml(tmp_path / "debug" / "hyperparams.yaml")
+    path = tmp_path / "debug" / "hyperparams.yaml"
+    first = f"# From hparams/tuned/{model}.yaml, based on hparams/{model}.yaml, "
+    assert path.read_text().startswith(first)
+    left = read_yaml(path)
     assert "base" not in left
     assert {k: left[k] for k in tuned if k != "base"} == {
         k: v for k, v in tuned.items() if k != "base"

@@ -245,10 +245,54 @@ def test_what_other_settings_have_finished_is_made_anew(
     for gain in (1.0, 0.5):
         assert anew in run(scaled(model, gain))
         assert run(scaled(model, gain))[-1].startswith("0 separated, 1 finished")
-    # Files of other programs, or damaged ones, are not taken for finished.
+    # As after a crash of the machine: names without content.
     for output in recordings[0].outputs(2):
-        output.write_bytes(output.read_bytes()[:40])
+        output.write_bytes(b"")
     assert run(model)[-1].startswith("1 separated")
+
+
+def edited(path):
+    samples, rate = sf.read(path)
+    sf.write(path, samples[:100], rate)
+
+
+@pytest.mark.parametrize("age", [2e9, 0], ids=["newer", "older"])
+@pytest.mark.parametrize(
+    "change", [edited, lambda path: path.write_bytes(b"of a format unknown here")]
+)
+def test_what_was_not_made_here_is_replaced_only_if_asked(
+    model, tmp_path, capsys, change, age
+):
+    sf.write(tmp_path / "a.wav", speechlike(0.1, 8000), 8000)
+    recordings, _ = find_recordings([str(tmp_path / "a.wav")], tmp_path / "out")
+    separate_all(model, recordings, show_progress=False)
+    outputs = recordings[0].outputs(2)
+    change(outputs[1])
+    os.utime(outputs[1], (age, age))
+    before = [path.read_bytes() for path in outputs]
+    assert separate_all(model, recordings, show_progress=False) == 1
+    assert [path.read_bytes() for path in outputs] == before
+    told = capsys.readouterr().err
+    assert told.startswith(f"failed: {tmp_path}/a.wav: {outputs[1]} is there")
+    assert "--overwrite" in told
+    assert told.count("\n") == 1
+    assert separate_all(model, recordings, overwrite=True, show_progress=False) == 0
+    assert sf.info(outputs[1]).frames == 800
+
+
+def test_sources_left_from_another_model_are_named(model, tmp_path, capsys):
+    sf.write(tmp_path / "a.wav", speechlike(0.1, 8000), 8000)
+    recordings, _ = find_recordings([str(tmp_path / "a.wav")], tmp_path / "out")
+    separate_all(model, recordings, show_progress=False)
+    model.hparams.num_spks = 1
+    model.mods["separator"] = torch.nn.Unflatten(1, (-1, 1))
+    capsys.readouterr()
+    separate_all(model, recordings, show_progress=False)
+    line, _ = capsys.readouterr().out.splitlines()
+    assert line == (
+        f"{tmp_path}/a.wav: was made otherwise before; made anew; "
+        f"{tmp_path}/out/a_s2.wav is left from a model with more sources"
+    )
 
 
 def test_full_disk(model, tmp_path, capsys, monkeypatch):
