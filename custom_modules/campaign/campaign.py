@@ -12,7 +12,7 @@ from custom_modules.campaign.page import COMPARISON, COSTS, PICTURE, RECORD, RUN
 from custom_modules.campaign.runs import MODELS
 from custom_modules.errors import InputError
 from custom_modules.evaluation.comparison import compare_results
-from custom_modules.evaluation.record import RECORD_FILE, command
+from custom_modules.evaluation.record import RECORD_FILE, command, without_folders
 from custom_modules.files import atomic_path
 from custom_modules.measuring import describe
 from custom_modules.training.failures import is_out_of_memory
@@ -188,7 +188,7 @@ def record_of(runs, budget):
         for name, version in record["versions"].items()
     }
     return {
-        "command": command(),
+        "command": without_folders(command()),  # it is published
         "budget_minutes": budget,
         "seeds": sorted({run.seed for run in runs}),
         "commits": sorted({str(record["git_commit"]) for record in records}),
