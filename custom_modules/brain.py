@@ -23,6 +23,7 @@ from custom_modules.collation import collate
 from custom_modules.objectives import pit_si_sdr_loss
 from custom_modules.training.averages import Averages
 from custom_modules.training.cost import EpochCost
+from custom_modules.training.failures import rank_and_processes
 from custom_modules.training.steps import ExactSteps
 from custom_modules.training.trackers import audible_signals, open_tracker
 from custom_modules.training_log import TrainingLog
@@ -107,7 +108,7 @@ class Separation(ExactSteps):
             self.train_set = dataset
         else:
             self.heard = dataset.data_ids[: self.hparams.save_audio]
-            rank, processes = self._place()
+            rank, processes = rank_and_processes()
             loader_kwargs["sampler"] = range(rank, len(dataset), processes)
             if self.hparams.per_variant_validation:  # up to five examples a mixture
                 loader_kwargs["batch_size"] = max(1, loader_kwargs["batch_size"] // 5)

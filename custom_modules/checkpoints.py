@@ -11,7 +11,7 @@ from speechbrain.utils.distributed import ddp_barrier, if_main_process
 from speechbrain.utils.logger import get_logger
 
 from custom_modules.errors import InputError
-from custom_modules.files import PARTIAL_SUFFIX
+from custom_modules.files import PARTIAL_SUFFIX, nearest_existing
 
 logger = get_logger(__name__)
 
@@ -204,7 +204,7 @@ class AtomicCheckpointer(Checkpointer):
 
 def _check_folder(folder):
     """Raises InputError if a folder is none, or cannot be made."""
-    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    nearest = nearest_existing(folder)
     if not nearest.is_dir():
         raise InputError(f"{nearest}: is no folder, but checkpoints would go into it")
     if nearest != folder and not os.access(nearest, os.W_OK):

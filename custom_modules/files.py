@@ -59,6 +59,26 @@ def atomic_path(target):
             partial.unlink()
 
 
+def nearest_existing(path):
+    """A path itself if it exists, else the nearest folder above it that does.
+
+    Arguments
+    ---------
+    path : pathlib.Path
+
+    Returns
+    -------
+    pathlib.Path
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> nearest_existing(folder / "a" / "b") == folder
+    True
+    """
+    return next(known for known in (path, *path.parents) if known.exists())
+
+
 def prepare_folder(folder):
     """Makes a folder, and makes sure that it can be written to.
 

@@ -14,13 +14,13 @@ from custom_modules.errors import InputError
 from custom_modules.evaluation.comparison import compare_results
 from custom_modules.evaluation.record import RECORD_FILE, command, without_folders
 from custom_modules.files import atomic_path
-from custom_modules.measuring import describe
+from custom_modules.measuring import device_name
 from custom_modules.training.failures import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
 
-def costs_of(hparams, models, folder, overrides):
+def costs_of(hparams, models, folder, options=()):
     """Costs of each architecture, measured once and kept in ``costs.csv``.
 
     Arguments
@@ -29,7 +29,7 @@ def costs_of(hparams, models, folder, overrides):
         A folder with an hparams file for each architecture.
     models : list of str
     folder : str or pathlib.Path
-    overrides : dict
+    options : list of str
         Of every training.
 
     Returns
@@ -48,20 +48,20 @@ def costs_of(hparams, models, folder, overrides):
     rows = []
     for model in models:
         file = f"{hparams}/{model}.yaml"
-        what = f"{file} {overrides} on {device_name()}"
+        what = f"{file} {list(options)} on {device_name()}"
         row = next((row for row in known if row["what"] == what), None)
         if row is None:
             logger.info("%s: measuring what it costs", model)
-            row = {"model": model, "what": what} | _measured(file, overrides)
+            row = {"model": model, "what": what} | _measured(file, options)
         rows.append(row)
         with atomic_path(path) as partial:
             pd.DataFrame(rows).to_csv(partial, index=False, float_format="%.6g")
     return pd.DataFrame(rows)
 
 
-def _measured(file, overrides):
+def _measured(file, options):
     try:
-        return measure_costs(file, overrides)
+        return measure_costs(file, options)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -69,16 +69,6 @@ def _measured(file, overrides):
             f"{file}: a training step does not fit into memory; give all trainings a "
             "lower --batch_size, or --segment_seconds"
         ) from error
-
-
-def device_name():
-    """The GPU's, or the processor's.
-
-    Returns
-    -------
-    str
-    """
-    return describe().split(", torch")[0]
 
 
 def steps_of(costs, minutes):
@@ -153,15 +143,15 @@ def collect(runs, budget, folder, figures):
     figures.mkdir(parents=True, exist_ok=True)
     by_model = sorted(runs, key=lambda run: MODELS.index(run.model))
     compare_results([str(run.folder) for run in by_model], folder)
-    with atomic_path(folder / RUNS) as path:
+    with atomic_path(figures / RUNS) as path:
         table_of_runs(by_model).to_csv(path, index=False, float_format="%.4g")
     costs = pd.read_csv(folder / COSTS).drop(columns="what")
     with atomic_path(figures / COSTS) as path:
         costs.to_csv(path, index=False, float_format="%.6g")
-    with atomic_path(folder / RECORD) as path:
+    with atomic_path(figures / RECORD) as path:
         text = json.dumps(record_of(by_model, budget), indent=1) + "\n"
         path.write_text(text, encoding="utf-8")
-    for name in (COMPARISON, RUNS, PICTURE, RECORD):
+    for name in (COMPARISON, PICTURE):
         shutil.copyfile(folder / name, figures / name)
 
 

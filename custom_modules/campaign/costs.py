@@ -4,25 +4,25 @@ import tempfile
 import warnings
 
 import torch
+from speechbrain.utils.autocast import AMPConfig
 from torch.utils.flop_counter import FlopCounterMode
 
-from custom_modules.hparams import load_hparams
-from custom_modules.measuring import measure
-from custom_modules.objectives import pit_si_sdr_loss
+from custom_modules.hparams import load_experiment
+from custom_modules.measuring import measure, training_step
 from custom_modules.selective_scan.operator import FLOP_FORMULAS
 
 #: Of the mixtures that are measured, s; as long as PolSESS's.
 SECONDS = 4.0
 
 
-def measure_costs(hparams_file, overrides, repeats=3):
+def measure_costs(hparams_file, options=(), repeats=3):
     """Measures an architecture, untrained, in processes of its own.
 
     Arguments
     ---------
     hparams_file : str
-    overrides : dict
-        As for :func:`custom_modules.hparams.load_hparams`.
+    options : list of str
+        Of the command line, as for :func:`custom_modules.hparams.load_experiment`.
     repeats : int
         Of each piece of work, after a warm-up; the fastest counts.
 
@@ -35,7 +35,7 @@ def measure_costs(hparams_file, overrides, repeats=3):
         ``step_mib`` of a training step. On a CPU with one thread, by process
         time.
     """
-    arguments = (hparams_file, overrides)
+    arguments = (hparams_file, options)
     inference = measure(make_inference, arguments, repeats=repeats)
     step = measure(make_step, arguments, repeats=repeats)
     hparams = load_model(*arguments)
@@ -52,21 +52,21 @@ def measure_costs(hparams_file, overrides, repeats=3):
     }
 
 
-def load_model(hparams_file, overrides):
+def load_model(hparams_file, options=()):
     """The hparams of a model without data, its files in nobody's way.
 
     Arguments
     ---------
     hparams_file : str
-    overrides : dict
+    options : list of str
 
     Returns
     -------
     dict
     """
     with tempfile.TemporaryDirectory() as folder:
-        nowhere = {"data_folder": folder, "output_folder": folder}
-        return load_hparams(hparams_file, dict(overrides) | nowhere)
+        nowhere = [f"--data_folder={folder}", f"--output_folder={folder}"]
+        return load_experiment([hparams_file, *options, *nowhere])[1]
 
 
 def count_macs(separator, samples):
@@ -107,19 +107,19 @@ def _count(separator, mixture):
     return counter.get_total_flops() / 2
 
 
-def make_inference(hparams_file, overrides):
+def make_inference(hparams_file, options=()):
     """A forward pass of one mixture, for :func:`custom_modules.measuring.measure`.
 
     Arguments
     ---------
     hparams_file : str
-    overrides : dict
+    options : list of str
 
     Returns
     -------
     dict of str to callable
     """
-    hparams, device = load_model(hparams_file, overrides), _device()
+    hparams, device = load_model(hparams_file, options), _device()
     separator = hparams["separator"].to(device).eval()
     mixture = torch.randn(1, int(SECONDS * hparams["sample_rate"]), device=device)
 
@@ -130,37 +130,26 @@ def make_inference(hparams_file, overrides):
     return {"inference": inference}
 
 
-def make_step(hparams_file, overrides):
+def make_step(hparams_file, options=()):
     """A training step as the hparams want it, reading and all else apart.
 
     Arguments
     ---------
     hparams_file : str
-    overrides : dict
+    options : list of str
 
     Returns
     -------
     dict of str to callable
     """
-    hparams, device = load_model(hparams_file, overrides), _device()
+    hparams, device = load_model(hparams_file, options), _device()
     separator = hparams["separator"].to(device)
     optimizer = hparams["opt_class"](separator.parameters())
     seconds = hparams["segment_seconds"] or SECONDS
     shape = (hparams["batch_size"], int(seconds * hparams["sample_rate"]))
     targets = torch.randn(*shape, hparams["num_sources"], device=device)
-    if device == "cpu" and hparams["precision"] == "fp16":
-        hparams["precision"] = "fp32"
-    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(hparams["precision"])
-
-    def step():
-        with torch.autocast(device, dtype=dtype, enabled=dtype is not None):
-            estimates = separator(targets.sum(2))
-        loss, _ = pit_si_sdr_loss(estimates, targets)
-        optimizer.zero_grad()
-        loss.mean().backward()
-        optimizer.step()
-
-    return {"step": step}
+    dtype = AMPConfig.from_name(hparams["precision"]).dtype
+    return {"step": training_step(separator, optimizer, targets, dtype)}
 
 
 def _device():

@@ -6,7 +6,13 @@ from pathlib import Path
 import pandas as pd
 
 from custom_modules.errors import InputError
-from custom_modules.evaluation.comparison import GAINS
+from custom_modules.evaluation.comparison import (
+    GAINS,
+    decimals_of,
+    heading_of,
+    mean_over_seeds,
+)
+from custom_modules.evaluation.summary import ALL_MIXTURES
 from custom_modules.evaluation.tables import DASH, interval, markdown, number
 from custom_modules.files import atomic_path
 
@@ -108,7 +114,7 @@ def sections(folder):
         score_table(scores[scores.metric == "si_sdri"], "variant"),
         made,
         "#### Every metric's improvement, over all mixtures",
-        score_table(scores[scores.variant == "all mixtures"], "metric"),
+        score_table(scores[scores.variant == ALL_MIXTURES], "metric"),
         made,
         "#### What it costs",
         cost_table(costs),
@@ -137,11 +143,11 @@ def score_table(scores, key):
     lines = [[key, "n", *models]]
     for row, part in scores.groupby(key, sort=False):
         part = part.set_index("model")
-        name = f"{GAINS[row].heading}i" if key == "metric" else row
+        name = heading_of(row) if key == "metric" else row
         line = [name, str(part.n.iloc[0])]
         for model in models:
             cell = part.loc[model]
-            line.append(score_cell(cell, GAINS[cell.metric].decimals))
+            line.append(score_cell(cell, decimals_of(cell.metric)))
         lines.append(line)
     return markdown(lines)
 
@@ -160,9 +166,7 @@ def score_cell(cell, decimals):
     """
     if pd.isna(cell["mean"]):
         return DASH
-    mean = number(cell["mean"], decimals)
-    if cell.seeds > 1:
-        mean += f" ± {number(cell.std_over_seeds, decimals)}"
+    mean = mean_over_seeds(cell, decimals)
     return f"{mean} [{interval(cell.ci_low, cell.ci_high, decimals)}]"
 
 

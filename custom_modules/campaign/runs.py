@@ -24,8 +24,6 @@ MODELS = ("convtasnet", "dprnn", "sepformer", "spmamba")
 ALIKE = ("--number_of_epochs=1000000", "--curriculum=null")
 #: In a run's folder once it is finished: the commands that made it.
 FINISHED_FILE = "finished.json"
-#: Epochs that are there sooner after a start were there before.
-PATIENCE_SECONDS = 5
 
 
 class Run(NamedTuple):
@@ -93,37 +91,31 @@ def plan(hparams, data_folder, folder, steps, seeds, options=()):
     -------
     list of Run
     """
-    return [
-        Run(
-            model,
-            seed,
-            Path(folder, model, str(seed)),
-            [
-                [
-                    "recipes/separation/train.py",
-                    f"{hparams}/{model}.yaml",
-                    f"--data_folder={data_folder}",
-                    f"--output_folder={Path(folder, model, str(seed))}",
-                    f"--seed={seed}",
-                    f"--model_name={model}",
-                    f"--optimizer_step_limit={count}",
-                    *ALIKE,
-                    "--test_after_training=False",
-                    "--noprogressbar",
-                    *options,
-                ],
-                [
-                    "recipes/separation/evaluate.py",
-                    f"{Path(folder, model, str(seed))}/hyperparams.yaml",
-                    f"--data_folder={data_folder}",
-                    "--noprogressbar",
-                ],
-            ],
-            count,
-        )
-        for seed in seeds
-        for model, count in steps.items()
-    ]
+    runs = []
+    for seed in seeds:
+        for model, count in steps.items():
+            place = Path(folder, model, str(seed))
+            train = [
+                "recipes/separation/train.py",
+                f"{hparams}/{model}.yaml",
+                f"--data_folder={data_folder}",
+                f"--output_folder={place}",
+                f"--seed={seed}",
+                f"--model_name={model}",
+                f"--optimizer_step_limit={count}",
+                *ALIKE,
+                "--test_after_training=False",
+                "--noprogressbar",
+                *options,
+            ]
+            test = [
+                "recipes/separation/evaluate.py",
+                f"{place}/hyperparams.yaml",
+                f"--data_folder={data_folder}",
+                "--noprogressbar",
+            ]
+            runs.append(Run(model, seed, place, [train, test], count))
+    return runs
 
 
 class Queue:
@@ -205,11 +197,12 @@ class Queue:
             [sys.executable, *command], run.folder, "valid_si_sdr", environment
         )
         self.processes.add(process)
+        before = dict(process.rows())  # of an earlier run; it has just been started
         try:
             if self.stopping.is_set():
                 return None
             for epoch, value in process.values():
-                if time.monotonic() - start > PATIENCE_SECONDS:
+                if epoch not in before:
                     logger.info("%s: epoch %d, %.2f dB", name, epoch, value)
             failure = process.failure()
         finally:

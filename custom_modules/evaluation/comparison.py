@@ -102,7 +102,7 @@ def report(table, missing=""):
         "## SI-SDRi (dB) by variant",
         _comparison_table(gains, "variant", lambda _: 2),
         "## All metrics, over all mixtures",
-        _comparison_table(averages, "metric", _decimals, _heading),
+        _comparison_table(averages, "metric", decimals_of, heading_of),
         note,
         "\n".join([*facts, f"- Command: `{without_folders(command())}`"]),
     ]
@@ -118,7 +118,7 @@ def _comparison_table(table, key, decimals, heading=str):
     for row in dict.fromkeys(table[key]):
         places = decimals(row)
         line = [heading(row), str(cells.loc[(models[0], row), "n"])]
-        line += [_with_seeds(cells.loc[(name, row)], places) for name in models]
+        line += [mean_over_seeds(cells.loc[(name, row)], places) for name in models]
         for name in models[1:]:
             cell = cells.loc[(name, row)]
             bounds = (cell.difference_ci_low, cell.difference_ci_high)
@@ -128,18 +128,32 @@ def _comparison_table(table, key, decimals, heading=str):
     return markdown(lines)
 
 
-def _with_seeds(cell, decimals):
+def mean_over_seeds(cell, decimals):
+    """A mean, ± the standard deviation over seeds if there are several.
+
+    Arguments
+    ---------
+    cell : pandas.Series
+        A row of :func:`~custom_modules.evaluation.compare.compare`.
+    decimals : int
+
+    Returns
+    -------
+    str
+    """
     mean = number(cell["mean"], decimals)
     if cell.seeds == 1:
         return mean
     return f"{mean} ± {number(cell.std_over_seeds, decimals)}"
 
 
-def _decimals(gain):
+def decimals_of(gain):
+    """Decimals that an improvement is shown with."""
     return GAINS[gain].decimals
 
 
-def _heading(gain):
+def heading_of(gain):
+    """What an improvement is called in a table."""
     return f"{GAINS[gain].heading}i"
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from speechbrain.utils.distributed import if_main_process
+from speechbrain.utils.distributed import if_main_process, is_distributed_initialized
 
 from custom_modules.errors import InputError
 from custom_modules.evaluation.examples import example_path
@@ -20,10 +20,14 @@ from custom_modules.evaluation.outputs import (
 from custom_modules.evaluation.record import describe_run, evaluation_key
 from custom_modules.evaluation.runner import BATCH_SIZE, Scope, score_test_set
 from custom_modules.evaluation.store import ScoreStore
-from custom_modules.files import prepare_folder
+from custom_modules.files import nearest_existing, prepare_folder
 from custom_modules.metrics import GROUPS
 from custom_modules.mmipc import num_sources
-from custom_modules.training.failures import is_lost_process, is_out_of_memory
+from custom_modules.training.failures import (
+    is_lost_process,
+    is_out_of_memory,
+    rank_and_processes,
+)
 
 #: In the results folder: what was scored, so that a rerun goes on.
 SCORES_FOLDER = "test_scores"
@@ -60,8 +64,7 @@ def evaluate_model(model, dataset, folder, scope, output=None, **facts):
     scope = scope._replace(audio_folder=str(folder / "audio"))
     _check_writable(folder, output)
     key = _shared_key(model, dataset, facts["split"], scope.batch_size)
-    rank = torch.distributed.get_rank() if _distributed() else 0
-    store = ScoreStore(folder / SCORES_FOLDER, key, rank)
+    store = ScoreStore(folder / SCORES_FOLDER, key, rank_and_processes()[0])
     with _explained_failures(model, scope):
         effort = score_test_set(model, dataset, store, scope)
     if not if_main_process():
@@ -199,7 +202,7 @@ def _remedy(model, scope):
 
 def _check_writable(folder, output):
     """Hours of scoring must not end at a file that cannot be written."""
-    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    nearest = nearest_existing(folder)
     if not nearest.is_dir():
         raise InputError(f"{nearest}: is a file; choose another --output_folder")
     prepare_folder(folder)
@@ -209,14 +212,10 @@ def _check_writable(folder, output):
         prepare_folder(Path(output).parent)
 
 
-def _distributed():
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
-
-
 def _shared_key(model, dataset, *names):
     """The first process's key: files may look otherwise from another machine."""
     key = [evaluation_key(model, dataset, *names) if if_main_process() else None]
-    if _distributed():
+    if is_distributed_initialized():
         on_device = torch.distributed.get_backend() == "nccl"
         device = model.device if on_device else torch.device("cpu")
         torch.distributed.broadcast_object_list(key, src=0, device=device)

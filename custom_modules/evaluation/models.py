@@ -104,28 +104,37 @@ class Model:
             return self.estimate(mixtures.to(self.device)).float()
 
     def fingerprint(self):
-        """A digest of the parameters and settings of all modules.
+        """See :func:`fingerprint`."""
+        return fingerprint(self.modules)
 
-        Returns
-        -------
-        str
-        """
-        digest = hashlib.blake2b(digest_size=16)
-        for name, module in self.modules.named_modules():
-            settings = {
-                key: value
-                for key, value in sorted(vars(module).items())
-                if isinstance(value, (int, float, str)) and key != "training"
-            }
-            digest.update(f"{name} {type(module).__name__} {settings}".encode())
-        for name, value in self.modules.state_dict().items():
-            digest.update(name.encode())
-            if isinstance(value, torch.Tensor):
-                samples = value.detach().cpu()
-                if samples.is_floating_point():
-                    samples = samples.float()
-                digest.update(np.ascontiguousarray(samples.numpy()).tobytes())
-        return digest.hexdigest()
+
+def fingerprint(modules):
+    """A digest of the parameters and settings of all modules.
+
+    Arguments
+    ---------
+    modules : torch.nn.Module
+
+    Returns
+    -------
+    str
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for name, module in modules.named_modules():
+        settings = {
+            key: value
+            for key, value in sorted(vars(module).items())
+            if isinstance(value, (int, float, str)) and key != "training"
+        }
+        digest.update(f"{name} {type(module).__name__} {settings}".encode())
+    for name, value in modules.state_dict().items():
+        digest.update(name.encode())
+        if isinstance(value, torch.Tensor):
+            samples = value.detach().cpu()
+            if samples.is_floating_point():
+                samples = samples.float()
+            digest.update(np.ascontiguousarray(samples.numpy()).tobytes())
+    return digest.hexdigest()
 
 
 def check_trained(hparams):

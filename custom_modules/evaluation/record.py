@@ -54,7 +54,7 @@ def evaluation_key(model, dataset, split, batch_size):
     parts = {
         "format": FORMAT,
         "model": model.fingerprint(),
-        "manifest": _digest([dataset.data.path.read_bytes()]),
+        "manifest": digest_of([dataset.data.path.read_bytes()]),
         "corpus": _corpus(dataset.data),
         "task": dataset.task,
         "device": model.device.type,
@@ -62,13 +62,13 @@ def evaluation_key(model, dataset, split, batch_size):
         "batch_size": model.batch_size(batch_size),
         "versions": versions(),
     }
-    return f"{split}-{_digest([json.dumps(parts).encode()], size=8)}"
+    return f"{split}-{digest_of([json.dumps(parts).encode()], size=8)}"
 
 
 def _corpus(manifest):
     """Where the corpus is, and a digest of size and time of all mixes."""
     root = Path(manifest.replacements.get("data_root", "")).resolve()
-    return str(root), _digest(_state(entry["mix"]) for entry in manifest.values())
+    return str(root), digest_of(_state(entry["mix"]) for entry in manifest.values())
 
 
 def _state(path):
@@ -79,7 +79,8 @@ def _state(path):
     return f"{stat.st_size} {stat.st_mtime_ns}\n".encode()
 
 
-def _digest(pieces, size=16):
+def digest_of(pieces, size=16):
+    """A hexadecimal digest of ``size`` bytes of pieces of bytes, one after another."""
     digest = hashlib.blake2b(digest_size=size)
     for piece in pieces:
         digest.update(piece)

@@ -12,7 +12,6 @@ import torch
 from speechbrain.utils.distributed import (
     ddp_all_reduce,
     ddp_barrier,
-    get_rank,
     if_main_process,
 )
 from tqdm import tqdm
@@ -32,6 +31,7 @@ from custom_modules.evaluation.scoring import ScoringJob
 from custom_modules.manifest.pool import available_cores
 from custom_modules.metrics import align, si_sdr_of_signals
 from custom_modules.mmipc import variants_of
+from custom_modules.training.failures import rank_and_processes
 
 #: Rows of a batch, unless something else is asked for.
 BATCH_SIZE = 8
@@ -117,7 +117,7 @@ def score_test_set(model, dataset, store, scope):
     start = time.perf_counter()
     wanted = _missing(dataset, store, scope)
     ddp_barrier()  # all have read the store before anybody adds to it
-    rank, processes = get_rank() or 0, _number_of_processes()
+    rank, processes = rank_and_processes()
     wanted = dict(list(wanted.items())[rank::processes])
     scope = scope._replace(workers=_workers(scope, processes, len(wanted)))
     run = _Run(model, dataset, store, scope, wanted)
@@ -156,12 +156,6 @@ def _missing(dataset, store, scope):
 def _is_unheard(folder, name, variant):
     path = example_path(folder, name, variant)
     return variant in HEARD_VARIANTS and not path.exists()
-
-
-def _number_of_processes():
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_world_size()
-    return 1
 
 
 def _workers(scope, processes, mixtures):
@@ -204,7 +198,7 @@ class _Run:
     def _progress(self):
         total = sum(map(len, self.wanted.values()))
         shown = self.scope.progressbar and if_main_process()
-        processes = _number_of_processes()
+        _, processes = rank_and_processes()
         share = f"process 1 of {processes}" if processes > 1 else None
         return tqdm(
             total=total, unit="mix", desc=share, disable=not shown, dynamic_ncols=True

@@ -1,7 +1,6 @@
 """What ``evaluate.py`` is given: a training's hparams, or an exported folder."""
 
 import dataclasses
-import hashlib
 import os
 import tempfile
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from custom_modules.evaluation.models import (
     placement,
     trained_model,
 )
-from custom_modules.evaluation.record import recorded_corpus
+from custom_modules.evaluation.record import digest_of, recorded_corpus
 from custom_modules.hparams import (
     DATA_ROOT_VARIABLE,
     load_experiment,
@@ -194,7 +193,8 @@ def results_folder(subject, split):
     if "output_folder" in subject.overrides and not is_training:
         return folder
     corpus = Path(subject.hparams["data_folder"]).resolve()
-    places = [folder / corpus.name, folder / f"{corpus.name}-{_digest(corpus)}"]
+    digest = digest_of([str(corpus).encode()], size=3)
+    places = [folder / corpus.name, folder / f"{corpus.name}-{digest}"]
     if not is_training or _is_same(_trained_on(folder), corpus):
         places.insert(0, folder)
     if split != "test":
@@ -215,10 +215,6 @@ def _is_same(known, corpus):
     known = Path(known).resolve()
     # A folder that is not here may have moved, as between machines.
     return known == corpus or (known.name == corpus.name and not known.exists())
-
-
-def _digest(corpus):
-    return hashlib.blake2b(str(corpus).encode(), digest_size=3).hexdigest()
 
 
 def test_set(subject, folder, options):

@@ -1,6 +1,6 @@
 """What a separated file was made by, as its own comment says."""
 
-from custom_modules.evaluation.models import Model
+from custom_modules.evaluation.models import fingerprint
 
 #: How the comments begin of the files that ``separate.py`` has written.
 MADE_HERE = "separate.py "
@@ -21,9 +21,7 @@ def describe_settings(model, channels, normalize):
         A line, the same for the same model and settings on any device.
     """
     hparams = model.hparams
-    digest = Model(
-        model.estimate, model.mods, hparams.sample_rate, model.device
-    ).fingerprint()
+    digest = fingerprint(model.mods)
     settings = {
         "model": f"{getattr(hparams, 'model_name', 'unnamed')}-{digest}",
         "channels": channels,

@@ -4,6 +4,7 @@ from contextlib import contextmanager
 
 import speechbrain as sb
 import torch
+from speechbrain.utils.distributed import is_distributed_initialized
 
 from custom_modules.errors import InputError
 
@@ -123,6 +124,24 @@ def join_processes(run_opts):
             f"({torch.cuda.device_count()} here), or "
             "take CPUs with --distributed_backend=gloo --device=cpu"
         ) from error
+
+
+def rank_and_processes():
+    """Which of the processes of ``torchrun`` this one is, and how many there are.
+
+    Returns
+    -------
+    rank, processes : int
+        0 and 1 without ``torchrun``.
+
+    Example
+    -------
+    >>> rank_and_processes()
+    (0, 1)
+    """
+    if not is_distributed_initialized():
+        return 0, 1
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
 
 
 def leave_processes():

@@ -11,6 +11,7 @@ from custom_modules.errors import InputError
 from custom_modules.mmipc import draw_fraction
 from custom_modules.training.averages import Averages
 from custom_modules.training.batches import Share, TrainBatches
+from custom_modules.training.failures import rank_and_processes
 
 logger = get_logger(__name__)
 
@@ -42,17 +43,11 @@ class ExactSteps(sb.Brain):
             dataset,
             loader_kwargs.pop("batch_size", 1),
             self.hparams.seed,
-            *self._place(),
+            *rank_and_processes(),
             self.grad_accumulation_factor,
         )
         loader_kwargs.pop("shuffle", None)
         return loader_kwargs | {"batch_sampler": self.train_sampler}
-
-    def _place(self):
-        """Rank and number of processes."""
-        if not is_distributed_initialized():
-            return 0, 1
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
 
     def fit_batch(self, batch):
         """A batch: a step of the optimiser, or a part of one.
@@ -85,7 +80,7 @@ class ExactSteps(sb.Brain):
     def _seed_step(self):
         # Dropout is drawn from seed, epoch and step, so that a resumed run goes
         # on with the numbers of an uninterrupted one.
-        place = (self.hparams.seed, self.epoch, self.step, self._place()[0])
+        place = (self.hparams.seed, self.epoch, self.step, rank_and_processes()[0])
         torch.manual_seed(int(draw_fraction("step", *place) * 2**62))
 
     def _accumulate(self, batch, share):

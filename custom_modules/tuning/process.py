@@ -69,7 +69,7 @@ class TrialProcess:
         seen, running = 0, True
         while running:
             running = self.process.poll() is None
-            rows = self._rows()
+            rows = self.rows()
             yield from rows[seen:]
             seen = len(rows)
             if running:
@@ -90,13 +90,19 @@ class TrialProcess:
         """Why it failed, in a line; None if it did not."""
         status = self.process.wait()
         if not status:
-            return None if self._rows() else f"no {self.metric} in history.csv"
+            return None if self.rows() else f"no {self.metric} in history.csv"
         printed = self.output.read_bytes()[self.begin :]
         lines = printed.decode("utf-8", errors="replace").splitlines()
         told = [line for line in lines if line.startswith("error: ")] or lines or [""]
         return f"exit status {status}: {told[-1]}"
 
-    def _rows(self):
+    def rows(self):
+        """Epoch and value of each epoch that is done, also by an earlier run.
+
+        Returns
+        -------
+        list of tuple of int and float
+        """
         try:
             history = pd.read_csv(self.folder / "history.csv")
         except (FileNotFoundError, pd.errors.EmptyDataError):

@@ -7,15 +7,15 @@ compiles. On CUDA in the precision of the hparams file, else in float32.
 """
 
 import argparse
-import tempfile
 import time
 
-from custom_modules.measuring import describe, measure
+from custom_modules.measuring import describe, measure, training_step
 
 import torch  # isort: skip  (after what sets up the process)
 
-from custom_modules.hparams import load_hparams
-from custom_modules.objectives import pit_si_sdr_loss
+from speechbrain.utils.autocast import AMPConfig
+
+from custom_modules.campaign.costs import load_model
 
 MODELS = "convtasnet,dprnn,sepformer,spmamba"
 
@@ -23,23 +23,13 @@ MODELS = "convtasnet,dprnn,sepformer,spmamba"
 def make_step(model, samples, compiled):
     """A training step, for :func:`.measure`."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    with tempfile.TemporaryDirectory() as folder:
-        overrides = {"data_folder": "x", "output_folder": folder}
-        hparams = load_hparams(f"hparams/{model}.yaml", overrides)
+    hparams = load_model(f"hparams/{model}.yaml")
     separator = hparams["separator"].to(device)
     run = torch.compile(separator) if compiled else separator
     optimizer = hparams["opt_class"](separator.parameters())
     targets = torch.randn(1, samples, 2, device=device)
-    is_half = device == "cuda" and hparams["precision"] == "fp16"
-
-    def step():
-        with torch.autocast(device, enabled=is_half):
-            estimates = run(targets.sum(2))
-        loss, _ = pit_si_sdr_loss(estimates, targets)
-        optimizer.zero_grad()
-        loss.mean().backward()
-        optimizer.step()
-
+    dtype = AMPConfig.from_name(hparams["precision"]).dtype
+    step = training_step(run, optimizer, targets, dtype)
     start = time.perf_counter()
     step()
     print(f"{model}, compiled {compiled}: first {time.perf_counter() - start:.0f} s")

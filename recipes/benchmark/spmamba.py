@@ -13,14 +13,13 @@ that works there, and at batch 1 a plain autograd loop over time (``unbound``).
 import argparse
 import itertools
 
-from custom_modules.measuring import describe, measure
+from custom_modules.measuring import describe, measure, training_step
 
 import torch  # isort: skip  (after what sets up the process)
 from selective_scan import unbound_scan, usable
 
 from custom_modules.models import gridnet, mamba
 from custom_modules.models.spmamba import SPMamba
-from custom_modules.objectives import pit_si_sdr_loss
 
 SAMPLES = 32_000  # 4 s
 SIZES = {
@@ -70,16 +69,7 @@ def make_step(size, way, device, batch, dtype, checkpoint_blocks):
     model = make_model(size, way, device, checkpoint_blocks=checkpoint_blocks)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     targets = torch.randn(batch, SAMPLES, 2, device=device)
-    is_half = dtype != "float32"
-
-    def step():
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=is_half):
-            estimates = model(targets.sum(2))
-        loss, _ = pit_si_sdr_loss(estimates, targets)
-        optimizer.zero_grad()
-        loss.mean().backward()
-        optimizer.step()
-
+    step = training_step(model, optimizer, targets, getattr(torch, dtype))
     return {"seconds": step}
 
 
@@ -106,7 +96,8 @@ def on_cpu(options):
         step = measure(make_step, arguments, options.threads, repeats=1)
         show(f"training step, {size}, batch 1, {fastest}, checkpointed", step)
     print()
-    for way in [way for way in ways if way != fastest]:
+    ways.pop(fastest)
+    for way in ways:
         process, clock = (
             found[way][name] / found[fastest][name]
             for name in ("seconds", "wall seconds")

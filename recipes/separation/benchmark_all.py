@@ -61,23 +61,22 @@ def main(argv):
         level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
     )
     logging.getLogger("speechbrain").setLevel(logging.WARNING)
-    options, rest, overrides = parse(argv)
+    options, rest = parse(argv)
     hparams = options.hparams or PRESETS[options.preset]
     folder = Path(options.output_folder or f"results/benchmark/{options.preset}")
     page = Path(options.page or Path(__file__).parent / "README.md")
-    figures = page.parent / "figures" / options.preset
     writes_page = options.page != "none"
+    figures = folder / "figures"
     if writes_page:
+        figures = page.parent / "figures" / options.preset
         around_marks(page, options.preset)  # better refused now than in hours
     data_folder = options.data_folder or generate(options.preset, folder)
-    costs = costs_of(hparams, options.models, folder, overrides)
+    costs = costs_of(hparams, options.models, folder, rest)
     steps = steps_of(costs, options.budget)
     runs = plan(hparams, data_folder, folder, steps, options.seeds, rest)
     gpus = gpus_here()
     Queue(options.jobs or len(gpus) or available_cores(), gpus).do(runs)
-    collect(
-        runs, options.budget, folder, figures if writes_page else folder / "figures"
-    )
+    collect(runs, options.budget, folder, figures)
     if writes_page:
         update_page(page, options.preset, figures)
         print(f"  {page}")
@@ -117,7 +116,7 @@ def generate(preset, folder):
 
 
 def parse(argv):
-    """Our options, what goes to the trainings, and what of it are hparams.
+    """Our options, and what goes to the trainings.
 
     Raises
     ------
@@ -146,12 +145,10 @@ def parse(argv):
             _refuse(f"--{name}: must be {least} or more, each of them once")
     _, run_arguments, overrides = split_arguments(["the trainings", *rest])
     for argument in (*run_arguments, *(f"--{key}" for key in overrides)):
-        name, _, value = argument.partition("=")
+        name = argument.partition("=")[0]
         if name in DECIDED:
             _refuse(f"{name}: is decided here")
-        if name == "--precision" and value:  # an hparam as well as a run option
-            overrides["precision"] = value
-    return options, rest, overrides
+    return options, rest
 
 
 def _refuse(message):

@@ -30,8 +30,11 @@ from custom_modules.evaluation.evaluate import (  # noqa: E402
 )
 from custom_modules.evaluation.models import trained_model  # noqa: E402
 from custom_modules.evaluation.record import facts_of  # noqa: E402
-from custom_modules.hparams import load_experiment, print_help  # noqa: E402
-from custom_modules.hparams_files import write_hparams  # noqa: E402
+from custom_modules.hparams import (  # noqa: E402
+    load_experiment,
+    print_help,
+    write_hparams,
+)
 from custom_modules.plots import plot_training  # noqa: E402
 from custom_modules.training.failures import (  # noqa: E402
     explained_failures,

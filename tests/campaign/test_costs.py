@@ -67,7 +67,7 @@ def test_a_mamba_is_its_projections_convolution_and_scan():
 
 def test_a_model_is_loaded_without_data_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    hparams = load_model("hparams/small/convtasnet.yaml", {"N": 8, "B": 8, "H": 8})
+    hparams = load_model("hparams/small/convtasnet.yaml", ["--N=8", "--B=8", "--H=8"])
     assert hparams["separator"](torch.randn(1, 800)).shape == (1, 800, 2)
     assert not list(tmp_path.iterdir())
 
