@@ -13,7 +13,7 @@ from custom_modules.selective_scan.reference import reference_scan
 logger = logging.getLogger(__name__)
 
 #: What ``auto`` tries on a kind of device, the fastest first, before ``torch``.
-_FASTEST = {"cuda": ("mamba_ssm", "triton"), "cpu": ("numba",)}
+_FASTEST = {"cuda": ("mamba_ssm", "triton")}
 #: The kernels of mamba_ssm and of numba hold no more states.
 _MAX_STATES = 256
 
@@ -24,6 +24,11 @@ _OPTIONAL = {
     "mamba_ssm": ("mamba_ssm.ops.selective_scan_interface", "selective_scan_fn"),
 }
 
+#: Behind the backend's name in the log.
+_REMARKS = {
+    "numba": ", compiled by Numba (once, on first use)",
+    "eager": ", not compiled",
+}
 _announced = set()
 
 
@@ -47,8 +52,9 @@ def check_backend(backend):
     -------
     >>> check_backend("torch")
     """
-    if backend not in ("auto", *_SCANS):
-        known = ", ".join(["auto", *_SCANS])
+    names = ("auto", "torch", *_SCANS)
+    if backend not in names:
+        known = ", ".join(names)
         raise ValueError(f"no selective scan backend {backend!r}; there are {known}")
 
 
@@ -77,7 +83,9 @@ def find_scan(backend, tensors, return_last_state):
     """
     check_backend(backend)
     if backend == "auto":
-        backend = _choose(tensors, return_last_state)
+        return _SCANS[_choose(tensors, return_last_state)]
+    if backend == "torch":
+        return _SCANS[_half_of_torch(tensors)]
     reason = _obstacle(backend, tensors, return_last_state)
     if reason:
         raise BackendError(
@@ -88,20 +96,25 @@ def find_scan(backend, tensors, return_last_state):
 
 
 def _choose(tensors, return_last_state):
-    """The fastest backend that works, announced when it is first taken."""
+    """The fastest way that works, announced when it is first taken."""
     candidates = (*_FASTEST.get(tensors[0].device.type, ()), "torch")
     works = (x for x in candidates if not _obstacle(x, tensors, return_last_state))
     backend = next(works)
-    if not torch.compiler.is_compiling() and backend not in _announced:
-        _announced.add(backend)
-        remark = " (compiled once, on first use)" if backend == "numba" else ""
-        logger.info("selective scan: backend %s%s", backend, remark)
-    return backend
+    way = _half_of_torch(tensors) if backend == "torch" else backend
+    if not torch.compiler.is_compiling() and way not in _announced:
+        _announced.add(way)
+        logger.info("selective scan: backend %s%s", backend, _REMARKS.get(way, ""))
+    return way
 
 
-def _obstacle(backend, tensors, return_last_state):
+def _half_of_torch(tensors):
+    """What ``torch`` is for these tensors: ``numba`` where it works, or ``eager``."""
+    return "eager" if _obstacle("numba", tensors) else "numba"
+
+
+def _obstacle(backend, tensors, return_last_state=False):
     """Why a backend cannot be used for these tensors; None if it can."""
-    if backend in ("torch", "reference"):
+    if backend in ("torch", "eager", "reference"):
         return None
     u, states = tensors[0], tensors[2].shape[1]
     if u.dtype == torch.float64:
@@ -183,6 +196,6 @@ _SCANS = {
     "mamba_ssm": _scan_by_mamba_ssm,
     "triton": _scan_by_triton,
     "numba": _scan_by_numba,
-    "torch": chunked_scan,
+    "eager": chunked_scan,
     "reference": reference_scan,
 }

@@ -1,4 +1,4 @@
-"""The selective scan in eager PyTorch, on any device: the ``torch`` backend.
+"""The selective scan in eager PyTorch, on any device: ``eager``.
 
 One operator with a gradient of its own. The forward pass keeps the states at
 chunk boundaries alone; the backward pass goes through the chunks from the last to

@@ -1,4 +1,4 @@
-"""The selective scan in two kernels that Numba compiles: ``numba``, for CPUs.
+"""The selective scan on CPUs, in two kernels that Numba compiles: ``numba``.
 
 A step of the scan takes a dozen instructions on a few numbers; here all of them
 run while the numbers are in registers. Import it only where Numba is installed.

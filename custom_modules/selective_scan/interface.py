@@ -51,9 +51,11 @@ def selective_scan(
     return_last_state : bool
         Whether to return the state after the last step, too.
     backend : str
-        ``"torch"`` works anywhere, ``"numba"`` on CPUs, ``"triton"`` and, if
-        installed, ``"mamba_ssm"`` on CUDA; ``"reference"`` is a plain loop for
-        tests. ``"auto"`` takes the fastest that works; the log says once which.
+        ``"torch"`` works anywhere: compiled by Numba for float32 and less on CPUs
+        (``"numba"``), where that is installed, and else in PyTorch's own operations
+        (``"eager"``). ``"triton"`` and, if installed, ``"mamba_ssm"`` are for CUDA;
+        ``"reference"`` is a plain loop for tests. ``"auto"`` takes the fastest that
+        works; the log says once which.
 
     Returns
     -------

@@ -2,10 +2,10 @@
 
     python recipes/benchmark/selective_scan.py --threads 1
 
-On a CPU ``numba`` and ``torch`` are compared with the published loop
-(``reference``, whose backward pass is quadratic in time) and with a plain loop over
-unbound time steps; on CUDA the backends that work there are compared, in float32
-and bfloat16.
+On a CPU ``torch``, which Numba compiles there, and its ``eager`` half, for where
+Numba is missing, are compared with the published loop (``reference``, whose backward
+pass is quadratic in time) and with a plain loop over unbound time steps; on CUDA
+the backends that work there are compared, in float32 and bfloat16.
 """
 
 import argparse
@@ -88,8 +88,8 @@ def make_scan(way, shape, dtype, device):
 def ways_for(shape, device):
     """Pairs of a way to scan and a dtype, the slowest last."""
     if device == "cpu":
-        fastest = [name for name in ("numba",) if usable(name, device)]
-        ways = [(way, "float32") for way in (*fastest, "torch", "unbound")]
+        eager = ["eager"] if usable("numba", device) else []  # else torch is that
+        ways = [(way, "float32") for way in ("torch", *eager, "unbound")]
         is_small = shape[0] <= REFERENCE_SEQUENCES
         return ways + ([("reference", "float32")] if is_small else [])
     backends = ("triton", "mamba_ssm", "torch")

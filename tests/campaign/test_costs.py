@@ -31,7 +31,7 @@ def test_an_lstm_has_four_gates_a_step():
     assert count_macs(Along(layer), SAMPLES) == 2 * SAMPLES * 4 * 20 * (1 + 20)
 
 
-@pytest.mark.parametrize("backend", ["torch", "numba"])
+@pytest.mark.parametrize("backend", ["eager", "numba"])
 def test_the_scan_has_three_a_state_and_step(backend):
     class Scan(nn.Module):
         def __init__(self):
@@ -50,7 +50,7 @@ def test_the_scan_has_three_a_state_and_step(backend):
 
 def test_a_mamba_is_its_projections_convolution_and_scan():
     model, inner, state, rank = 16, 32, 4, 1
-    mamba = Mamba(model, d_state=state, scan_backend="torch")
+    mamba = Mamba(model, d_state=state, scan_backend="eager")
     frames = nn.Sequential(nn.Unflatten(1, (SAMPLES, model)), mamba)
     step = (
         model * 2 * inner  # in_proj

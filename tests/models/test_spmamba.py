@@ -41,7 +41,7 @@ def small(num_sources=2, **options):
     return SPMamba(num_sources, n_head=2, **sizes | options)
 
 
-@pytest.mark.parametrize("backend", ["torch", "numba"])
+@pytest.mark.parametrize("backend", ["eager", "numba"])
 @pytest.mark.parametrize("name", ["spmamba_gridnet_block", "spmamba_gridnet_block_hs2"])
 def test_recorded_block_is_reproduced(name, backend):
     golden = torch.load(DATA / f"{name}.pt", weights_only=True)
@@ -56,7 +56,7 @@ def test_recorded_block_is_reproduced(name, backend):
     assert relative_error(x.grad, golden["grad_input"]) < 1e-5
 
 
-@pytest.mark.parametrize("backend", ["torch", "numba"])
+@pytest.mark.parametrize("backend", ["eager", "numba"])
 @pytest.mark.parametrize("checkpoint_blocks", [False, True])
 @pytest.mark.parametrize("name", MODELS)
 def test_recorded_output_and_gradients_are_reproduced(name, checkpoint_blocks, backend):

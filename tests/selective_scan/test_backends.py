@@ -113,17 +113,24 @@ def test_the_choice_is_logged_once(caplog, fresh):
         for _ in range(3):
             selective_scan(*random_inputs(1, 2, 5, 2))
     messages = [r.getMessage() for r in caplog.records]
-    assert messages == ["selective scan: backend numba (compiled once, on first use)"]
+    assert messages == [
+        "selective scan: backend torch, compiled by Numba (once, on first use)"
+    ]
 
 
-def test_a_cpu_takes_numba_where_it_can(fresh, monkeypatch):
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_a_cpu_takes_numba_where_it_can(backend, fresh, monkeypatch):
+    def way(tensors):
+        return backends.find_scan(backend, tensors, True)
+
+    compiled, eager = (backends._SCANS[name] for name in ("numba", "eager"))
     tensors = random_inputs(1, 2, 5, 2)
-    assert backends._choose(tensors, True) == "numba"
-    assert backends._choose([x.double() for x in tensors], False) == "torch"
-    assert backends._choose(random_inputs(1, 2, 5, 257), False) == "torch"
+    assert way(tensors) is compiled
+    assert way([x.double() for x in tensors]) is eager
+    assert way(random_inputs(1, 2, 5, 257)) is eager
     backends._load.cache_clear()
     monkeypatch.setitem(sys.modules, "custom_modules.selective_scan.compiled", None)
-    assert backends._choose(tensors, False) == "torch"
+    assert way(tensors) is eager
 
 
 def test_a_gpu_takes_what_is_installed(fresh, monkeypatch):
@@ -132,7 +139,7 @@ def test_a_gpu_takes_what_is_installed(fresh, monkeypatch):
     assert backends._choose(tensors, False) == "triton"
     backends._load.cache_clear()
     monkeypatch.setitem(sys.modules, "custom_modules.selective_scan.fused", None)
-    assert backends._choose(tensors, False) == "torch"
+    assert backends._choose(tensors, False) == "eager"
     backends._load.cache_clear()
     offer_mamba_ssm(monkeypatch)
     assert backends._choose(tensors, False) == "mamba_ssm"
@@ -145,7 +152,7 @@ def test_mamba_ssm_is_passed_over_where_it_falls_short(fresh, monkeypatch):
     with torch.no_grad():
         assert backends._choose(on_cuda(random_inputs(1, 2, 5, 2)), True) == "mamba_ssm"
     double = random_inputs(1, 2, 5, 2, dtype=torch.float64)
-    assert backends._choose(on_cuda(double), False) == "torch"
+    assert backends._choose(on_cuda(double), False) == "eager"
 
 
 def test_mamba_ssm_without_its_extension_is_as_good_as_none(fresh, monkeypatch):
@@ -186,7 +193,7 @@ def test_without_room_for_a_cache_kernels_are_compiled_anew(monkeypatch):
 @pytest.mark.parametrize(
     ("backend", "error", "message"),
     [
-        ("cuda", ValueError, "'cuda'; there are auto, mamba_ssm, triton, numba, torch"),
+        ("cuda", ValueError, "'cuda'; there are auto, torch, mamba_ssm, triton"),
         ("triton", RuntimeError, "triton needs tensors on a CUDA device, not cpu"),
         ("mamba_ssm", RuntimeError, "mamba_ssm needs tensors on a CUDA device"),
     ],
@@ -218,7 +225,7 @@ model(torch.randn(2, 9, 8)).sum().backward()
         text=True,
         check=True,
     )
-    assert done.stderr == "INFO selective scan: backend torch\n"
+    assert done.stderr == "INFO selective scan: backend torch, not compiled\n"
     assert not done.stdout
 
 

@@ -168,7 +168,7 @@ def test_inputs_are_not_modified(scan):
     assert all(torch.equal(a, b) for a, b in zip(inputs, copies, strict=True))
 
 
-@pytest.mark.parametrize("backend", ["torch", "numba", "reference"])
+@pytest.mark.parametrize("backend", ["eager", "numba", "reference"])
 def test_groups_are_scans_of_their_own(backend):
     u, delta, A, _, _, D, z, bias = random_inputs(2, 6, 20, 4)
     B, C = torch.randn(2, 2, 3, 4, 20)
@@ -191,7 +191,7 @@ def test_groups_are_scans_of_their_own(backend):
         torch.testing.assert_close(state[:, part], last)
 
 
-@pytest.mark.parametrize("backend", ["torch", "numba"])
+@pytest.mark.parametrize("backend", ["eager", "numba"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_inputs_are_scanned_in_float32(dtype, backend):
     """Only inputs and outputs are rounded: a long memory keeps its digits."""
@@ -236,7 +236,7 @@ def test_nothing_is_kept_where_no_gradient_is_wanted():
     assert op(*inputs, True, 8, True)[2].shape == (5, 2, 4, 3)
 
 
-@pytest.mark.parametrize("backend", ["torch", "numba"])
+@pytest.mark.parametrize("backend", ["eager", "numba"])
 def test_differentiating_twice_is_refused(backend):
     inputs = [x.requires_grad_() for x in random_inputs(1, 2, 5, 2)]
     output = selective_scan(*inputs, delta_softplus=True, backend=backend)
@@ -263,7 +263,7 @@ def test_what_is_no_number_stays_none(scan):
         assert torch.isfinite(output[0]).all()
 
 
-@pytest.mark.parametrize("backend", ["auto", "torch"])
+@pytest.mark.parametrize("backend", ["auto", "eager"])
 def test_compiled_in_one_graph(backend):
     """The scan is a node of the graph, not unrolled into it."""
     inputs = random_inputs(2, 3, 12, 4)
