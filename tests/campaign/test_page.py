@@ -92,10 +92,45 @@ def check_scores(table, scores, key):
             shown = CELL.fullmatch(cell).groups()
             values = (found["mean"], found.std_over_seeds, found.ci_low, found.ci_high)
             for text, value in zip(shown, values, strict=True):
-                assert (text is None) == pd.isna(value)
-                if text is not None:
-                    unit = 10.0 ** -len(text.partition(".")[2])
-                    assert abs(float(text) - value) <= 0.5 * unit + 1e-9
+                check_number(text, value)
+
+
+def check_number(text, value):
+    """Whether a text is a value, rounded; none where there is none."""
+    assert (text is None) == pd.isna(value)
+    if text is not None:
+        unit = 10.0 ** -len(text.partition(".")[2])
+        assert abs(float(text) - value) <= 0.5 * unit + 1e-9
+
+
+def check_costs(table, costs, runs):
+    """Every cell of a table, against a lookup of its own in the two CSVs."""
+    of_costs = {
+        "parameters, M": ("parameters", 1e6),
+        "GMAC per s of audio": ("macs_per_second", 1e9),
+        "real-time factor": ("real_time_factor", 1),
+        "inference, MiB": ("inference_mib", 1),
+        "training, MiB": ("step_mib", 1),
+    }
+    of_runs = {"min per epoch": "minutes_per_epoch", "min in all": "minutes"}
+    (_, *headings), _, *lines = table
+    assert set(headings) == {*of_costs, *of_runs, "steps"}
+    assert [line[0] for line in lines] == list(costs.model)
+    for model, *cells in lines:
+        mine = runs[runs.model == model]
+        for heading, cell in zip(headings, cells, strict=True):
+            mean, _, spread = cell.partition(" ± ")
+            if heading in of_costs:
+                column, divisor = of_costs[heading]
+                value = costs[column][costs.model == model].item() / divisor
+                check_number(mean, value)
+                assert not spread
+            elif heading == "steps":
+                assert set(mine.steps) == {int(cell)}
+            else:
+                values = mine[of_runs[heading]]
+                check_number(mean, values.mean())
+                check_number(spread or None, values.std())
 
 
 def check_page(text, folder):
@@ -103,17 +138,9 @@ def check_page(text, folder):
     by_variant, by_metric, costs = tables_of(text)
     check_scores(by_variant, scores[scores.metric == "si_sdri"], "variant")
     check_scores(by_metric, scores[scores.variant == "all mixtures"], "metric")
-    measured = pd.read_csv(folder / pages.COSTS).set_index("model")
-    assert [line[0] for line in costs[2:]] == list(measured.index)
-    runs = pd.read_csv(folder / pages.RUNS).groupby("model")
-    for model, *cells in costs[2:]:
-        assert float(cells[-1].split(" ± ")[0]) == pytest.approx(
-            runs.minutes.mean()[model], abs=0.051
-        )
-        assert float(cells[0]) == pytest.approx(
-            measured.parameters[model] / 1e6, abs=0.0051
-        )
-        assert float(cells[-3]) == runs.steps.mean()[model]
+    check_costs(
+        costs, pd.read_csv(folder / pages.COSTS), pd.read_csv(folder / pages.RUNS)
+    )
 
 
 def test_cells_are_the_values_of_the_files(tmp_path):
