@@ -7,6 +7,7 @@ from pathlib import Path
 from custom_modules.errors import InputError
 from custom_modules.inference import open_audio
 from custom_modules.recordings.settings import MADE_HERE
+from custom_modules.recordings.spectrograms import comment_of_picture
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 
@@ -192,20 +193,62 @@ def finished_by(recording, sources, channels):
     InputError
         If a file is in the place of an output that no comment says was made here.
     """
-    outputs = recording.outputs(sources, _channels_of(recording, channels))
-    # An empty file is what a crash of the machine leaves; there is nothing to lose.
-    there = [path for path in outputs if path.exists() and path.stat().st_size]
+    outputs = outputs_of(recording, sources, channels)
+    there = [path for path in outputs if _is_there(path)]
     comments = [_comment_of(path) for path in there]
     for path, comment in zip(there, comments, strict=True):
-        if not comment.startswith(MADE_HERE):
-            raise InputError(
-                f"{path} is there and does not say that separate.py made it; move it "
-                "away, or replace it with --overwrite"
-            )
+        _check_made_here(path, comment)
     changed = recording.path.stat().st_mtime
     if len(there) < len(outputs) or any(p.stat().st_mtime < changed for p in there):
         return None
     return comments[0] if len(set(comments)) == 1 else ""
+
+
+def check_picture(path):
+    """Refuses to replace a picture that was not drawn here.
+
+    Arguments
+    ---------
+    path : pathlib.Path
+        A PNG, or where one is to be.
+
+    Raises
+    ------
+    InputError
+        If a file is there whose comment does not say that it was made here.
+    """
+    if _is_there(path):
+        _check_made_here(path, comment_of_picture(path))
+
+
+def _is_there(path):
+    # An empty file is what a crash of the machine leaves; there is nothing to lose.
+    return path.exists() and path.stat().st_size > 0
+
+
+def _check_made_here(path, comment):
+    if not comment.startswith(MADE_HERE):
+        raise InputError(
+            f"{path} is there and does not say that separate.py made it; move it "
+            "away, or replace it with --overwrite"
+        )
+
+
+def outputs_of(recording, sources, channels):
+    """The files that a recording is separated into.
+
+    Arguments
+    ---------
+    recording : Recording
+    sources : int
+    channels : str
+        As for :func:`custom_modules.recordings.streams.separate_recording`.
+
+    Returns
+    -------
+    list of pathlib.Path
+    """
+    return recording.outputs(sources, _channels_of(recording, channels))
 
 
 def left_beside(recording, sources, channels):

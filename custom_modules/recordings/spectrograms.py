@@ -4,6 +4,7 @@ import matplotlib
 import numpy as np
 import soundfile as sf
 from matplotlib.figure import Figure
+from PIL import Image
 from scipy.signal import stft
 
 from custom_modules.files import atomic_path
@@ -14,7 +15,7 @@ _COLUMNS = 1200
 _RANGE_DB = 70
 
 
-def plot_spectrograms(mixture, sources, picture, highest):
+def plot_spectrograms(mixture, sources, picture, highest, comment=""):
     """Draws the spectrograms of a mixture and of its sources above each other.
 
     Arguments
@@ -27,6 +28,8 @@ def plot_spectrograms(mixture, sources, picture, highest):
         The PNG to write.
     highest : float
         Up to where there is something to see, Hz.
+    comment : str
+        Kept in the file.
     """
     paths = [mixture, *sources]
     spectrograms = [spectrogram(path) for path in paths]
@@ -51,7 +54,25 @@ def plot_spectrograms(mixture, sources, picture, highest):
     figure.supylabel("frequency (kHz)", fontsize=10)
     figure.colorbar(image, ax=list(all_axes[:, 0]), label="level (dB)", aspect=40)
     with atomic_path(picture) as partial, matplotlib.rc_context({"savefig.dpi": 130}):
-        figure.savefig(partial, format="png")
+        figure.savefig(partial, format="png", metadata={"Comment": comment})
+
+
+def comment_of_picture(path):
+    """What a PNG says of itself; nothing if it is none.
+
+    Arguments
+    ---------
+    path : str or pathlib.Path
+
+    Returns
+    -------
+    str
+    """
+    try:
+        with Image.open(path) as picture:
+            return picture.info.get("Comment", "")
+    except (OSError, ValueError, SyntaxError):  # Pillow's ways to say that it is none
+        return ""
 
 
 def spectrogram(path):

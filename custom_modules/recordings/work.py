@@ -10,7 +10,12 @@ from tqdm import tqdm
 
 from custom_modules.errors import InputError
 from custom_modules.inference import PolSESSSeparation, open_audio
-from custom_modules.recordings.files import finished_by, left_beside
+from custom_modules.recordings.files import (
+    check_picture,
+    finished_by,
+    left_beside,
+    outputs_of,
+)
 from custom_modules.recordings.settings import describe_settings
 from custom_modules.recordings.spectrograms import plot_spectrograms
 from custom_modules.recordings.streams import separate_recording
@@ -91,7 +96,7 @@ def separate_all(
         not made here. What another model or other settings have finished is always
         separated again.
     plot : bool
-        Whether to draw each recording's spectrograms.
+        Whether to draw each recording's spectrograms, also where only they are missing.
     show_progress : bool
         A bar for each recording, and one for all.
 
@@ -107,12 +112,21 @@ def separate_all(
     for recording in tqdm(recordings, desc="recordings", disable=quiet):
         try:
             kind = (model.hparams.num_spks, channels)
+            picture = recording.stem.with_name(f"{recording.stem.name}.png")
+            if plot and not overwrite:
+                check_picture(picture)
             before = None if overwrite else finished_by(recording, *kind)
             if before == settings:
                 skipped += 1
-                continue
-            notes += _separate(model, recording, plot, quiet, options)
-            notes += _note_before(recording, before, left_beside(recording, *kind))
+            else:
+                notes += _separate(model, recording, quiet, options)
+                notes += _note_before(recording, before, left_beside(recording, *kind))
+            if plot and not (before == settings and picture.exists()):
+                outputs = outputs_of(recording, *kind)
+                # There is nothing in them above what the model can return.
+                highest = model.hparams.sample_rate / 2
+                paths = (recording.path, outputs, picture)
+                plot_spectrograms(*paths, highest, comment=settings)
         except InputError as error:
             told, name = str(error), str(recording.path)
             failures.append(told if name in told else f"{name}: {told}")
@@ -134,7 +148,7 @@ def _note_before(recording, before, left):
     return [f"{recording.path}: {'; '.join(parts)}"] if parts else []
 
 
-def _separate(model, recording, plot, quiet, options):
+def _separate(model, recording, quiet, options):
     """Separates a recording; returns what the user should know of it."""
     with (
         open_audio(recording.path) as audio,
@@ -148,12 +162,5 @@ def _separate(model, recording, plot, quiet, options):
             disable=quiet or None,
         ) as bar,
     ):
-        outputs, notes = separate_recording(
-            model, recording, tick=bar.update, **options
-        )
-    if plot:
-        picture = recording.stem.with_name(f"{recording.stem.name}.png")
-        # There is nothing in the sources above what the model can return.
-        highest = model.hparams.sample_rate / 2
-        plot_spectrograms(recording.path, outputs, picture, highest)
+        _, notes = separate_recording(model, recording, tick=bar.update, **options)
     return [f"{recording.path}: {note}" for note in notes]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
+from PIL import Image
 
 from custom_modules.errors import InputError
 from custom_modules.inference import PolSESSSeparation
@@ -278,6 +279,38 @@ def test_what_was_not_made_here_is_replaced_only_if_asked(
     assert told.count("\n") == 1
     assert separate_all(model, recordings, overwrite=True, show_progress=False) == 0
     assert sf.info(outputs[1]).frames == 800
+
+
+def test_only_pictures_that_were_drawn_here_are_replaced(model, tmp_path, capsys):
+    sf.write(tmp_path / "a.wav", speechlike(0.1, 8000), 8000)
+    recordings, _ = find_recordings([str(tmp_path / "a.wav")], tmp_path / "out")
+    picture = tmp_path / "out" / "a.png"
+    picture.parent.mkdir()
+    Image.new("RGB", (2, 2)).save(picture)
+    theirs = picture.read_bytes()
+
+    def run(**options):
+        failed = separate_all(
+            model, recordings, plot=True, show_progress=False, **options
+        )
+        return failed, capsys.readouterr()
+
+    failed, told = run()
+    assert failed == 1 and "--overwrite" in told.err
+    assert os.listdir(picture.parent) == ["a.png"]
+    assert picture.read_bytes() == theirs
+    assert run(overwrite=True)[0] == 0
+    ours = picture.read_bytes()
+    assert ours != theirs
+    # It is drawn, too, where only the picture is missing.
+    picture.unlink()
+    assert run()[1].out == "0 separated, 1 finished before, 0 failed\n"
+    assert picture.read_bytes() == ours
+    os.utime(picture, (0, 0))
+    assert run()[0] == 0
+    assert picture.stat().st_mtime == 0
+    picture.write_text("no picture at all")
+    assert run()[0] == 1
 
 
 def test_sources_left_from_another_model_are_named(model, tmp_path, capsys):
