@@ -165,3 +165,24 @@ def num_sources(task):
     if task not in TASK_SOURCES:
         raise InputError(f"task {task!r} is unknown; choose one of SB, EB, ES")
     return TASK_SOURCES[task]
+
+
+def is_target(variant, sources):
+    """Whether a variant's mixture is the target itself: it cannot be improved.
+
+    Arguments
+    ---------
+    variant : str
+    sources : int
+        Of the task; with one, nothing of a clean mixture is to be removed.
+
+    Returns
+    -------
+    bool
+
+    Example
+    -------
+    >>> is_target("C", num_sources("ES")), is_target("C", num_sources("SB"))
+    (True, False)
+    """
+    return sources == 1 and variant == "C"

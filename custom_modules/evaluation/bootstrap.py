@@ -27,7 +27,7 @@ def interval_of_mean(values, clusters, strata=None):
         ``[n]``, what is drawn together: a number or name of the mixture.
     strata : numpy.ndarray, optional
         ``[n]``. With them, the mean of the means of the strata, which are here
-        the variants.
+        the variants; of those that have any value.
 
     Returns
     -------
@@ -44,12 +44,16 @@ def interval_of_mean(values, clusters, strata=None):
     _, codes = np.unique(clusters, return_inverse=True)
     count = codes.max() + 1
     strata = np.zeros(len(values)) if strata is None else strata
-    means = [
-        _resampled_means(values[strata == s], codes[strata == s], count)
-        for s in np.unique(strata)
-    ]
-    low, high = _percentiles(np.mean(means, axis=0))
     present = ~np.isnan(values)
+    means, counted = 0, np.zeros(values.shape[1])
+    for stratum in np.unique(strata):
+        inside = strata == stratum
+        known = present[inside].any(axis=0)
+        found = _resampled_means(values[inside], codes[inside], count)
+        means = means + np.where(known, found, 0)
+        counted += known
+    with np.errstate(invalid="ignore"):
+        low, high = _percentiles(means / counted)
     known = np.array([len(set(codes[column])) for column in present.T])
     return np.where(known > 1, low, np.nan), np.where(known > 1, high, np.nan)
 

@@ -18,6 +18,7 @@ from custom_modules.metrics import (
     metrics_of,
     pesq_score,
 )
+from custom_modules.mmipc import is_target
 from custom_modules.stoi import StoiReference
 
 #: Of every score, so that a sum in another order shows nowhere.
@@ -141,15 +142,21 @@ class _Scorer:
 
     def _row(self, variant, source):
         row, failures = {}, []
+        improvable = not is_target(variant, self.sources)
+        faulty = self.target_faults[source]
         suffixes = [s for s in SIGNALS if s != "_oracle" or self.oracle is not None]
         for suffix in suffixes:
             scores, faults = self._scores(variant, source, suffix)
             row |= scores
+            if suffix == "_mixture" and not improvable and not faulty:
+                failures.append("mixture: the target itself, nothing to improve")
             failures += faults
         for name in metrics_of(self.job.groups, self.sources):
             for suffix in suffixes[:1] + suffixes[2:]:
-                row[f"{name}i{suffix}"] = _difference(
-                    row[f"{name}{suffix}"], row[f"{name}_mixture"]
+                row[f"{name}i{suffix}"] = (
+                    _difference(row[f"{name}{suffix}"], row[f"{name}_mixture"])
+                    if improvable
+                    else None
                 )
         row = {name: row[name] for name in columns_of(self.job.groups, self.sources)}
         return row | {"failures": "; ".join(dict.fromkeys(failures))}

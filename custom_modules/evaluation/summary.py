@@ -233,7 +233,8 @@ def _statistics(variant, group, table, scores):
             stds = np.nanstd(values, axis=0, ddof=1)
         else:
             by_variant = [np.nanmean(values[strata == v], 0) for v in np.unique(strata)]
-            means, stds = np.mean(by_variant, axis=0), np.full(len(scores), np.nan)
+            means = np.nanmean(by_variant, axis=0)
+            stds = np.full(len(scores), np.nan)
         low, high = interval_of_mean(values, table.id.to_numpy(), strata)
     return pd.DataFrame(
         {

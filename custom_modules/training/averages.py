@@ -4,11 +4,12 @@ import torch
 from speechbrain.utils.distributed import if_main_process, is_distributed_initialized
 
 from custom_modules.metrics import is_silent
-from custom_modules.mmipc import VARIANTS
+from custom_modules.mmipc import VARIANTS, is_target
 from custom_modules.objectives import si_sdr
 
 #: Summed over the mixtures of a variant: dB over those that can be scored, their
-#: number, and that of mixtures whose estimate was not finite.
+#: number, and that of mixtures whose estimate was not finite. The improvement of a
+#: variant that cannot be improved is NaN, and stays it in sums.
 SCORES = ("si_sdr", "si_sdri", "mixtures", "failed")
 
 #: Counted alike in every process: steps taken, the sum of their gradient norms, and
@@ -57,6 +58,9 @@ class Averages:
         values = torch.stack([scores, scores - baseline, counted, audible & ~finite], 1)
         values = values.double().cpu()
         values[:, :2] = values[:, :2].where(counted[:, None].cpu(), 0.0)
+        for row, variant in zip(values, variants, strict=True):
+            if is_target(variant, targets.shape[2]):
+                row[1] = torch.nan
         rows = torch.tensor([VARIANTS.index(name) for name in variants])
         self.scores.index_add_(0, rows, values)
 
@@ -93,13 +97,19 @@ class Averages:
         Returns
         -------
         dict
-            ``si_sdr`` and ``si_sdri``, dB.
+            ``si_sdr`` and ``si_sdri``, dB; that of the variants that can be
+            improved, NaN if there was none.
         """
         rows = self.scores if variant is None else self.scores[VARIANTS.index(variant)]
-        si_sdr_sum, si_sdri_sum, mixtures, failed = rows.reshape(-1, 4).sum(0).tolist()
+        rows = rows.reshape(-1, len(SCORES))
+        si_sdr_sum, _, mixtures, failed = rows.sum(0).tolist()
         if failed or not mixtures:
             return {"si_sdr": -float("inf"), "si_sdri": -float("inf")}
-        return {"si_sdr": si_sdr_sum / mixtures, "si_sdri": si_sdri_sum / mixtures}
+        _, si_sdri_sum, improved, _ = rows[~rows[:, 1].isnan()].sum(0)
+        return {
+            "si_sdr": si_sdr_sum / mixtures,
+            "si_sdri": float(si_sdri_sum / improved),
+        }
 
     def means_by_variant(self):
         """:meth:`means` of each variant that has mixtures with audible targets.
@@ -126,7 +136,11 @@ class Averages:
         variants = self.means_by_variant().values()
         if not variants:
             return self.means()
-        return {n: sum(v[n] for v in variants) / len(variants) for n in SCORES[:2]}
+        table = torch.tensor(
+            [[v[n] for n in SCORES[:2]] for v in variants], dtype=torch.float64
+        )
+        means = table.nanmean(0).tolist()
+        return dict(zip(SCORES[:2], means, strict=True))
 
     @property
     def mixtures(self):

@@ -51,6 +51,21 @@ def test_the_targets_as_an_answer_score_high_in_any_order(sources):
         assert list(row) == [*columns_of(GROUPS, sources), "failures"]
 
 
+@pytest.mark.parametrize("sources", [1, 2])
+def test_a_mixture_that_is_the_target_is_not_improved(sources):
+    """The clean mixture, where it is one source that is wanted."""
+    targets, _ = mixed(sources)
+    clean, estimates = targets.sum(1), targets + 0.2 * noise(TIME, sources, seed=7)
+    scored = score_mixture(job(targets, {"C": clean}, {"C": estimates}))
+    gains = [name for name in columns_of(GROUPS, sources) if name.endswith("i")]
+    gains = [name for name in gains if name not in ("stoi", "estoi")]
+    for row in scored["C"]:
+        assert row["si_sdr"] > 5 and row["stoi"] > 0.5
+        assert all((row[name] is None) == (sources == 1) for name in gains)
+        named = "mixture: the target itself, nothing to improve"
+        assert row["failures"] == (named if sources == 1 else "")
+
+
 def test_every_score_is_of_its_own_signal():
     targets, mixture = mixed()
     estimates = targets + 0.2 * noise(TIME, 2, seed=7)

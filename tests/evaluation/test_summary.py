@@ -95,6 +95,17 @@ def test_a_metric_that_failed_everywhere_has_no_mean():
     assert table.failed.tolist()[-1] == len(ROWS)
 
 
+def test_a_variant_without_scores_is_left_out_of_the_mean_over_variants():
+    rows = ROWS.assign(si_sdri=ROWS.si_sdri.where(ROWS.variant != "C"))
+    table = summarise(rows)
+    table = table[(table.metric == "si_sdri") & (table.group == "all")]
+    table = table.set_index("variant")
+    assert np.isnan(table["mean"]["C"])
+    assert table["mean"]["all variants"] == table["mean"]["all mixtures"] == 2
+    # Each of the others is of one mixture: both are in what is drawn, or neither.
+    assert table.ci_low["all variants"] == table.ci_high["all variants"] == 2
+
+
 def test_the_number_of_sources_without_a_score_is_kept():
     table = over_sources(ROWS).set_index(["id", "variant"])
     assert table["failed:si_sdri"].tolist() == [0, 1, 0, 0]

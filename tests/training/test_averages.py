@@ -1,5 +1,7 @@
 """Means over mixtures, told apart by variant."""
 
+import math
+
 import pytest
 import torch
 
@@ -28,6 +30,25 @@ def test_means_by_variant_are_means_over_its_mixtures():
         assert [means["si_sdr"], means["si_sdri"]] == pytest.approx(expected, abs=1e-5)
     everything = sum(score for _, score, _ in rows) / len(rows)
     assert averages.means()["si_sdr"] == pytest.approx(everything, abs=1e-5)
+
+
+def test_a_mixture_that_is_the_target_has_no_improvement():
+    """One source is wanted, and the clean mixture is it."""
+    scores, mixture, targets = a_batch(1)
+    single = targets.sum(2, keepdim=True)
+    noisy = mixture + 0.1 * targets[..., 0]
+    averages = Averages()
+    averages.add(scores[:3], mixture[:3], single[:3], ["C"] * 3)
+    assert math.isnan(averages.means()["si_sdri"])
+    assert averages.means()["si_sdr"] == pytest.approx(scores[:3].mean().item())
+    averages.add(scores[3:], noisy[3:], single[3:], ["S", "C", "S"])
+    gains = scores[3:] - si_sdr(noisy[3:, :, None], single[3:]).mean(1)
+    expected = pytest.approx(gains[::2].mean().item(), abs=1e-5)
+    assert averages.means()["si_sdri"] == expected
+    assert averages.means_over_variants()["si_sdri"] == expected
+    assert averages.means()["si_sdr"] == pytest.approx(scores.mean().item())
+    again = Averages.restore(averages.state())
+    assert again.means() == averages.means()
 
 
 def test_silent_targets_do_not_count_and_failures_are_never_the_best():
