@@ -109,7 +109,7 @@ def prepare_polsess(
     watched = [*paths.values(), Path(root, SPEAKERS_FILE), *targets.values()]
     report = recorded_report(save_folder, describe(options, watched))
     if report:
-        logger.info(f"Skipping preparation: {save_folder} is up to date")
+        logger.info(f"Skipping preparation: manifests in {save_folder} are up to date")
         _warn(report)
         return report
     tables = [read_table(path, subset, root) for subset, path in paths.items()]

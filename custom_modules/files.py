@@ -92,6 +92,9 @@ def prepare_folder(folder):
         If not.
     """
     probe = Path(folder) / f".writable.{os.getpid()}"
-    with atomic_path(probe) as path:
-        path.touch()
+    try:
+        with atomic_path(probe) as path:
+            path.touch()
+    except InputError as error:
+        raise InputError(str(error).replace(str(probe), str(folder))) from error
     probe.unlink()

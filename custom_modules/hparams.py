@@ -99,7 +99,9 @@ def split_arguments(argv, run_options=RUN_OPTIONS):
         if key in run_options:
             run_arguments += [option, *values]
         elif len(values) + bool(equals) != 1:
-            raise InputError(f"option --{key} takes one value; write --{key}=value")
+            raise InputError(
+                f"option --{key} is unknown, or takes one value: --{key}=value"
+            )
         else:
             overrides[key] = _parse_value(value if equals else values[0])
     return hparams_file, run_arguments, overrides
@@ -242,7 +244,7 @@ def settle_precision(hparams, run_opts):
         if key in run_opts.overridden_args and run_opts[key] == "fp16":
             raise InputError(f"--{key}=fp16 needs a GPU; use bf16 or fp32 on a CPU")
         if hparams.get(key) == "fp16" and key not in run_opts.overridden_args:
-            logger.info("%s: fp16 needs a GPU; training in fp32 on this CPU", key)
+            logger.info("%s: fp16 needs a GPU; fp32 on this CPU", key)
             hparams[key] = "fp32"
 
 

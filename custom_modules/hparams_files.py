@@ -225,7 +225,10 @@ def _in_one_line(hparams_file):
     except Exception as error:
         if "PLACEHOLDER" in str(error):
             key = str(error).split("'")[1]
-            raise InputError(f"{hparams_file}: set --{key}={key.upper()}") from error
+            or_else = ", or POLSESS_DATA_ROOT" if key == "data_folder" else ""
+            raise InputError(
+                f"{hparams_file}: set --{key}={key.upper()}{or_else}"
+            ) from error
         reason = _one_line(error) or type(error).__name__
         raise InputError(f"{hparams_file}: {reason}") from error
 

@@ -230,9 +230,11 @@ def summary(setup, rows, speech, tries, seconds):
         indoor = sum(bool(row.get("reverbForSpeaker1")) for row in made) / len(made)
         voices = len({recording.group for recording in speech[subset]})
         lines.append(f"{subset:8}{len(made):8}{hours:8.2f}{indoor:8.0%}{voices:8}")
-    rejected = 1 - len(tries) / sum(tries) if tries else 0.0
-    lines.append(
-        f"{len(tries)} mixtures made in {seconds:.1f} s, {rejected:.1%} of the "
-        f"candidates drawn again; {setup.output_folder}"
-    )
+    done = f"{len(tries)} mixtures made in {seconds:.1f} s"
+    if tries:
+        rejected = 1 - len(tries) / sum(tries)
+        done += f", {rejected:.1%} of the candidates drawn again"
+    else:
+        done += ", all were there"
+    lines.append(f"{done}; {setup.output_folder}")
     return "\n".join(lines)

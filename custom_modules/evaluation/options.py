@@ -147,7 +147,11 @@ def _parser():
     add("--no_sdr", action="store_true", help="neither SDR nor SIR (BSS-eval)")
     add("--no_pesq", action="store_true", help="no PESQ")
     add("--no_stoi", action="store_true", help="neither STOI nor ESTOI")
-    add("--max_samples", type=int, help="mixtures, picked by their names")
+    add(
+        "--max_samples",
+        type=int,
+        help="mixtures, picked by their names (default: the file's test_max_samples)",
+    )
     add("--split", default="test", choices=SUBSETS, help="by default test")
     add("--output", metavar="CSV", help="also write the rows, or the comparison, there")
     add(

@@ -247,7 +247,7 @@ def test_set(subject, folder, options):
         options.variants,
         hparams["task"],
         seed=0,  # nothing is drawn
-        max_samples=options.max_samples,
+        max_samples=options.max_samples or hparams.get("test_max_samples"),
         draw=False,
     )
 

@@ -1,5 +1,6 @@
 """The model card: README.md of a hub folder."""
 
+import re
 from pathlib import Path
 
 _CARD = """\
@@ -100,9 +101,9 @@ _TRAINING_KEYS = (
     "lr",
     "weight_decay",
     "max_grad_norm",
-    "precision",
     "segment_seconds",
     "train_variants",
+    "curriculum",
     "valid_variants",
 )
 
@@ -165,7 +166,10 @@ def write_card(
     shown = {key: value for key, value in training.items() if key != "corpus"}
     lines = [f"{key}: {value}" for key, value in shown.items()]
     if results:
-        results = "\nTest set, means over mixtures, dB:\n\n" + results.strip() + "\n"
+        tables = re.sub(
+            "^#", "##", re.sub(r"\A# .*\n", "", results), flags=re.MULTILINE
+        )
+        results = "\nTest set, means over mixtures, dB:\n\n" + tables.strip() + "\n"
     return _CARD.format(
         license=license_id,
         tag="Separation" if task == "SB" else "Enhancement",

@@ -147,7 +147,8 @@ def _expand(item):
         if not found and not glob.has_magic(item):
             raise InputError(f"{item}: no such file or folder")
     if not found:
-        raise InputError(f"{item}: no {', '.join(SUFFIXES)} in it")
+        where = "in it" if path.is_dir() else "that it matches"
+        raise InputError(f"{item}: no {', '.join(SUFFIXES)} {where}")
     return found
 
 

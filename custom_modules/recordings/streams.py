@@ -81,8 +81,9 @@ def _notes(audio, clipped):
     if re.search(r"^data : \d+ \(should be \d+\)", audio.extra_info, re.MULTILINE):
         notes.append("shorter than its header says; what there is was separated")
     if clipped:
+        samples = "1 sample" if clipped == 1 else f"{clipped} samples"
         notes.append(
-            f"{clipped} samples of its sources are beyond full scale and were cut; "
+            f"{samples} of its sources beyond full scale, cut off; "
             "--normalize peak avoids it"
         )
     return notes

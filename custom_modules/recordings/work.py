@@ -49,10 +49,7 @@ def load_model(source, device=None, precision="fp32", **options):
     run_opts = {"device": device or "cpu", "precision": precision}
     _check_device(run_opts["device"], precision)
     folder = Path(source)
-    if folder.exists() and not (folder / "hyperparams.yaml").is_file():
-        raise InputError(f"{source}: has no hyperparams.yaml; export.py writes models")
-    if not folder.exists() and source.count("/") != 1:
-        raise InputError(f"{source}: no such folder; export.py writes models")
+    _check_model_folder(source, folder)
     logging.getLogger("speechbrain").setLevel(logging.WARNING)
     try:
         model = PolSESSSeparation.from_hparams(source, run_opts=run_opts, **options)
@@ -62,6 +59,20 @@ def load_model(source, device=None, precision="fp32", **options):
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"{source}: cannot be loaded ({reason})") from error
     return model
+
+
+def _check_model_folder(source, folder):
+    if (folder / "save").is_dir():
+        raise InputError(
+            f"{source}: is a results folder; export it first: "
+            f"export.py {folder}/hyperparams.yaml FOLDER"
+        )
+    if folder.exists() and not (folder / "hyperparams.yaml").is_file():
+        raise InputError(f"{source}: has no hyperparams.yaml; export.py writes models")
+    # Where there is a folder of that name, nobody means a hub's owner.
+    on_hub = source.count("/") == 1 and not folder.parent.exists()
+    if not folder.exists() and not on_hub:
+        raise InputError(f"{source}: no such folder; export.py writes models")
 
 
 def _check_device(device, precision):

@@ -13,9 +13,9 @@ to the results folder; those of an exported folder to ``results/<its name>``.
 
 A rerun of the same command goes on where an interrupted one was. ``torchrun``
 shares the work among processes.
-
-Start reading at :func:`main`; the work is done in ``custom_modules/evaluation``.
 """
+
+# Start reading at main(); the work is done in custom_modules/evaluation.
 
 import logging
 import sys

@@ -4,9 +4,10 @@
     python recipes/separation/export.py results/dprnn/42/hyperparams.yaml exported/dprnn
 
 The folder needs SpeechBrain and none of this project. ``--push_to_hub owner/name``
-uploads it; keys of the hparams file are options as in training. Start reading at
-:func:`main`; what is written is in ``custom_modules/hub/folder.py``.
+uploads it; keys of the hparams file are options as in training.
 """
+
+# Start reading at main(); what is written is in custom_modules/hub/folder.py.
 
 import argparse
 import sys

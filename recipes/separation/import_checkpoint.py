@@ -7,10 +7,9 @@
 
     python recipes/separation/train.py results/dprnn/old/hyperparams.yaml \\
         --data_folder=PolSESS --number_of_epochs=120
-
-Start reading at :func:`main`; what becomes of what is in
-``custom_modules/hub/predecessor.py``.
 """
+
+# Start reading at main(); what becomes of what is in custom_modules/hub/predecessor.py.
 
 import argparse
 import sys

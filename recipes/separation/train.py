@@ -6,10 +6,10 @@
 Any key of the hparams file is an option: ``--task=ES --batch_size=4``. The same
 command resumes a run that was interrupted. ``--debug`` runs a few batches of
 everything, ``--test_only`` tests again. Results go to ``results/``.
-
-Start reading at :func:`main`; what is trained is in
-``custom_modules/brain.py``, on what in ``custom_modules/dataio.py``.
 """
+
+# Start reading at main(); what is trained is in custom_modules/brain.py, on what in
+# custom_modules/dataio.py.
 
 import logging
 import sys

@@ -1,6 +1,7 @@
 """Folders that are exported, and what loads them."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -41,7 +42,8 @@ def exported(tmp_path_factory):
         for parameter in separator.parameters():  # no two of them alike
             parameter.data += 0.02 * torch.randn_like(parameter)
         folder = tmp_path_factory.mktemp("exported") / name
-        table = "| variant | SI-SDR |\n|---|--:|\n| C | 7.14 |"
+        table = "# dprnn, test set\n\n| variant | SI-SDR |\n|---|--:|\n| C | 7.14 |"
+        table += "\n\n## Scores beside the mixture\n"
         write_folder(folder, recipe, separator, results=table, **CARD)
         found[name] = folder, recipe, separator
     return found
@@ -133,6 +135,9 @@ def test_model_card(exported):
     assert front_matter["license"] == "apache-2.0"
     assert {"speechbrain", "ConvTasNet", "PolSESS"} <= set(front_matter["tags"])
     count = sum(p.numel() for p in separator.parameters())
+    headings = re.findall("^#+ .*", text, flags=re.MULTILINE)
+    assert headings.count("### Scores beside the mixture") == 1
+    assert "# dprnn, test set" not in headings
     for expected in ("| C | 7.14 |", f"{count:,} parameters", "SER, SE", "0.0001"):
         assert expected in text
 

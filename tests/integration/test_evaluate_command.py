@@ -81,6 +81,13 @@ def test_fewer_variants_and_metrics_have_the_same_numbers(trained, tmp_path, cap
     assert not [name for name in part if "pesq" in name or "stoi" in name]
 
 
+def test_fewer_mixtures_by_the_option_of_a_training(trained, tmp_path):
+    options = ["--variants=C", "--no_pesq", "--no_stoi", "--noprogressbar"]
+    options += [f"--output_folder={tmp_path}", "--test_max_samples=3"]
+    evaluate(trained / "hyperparams.yaml", *options)
+    assert rows_of(tmp_path).id.nunique() == 3
+
+
 def test_killed_in_the_middle_it_goes_on_in_two_processes(trained, tmp_path):
     arguments = [trained, f"--output_folder={tmp_path}", "--noprogressbar"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

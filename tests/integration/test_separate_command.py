@@ -138,6 +138,13 @@ def test_a_folder_of_recordings(folder, tmp_path):
     assert sf.info(out / "ala ma kota_s2.wav").frames == 60_000
 
 
+def test_results_that_were_not_exported_are_no_model(folder, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        call("separate", folder / "results", OLD, "--output_folder", tmp_path)
+    assert ended.value.code == 2
+    assert f"export.py {folder}/results/hyperparams.yaml" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("parts", [("--shard", "2/3"), ("torchrun",)])
 def test_processes_share_the_work(folder, tmp_path, monkeypatch, capsys, parts):
     for name in "abcd":
@@ -157,6 +164,7 @@ def test_processes_share_the_work(folder, tmp_path, monkeypatch, capsys, parts):
     ("script", "arguments", "message"),
     [
         ("separate", ["none", OLD, "--output_folder", "x"], "none: no such folder"),
+        ("separate", ["hparams/none", OLD, "--output_folder", "x"], "no such folder"),
         ("separate", [ROOT, OLD, "--output_folder", "x"], "has no hyperparams.yaml"),
         ("separate", ["none", "none", "--output_folder", "x"], "no such file"),
         ("separate", ["none", OLD, "--output_folder", OLD], "cannot be written"),
