@@ -207,7 +207,8 @@ def plot_comparison(table):
     below.set_xticks(range(len(variants)), labels, fontsize=9)
     above.set(ylabel="SI-SDRi (dB)", title="Improvement over the mixture")
     below.set(ylabel=f"difference from\n{models[0]} (dB)")
-    above.legend()
+    # Inside, it would hide bars of some results.
+    figure.legend(loc="outside upper center", ncols=len(models), frameon=False)
     return figure
 
 
