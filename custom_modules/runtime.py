@@ -19,6 +19,7 @@ def prepare_process():
       spinning made training steps up to 50 times slower.
     * Numba and matplotlib keep their notes on how they work to themselves, where a
       log file takes everything: Numba writes thousands of lines for a kernel.
+    * SpeechBrain does not warn that torchvision, which nothing here needs, is missing.
     * glibc keeps large blocks instead of giving them back to the kernel after
       each use, whose page faults took up to half of a forward pass. Without
       glibc nothing happens.
@@ -34,7 +35,12 @@ def prepare_process():
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for name in ("numba", "matplotlib"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("speechbrain.utils.train_logger").addFilter(_is_of_use)
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _ONE_GIB)
         mallopt(_M_TRIM_THRESHOLD, _ONE_GIB)
+
+
+def _is_of_use(record):
+    return "torchvision" not in record.getMessage()
