@@ -42,7 +42,7 @@ demo: $(INSTALLED)
 		--data_folder=$(DEMO)/MiniPolSESS --output_folder=$(DEMO)/results
 
 results: $(INSTALLED)
-	$(BIN)/python recipes/separation/benchmark_all.py --preset small --budget 10
+	$(BIN)/python recipes/separation/benchmark_all.py --preset small --budget 8 --jobs 2
 
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
