@@ -13,7 +13,7 @@ from speechbrain.utils.fetching import FetchConfig, LocalStrategy, fetch
 from speechbrain.utils.superpowers import import_from_path
 
 from custom_modules.errors import InputError
-from custom_modules.longform import LongForm, resample_blocks
+from custom_modules.longform import CHUNK_SECONDS, LongForm, resample_blocks
 from custom_modules.longform.levels import check_normalize, scale_to_peak
 from custom_modules.models.masking import MaskingSeparator, improve_conv_tasnet
 
@@ -63,7 +63,7 @@ class PolSESSSeparation(Pretrained):
         modules=None,
         hparams=None,
         *args,
-        chunk_seconds=16.0,
+        chunk_seconds=CHUNK_SECONDS,
         overlap_seconds=None,
         batch_size=None,
         **kwargs,

@@ -10,6 +10,10 @@ from custom_modules.longform.chunks import Chunker
 from custom_modules.longform.levels import MixtureLevel
 from custom_modules.longform.speakers import SpeakerTracker
 
+#: Longer chunks agree better with one pass over a recording and bridge longer pauses,
+#: shorter ones take less memory.
+CHUNK_SECONDS = 32.0
+
 
 class LongForm:
     """Separates streams of any length chunk by chunk.
@@ -52,7 +56,7 @@ class LongForm:
         self,
         estimate,
         sample_rate,
-        chunk_seconds=16.0,
+        chunk_seconds=CHUNK_SECONDS,
         overlap_seconds=None,
         batch_size=1,
         widen=True,

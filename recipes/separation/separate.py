@@ -30,6 +30,7 @@ from custom_modules.errors import (  # noqa: E402
     exit_cleanly,
 )
 from custom_modules.files import prepare_folder  # noqa: E402
+from custom_modules.longform import CHUNK_SECONDS  # noqa: E402
 from custom_modules.longform.levels import NORMALIZATIONS  # noqa: E402
 from custom_modules.recordings.files import find_recordings, shard  # noqa: E402
 from custom_modules.recordings.streams import CHANNELS  # noqa: E402
@@ -96,7 +97,7 @@ def parse(argv):
     add("--normalize", choices=NORMALIZATIONS, default="mixture", help=LEVELS)
     add("--device", help="cpu, cuda, cuda:1; default: a GPU if there is one")
     add("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
-    add("--chunk_seconds", type=positive, default=16.0, help="default: 16")
+    add("--chunk_seconds", type=positive, default=CHUNK_SECONDS, help="default: 32")
     add("--overlap_seconds", type=float, help="default: a 16th of a chunk")
     add("--batch_size", type=int, help="chunks at once; default: 1 on a CPU, else 8")
     add("--shard", type=parse_shard, metavar="I/N", help="the I-th of N parts")

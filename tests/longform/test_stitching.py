@@ -3,7 +3,7 @@ import torch
 from torch.nn.functional import conv1d
 
 from custom_modules.errors import InputError
-from custom_modules.longform import LongForm
+from custom_modules.longform import CHUNK_SECONDS, LongForm
 from custom_modules.longform.chunks import Chunker
 from tests.longform.conversations import RATE, KnowingModel, converse
 
@@ -38,10 +38,10 @@ def test_a_linear_model_is_as_in_one_pass(filters, samples, batch_size, block):
     )
 
 
-@pytest.mark.parametrize("chunk_seconds", [16, 4])
+@pytest.mark.parametrize("chunk_seconds", [CHUNK_SECONDS, 16, 4])
 def test_speakers_keep_their_places(chunk_seconds):
     for seed in range(4):
-        sources = converse(seed)
+        sources = converse(seed, seconds=max(60, int(4 * chunk_seconds)))
         model = KnowingModel(sources, seed)
         longform = LongForm(model, RATE, chunk_seconds)
         found = run(longform, model.mixture[None], 80_000)[0]
@@ -130,7 +130,7 @@ def test_memory_does_not_grow_with_length():
 
     given = 0
     for part in longform.stream(blocks()):
-        assert sum(taken) - given <= 4 * 16 * RATE
+        assert sum(taken) - given <= 4 * CHUNK_SECONDS * RATE
         given += part.shape[1]
     assert given == 600 * RATE
 
