@@ -2,9 +2,10 @@
 
     python recipes/benchmark/spmamba.py --threads 2
 
-On a CPU the forward pass of the reduced model is compared with the published one
-(``published``: its loop over time, all sequences at once) and with its loop in this
-model, which takes sequences in slices (``reference``); training steps with
+On a CPU the forward pass of the reduced model is compared with the published one,
+whose loop over time takes all sequences at once: with this project's allocator
+settings (``published``) and with glibc's own, as one would meet it (``stock``). In
+slices, as this model takes sequences, the loop is ``reference``. Training steps with
 ``checkpoint_blocks`` are measured for the reduced and the paper's size. On CUDA it
 is training steps: both sizes, batch 1 and 4, float32 and bfloat16, every backend
 that works there, and at batch 1 a plain autograd loop over time (``unbound``).
@@ -20,6 +21,7 @@ from selective_scan import unbound_scan, usable
 
 from custom_modules.models import gridnet, mamba
 from custom_modules.models.spmamba import SPMamba
+from custom_modules.runtime import keep_freed_blocks
 
 SAMPLES = 32_000  # 4 s
 SIZES = {
@@ -36,20 +38,24 @@ def make_model(size, way, device, **options):
     size : str
         Of ``SIZES``.
     way : str
-        A backend; ``published``, the reference with all sequences at once; or
-        ``unbound``, a plain autograd loop.
+        A backend; ``published``, the reference with all sequences at once; ``stock``,
+        that in glibc's own settings; or ``unbound``, a plain autograd loop.
     device : str
     **options
         As for :class:`SPMamba`.
     """
-    backend = {"published": "reference", "unbound": "auto"}.get(way, way)
-    if way == "published":
+    others = {"published": "reference", "stock": "reference", "unbound": "auto"}
+    if way == "stock":
+        keep_freed_blocks(32 << 20)
+    if way in ("published", "stock"):
         gridnet.CPU_POINTS = 1 << 62
     elif way == "unbound":
         mamba.selective_scan = lambda *inputs, backend, **rest: unbound_scan(
             *inputs, **rest
         )
-    return SPMamba(2, **SIZES[size], scan_backend=backend, **options).to(device)
+    return SPMamba(2, **SIZES[size], scan_backend=others.get(way, way), **options).to(
+        device
+    )
 
 
 def make_forward(size, way, device):
@@ -86,7 +92,7 @@ def on_cpu(options):
         ways["eager"] = options.repeats
     if not options.no_reference:
         # The loop takes a minute: once is enough, after the warm-up.
-        ways |= {"reference": 1, "published": 1}
+        ways |= {"reference": 1, "published": 1, "stock": 1}
     found = {}
     for way, repeats in ways.items():
         arguments = ("reduced", way, "cpu")
