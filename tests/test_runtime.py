@@ -1,5 +1,6 @@
 """What a process is set up with."""
 
+import os
 import subprocess
 import sys
 
@@ -15,8 +16,13 @@ logger.warning("something else")
 
 def test_a_process_starts_in_silence():
     """But for what concerns the user."""
+    # SpeechBrain leaves this behind in a process in which it has started.
+    environment = {k: v for k, v in os.environ.items() if k != "SB_LOG_LEVEL"}
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True
+        [sys.executable, "-c", PROGRAM],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
     )
-    assert "something else\n" in done.stderr
-    assert "torchvision" not in done.stderr
+    assert done.stderr == "something else\n"

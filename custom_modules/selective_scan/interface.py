@@ -31,10 +31,8 @@ def selective_scan(
 
     Arguments
     ---------
-    u : torch.Tensor
-        Input, ``[batch, dim, time ≥ 1]``.
-    delta : torch.Tensor
-        Step sizes, ``[batch, dim, time]``.
+    u, delta : torch.Tensor
+        Input and step sizes, ``[batch, dim, time ≥ 1]``.
     A : torch.Tensor
         Rates, ``[dim, state]``; negative ones decay.
     B, C : torch.Tensor

@@ -44,18 +44,18 @@ def make_model(size, way, device, **options):
     **options
         As for :class:`SPMamba`.
     """
-    others = {"published": "reference", "stock": "reference", "unbound": "auto"}
+    backend = way
     if way == "stock":
         keep_freed_blocks(32 << 20)
     if way in ("published", "stock"):
+        backend = "reference"
         gridnet.CPU_POINTS = 1 << 62
     elif way == "unbound":
+        backend = "auto"
         mamba.selective_scan = lambda *inputs, backend, **rest: unbound_scan(
             *inputs, **rest
         )
-    return SPMamba(2, **SIZES[size], scan_backend=others.get(way, way), **options).to(
-        device
-    )
+    return SPMamba(2, **SIZES[size], scan_backend=backend, **options).to(device)
 
 
 def make_forward(size, way, device):

@@ -40,6 +40,7 @@ from custom_modules.recordings.work import (  # noqa: E402
 )
 
 EXIT_SOME_FAILED = 1
+CHUNK_HELP = f"default: {CHUNK_SECONDS:g}"
 LEVELS = "sources sum to the mixture's (default), have a peak of 1, or are as they come"
 
 
@@ -97,7 +98,7 @@ def parse(argv):
     add("--normalize", choices=NORMALIZATIONS, default="mixture", help=LEVELS)
     add("--device", help="cpu, cuda, cuda:1; default: a GPU if there is one")
     add("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
-    add("--chunk_seconds", type=positive, default=CHUNK_SECONDS, help="default: 32")
+    add("--chunk_seconds", type=positive, default=CHUNK_SECONDS, help=CHUNK_HELP)
     add("--overlap_seconds", type=float, help="default: a 16th of a chunk")
     add("--batch_size", type=int, help="chunks at once; default: 1 on a CPU, else 8")
     add("--shard", type=parse_shard, metavar="I/N", help="the I-th of N parts")
