@@ -71,7 +71,7 @@ class Mamba(nn.Module):
         self.dt_rank = math.ceil(d_model / 16) if dt_rank == "auto" else dt_rank
         self.d_state = d_state
         self.scan_backend = scan_backend
-        self.in_proj = nn.Linear(d_model, 2 * d_inner, bias=bias)
+        self.in_proj = Projection(d_model, 2 * d_inner, bias=bias)
         self.conv1d = nn.Conv1d(
             d_inner,
             d_inner,
@@ -80,14 +80,14 @@ class Mamba(nn.Module):
             padding=d_conv - 1,
             bias=conv_bias,
         )
-        self.x_proj = nn.Linear(d_inner, self.dt_rank + 2 * d_state, bias=False)
-        self.dt_proj = nn.Linear(self.dt_rank, d_inner)
+        self.x_proj = Projection(d_inner, self.dt_rank + 2 * d_state, bias=False)
+        self.dt_proj = Projection(self.dt_rank, d_inner)
         self._init_step_sizes(dt_init, dt_scale, (dt_min, dt_max), dt_init_floor)
         rates = torch.arange(1, d_state + 1, dtype=torch.float32)
         self.A_log = nn.Parameter(rates.log().repeat(d_inner, 1))
         self.D = nn.Parameter(torch.ones(d_inner))
         self.A_log._no_weight_decay = self.D._no_weight_decay = True
-        self.out_proj = nn.Linear(d_inner, d_model, bias=bias)
+        self.out_proj = Projection(d_inner, d_model, bias=bias)
 
     def forward(self, x):
         """``[batch, time, d_model]`` to the same shape.
@@ -104,7 +104,7 @@ class Mamba(nn.Module):
         )
         y = selective_scan(
             u.transpose(1, 2),
-            F.linear(steps, self.dt_proj.weight).transpose(1, 2),
+            self.dt_proj(steps, bias=False).transpose(1, 2),
             -torch.exp(self.A_log.float()),
             B.transpose(1, 2),
             C.transpose(1, 2),
@@ -143,6 +143,45 @@ class Mamba(nn.Module):
         with torch.no_grad():
             self.dt_proj.bias.copy_(steps + torch.log(-torch.expm1(-steps)))
         self.dt_proj.bias._no_reinit = True
+
+
+class Projection(nn.Linear):
+    """A linear layer for sequences, on CPUs computed by oneDNN's convolution.
+
+    PyTorch's own goes to MKL there, which on AMD's processors takes twice as long:
+    ``recipes/benchmark/spmamba.py`` has the ratio for a whole model.
+
+    Arguments
+    ---------
+    *args, **kwargs
+        As for ``torch.nn.Linear``.
+
+    Example
+    -------
+    >>> Projection(8, 5)(torch.randn(3, 50, 8)).shape
+    torch.Size([3, 50, 5])
+    """
+
+    def forward(self, x, bias=True):
+        """``[batch, time, in_features]`` → ``[batch, time, out_features]``.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+        bias : bool
+            Whether to add it, if there is one.
+        """
+        bias = self.bias if bias else None
+        if not self.suits(x):
+            return F.linear(x, self.weight, bias)
+        image, kernel = x.transpose(1, 2).unsqueeze(2), self.weight[:, :, None, None]
+        return F.conv2d(image, kernel, bias).squeeze(2).transpose(1, 2)
+
+    @staticmethod
+    def suits(x):
+        """Whether oneDNN takes ``x``; float64 it leaves to a slow loop."""
+        is_plain = x.device.type == "cpu" and x.dtype == torch.float32
+        return is_plain and torch.backends.mkldnn.is_available()
 
 
 class BidirectionalMamba(nn.Module):

@@ -26,7 +26,7 @@ from custom_modules.selective_scan.operator import (
 
 CHUNK = 16  # steps between the states that are kept
 #: Floats of a chunk's states: they stay in the second-level cache.
-_CHUNK_FLOATS = 1 << 15
+_CHUNK_FLOATS = 1 << 16
 #: Sequences are cut into so many parts, however many threads there are: results do
 #: not depend on their number.
 _PARTS = 16

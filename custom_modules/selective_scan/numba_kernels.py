@@ -93,6 +93,33 @@ def _on_stack(typing_context, size):
     return types.CPointer(types.float32)(size), generate
 
 
+@intrinsic
+def _uncounted(typing_context, value):
+    """An array, or a tuple that holds some, without its count of references.
+
+    Counting is an atomic addition for each view: a third of the backward pass. The
+    caller has to keep the arrays alive.
+    """
+
+    def generate(context, builder, signature, arguments):
+        return _uncount(context, builder, value, arguments[0])
+
+    return value(value), generate
+
+
+def _uncount(context, builder, kind, value):
+    if isinstance(kind, types.BaseTuple):
+        parts = cgutils.unpack_tuple(builder, value)
+        pairs = zip(kind.types, parts, strict=True)
+        parts = [_uncount(context, builder, *pair) for pair in pairs]
+        return context.make_tuple(builder, kind, parts)
+    if isinstance(kind, types.Array):
+        array = context.make_array(kind)(context, builder, value=value)
+        array.meminfo = cgutils.get_null_value(array.meminfo.type)
+        return array._getvalue()
+    return value
+
+
 @_exact
 def _exp2(x):
     """2 to the power of x, by a polynomial; at most 2**126, at least 2**-126."""
@@ -133,6 +160,26 @@ def _row(signal, sequence, step, channel, width):
 
 
 @_exact
+def _copy(row, room):
+    for j in range(len(room)):
+        room[j] = row[j]
+
+
+@_exact
+def _add(row, sums):
+    for j in range(len(sums)):
+        sums[j] += row[j]
+
+
+@_exact
+def _fill(rows, value):
+    for n in range(rows.shape[0]):
+        row = rows[n]
+        for j in range(len(row)):
+            row[j] = value
+
+
+@_exact
 def _load_step(u, raw_delta, bias, softplus, delta, drive):
     """Size of a step, and what drives the states, ``[channels]`` each."""
     for j in range(len(delta)):
@@ -169,12 +216,11 @@ def scan_forward(scan, chunk, width, first, last, output, last_state, kept):
         States before each chunk, ``[chunks, batch, state, dim]``; none are kept if
         there is no room for any.
     """
+    scan, written = _uncounted(scan), _uncounted((output, last_state, kept))
     for sequence in range(first, last):
         for channel in range(0, scan.A.shape[1], width):
             size = min(width, scan.A.shape[1] - channel)
-            _forward_block(
-                scan, chunk, sequence, channel, size, output, last_state, kept
-            )
+            _forward_block(scan, chunk, sequence, channel, size, *written)
 
 
 @_exact
@@ -188,15 +234,14 @@ def _forward_block(scan, chunk, sequence, channel, width, output, last_state, ke
     y = numba.carray(_on_stack(MAX_WIDTH), (width,))
     block = slice(channel, channel + width)
     bias, D = scan.bias[block], scan.D[block]
-    for n in range(paired):
-        for j in range(width):
-            A[n, j] = scan.A[n, channel + j] if n < state else _ZERO
-            h[n, j] = _ZERO
+    _fill(A, _ZERO)
+    _fill(h, _ZERO)
+    for n in range(state):
+        _copy(scan.A[n, block], A[n])
     for step in range(scan.time):
         if len(kept) and step % chunk == 0:
             for n in range(state):
-                for j in range(width):
-                    kept[step // chunk, sequence, n, channel + j] = h[n, j]
+                _copy(h[n], kept[step // chunk, sequence, n, block])
         u = _row(scan.u, sequence, step, channel, width)
         raw_delta = _row(scan.delta, sequence, step, channel, width)
         _load_step(u, raw_delta, bias, scan.softplus, delta, drive)
@@ -215,8 +260,7 @@ def _forward_block(scan, chunk, sequence, channel, width, output, last_state, ke
         gate = _row(scan.z, sequence, step, channel, width)
         _store_output(y, u, D, gate, scan.gated, output[sequence, step, block])
     for n in range(state):
-        for j in range(width):
-            last_state[sequence, n, channel + j] = h[n, j]
+        _copy(h[n], last_state[sequence, n, block])
 
 
 class Gradients(NamedTuple):
@@ -269,16 +313,27 @@ def scan_backward(scan, chunk, width, first, last, grad_output, carry, kept, gra
                 np.empty((chunk, state, size), np.float32),
                 np.empty((chunk + 1, state, size), np.float32),
             )
-            for index in range(len(kept) - 1, -1, -1):
-                start = index * chunk
-                steps = min(chunk, scan.time - start)
-                for n in range(state):
-                    for j in range(size):
-                        part.states[0, n, j] = kept[index, sequence, n, channel + j]
-                _run_again(
-                    scan, sequence, start, steps, channel, grad_output, part, grads
-                )
-                _walk_back(scan, sequence, start, steps, channel, carry, part, grads)
+            _backward_block(
+                scan, chunk, sequence, channel, grad_output, carry, kept, part, grads
+            )
+
+
+@_exact
+def _backward_block(
+    scan, chunk, sequence, channel, grad_output, carry, kept, part, grads
+):
+    """One sequence and some of its channels, from its last chunk to its first."""
+    scan, grad_output, carry = _uncounted((scan, grad_output, carry))
+    kept, part, grads = _uncounted((kept, part, grads))
+    state, width = part.states.shape[1:]
+    block = slice(channel, channel + width)
+    for index in range(len(kept) - 1, -1, -1):
+        start = index * chunk
+        steps = min(chunk, scan.time - start)
+        for n in range(state):
+            _copy(kept[index, sequence, n, block], part.states[0, n])
+        _run_again(scan, sequence, start, steps, channel, grad_output, part, grads)
+        _walk_back(scan, sequence, start, steps, channel, carry, part, grads)
 
 
 @_exact
@@ -336,16 +391,21 @@ def _walk_back(scan, sequence, start, steps, channel, carry, part, grads):
     grad = numba.carray(_on_stack(STATE_FLOATS), (state, width))  # of the state
     grad_drive = numba.carray(_on_stack(MAX_WIDTH), (width,))
     grad_delta = numba.carray(_on_stack(MAX_WIDTH), (width,))
+    grad_D = numba.carray(_on_stack(MAX_WIDTH), (width,))
+    grad_bias = numba.carray(_on_stack(MAX_WIDTH), (width,))
     block = slice(channel, channel + width)
+    D = scan.D[block]
+    _fill(grad_A, _ZERO)
+    for j in range(width):
+        grad_D[j] = grad_bias[j] = _ZERO
     for n in range(state):
-        for j in range(width):
-            A[n, j] = scan.A[n, channel + j]
-            grad[n, j] = carry[sequence, n, channel + j]
-            grad_A[n, j] = _ZERO
+        _copy(scan.A[n, block], A[n])
+        _copy(carry[sequence, n, block], grad[n])
     for i in range(steps - 1, -1, -1):
         delta, drive, grad_y = part.delta[i], part.drive[i], part.grad_y[i]
         B = _row(scan.B, sequence, start + i, 0, state)
         C = _row(scan.C, sequence, start + i, 0, state)
+        grad_B, grad_C = grads.B[sequence, start + i], grads.C[sequence, start + i]
         for j in range(width):
             grad_drive[j] = grad_delta[j] = _ZERO
         for n in range(state):
@@ -363,25 +423,24 @@ def _walk_back(scan, sequence, start, steps, channel, carry, part, grads):
                 g *= before[j]  # of the exponent, delta times A
                 grad_A[n, j] += g * delta[j]
                 grad_delta[j] += g * A[n, j]
-            grads.B[sequence, start + i, n] += grad_b
-            grads.C[sequence, start + i, n] += grad_c
+            grad_B[n] += grad_b
+            grad_C[n] += grad_c
         u = _row(scan.u, sequence, start + i, channel, width)
         raw_delta = _row(scan.delta, sequence, start + i, channel, width)
-        grad_raw = grads.delta[sequence, start + i, block]
         for j in range(width):
-            grad_u = grad_drive[j] * delta[j] + grad_y[j] * scan.D[channel + j]
-            grads.u[sequence, start + i, channel + j] = grad_u
-            grads.D[channel + j] += grad_y[j] * u[j]
-        for j in range(width):
-            grad_raw[j] = grad_drive[j] * u[j] + grad_delta[j] * _LN2
+            grad_delta[j] = grad_drive[j] * u[j] + grad_delta[j] * _LN2
+            grad_drive[j] = grad_drive[j] * delta[j] + grad_y[j] * D[j]
+            grad_D[j] += grad_y[j] * u[j]
+        _copy(grad_drive, grads.u[sequence, start + i, block])
         if scan.softplus:
-            _pass_softplus(raw_delta, scan.bias[block], grad_raw)
-        for j in range(width):
-            grads.bias[channel + j] += grad_raw[j]
+            _pass_softplus(raw_delta, scan.bias[block], grad_delta)
+        _copy(grad_delta, grads.delta[sequence, start + i, block])
+        _add(grad_delta, grad_bias)
     for n in range(state):
-        for j in range(width):
-            carry[sequence, n, channel + j] = grad[n, j]
-            grads.A[n, channel + j] += grad_A[n, j]
+        _copy(grad[n], carry[sequence, n, block])
+        _add(grad_A[n], grads.A[n, block])
+    _add(grad_D, grads.D[block])
+    _add(grad_bias, grads.bias[block])
 
 
 @_exact

@@ -5,7 +5,8 @@
 On a CPU the forward pass of the reduced model is compared with the published one,
 whose loop over time takes all sequences at once: with this project's allocator
 settings (``published``) and with glibc's own, as one would meet it (``stock``). In
-slices, as this model takes sequences, the loop is ``reference``. Training steps with
+slices, as this model takes sequences, the loop is ``reference``. ``linear`` is the
+model with PyTorch's linear layers in place of its projections. Training steps with
 ``checkpoint_blocks`` are measured for the reduced and the paper's size. On CUDA it
 is training steps: both sizes, batch 1 and 4, float32 and bfloat16, every backend
 that works there, and at batch 1 a plain autograd loop over time (``unbound``).
@@ -39,7 +40,8 @@ def make_model(size, way, device, **options):
         Of ``SIZES``.
     way : str
         A backend; ``published``, the reference with all sequences at once; ``stock``,
-        that in glibc's own settings; or ``unbound``, a plain autograd loop.
+        that in glibc's own settings; ``linear``, the fastest scan with PyTorch's
+        linear layers; or ``unbound``, a plain autograd loop.
     device : str
     **options
         As for :class:`SPMamba`.
@@ -50,6 +52,9 @@ def make_model(size, way, device, **options):
     if way in ("published", "stock"):
         backend = "reference"
         gridnet.CPU_POINTS = 1 << 62
+    elif way == "linear":
+        backend = "auto"
+        mamba.Projection.suits = staticmethod(lambda x: False)
     elif way == "unbound":
         backend = "auto"
         mamba.selective_scan = lambda *inputs, backend, **rest: unbound_scan(
@@ -87,7 +92,7 @@ def show(name, found):
 
 def on_cpu(options):
     """The forward pass beside the published loop's, and training steps."""
-    ways = {"torch": options.repeats}
+    ways = {"torch": options.repeats, "linear": options.repeats}
     if usable("numba", "cpu"):  # else torch is eager
         ways["eager"] = options.repeats
     if not options.no_reference:

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from custom_modules.models.mamba import BidirectionalMamba, Mamba, adam
+from custom_modules.models.mamba import BidirectionalMamba, Mamba, Projection, adam
 
 DATA = Path(__file__).parent.parent / "data"
 
@@ -105,6 +105,27 @@ def test_convolution_is_the_causal_one(time, conv_bias):
     x = torch.randn(3, time, 8)
     expected = mamba.conv1d(x.transpose(1, 2))[:, :, :time].transpose(1, 2)
     torch.testing.assert_close(mamba._convolve(x), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("has_bias", [True, False])
+@pytest.mark.parametrize("batch, time", [(3, 30), (1, 30), (5, 1), (1, 1), (40, 200)])
+def test_projection_is_a_linear_layer(batch, time, has_bias, dtype):
+    projection = Projection(12, 9, bias=has_bias, dtype=dtype)
+    linear = torch.nn.Linear(12, 9, bias=has_bias, dtype=dtype)
+    linear.load_state_dict(projection.state_dict())
+    signal = torch.randn(batch, time, 20, dtype=dtype)[..., 5:17]  # with gaps
+    found = []
+    for layer in (projection, linear):
+        x = signal.detach().requires_grad_()
+        output = layer(x)
+        weighed = output * torch.linspace(-1, 1, output.numel()).view(output.shape)
+        grads = torch.autograd.grad(weighed.sum(), (x, *layer.parameters()))
+        found.append((output, *grads))
+    for ours, expected in zip(*found, strict=True):
+        assert relative_error(ours, expected) < 1e-6
+    if has_bias:
+        torch.testing.assert_close(projection(signal, bias=False), output - linear.bias)
 
 
 @pytest.mark.parametrize("time", [1, 2, 9])
