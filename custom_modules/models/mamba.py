@@ -121,7 +121,8 @@ class Mamba(nn.Module):
         # In two dimensions PyTorch convolves channels-last memory as it lies, on
         # CPU three times as fast as in one dimension.
         image = u.transpose(1, 2).unsqueeze(2)
-        kernel = self.conv1d.weight.unsqueeze(2)
+        # Through two dimensions, for DDP to find the gradient laid out like the weight.
+        kernel = self.conv1d.weight.flatten(1)[:, None, None]
         padding = (0, self.conv1d.padding[0])
         image = F.conv2d(
             image, kernel, self.conv1d.bias, padding=padding, groups=len(kernel)

@@ -163,6 +163,14 @@ def test_autocast_gives_finite_agreeing_gradients():
     assert relative_error(grads[1], grads[0]) < 0.05
 
 
+def test_gradients_lie_like_their_parameters():
+    """DDP warns otherwise, once in each process."""
+    mamba = Mamba(8)
+    mamba(torch.randn(2, 20, 8)).sum().backward()
+    for name, parameter in mamba.named_parameters():
+        assert parameter.grad.stride() == parameter.stride(), name
+
+
 @pytest.mark.parametrize("decay_states", [False, True])
 def test_states_do_not_decay_unless_asked_to(decay_states):
     mamba = Mamba(4)
