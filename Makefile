@@ -45,7 +45,7 @@ results: $(INSTALLED)
 	$(BIN)/python recipes/separation/benchmark_all.py --preset small --budget 8 --jobs 2
 
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

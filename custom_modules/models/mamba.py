@@ -97,6 +97,8 @@ class Mamba(nn.Module):
         ValueError
             If there is not a single step.
         """
+        if not x.shape[1]:
+            raise ValueError(f"Mamba needs at least one step, not {list(x.shape)}")
         u, gate = self.in_proj(x).chunk(2, dim=2)
         u = F.silu(self._convolve(u))  # [batch, time, inner]
         steps, B, C = self.x_proj(u).split(
@@ -147,10 +149,10 @@ class Mamba(nn.Module):
 
 
 class Projection(nn.Linear):
-    """A linear layer for sequences, on CPUs computed by oneDNN's convolution.
+    """A linear layer that takes sequences to oneDNN's convolution on CPUs.
 
-    PyTorch's own goes to MKL there, which on AMD's processors takes twice as long:
-    ``recipes/benchmark/spmamba.py`` has the ratio for a whole model.
+    PyTorch's own goes to MKL on most of them, which on AMD's processors takes about
+    twice as long: ``recipes/benchmark/spmamba.py`` has the ratio for a whole model.
 
     Arguments
     ---------
@@ -164,25 +166,41 @@ class Projection(nn.Linear):
     """
 
     def forward(self, x, bias=True):
-        """``[batch, time, in_features]`` → ``[batch, time, out_features]``.
+        """``[…, in_features]`` → ``[…, out_features]``.
 
         Arguments
         ---------
         x : torch.Tensor
+            ``[batch, time, in_features]``, for the convolution.
         bias : bool
             Whether to add it, if there is one.
         """
-        bias = self.bias if bias else None
-        if not self.suits(x):
-            return F.linear(x, self.weight, bias)
+        added = self.bias if bias else None
+        if not suits_onednn(x):
+            return F.linear(x, self.weight, added)
         image, kernel = x.transpose(1, 2).unsqueeze(2), self.weight[:, :, None, None]
-        return F.conv2d(image, kernel, bias).squeeze(2).transpose(1, 2)
+        return F.conv2d(image, kernel, added).squeeze(2).transpose(1, 2)
 
-    @staticmethod
-    def suits(x):
-        """Whether oneDNN takes ``x``; float64 it leaves to a slow loop."""
-        is_plain = x.device.type == "cpu" and x.dtype == torch.float32
-        return is_plain and torch.backends.mkldnn.is_available()
+
+def suits_onednn(x):
+    """Whether :class:`Projection` convolves: float64 goes to a slow loop there.
+
+    Arguments
+    ---------
+    x : torch.Tensor
+
+    Returns
+    -------
+    bool
+
+    Example
+    -------
+    >>> suits_onednn(torch.randn(8, 5)), suits_onednn(torch.randn(1, 8, 5).double())
+    (False, False)
+    """
+    if x.dim() != 3 or x.device.type != "cpu" or x.dtype != torch.float32:
+        return False
+    return torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
 
 
 class BidirectionalMamba(nn.Module):

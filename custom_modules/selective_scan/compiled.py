@@ -25,7 +25,8 @@ from custom_modules.selective_scan.operator import (
 )
 
 CHUNK = 16  # steps between the states that are kept
-#: Floats of a chunk's states: they stay in the second-level cache.
+#: Floats of a chunk's states, as many again of its decays. That is half of a large
+#: second-level cache; where it is smaller, whole rows of channels still pay.
 _CHUNK_FLOATS = 1 << 16
 #: Sequences are cut into so many parts, however many threads there are: results do
 #: not depend on their number.
@@ -43,7 +44,8 @@ def compiled_scan(
         As for :func:`custom_modules.selective_scan.selective_scan`; D, z and
         delta_bias may be None, B and C have no groups. Not float64.
     chunk : int
-        Steps between kept states. Results do not depend on it.
+        Steps between kept states. The output does not depend on it, and gradients
+        only in their last digits.
 
     Returns
     -------
@@ -70,7 +72,7 @@ def _forward(*arguments):
     *given, chunk, keep = arguments
     output, last_state, kept = new_outputs(given[0], given[2], chunk, keep)
     scan = _as_scan(*given)
-    width = _width(scan, MAX_WIDTH)
+    width = _width(scan)
     written = output.transpose(1, 2).float()  # output itself, or a copy
     arrays = [x.numpy() for x in (written, last_state, kept)]
 
@@ -91,7 +93,7 @@ def _backward(grad_output, grad_last_state, kept, *arguments):
     written = _Written(found, scan)
     if grad_last_state is None:
         grad_last_state = kept.new_zeros(kept.shape[1:])
-    carry = grad_last_state.contiguous().clone().numpy()
+    carry = grad_last_state.clone(memory_format=torch.contiguous_format).numpy()
     grad_output, kept = _as_signal(grad_output), kept.numpy()
 
     def run(first, last, part):
@@ -166,14 +168,14 @@ def _as_signal(x):
     return Signal(x.as_strided((span,), (1,)).numpy(), x.stride(0), x.stride(1))
 
 
-def _width(scan, most):
-    """Channels in a block."""
+def _width(scan, most=MAX_WIDTH):
+    """Channels in a block, whose state must have room on the stack."""
     state, dim = scan.A.shape
     return max(1, min(dim, MAX_WIDTH, STATE_FLOATS // (state + state % 2), most))
 
 
 def _in_parts(run, batch):
-    """Calls ``run(first, last, part)`` for all sequences, on PyTorch's threads."""
+    """Calls ``run(first, last, part)``, on as many threads as PyTorch may use."""
     bounds = [batch * part // _PARTS for part in range(_PARTS + 1)]
     parts = [*zip(bounds, bounds[1:], range(_PARTS), strict=False)]
     parts = [part for part in parts if part[0] < part[1]]

@@ -32,7 +32,7 @@ def selective_scan(
     Arguments
     ---------
     u, delta : torch.Tensor
-        Input and step sizes, ``[batch, dim, time ≥ 1]``.
+        Input and step sizes, ``[batch, dim, time]``, not empty.
     A : torch.Tensor
         Rates, ``[dim, state]``; negative ones decay.
     B, C : torch.Tensor
@@ -89,8 +89,10 @@ def selective_scan(
 
 def _check_shapes(u, delta, A, B, C, D, z, delta_bias):
     """Raises ValueError with the first shape that does not fit."""
-    if u.dim() != 3 or u.shape[2] < 1:
-        raise ValueError(f"u must be [batch, dim, time ≥ 1], not {list(u.shape)}")
+    if u.dim() != 3 or not u.numel():
+        raise ValueError(
+            f"u must be [batch, dim, time] and not empty, not {list(u.shape)}"
+        )
     (batch, dim, time), state = u.shape, A.shape[-1]
     groups = list(B.shape[1:2]) if B.dim() == 4 else []
     if groups and (groups[0] < 1 or dim % groups[0]):

@@ -21,7 +21,7 @@ from numba.extending import intrinsic
 
 #: Floats of a state ``[state, channels]``, of an even number of rows; 16 KiB.
 STATE_FLOATS = 4096
-#: Channels at a time.
+#: Channels at a time: what a step makes of them lies on the stack, too.
 MAX_WIDTH = 256
 
 _f32, _i32 = np.float32, np.int32
@@ -75,8 +75,9 @@ def _compile(**options):
     return decorate
 
 
-# Nothing here may be reordered: _ROUND has to be added before it is subtracted.
+# Not reordered: _ROUND has to be added before it is subtracted.
 _exact = _compile(fastmath={"contract"})
+# For sums over channels, which else take one addition after the other.
 _reordered = _compile(fastmath={"contract", "reassoc", "nsz"})
 
 
@@ -97,8 +98,8 @@ def _on_stack(typing_context, size):
 def _uncounted(typing_context, value):
     """An array, or a tuple that holds some, without its count of references.
 
-    Counting is an atomic addition for each view: a third of the backward pass. The
-    caller has to keep the arrays alive.
+    Counting is an atomic addition for each view, which took a third of the backward
+    pass. The caller has to hold the arrays: what it makes itself, it must not drop.
     """
 
     def generate(context, builder, signature, arguments):
@@ -300,7 +301,7 @@ def scan_backward(scan, chunk, width, first, last, grad_output, carry, kept, gra
     kept : numpy.ndarray
         From :func:`scan_forward`.
     grads : Gradients
-        Those of signals are written, those of parameters added to.
+        Those of u, delta and z are written, the others added to.
     """
     state, dim = scan.A.shape
     for sequence in range(first, last):

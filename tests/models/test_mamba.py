@@ -125,7 +125,20 @@ def test_projection_is_a_linear_layer(batch, time, has_bias, dtype):
     for ours, expected in zip(*found, strict=True):
         assert relative_error(ours, expected) < 1e-6
     if has_bias:
-        torch.testing.assert_close(projection(signal, bias=False), output - linear.bias)
+        found = projection(signal, bias=False)
+        torch.testing.assert_close(found, linear(signal) - linear.bias)
+
+
+@pytest.mark.parametrize("shape", [(12,), (7, 12), (0, 12), (2, 3, 4, 12), (0, 5, 12)])
+def test_projection_takes_what_a_linear_layer_takes(shape):
+    projection, x = Projection(12, 9), torch.randn(shape)
+    expected = F.linear(x, projection.weight, projection.bias)
+    torch.testing.assert_close(projection(x), expected)
+
+
+def test_no_step_is_refused():
+    with pytest.raises(ValueError, match="one step"):
+        Mamba(4)(torch.randn(2, 0, 4))
 
 
 @pytest.mark.parametrize("time", [1, 2, 9])
