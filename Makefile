@@ -25,8 +25,8 @@ ALIVE := $(shell $(BIN)/python -c 'print(1)' 2>/dev/null)
 
 .PHONY: always
 $(INSTALLED): requirements.txt pyproject.toml $(if $(ALIVE),,always)
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-		{ echo "error: $(PYTHON) is older than 3.10; try make PYTHON=python3.11" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $(PYTHON) is older than 3.11; try make PYTHON=python3.11" >&2; exit 2; }
 	@$(BIN)/python -c '' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
 	@echo "Installing into $(VENV): about 5 GB, PyTorch for the most part"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt

@@ -20,7 +20,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from custom_modules.errors import InputError, exit_cleanly
+from custom_modules.errors import InputError, OptionParser, exit_cleanly
 from custom_modules.files import atomic_path
 from custom_modules.layout import SPEAKERS_FILE, SUBSETS
 from custom_modules.manifest.checks import LEVELS
@@ -164,7 +164,8 @@ def _deal_with_bad_rows(tables, skip_bad_rows):
     if not skip_bad_rows:
         raise InputError(
             f"{', '.join(str(table.path) for table in spoilt)}: {bad} of {total} "
-            "rows are bad, as listed; mend them, or use --skip_bad_rows",
+            "rows are bad, as listed; mend them, or leave them out with "
+            "--skip_bad_rows=True",
             problems,
         )
     for table in spoilt:
@@ -180,7 +181,7 @@ def _refuse_leakage(repetitions, allow_leakage):
         pairs = sorted({f"{leak.original} and {leak.copy}" for leak in leaks})
         raise InputError(
             f"{', '.join(pairs)} share speech or mixtures, as listed; "
-            "make the subsets anew, or use --allow_leakage",
+            "make the subsets anew, or use --allow_leakage=True",
             finding_lines(leaks),
         )
 
@@ -212,11 +213,6 @@ def _warn(report):
         logger.warning(finding)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise InputError(f"{message}; see --help")
-
-
 def _truth(text):
     if text.lower() not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
@@ -224,7 +220,7 @@ def _truth(text):
 
 
 def _parse(argv):
-    parser = _Parser(
+    parser = OptionParser(
         description="Checks a PolSESS corpus and writes a JSON manifest per subset.",
         allow_abbrev=False,
     )

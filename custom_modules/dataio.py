@@ -192,9 +192,7 @@ def dataio_prep(hparams):
     InputError
         If a manifest cannot be read, or a setting does not fit.
     """
-    whole = [f"{split}_max_samples" for split in ("train", "valid", "test")]
-    _check_positive(hparams, [*whole, "batch_size", "number_of_epochs"], int)
-    _check_positive(hparams, ["segment_seconds"], int | float)
+    check_choices(hparams)
 
     def dataset(split, variants=VARIANTS, **kwargs):
         replacements = {"data_root": hparams["data_folder"]}
@@ -221,6 +219,30 @@ def dataio_prep(hparams):
         else dataset("valid", hparams["valid_variants"]),
         "test": dataset("test", draw=False),
     }
+
+
+def check_choices(hparams):
+    """Checks what can be checked of a training's settings without its corpus.
+
+    Arguments
+    ---------
+    hparams : dict
+
+    Raises
+    ------
+    InputError
+        If one does not fit.
+    """
+    for split in ("train", "valid"):
+        checked_variants(hparams[f"{split}_variants"])
+    whole = [f"{split}_max_samples" for split in ("train", "valid", "test")]
+    _check_positive(hparams, ["batch_size", "number_of_epochs"], int)
+    _check_positive(hparams, ["lr"], int | float)
+    _check_positive(hparams, whole, int, or_null=True)
+    _check_positive(hparams, ["segment_seconds"], int | float, or_null=True)
+    workers = hparams["num_workers"]
+    if not isinstance(workers, int) or workers < 0:
+        raise InputError(f"--num_workers={workers}: must be a whole number, 0 or above")
 
 
 def check_rate(manifest, sample_rate):
@@ -276,15 +298,15 @@ def checked_variants(variants):
     return tuple(names)
 
 
-def _check_positive(hparams, names, kind):
-    """Refuses what is neither null nor a positive number of that kind."""
+def _check_positive(hparams, names, kind, or_null=False):
+    """Refuses what is no positive number of that kind."""
     for name in names:
         value = hparams[name]
-        if value is None or (
-            isinstance(value, kind) and not isinstance(value, bool) and value > 0
-        ):
+        is_number = isinstance(value, kind) and not isinstance(value, bool)
+        if (is_number and value > 0) or (value is None and or_null):
             continue
-        raise InputError(f"--{name}={value}: must be null or a number above 0")
+        also = "null or " if or_null else ""
+        raise InputError(f"--{name}={value}: must be {also}a number above 0")
 
 
 def _kept_ids(manifest, variants, max_samples):

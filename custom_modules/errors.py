@@ -5,6 +5,7 @@ functions run under :func:`exit_cleanly`, which prints it as one line and
 leaves with status 2. Anything else keeps its traceback: it is our bug.
 """
 
+import argparse
 import sys
 from contextlib import contextmanager
 
@@ -40,6 +41,21 @@ class InputError(Exception):
         # Exceptions cross process borders by pickling, and the default
         # reduction would forget the details.
         return type(self), (str(self), self.details)
+
+
+class OptionParser(argparse.ArgumentParser):
+    """Refuses a command line in one line; argparse would print its usage, too.
+
+    Example
+    -------
+    >>> OptionParser(add_help=False).parse_args(["--what"])
+    Traceback (most recent call last):
+    custom_modules.errors.InputError: unrecognized arguments: --what; see --help
+    """
+
+    def error(self, message):
+        """Raises :class:`InputError`."""
+        raise InputError(f"{message}; see --help")
 
 
 @contextmanager

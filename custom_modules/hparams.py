@@ -5,15 +5,19 @@ line. Every mistake ends in one line, see :mod:`custom_modules.errors`. The file
 themselves are read in :mod:`custom_modules.hparams_files`.
 """
 
+import contextlib
 import dataclasses
 import difflib
+import io
 import os
 import sys
+from pathlib import Path
 
 from ruamel.yaml import YAML, YAMLError
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.run_opts import HELP_TEXTS, RunOptions
 
+from custom_modules.devices import check_device
 from custom_modules.errors import InputError
 from custom_modules.hparams_files import (
     load_hparams,
@@ -41,6 +45,9 @@ __all__ = [
 
 logger = get_logger(__name__)
 
+#: What a training leaves in its results folder.
+HPARAMS_FILE = "hyperparams.yaml"
+
 DATA_ROOT_VARIABLE = "POLSESS_DATA_ROOT"
 
 #: Options of SpeechBrain's own command line.
@@ -60,7 +67,8 @@ def split_arguments(argv, run_options=RUN_OPTIONS):
     Arguments
     ---------
     argv : list of str
-        The arguments after the script's name, ``--key=value`` or ``--key value``.
+        The arguments after the script's name, ``--key=value`` or ``--key value``. A
+        results folder stands for the hparams file in it.
     run_options : set of str
         Names that are no overrides.
 
@@ -85,6 +93,8 @@ def split_arguments(argv, run_options=RUN_OPTIONS):
     if not argv or argv[0].startswith("--"):
         raise InputError("the first argument must be an hparams file; see --help")
     hparams_file, *rest = argv
+    if (Path(hparams_file) / HPARAMS_FILE).is_file():
+        hparams_file = str(Path(hparams_file) / HPARAMS_FILE)
     run_arguments, overrides = [hparams_file], {}
     while rest:
         option = rest.pop(0)
@@ -131,7 +141,9 @@ def load_experiment(argv):
         If the file, an override or a value does not fit.
     """
     hparams_file, run_arguments, overrides = split_arguments(argv)
-    _, run_opts, _ = RunOptions.from_command_line_args(run_arguments)
+    run_opts = _run_options(run_arguments)
+    if "device" in run_opts.overridden_args:
+        check_device(run_opts.device)
     limit = _step_limit(run_opts.optimizer_step_limit)
     run_opts = dataclasses.replace(run_opts, optimizer_step_limit=limit)
     # From here on a derived file is its base and so many more overrides: what is
@@ -155,6 +167,17 @@ def load_experiment(argv):
     if run_opts.ckpt_interval_steps > 0:
         hparams["ckpt_interval_minutes"] = 0  # SpeechBrain takes one of the two
     return hparams_file, hparams, run_opts, overrides
+
+
+def _run_options(arguments):
+    """SpeechBrain's options; its parser prints its usage if one does not fit."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return RunOptions.from_command_line_args(arguments)[1]
+    except SystemExit:
+        reason = said.getvalue().strip().rpartition("error: ")[2]
+        raise InputError(f"{reason}; see --help") from None
 
 
 def _step_limit(value):
@@ -264,14 +287,27 @@ def print_help(usage, argv):
     for path in files:
         print(f"\nKeys of {path}, each an option --key=value:")
         for key, value in read_hparams(path).items():
-            if not hasattr(value, "tag") or value.tag.value is None:
-                print(f"  {key}: {value}")
+            if _is_plain(value):
+                print(f"  {key}: {_as_written(value)}")
     if not files:
         print("\nThe keys of an hparams file are options, too; to list them, name it:")
         print(f"  python {sys.argv[0]} hparams/dprnn.yaml --help")
     print("\nSpeechBrain's run options:")
     for option in sorted(HELP_TEXTS):
         print(f"  --{option}: {HELP_TEXTS[option]}")
+
+
+def _is_plain(value):
+    """Whether it is neither an object nor a mapping."""
+    tag = getattr(value, "tag", None)
+    is_object = str(getattr(tag, "value", None)).startswith(("!new", "!name", "!apply"))
+    return not is_object and not isinstance(value, dict)
+
+
+def _as_written(value):
+    """Of a reference and a placeholder, what stands in the file."""
+    tag = getattr(getattr(value, "tag", None), "value", None)
+    return f"{tag} {value.value}".strip() if tag else value
 
 
 def _parse_value(text):

@@ -1,5 +1,6 @@
 """Trained separators for use: batches, and recordings of any length."""
 
+import os
 import re
 from contextlib import suppress
 
@@ -255,6 +256,8 @@ def open_audio(path):
     InputError
         If it cannot be read.
     """
+    if not os.path.exists(path):
+        raise InputError(f"{path}: no such file")
     try:
         return sf.SoundFile(path)
     except (sf.SoundFileError, OSError, TypeError) as error:

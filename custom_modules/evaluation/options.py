@@ -3,7 +3,7 @@
 import argparse
 
 from custom_modules.dataio import checked_variants
-from custom_modules.errors import InputError
+from custom_modules.errors import InputError, OptionParser
 from custom_modules.evaluation.comparison import COMPARISON_FOLDER
 from custom_modules.evaluation.evaluate import chosen_batch_size
 from custom_modules.evaluation.runner import Scope
@@ -11,11 +11,6 @@ from custom_modules.hparams import print_help
 from custom_modules.layout import SUBSETS
 from custom_modules.metrics import GROUPS
 from custom_modules.mmipc import VARIANTS
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise InputError(f"{message}; see --help")
 
 
 def split_options(argv):
@@ -120,7 +115,7 @@ def comparison_folder(rest):
     >>> comparison_folder(["--output_folder=here"]), comparison_folder([])
     ('here', 'results/comparison')
     """
-    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser = OptionParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--output_folder", default=COMPARISON_FOLDER)
     return parser.parse_args(rest).output_folder
 
@@ -141,7 +136,7 @@ def print_usage(usage, argv):
 
 
 def _parser():
-    parser = _Parser(add_help=False, allow_abbrev=False, usage=argparse.SUPPRESS)
+    parser = OptionParser(add_help=False, allow_abbrev=False, usage=argparse.SUPPRESS)
     add = parser.add_argument
     add("--variants", default=",".join(VARIANTS), help="such as SER,SE; by default all")
     add("--no_sdr", action="store_true", help="neither SDR nor SIR (BSS-eval)")

@@ -22,14 +22,12 @@ from custom_modules.evaluation.models import (
 from custom_modules.evaluation.record import digest_of, recorded_corpus
 from custom_modules.hparams import (
     DATA_ROOT_VARIABLE,
+    HPARAMS_FILE,
     load_experiment,
     read_yaml,
     split_arguments,
 )
 from custom_modules.manifest.reader import Manifest
-
-#: In a results folder, and in an exported one.
-HPARAMS_FILE = "hyperparams.yaml"
 
 #: What can be set for an exported folder, whose file knows nothing of a corpus.
 EXPORT_KEYS = {

@@ -100,7 +100,7 @@ def _load(path):
     except Exception as error:  # of pickle, zipfile and torch, one for each damage
         raise InputError(
             f"{path}: no checkpoint that can be read safely, as plain tensors and "
-            f"numbers ({_first_line(error)})"
+            f"numbers ({type(error).__name__}: {_first_line(error)})"
         ) from error
     if not isinstance(saved, dict):
         raise InputError(f"{path}: holds a {type(saved).__name__}, not a checkpoint")

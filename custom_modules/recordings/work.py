@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from custom_modules.devices import check_device
 from custom_modules.errors import InputError
 from custom_modules.inference import PolSESSSeparation, open_audio
 from custom_modules.recordings.files import (
@@ -47,7 +48,9 @@ def load_model(source, device=None, precision="fp32", **options):
     if device is None and torch.cuda.is_available():
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     run_opts = {"device": device or "cpu", "precision": precision}
-    _check_device(run_opts["device"], precision)
+    check_device(run_opts["device"])
+    if precision == "fp16" and run_opts["device"] == "cpu":
+        raise InputError("--precision=fp16 needs a GPU; use bf16 or fp32 on a CPU")
     folder = Path(source)
     _check_model_folder(source, folder)
     logging.getLogger("speechbrain").setLevel(logging.WARNING)
@@ -73,16 +76,6 @@ def _check_model_folder(source, folder):
     on_hub = source.count("/") == 1 and not folder.parent.exists()
     if not folder.exists() and not on_hub:
         raise InputError(f"{source}: no such folder; export.py writes models")
-
-
-def _check_device(device, precision):
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"--device={device}: cannot be used ({reason})") from error
-    if precision == "fp16" and device == "cpu":
-        raise InputError("--precision=fp16 needs a GPU; use bf16 or fp32 on a CPU")
 
 
 def separate_all(

@@ -10,6 +10,7 @@ from optuna.trial import TrialState
 from speechbrain.utils.logger import get_logger
 
 from custom_modules.errors import InputError
+from custom_modules.files import prepare_folder
 from custom_modules.mmipc import draw_fraction
 
 logger = get_logger(__name__)
@@ -39,7 +40,7 @@ def open_storage(where, folder):
         If it cannot be opened.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    prepare_folder(folder)
     if where == "journal":
         path = str(folder / "study.journal")
         backend = optuna.storages.journal.JournalFileBackend(path)
@@ -159,3 +160,23 @@ def _is_dead(attrs):
             return False
         return attrs["pid"] == os.getpid()  # a number that came round again
     return time.time() - attrs.get("alive", 0) > SILENCE_SECONDS
+
+
+def check_any_succeeded(study):
+    """Refuses a study of which nothing can be reported.
+
+    Arguments
+    ---------
+    study : optuna.Study
+
+    Raises
+    ------
+    InputError
+        If there are trials and all have failed; with what the last one said.
+    """
+    trials = study.get_trials(deepcopy=False)
+    failures = [
+        t.user_attrs.get("failure") for t in trials if t.state == TrialState.FAIL
+    ]
+    if failures and len(failures) == len(trials):
+        raise InputError(f"all {len(trials)} trials failed; the last: {failures[-1]}")

@@ -202,7 +202,7 @@ def _read(path):
         raise InputError(f"{path}: cannot be read ({reason})") from error
     except yaml.YAMLError as error:
         reason = str(error).split("\n")[0]
-        raise InputError(f"{path}: is it a sweep file? No YAML: {reason}") from error
+        raise InputError(f"{path}: is no sweep file of W&B's ({reason})") from error
     if not isinstance(tree, dict):
         raise InputError(f"{path}: holds no keys; is it a sweep file?")
     return tree

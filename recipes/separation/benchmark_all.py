@@ -26,7 +26,6 @@ this file are written between its marks, from the CSV files in figures/<preset>.
 Everything else goes to every training: --train_variants='[C]'.
 """
 
-import argparse
 import logging
 import math
 import subprocess
@@ -40,7 +39,11 @@ prepare_process()  # some settings count only before torch is imported
 from custom_modules.campaign.campaign import collect, costs_of, steps_of  # noqa: E402
 from custom_modules.campaign.page import around_marks, update_page  # noqa: E402
 from custom_modules.campaign.runs import MODELS, Queue, plan  # noqa: E402
-from custom_modules.errors import InputError, exit_cleanly  # noqa: E402
+from custom_modules.errors import (  # noqa: E402
+    InputError,
+    OptionParser,
+    exit_cleanly,
+)
 from custom_modules.hparams import split_arguments  # noqa: E402
 from custom_modules.manifest.pool import available_cores  # noqa: E402
 from custom_modules.tuning.process import gpus_here  # noqa: E402
@@ -123,7 +126,7 @@ def parse(argv):
     InputError
         If an option or its value does not fit.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = OptionParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--preset", choices=PRESETS, default="small")
     parser.add_argument("--hparams")
     parser.add_argument("--budget", type=float, default=10)
@@ -133,7 +136,6 @@ def parse(argv):
     parser.add_argument("--data_folder")
     parser.add_argument("--output_folder")
     parser.add_argument("--page")
-    parser.error = _refuse
     options, rest = parser.parse_known_args(argv)
     if not 0 < options.budget < math.inf:
         _refuse(f"--budget {options.budget}: must be minutes, more than 0")

@@ -17,7 +17,7 @@ from custom_modules.runtime import prepare_process
 
 prepare_process()
 
-from custom_modules.errors import exit_cleanly  # noqa: E402
+from custom_modules.errors import OptionParser, exit_cleanly  # noqa: E402
 from custom_modules.hub.experiment import load_best  # noqa: E402
 from custom_modules.hub.folder import push_folder, write_folder  # noqa: E402
 
@@ -42,7 +42,7 @@ def main(argv):
 
 def parse(argv):
     """Options of this script, and the rest, which are overrides of hparams."""
-    parser = argparse.ArgumentParser(
+    parser = OptionParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

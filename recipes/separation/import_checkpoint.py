@@ -19,7 +19,7 @@ from custom_modules.runtime import prepare_process
 
 prepare_process()
 
-from custom_modules.errors import exit_cleanly  # noqa: E402
+from custom_modules.errors import OptionParser, exit_cleanly  # noqa: E402
 from custom_modules.hub.experiment import import_old, write_results_folder  # noqa: E402
 from custom_modules.hub.folder import write_folder  # noqa: E402
 from custom_modules.hub.predecessor import read_checkpoint  # noqa: E402
@@ -50,7 +50,7 @@ def main(argv):
 
 def parse(argv):
     """The options."""
-    parser = argparse.ArgumentParser(
+    parser = OptionParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("checkpoint", metavar="OLD.pt")

@@ -18,19 +18,14 @@ import argparse
 import logging
 import sys
 
-from custom_modules.errors import InputError, exit_cleanly
+from custom_modules.errors import OptionParser, exit_cleanly
 from custom_modules.manifest.checks import LEVELS
 from custom_modules.manifest.librimix import MODES, SUBSET_FOLDERS, prepare_librimix
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise InputError(f"{message}; see --help")
-
-
 def main(argv):
     """The command; ``--help`` lists its options."""
-    parser = _Parser(
+    parser = OptionParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

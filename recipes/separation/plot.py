@@ -8,10 +8,9 @@ Each argument is a results folder, or a history.csv; those without a history are
 and left out. Validation is drawn in full, training dotted; below, the learning rates.
 """
 
-import argparse
 import sys
 
-from custom_modules.errors import InputError, exit_cleanly
+from custom_modules.errors import OptionParser, exit_cleanly
 from custom_modules.files import atomic_path
 
 
@@ -19,8 +18,7 @@ def main(argv):
     """Reads, draws and says where."""
     if not argv or "--help" in argv or "-h" in argv:
         return print(__doc__.strip())
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.error = _refuse
+    parser = OptionParser(add_help=False, allow_abbrev=False)
     parser.add_argument("results", nargs="+")
     parser.add_argument("--output", default="training_curves.png")
     parser.add_argument("--score", choices=("si_sdr", "si_sdri"), default="si_sdri")
@@ -32,10 +30,6 @@ def main(argv):
     with atomic_path(options.output) as path:
         figure.savefig(path, format="png", dpi=120)
     print(options.output)
-
-
-def _refuse(message):
-    raise InputError(f"{message}; see --help")
 
 
 if __name__ == "__main__":

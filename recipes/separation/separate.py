@@ -27,6 +27,7 @@ import torch  # noqa: E402
 from custom_modules.errors import (  # noqa: E402
     EXIT_BAD_INPUT,
     InputError,
+    OptionParser,
     exit_cleanly,
 )
 from custom_modules.files import prepare_folder  # noqa: E402
@@ -87,7 +88,7 @@ def wait_for_others():
 
 def parse(argv):
     """The options; under torchrun, the shard and the device are its."""
-    parser = argparse.ArgumentParser(
+    parser = OptionParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
@@ -117,18 +118,23 @@ def parse(argv):
 
 def positive(text):
     """A number above zero."""
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0
     if not value > 0:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"{text} is no number above 0")
     return value
 
 
 def parse_shard(text):
     """``"2/4"`` → (1, 4)."""
-    index, count = map(int, text.split("/"))
-    if not 1 <= index <= count:
-        raise ValueError
-    return index - 1, count
+    index, _, count = text.partition("/")
+    if not (index.isdecimal() and count.isdecimal()) or not 1 <= int(index) <= int(
+        count
+    ):
+        raise argparse.ArgumentTypeError(f"{text} is no part such as 1/4 … 4/4")
+    return int(index) - 1, int(count)
 
 
 if __name__ == "__main__":

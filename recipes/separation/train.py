@@ -22,7 +22,7 @@ import speechbrain as sb  # noqa: E402
 from speechbrain.utils.distributed import run_on_main  # noqa: E402
 
 from custom_modules.brain import Separation  # noqa: E402
-from custom_modules.dataio import dataio_prep  # noqa: E402
+from custom_modules.dataio import check_choices, dataio_prep  # noqa: E402
 from custom_modules.errors import exit_cleanly  # noqa: E402
 from custom_modules.evaluation.evaluate import (  # noqa: E402
     evaluate_model,
@@ -54,6 +54,7 @@ def main(argv):
     join_processes(run_opts)
     check_tracker(hparams["tracker"], hparams["wandb_mode"])
     # Whatever can be refused is refused before the output folder is touched.
+    check_choices(hparams)
     scope = scope_of_training(hparams, not run_opts.noprogressbar)
     hparams["checkpointer"].check_fit("separator")
     run_on_main(prepare_polsess, kwargs=prepare_options(hparams))

@@ -20,12 +20,11 @@ Everything else goes to every trial: --data_folder=…, --number_of_epochs=30.
 W&B runs the same files: wandb sweep hparams/sweeps/dprnn_stage1.yaml; wandb agent …
 """
 
-import argparse
 import importlib.util
 import logging
 import sys
 
-from custom_modules.errors import InputError, exit_cleanly
+from custom_modules.errors import InputError, OptionParser, exit_cleanly
 
 
 def main(argv):
@@ -44,7 +43,11 @@ def main(argv):
     from custom_modules.tuning.process import gpus_here
     from custom_modules.tuning.report import leaderboard, write_report
     from custom_modules.tuning.search import Search
-    from custom_modules.tuning.study import open_storage, open_study
+    from custom_modules.tuning.study import (
+        check_any_succeeded,
+        open_storage,
+        open_study,
+    )
     from custom_modules.tuning.sweep import read_sweep
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -60,6 +63,7 @@ def main(argv):
     arguments += [] if tracker else ["--tracker=none"]  # the file asks for W&B's
     search = Search(sweep, study, folder, arguments)
     search.run(trials or sweep.combinations(), options.workers, gpus_here())
+    check_any_succeeded(study)
     written = write_report(sweep, study, folder, arguments)
     table = leaderboard(sweep, study).drop(columns=["folder"], errors="ignore")
     print(f"\n{table.dropna(axis=1, how='all').head(10).to_string(index=False)}\n")
@@ -69,24 +73,19 @@ def main(argv):
 
 def parse(argv):
     """Our options, and what goes to the trials."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = OptionParser(add_help=False, allow_abbrev=False)
     parser.add_argument("sweep")
     parser.add_argument("--trials", type=int)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--storage", default="sqlite")
     parser.add_argument("--tuning_folder")
     parser.add_argument("--seed_of_search", type=int, default=42)
-    parser.error = _refuse
     options, arguments = parser.parse_known_args(argv)
     for name in ("trials", "workers"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise InputError(f"--{name}={value}: must be a whole number from 1")
     return options, arguments
-
-
-def _refuse(message):
-    raise InputError(f"{message}; see --help")
 
 
 if __name__ == "__main__":

@@ -235,21 +235,45 @@ def test_mistakes_end_in_one_line(tmp_path, arguments, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--train_variants=[SER,XX]", "choose one or more of SER"),
         ("--sample_rate=16000", "--sample_rate=8000"),
         ("--test_only", "train first"),
-        ("--segment_seconds=0", "--segment_seconds=0"),
         ("--train_max_samples=some", "--train_max_samples=some"),
         ("--precision=fp16", "needs a GPU"),
         ("--lr=1.0e+30 --nonfinite_patience=1 --number_of_epochs=9", "lower --lr"),
     ],
 )
 def test_mistakes_found_later_end_in_one_line_too(corpus, tmp_path, options, message):
-    done = train(corpus, tmp_path, *options.split(), "--device=cpu")
+    done = train(corpus, tmp_path, "--device=cpu", *options.split())
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     (line,) = [x for x in done.stderr.splitlines() if x.startswith("error: ")]
     assert message in line
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--train_variants=[SER,XX]", "choose one or more of SER"),
+        ("--segment_seconds=0", "--segment_seconds=0: must be null or a number above"),
+        ("--batch_size=0", "--batch_size=0: must be a number above 0"),
+        ("--lr=-1", "--lr=-1: must be a number above 0"),
+        ("--num_workers=-1", "--num_workers=-1"),
+        ("--device=cuda:99", "CUDA devices are in reach"),
+        ("--device=abacus", "--device=abacus: is none"),
+        ("--precision=fp8", "'bf16'); see --help"),
+    ],
+)
+def test_values_that_cannot_be_are_refused_before_the_corpus_is_read(
+    corpus, tmp_path, option, message
+):
+    done = train(corpus, tmp_path / "out", option)
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()[-1:]
+    assert line.startswith("error: ")
+    assert message in line
+    assert "Traceback" not in done.stderr
+    assert "usage" not in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_checkpoint_of_another_model_is_not_loaded(corpus, tmp_path):
@@ -279,4 +303,8 @@ def test_help_tells_how_to_run_it_and_lists_the_keys():
     assert done.returncode == 0
     assert "recipes/separation/train.py hparams/convtasnet.yaml" in done.stdout
     assert "number_of_epochs: 100" in done.stdout
+    assert "data_folder: !PLACEHOLDER" in done.stdout
+    assert "output_folder: !ref results/" in done.stdout
+    assert "!new:" not in done.stdout
+    assert "TaggedScalar" not in done.stdout
     assert "--ckpt_interval_steps" in done.stdout
