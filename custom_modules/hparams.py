@@ -10,7 +10,6 @@ import dataclasses
 import difflib
 import io
 import os
-import sys
 from pathlib import Path
 
 from ruamel.yaml import YAML, YAMLError
@@ -33,8 +32,8 @@ __all__ = [
     "check_overrides",
     "load_experiment",
     "load_hparams",
-    "print_help",
     "read_hparams",
+    "read_run_options",
     "read_yaml",
     "resolve",
     "settle_precision",
@@ -141,9 +140,7 @@ def load_experiment(argv):
         If the file, an override or a value does not fit.
     """
     hparams_file, run_arguments, overrides = split_arguments(argv)
-    run_opts = _run_options(run_arguments)
-    if "device" in run_opts.overridden_args:
-        check_device(run_opts.device)
+    run_opts = read_run_options(run_arguments)
     limit = _step_limit(run_opts.optimizer_step_limit)
     run_opts = dataclasses.replace(run_opts, optimizer_step_limit=limit)
     # From here on a derived file is its base and so many more overrides: what is
@@ -169,15 +166,33 @@ def load_experiment(argv):
     return hparams_file, hparams, run_opts, overrides
 
 
-def _run_options(arguments):
-    """SpeechBrain's options; its parser prints its usage if one does not fit."""
-    said = io.StringIO()
+def read_run_options(arguments):
+    """SpeechBrain's own options.
+
+    Arguments
+    ---------
+    arguments : list of str
+        From :func:`split_arguments`.
+
+    Returns
+    -------
+    speechbrain.utils.run_opts.RunOptions
+
+    Raises
+    ------
+    InputError
+        If a value does not fit, or the device is not there.
+    """
+    said = io.StringIO()  # its parser would print its usage
     try:
         with contextlib.redirect_stderr(said):
-            return RunOptions.from_command_line_args(arguments)[1]
+            run_opts = RunOptions.from_command_line_args(arguments)[1]
     except SystemExit:
         reason = said.getvalue().strip().rpartition("error: ")[2]
         raise InputError(f"{reason}; see --help") from None
+    if "device" in run_opts.overridden_args:
+        check_device(run_opts.device)
+    return run_opts
 
 
 def _step_limit(value):
@@ -269,45 +284,6 @@ def settle_precision(hparams, run_opts):
         if hparams.get(key) == "fp16" and key not in run_opts.overridden_args:
             logger.info("%s: fp16 needs a GPU; fp32 on this CPU", key)
             hparams[key] = "fp32"
-
-
-def print_help(usage, argv):
-    """Prints a script's usage, the keys of its hparams file, and run options.
-
-    Arguments
-    ---------
-    usage : str
-        The script's docstring.
-    argv : list of str
-        If an hparams file is among them, its plain keys are listed; else how to see
-        them.
-    """
-    print(usage.strip())
-    files = [argument for argument in argv if argument.endswith((".yaml", ".yml"))]
-    for path in files:
-        print(f"\nKeys of {path}, each an option --key=value:")
-        for key, value in read_hparams(path).items():
-            if _is_plain(value):
-                print(f"  {key}: {_as_written(value)}")
-    if not files:
-        print("\nThe keys of an hparams file are options, too; to list them, name it:")
-        print(f"  python {sys.argv[0]} hparams/dprnn.yaml --help")
-    print("\nSpeechBrain's run options:")
-    for option in sorted(HELP_TEXTS):
-        print(f"  --{option}: {HELP_TEXTS[option]}")
-
-
-def _is_plain(value):
-    """Whether it is neither an object nor a mapping."""
-    tag = getattr(value, "tag", None)
-    is_object = str(getattr(tag, "value", None)).startswith(("!new", "!name", "!apply"))
-    return not is_object and not isinstance(value, dict)
-
-
-def _as_written(value):
-    """Of a reference and a placeholder, what stands in the file."""
-    tag = getattr(getattr(value, "tag", None), "value", None)
-    return f"{tag} {value.value}".strip() if tag else value
 
 
 def _parse_value(text):

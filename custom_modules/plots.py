@@ -22,16 +22,19 @@ def plot_training(folder):
     folder = Path(folder)
     if (folder / "history.csv").exists():
         history = pd.read_csv(folder / "history.csv")
-        save(plot_history(history), folder / "training_curve.png")
+        name = "/".join(folder.absolute().parts[-2:])
+        save(plot_history(history, name), folder / "training_curve.png")
 
 
-def plot_history(history):
+def plot_history(history, name):
     """SI-SDRi in training and validation over the epochs.
 
     Arguments
     ---------
     history : pandas.DataFrame
         ``history.csv``.
+    name : str
+        Of the training, for the title.
 
     Returns
     -------
@@ -39,9 +42,12 @@ def plot_history(history):
     """
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
-    for split, colour in (("train", COLOURS["train"]), ("valid", COLOURS["model"])):
+    for split, colour, label in (
+        ("train", COLOURS["train"], "training, as drawn and cropped"),
+        ("valid", COLOURS["model"], "validation"),
+    ):
         gain = history[f"{split}_si_sdri"]
-        axes.plot(history.epoch, gain, ".-", color=colour, label=split)
+        axes.plot(history.epoch, gain, ".-", color=colour, label=label)
     best = history.valid_si_sdr.idxmax()
     axes.plot(
         history.epoch[best],
@@ -52,7 +58,7 @@ def plot_history(history):
         label="best checkpoint",
     )
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.set(xlabel="epoch", ylabel="SI-SDRi (dB)", title="Training")
+    axes.set(xlabel="epoch", ylabel="SI-SDRi (dB)", title=f"{name}: training")
     axes.grid(alpha=0.3)
     axes.legend()
     return figure

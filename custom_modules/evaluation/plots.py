@@ -16,6 +16,7 @@ from custom_modules.mmipc import VARIANTS
 
 #: Readable in print, in grey and with the common colour blindnesses.
 COLOURS = {"model": "#0072b2", "oracle": "#e69f00", "indoor": "#0072b2"}
+COLOURS |= {"subsets and means": "#56b4e9"}
 COLOURS |= {"outdoor": "#d55e00", "scene only": "#009e73", "clean": "#cc79a7"}
 
 
@@ -38,25 +39,17 @@ def plot_variants(summary, name):
     figure = Figure(figsize=(9.5, 4.8), layout="constrained")
     axes = figure.add_subplot()
     places = _places(list(table.index))
-    below, above = table["mean"] - table.ci_low, table.ci_high - table["mean"]
-    axes.bar(
-        places,
-        table["mean"],
-        0.7,
-        yerr=np.nan_to_num([below, above]).clip(0),
-        capsize=4,
-        color=[COLOURS["model"] if n in VARIANTS else "#56b4e9" for n in table.index],
-        label="this model, 95 % interval",
-    )
+    _draw_gains(axes, table, places)
     _mark_oracle(axes, summary, list(table.index), places)
     _mark_genders(axes, summary, list(table.index), places)
     axes.axhline(0, color="black", linewidth=0.8)
+    axes.set_ylim(bottom=min(axes.get_ylim()[0], -0.3))  # an oracle of 0 is seen
     labels = [f"{_broken(name)}\nn = {n}" for name, n in table.n.items()]
     axes.set_xticks(places, labels, fontsize=8.5)
     axes.set(ylabel="SI-SDRi (dB)", title=f"{name}: improvement over the mixture")
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
-    figure.legend(loc="outside lower center", ncols=4)
+    figure.legend(loc="outside lower center", ncols=5, fontsize=9)
     return figure
 
 
@@ -105,7 +98,8 @@ def plot_distribution(rows, name):
     for environment in environments_of(table):
         axes.plot([], [], "o", color=COLOURS[environment], label=environment)
     axes.axhline(0, color="black", linewidth=0.8)
-    axes.set_xticks(range(len(variants)), variants)
+    labels = [f"{v}\nn = {len(g)}" for v, g in zip(variants, gains, strict=True)]
+    axes.set_xticks(range(len(variants)), labels)
     axes.set(
         ylabel="SI-SDRi (dB)",
         title=f"{name}: each mixture, with median and quartiles",
@@ -154,7 +148,7 @@ def plot_in_out(rows, name):
         better = (subset.si_sdr > subset.si_sdr_mixture).mean()
         axes.set_title(f"{variant}: {100 * better:.0f} % improved", fontsize=10)
         axes.grid(alpha=0.3)
-        axes.set_aspect("equal")
+        axes.set(xlim=limits, ylim=limits, aspect="equal")
     for axes in list(grid.flat)[len(variants) :]:
         axes.set_axis_off()
     for environment in environments_of(rows):
@@ -199,6 +193,22 @@ def _broken(name):
     return name.replace(" ", "\n", 1)
 
 
+def _draw_gains(axes, table, places):
+    below, above = table["mean"] - table.ci_low, table.ci_high - table["mean"]
+    spread = np.nan_to_num([below, above]).clip(0)
+    is_variant = np.array([name in VARIANTS for name in table.index])
+    for kind, chosen in (("model", is_variant), ("subsets and means", ~is_variant)):
+        axes.bar(
+            places[chosen],
+            table["mean"][chosen],
+            0.7,
+            yerr=spread[:, chosen],
+            capsize=4,
+            color=COLOURS[kind],
+            label="this model, 95 % interval" if kind == "model" else kind,
+        )
+
+
 def _mark_oracle(axes, summary, names, places):
     oracle = summary[(summary.group == EVERY) & (summary.metric == "si_sdri_oracle")]
     if oracle.empty:
@@ -228,6 +238,7 @@ def _mark_genders(axes, summary, names, places):
             markeredgecolor="black",
             markersize=6,
             label=group,
+            zorder=4,
         )
 
 
@@ -235,6 +246,6 @@ def _limits(rows):
     values = rows[["si_sdr", "si_sdr_mixture"]].to_numpy()
     if not len(values):
         return (-1, 1)
-    low, high = np.percentile(values, [0.5, 99.5])
+    low, high = values.min(), values.max()
     margin = 0.05 * (high - low) + 0.5
     return (low - margin, high + margin)

@@ -7,7 +7,7 @@ import platform
 import re
 import subprocess
 import sys
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
@@ -123,7 +123,7 @@ def describe_run(model, effort, **facts):
         **facts,
         "command": command(),
         "git_commit": git_commit(),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": _device_name(model.device),
         "precision": str(model.dtype).removeprefix("torch."),
         "seconds": round(effort.seconds, 1),

@@ -24,6 +24,7 @@ from custom_modules.hparams import (
     DATA_ROOT_VARIABLE,
     HPARAMS_FILE,
     load_experiment,
+    read_run_options,
     read_yaml,
     split_arguments,
 )
@@ -120,9 +121,8 @@ def _with_folders(argv):
 
 
 def _exported(argv):
-    folder, run_arguments, overrides = split_arguments(argv)
-    _, run_opts, _ = RunOptions.from_command_line_args(run_arguments)
-    run_opts = _on_this_machine(run_opts)
+    folder, (_, run_arguments, overrides) = argv[0], split_arguments(argv)
+    run_opts = _on_this_machine(read_run_options(run_arguments))
     for key in overrides:
         if key not in (*EXPORT_KEYS, *MANIFEST_KEYS.values()):
             raise InputError(

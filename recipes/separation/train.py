@@ -32,7 +32,6 @@ from custom_modules.evaluation.models import trained_model  # noqa: E402
 from custom_modules.evaluation.record import facts_of  # noqa: E402
 from custom_modules.hparams import (  # noqa: E402
     load_experiment,
-    print_help,
     write_hparams,
 )
 from custom_modules.plots import plot_training  # noqa: E402
@@ -42,6 +41,7 @@ from custom_modules.training.failures import (  # noqa: E402
     leave_processes,
 )
 from custom_modules.training.trackers import check_tracker  # noqa: E402
+from custom_modules.usage import print_help  # noqa: E402
 from polsess_prepare import prepare_polsess  # noqa: E402
 
 
