@@ -295,3 +295,12 @@ def test_help_says_how_to_see_the_keys(capsys):
     printed = capsys.readouterr().out
     assert "  lr: " in printed
     assert "dprnn.yaml --help" not in printed
+
+
+def test_a_results_folder_stands_for_its_file(tmp_path):
+    assert split_arguments([str(tmp_path)])[0] == str(tmp_path)
+    file = tmp_path / "hyperparams.yaml"
+    file.write_text("lr: 1\n")
+    found, run_arguments, _ = split_arguments([str(tmp_path), "--debug"])
+    assert found == str(file)
+    assert run_arguments == [str(file), "--debug"]

@@ -72,3 +72,8 @@ def test_mistakes_are_named(model, mixture, options, message):
 def test_what_a_model_folder_must_say():
     with pytest.raises(ValueError, match="num_spks"):
         PolSESSSeparation({"separator": Shares()}, {"sample_rate": 8000})
+
+
+def test_a_missing_file_is_named(model, tmp_path):
+    with pytest.raises(InputError, match=r"nope\.wav: no such file"):
+        model.separate_file(str(tmp_path / "nope.wav"))

@@ -170,6 +170,9 @@ def test_processes_share_the_work(folder, tmp_path, monkeypatch, capsys, parts):
         ("separate", ["none", OLD, "--output_folder", OLD], "cannot be written"),
         ("export", ["hparams/dprnn.yaml", "x", "--output_folder=no"], "no such folder"),
         ("export", ["none.yaml", "x"], "none.yaml: cannot be read"),
+        ("separate", ["x", "x", "--chanels=each", "--output_folder=x"], "--chanels"),
+        ("separate", ["x", "x", "--output_folder=x", "--shard=5/4"], "1/4 … 4/4"),
+        ("separate", ["x", "x", "--output_folder=x", "--chunk_seconds=0"], "above 0"),
         ("export", ["hparams/dprnn.yaml", "x", "--nn=3"], "no key 'nn'"),
         ("import_checkpoint", ["README.md", "x"], "README.md: no checkpoint"),
     ],
@@ -181,4 +184,5 @@ def test_mistakes_end_in_one_line(tmp_path, capsys, script, arguments, message):
     assert ended.value.code == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("error: ")
+    assert "usage" not in last
     assert message in last

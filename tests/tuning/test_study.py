@@ -17,7 +17,12 @@ from custom_modules.hparams import load_hparams
 from custom_modules.tuning import search as searching
 from custom_modules.tuning.report import leaderboard, write_report
 from custom_modules.tuning.search import Search
-from custom_modules.tuning.study import make_pruner, open_storage, open_study
+from custom_modules.tuning.study import (
+    check_any_succeeded,
+    make_pruner,
+    open_storage,
+    open_study,
+)
 from custom_modules.tuning.sweep import read_sweep
 
 ROOT = Path(__file__).parents[2]
@@ -243,3 +248,22 @@ def test_a_killed_search_goes_on_prunes_and_finds_the_best(tmp_path):
     interrupted = [t for t in study.trials if t.user_attrs.get("interrupted")]
     assert [t.state for t in interrupted] == [TrialState.FAIL] * 2
     assert json.dumps(study.best_params) == json.dumps({"lr": RATES[0]})
+
+
+def test_a_search_without_a_single_result_says_why():
+    study = optuna.create_study()
+    check_any_succeeded(study)  # there is nothing yet
+    for reason in ("no such corpus", "out of memory"):
+        trial = study.ask()
+        trial.set_user_attr("failure", reason)
+        study.tell(trial, state=TrialState.FAIL)
+    with pytest.raises(InputError, match="all 2 trials failed; the last: out of mem"):
+        check_any_succeeded(study)
+    study.tell(study.ask(), 1.0)
+    check_any_succeeded(study)
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=str(tmp_path / "file")):
+        open_storage("sqlite", tmp_path / "file" / "study")
