@@ -133,7 +133,10 @@ def _valid_options(data_folder, subsets, check, workers):
     if workers is not None and workers < 1:
         raise InputError(f"workers: {workers}; choose at least 1")
     if not os.path.isdir(data_folder):
-        raise InputError(f"{data_folder}: no such folder; check --data_folder")
+        raise InputError(
+            f"{data_folder}: no such folder; check --data_folder, or "
+            "POLSESS_DATA_ROOT, which stands in for it"
+        )
     return [subset for subset in SUBSETS if subset in subsets]
 
 

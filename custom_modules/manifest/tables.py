@@ -89,7 +89,7 @@ def find_table(root, subset):
     if not found:
         raise InputError(
             f"{root / subset}: no readable {pattern} here or in "
-            f"{root}; check --data_folder and --subsets"
+            f"{root}; check --data_folder: each subset has a folder with a CSV file"
         )
     return found[0]
 

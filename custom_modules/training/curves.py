@@ -5,6 +5,7 @@ from pathlib import Path
 import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 from speechbrain.utils.logger import get_logger
 
 from custom_modules.errors import InputError
@@ -87,6 +88,9 @@ def plot_histories(histories, score="si_sdri"):
         0.5, max(history.epoch.max() for history in histories.values()) + 0.5
     )
     rates.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    rates.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    rates.yaxis.set_major_formatter("{x:.0e}")
+    rates.yaxis.set_minor_locator(NullLocator())
     for axes in (scores, rates):
         axes.grid(alpha=0.3)
     return figure
