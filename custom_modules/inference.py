@@ -256,9 +256,9 @@ def open_audio(path):
     InputError
         If it cannot be read.
     """
-    if not os.path.exists(path):
-        raise InputError(f"{path}: no such file")
     try:
+        if not os.path.exists(path):
+            raise InputError(f"{path}: no such file")
         return sf.SoundFile(path)
     except (sf.SoundFileError, OSError, TypeError) as error:
         reason = re.sub(r"^Error opening .*?: ", "", str(error))

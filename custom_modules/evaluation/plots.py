@@ -244,6 +244,7 @@ def _mark_genders(axes, summary, names, places):
 
 def _limits(rows):
     values = rows[["si_sdr", "si_sdr_mixture"]].to_numpy()
+    values = values[np.isfinite(values)]
     if not len(values):
         return (-1, 1)
     low, high = values.min(), values.max()
