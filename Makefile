@@ -3,7 +3,7 @@
 #   make test   runs the tests
 # and for those who stay longer:
 #   make results   trains and tests the four architectures, small, on one budget, and
-#                  writes recipes/separation/README.md: two hours of two CPU cores
+#                  writes recipes/separation/README.md: an hour or two of two CPU cores
 #   make lint      checks the style
 # Each makes its own virtual environment in .venv first, if it is missing or stale.
 
