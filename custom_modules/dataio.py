@@ -237,12 +237,11 @@ def check_choices(hparams):
         checked_variants(hparams[f"{split}_variants"])
     whole = [f"{split}_max_samples" for split in ("train", "valid", "test")]
     _check_positive(hparams, ["batch_size", "number_of_epochs"], int)
-    _check_positive(hparams, ["lr"], int | float)
     _check_positive(hparams, whole, int, or_null=True)
     _check_positive(hparams, ["segment_seconds"], int | float, or_null=True)
-    workers = hparams["num_workers"]
-    if not isinstance(workers, int) or workers < 0:
-        raise InputError(f"--num_workers={workers}: must be a whole number, 0 or above")
+    for name, kind in (("num_workers", int), ("lr", int | float)):
+        if not isinstance(hparams[name], kind) or hparams[name] < 0:
+            raise InputError(f"--{name}={hparams[name]}: must be a number, 0 or above")
 
 
 def check_rate(manifest, sample_rate):
