@@ -236,12 +236,11 @@ def check_choices(hparams):
     for split in ("train", "valid"):
         checked_variants(hparams[f"{split}_variants"])
     whole = [f"{split}_max_samples" for split in ("train", "valid", "test")]
-    _check_positive(hparams, ["batch_size", "number_of_epochs"], int)
-    _check_positive(hparams, whole, int, or_null=True)
-    _check_positive(hparams, ["segment_seconds"], int | float, or_null=True)
-    for name, kind in (("num_workers", int), ("lr", int | float)):
-        if not isinstance(hparams[name], kind) or hparams[name] < 0:
-            raise InputError(f"--{name}={hparams[name]}: must be a number, 0 or above")
+    _check_numbers(hparams, ["batch_size", "number_of_epochs"], int)
+    _check_numbers(hparams, whole, int, or_null=True)
+    _check_numbers(hparams, ["segment_seconds"], int | float, or_null=True)
+    _check_numbers(hparams, ["num_workers"], int, or_zero=True)
+    _check_numbers(hparams, ["lr"], int | float, or_zero=True)
 
 
 def check_rate(manifest, sample_rate):
@@ -297,15 +296,16 @@ def checked_variants(variants):
     return tuple(names)
 
 
-def _check_positive(hparams, names, kind, or_null=False):
+def _check_numbers(hparams, names, kind, or_null=False, or_zero=False):
     """Refuses what is no positive number of that kind."""
+    also = "null or " if or_null else ""
+    wanted = "a number, 0 or above" if or_zero else "a number above 0"
     for name in names:
         value = hparams[name]
         is_number = isinstance(value, kind) and not isinstance(value, bool)
-        if (is_number and value > 0) or (value is None and or_null):
-            continue
-        also = "null or " if or_null else ""
-        raise InputError(f"--{name}={value}: must be {also}a number above 0")
+        is_large = is_number and (value > 0 or (or_zero and value == 0))
+        if not is_large and not (or_null and value is None):
+            raise InputError(f"--{name}={value}: must be {also}{wanted}")
 
 
 def _kept_ids(manifest, variants, max_samples):

@@ -32,13 +32,16 @@ def check_device(device):
             f"--device={device}: is none; use cpu, cuda or cuda:1"
         ) from None
     # Not by a tensor there: each process of many would take memory of the first GPU.
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        raise InputError(
-            f"--device={device}: {torch.cuda.device_count()} CUDA devices are in "
-            "reach; leave the option out, or use cpu"
-        )
+    if found.type == "cuda":
+        count = torch.cuda.device_count()
+        if (found.index or 0) >= count:
+            raise InputError(
+                f"--device={device}: {count} CUDA devices are in reach; "
+                "leave the option out, or use cpu"
+            )
+        return
     try:
-        torch.empty(1, device="cpu" if found.type == "cuda" else found)
+        torch.empty(1, device=found)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"--device={device}: cannot be used ({reason})") from error

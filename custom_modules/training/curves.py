@@ -89,7 +89,7 @@ def plot_histories(histories, score="si_sdri"):
     )
     rates.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     rates.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    rates.yaxis.set_major_formatter("{x:.0e}")
+    rates.yaxis.set_major_formatter("{x:.3g}")
     rates.yaxis.set_minor_locator(NullLocator())
     for axes in (scores, rates):
         axes.grid(alpha=0.3)

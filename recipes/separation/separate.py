@@ -129,12 +129,13 @@ def positive(text):
 
 def parse_shard(text):
     """``"2/4"`` → (1, 4)."""
-    index, _, count = text.partition("/")
-    if not (index.isdecimal() and count.isdecimal()) or not 1 <= int(index) <= int(
-        count
-    ):
+    try:
+        index, count = map(int, text.split("/"))
+    except ValueError:
+        index = count = 0
+    if not 1 <= index <= count:
         raise argparse.ArgumentTypeError(f"{text} is no part such as 1/4 … 4/4")
-    return int(index) - 1, int(count)
+    return index - 1, count
 
 
 if __name__ == "__main__":

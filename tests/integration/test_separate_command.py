@@ -182,7 +182,8 @@ def test_mistakes_end_in_one_line(tmp_path, capsys, script, arguments, message):
     with pytest.raises(SystemExit) as ended:
         call(script, *arguments)
     assert ended.value.code == 2
-    last = capsys.readouterr().err.strip().splitlines()[-1]
+    printed = capsys.readouterr().err.strip()
+    assert "usage:" not in printed
+    last = printed.splitlines()[-1]
     assert last.startswith("error: ")
-    assert "usage" not in last
     assert message in last
