@@ -33,7 +33,7 @@ def formula(estimate, target):
 
 
 @given(st.integers(0, 2**31), st.floats(0.01, 3.0), st.floats(0.1, 100.0))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_si_sdr_is_the_formula_at_any_scale_and_offset(seed, noise, scale):
     estimates, targets = noisy_sources(seed, noise=noise)
     scores = si_sdr(scale * estimates + 0.5, targets - 0.2)

@@ -12,7 +12,7 @@ def resample(signal, block, rate, new_rate):
     return torch.cat(list(resample_blocks(signal.split(block, 1), rate, new_rate)), 1)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     st.sampled_from(RATES),
     st.sampled_from(RATES),

@@ -93,7 +93,7 @@ def test_every_batch_and_channel_size(batch, dim, scan):
     softplus=st.booleans(),
     seed=st.integers(0, 1000),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_any_shape_and_any_chunk(sizes, chunk, absent, softplus, seed, scan):
     inputs = random_inputs(*sizes, seed=seed)
     if not softplus:
