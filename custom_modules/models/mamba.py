@@ -8,6 +8,9 @@ from torch import nn
 
 from custom_modules.selective_scan import check_backend, selective_scan
 
+# Asked once: compilers cannot look into it.
+_HAS_ONEDNN = torch.backends.mkldnn.is_available()
+
 
 class Mamba(nn.Module):
     """The Mamba block; a ``mamba_ssm.Mamba`` state dict loads unchanged.
@@ -27,7 +30,7 @@ class Mamba(nn.Module):
         Size of each channel's state.
     d_conv : int
         Kernel of the causal depthwise convolution, in steps.
-    expand : int
+    expand : float
         Inner channels per channel.
     dt_rank : int or "auto"
         Rank of the projection to step sizes; ``"auto"`` is ``d_model / 16``.
@@ -67,7 +70,7 @@ class Mamba(nn.Module):
     ):
         super().__init__()
         check_backend(scan_backend)
-        d_inner = expand * d_model
+        d_inner = int(expand * d_model)
         self.dt_rank = math.ceil(d_model / 16) if dt_rank == "auto" else dt_rank
         self.d_state = d_state
         self.scan_backend = scan_backend
@@ -200,7 +203,7 @@ def suits_onednn(x):
     """
     if x.dim() != 3 or x.device.type != "cpu" or x.dtype != torch.float32:
         return False
-    return torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
+    return _HAS_ONEDNN and torch.backends.mkldnn.enabled
 
 
 class BidirectionalMamba(nn.Module):

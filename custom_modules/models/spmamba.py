@@ -49,6 +49,11 @@ class SPMamba(nn.Module):
     scan_backend : str
         See :func:`custom_modules.selective_scan.selective_scan`.
 
+    Raises
+    ------
+    ValueError
+        If a size is less than 1, or frames do not overlap.
+
     Example
     -------
     >>> separator = SPMamba(2, n_fft=64, stride=32, n_layers=1, emb_dim=4, qk_dim=33)
@@ -74,6 +79,17 @@ class SPMamba(nn.Module):
         scan_backend="auto",
     ):
         super().__init__()
+        _check_sizes(
+            num_sources=num_sources,
+            n_fft=n_fft,
+            stride=stride,
+            n_layers=n_layers,
+            emb_dim=emb_dim,
+            emb_ks=emb_ks,
+            emb_hs=emb_hs,
+            n_head=n_head,
+            qk_dim=qk_dim,
+        )
         self.n_fft, self.stride = n_fft, stride
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
         self.encoder = nn.Sequential(
@@ -150,11 +166,24 @@ class SPMamba(nn.Module):
         return waveforms.unflatten(0, parts.shape[:2])[:, :, :time].transpose(1, 2)
 
 
+def _check_sizes(**sizes):
+    """Raises ValueError with the first size that makes no model."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} must be 1 or more, not {size}")
+    if sizes["stride"] >= sizes["n_fft"]:
+        raise ValueError(
+            f"stride must be below n_fft ({sizes['n_fft']}), for frames to overlap, "
+            f"not {sizes['stride']}"
+        )
+
+
 def _deviation(mixture):
     """Standard deviation of each mixture, ``[batch, 1]``; one sample has none."""
+    mixture = mixture.float()
     if mixture.shape[1] == 1:
         return mixture.abs()
-    return mixture.float().std(dim=1, keepdim=True)
+    return mixture.std(dim=1, keepdim=True)
 
 
 def convert_state_dict(state_dict):

@@ -101,10 +101,15 @@ def _choose(tensors, return_last_state):
     works = (x for x in candidates if not _obstacle(x, tensors, return_last_state))
     backend = next(works)
     way = _half_of_torch(tensors) if backend == "torch" else backend
-    if not torch.compiler.is_compiling() and way not in _announced:
+    _announce(backend, way)
+    return way
+
+
+@torch.compiler.assume_constant_result  # compilers call it while they trace
+def _announce(backend, way):
+    if way not in _announced:
         _announced.add(way)
         logger.info("selective scan: backend %s%s", backend, _REMARKS.get(way, ""))
-    return way
 
 
 def _half_of_torch(tensors):
@@ -156,7 +161,7 @@ def _load(backend):
         if backend == "mamba_ssm":
             importlib.import_module("selective_scan_cuda")
         return getattr(importlib.import_module(module), function)
-    except (ImportError, OSError):
+    except Exception:  # a package of a wrong version raises anything
         return None
 
 

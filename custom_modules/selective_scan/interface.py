@@ -24,7 +24,7 @@ def selective_scan(
         y[t] = (C[t] · h[t] + D u[t]) silu(z[t])
 
     The arguments are those of mamba_ssm's ``selective_scan_fn``. States and
-    exponentials are float32 whatever autocast says (float64 for float64 inputs).
+    exponentials are float32 whatever autocast says (float64 where ``u`` is float64).
     The gradient cannot be differentiated again, except with ``"reference"``.
 
     Source: Gu and Dao 2023, "Mamba", algorithm 2.
@@ -64,7 +64,9 @@ def selective_scan(
     Raises
     ------
     ValueError
-        If shapes do not fit each other, or there is no such backend.
+        If shapes do not fit each other, devices differ, or there is no such backend.
+    TypeError
+        If an argument is no tensor of real floating-point numbers.
     BackendError
         A RuntimeError, if the backend cannot be used for these tensors.
 
@@ -75,6 +77,7 @@ def selective_scan(
     >>> selective_scan(u, delta, A, B, C, z=z, delta_softplus=True).shape
     torch.Size([2, 8, 50])
     """
+    _check_kinds(u=u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias)
     _check_shapes(u, delta, A, B, C, D, z, delta_bias)
     tensors = [u, delta, A, B, C, D, z, delta_bias]
     scan = find_scan(backend, tensors, return_last_state)
@@ -87,13 +90,28 @@ def selective_scan(
     return (output, state) if return_last_state else output
 
 
+def _check_kinds(**arguments):
+    """Raises with the first argument that is no real tensor on the device of u."""
+    for name, x in arguments.items():
+        if x is None and name in ("D", "z", "delta_bias"):
+            continue
+        if not isinstance(x, torch.Tensor) or not x.is_floating_point():
+            kind = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
+            raise TypeError(f"{name} must be a tensor of real floats, not {kind}")
+        if x.device != arguments["u"].device:
+            devices = f"{x.device}, but u on {arguments['u'].device}"
+            raise ValueError(f"{name} is on {devices}")
+
+
 def _check_shapes(u, delta, A, B, C, D, z, delta_bias):
     """Raises ValueError with the first shape that does not fit."""
     if u.dim() != 3 or not u.numel():
         raise ValueError(
             f"u must be [batch, dim, time] and not empty, not {list(u.shape)}"
         )
-    (batch, dim, time), state = u.shape, A.shape[-1]
+    (batch, dim, time), state = u.shape, A.shape[-1] if A.dim() else 0
+    if A.dim() != 2 or not state:
+        raise ValueError(f"A must be [dim, state], not {list(A.shape)}")
     groups = list(B.shape[1:2]) if B.dim() == 4 else []
     if groups and (groups[0] < 1 or dim % groups[0]):
         raise ValueError(f"{dim} channels cannot be cut into {groups[0]} groups")

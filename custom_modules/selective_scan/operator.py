@@ -7,6 +7,7 @@ computes those within a chunk again. The gradient has no gradient of its own.
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 #: Of the operators. The modules may be loaded a second time, under another package's
 #: name, from an exported folder: registered again, an operator in use would be gone.
@@ -43,6 +44,7 @@ def as_operator(name, forward, backward):
     _register_gradient(operator, _register_backward(name, backward))
 
     def scan(*arguments):
+        _refuse_tangents(name, arguments)
         keep = torch.is_grad_enabled() and any(
             isinstance(x, Tensor) and x.requires_grad for x in arguments
         )
@@ -50,6 +52,18 @@ def as_operator(name, forward, backward):
         return output, last_state.transpose(1, 2)
 
     return scan
+
+
+def _refuse_tangents(name, arguments):
+    """Derivatives that go forwards would be zero without a word."""
+    if torch.compiler.is_compiling() or forward_ad._current_level < 0:
+        return
+    for x in arguments:
+        if isinstance(x, Tensor) and forward_ad.unpack_dual(x).tangent is not None:
+            raise NotImplementedError(
+                f"{NAMESPACE}::{name} has no forward-mode derivative; the selective "
+                'scan with backend="reference" has one'
+            )
 
 
 def _register_forward(name, forward):
@@ -108,6 +122,13 @@ def _register_backward(name, backward):
     def _(grad_output, grad_last_state, kept, *arguments):
         return new_gradients(arguments[:8])
 
+    def refuse(*_):
+        raise RuntimeError(
+            f"{NAMESPACE}::{name}_backward cannot be differentiated again; the "
+            'selective scan with backend="reference" can'
+        )
+
+    operator.register_autograd(refuse)
     return operator
 
 

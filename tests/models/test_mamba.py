@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from custom_modules.models.mamba import BidirectionalMamba, Mamba, Projection, adam
+from custom_modules.selective_scan import backends
 
 DATA = Path(__file__).parent.parent / "data"
 
@@ -129,6 +130,22 @@ def test_projection_is_a_linear_layer(batch, time, has_bias, dtype):
         found = projection(signal, bias=False).double()
         exact = linear(signal.double()) - linear.bias
         torch.testing.assert_close(found, exact, rtol=1e-5, atol=1e-5)
+
+
+def test_compiled_in_one_graph_with_the_line_that_names_the_backend(
+    caplog, monkeypatch
+):
+    monkeypatch.setattr(backends, "_announced", set())
+    caplog.set_level("INFO")
+    mamba, x = Mamba(4), torch.randn(2, 9, 4)
+    compiled = torch.compile(mamba, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), mamba(x))
+    lines = [m for m in caplog.messages if m.startswith("selective scan: backend")]
+    assert len(lines) == 1
+
+
+def test_inner_channels_may_be_a_fraction_of_the_outer_ones():
+    assert Mamba(4, expand=1.5).D.shape == (6,)
 
 
 @pytest.mark.parametrize("shape", [(12,), (7, 12), (0, 12), (2, 3, 4, 12), (0, 5, 12)])

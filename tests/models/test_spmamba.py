@@ -116,6 +116,20 @@ def test_any_length_comes_out_as_long(time, emb_hs):
     torch.testing.assert_close(output[1:2], model(mixture[1:2]), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "size, refused",
+    [
+        ({"stride": 64}, r"stride must be below n_fft \(64\)"),
+        ({"emb_hs": 0}, "emb_hs must be 1 or more, not 0"),
+        ({"qk_dim": -1}, "qk_dim must be 1 or more, not -1"),
+        ({"n_fft": 0}, "n_fft must be 1 or more, not 0"),
+    ],
+)
+def test_sizes_that_make_no_model_are_refused(size, refused):
+    with pytest.raises(ValueError, match=refused):
+        small(**size)
+
+
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("time", [1, 400])
 def test_silence_has_silent_sources_and_finite_gradients(autocast, time):

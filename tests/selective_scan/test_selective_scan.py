@@ -241,8 +241,44 @@ def test_differentiating_twice_is_refused(backend):
     inputs = [x.requires_grad_() for x in random_inputs(1, 2, 5, 2)]
     output = selective_scan(*inputs, delta_softplus=True, backend=backend)
     (grad,) = torch.autograd.grad(output.sum(), inputs[0], create_graph=True)
-    with pytest.raises(RuntimeError, match="scan_backward"):
+    with pytest.raises(RuntimeError, match=r"scan_backward cannot be .* again"):
         torch.autograd.grad(grad.sum(), inputs[0])
+
+
+@pytest.mark.parametrize("backend", ["eager", "numba"])
+def test_forward_derivatives_are_refused_not_zero(backend):
+    u, *others = random_inputs(1, 2, 5, 2)
+
+    def scan(u):
+        return selective_scan(u, *others, backend=backend)
+
+    with pytest.raises(NotImplementedError, match="forward-mode"):
+        torch.func.jvp(scan, (u,), (u,))
+
+
+@pytest.mark.parametrize(
+    "index, argument, refused",
+    [
+        (0, torch.ones(1, 2, 5, dtype=torch.int64), "u must be .* not torch.int64"),
+        (2, -torch.ones(2, 2, dtype=torch.complex64), "A must be .* real floats"),
+        (1, None, "delta must be .* not NoneType"),
+        (3, [1.0], "B must be .* not list"),
+    ],
+)
+def test_what_is_no_tensor_of_floats_is_refused(index, argument, refused):
+    inputs = random_inputs(1, 2, 5, 2)
+    inputs[index] = argument
+    with pytest.raises(TypeError, match=refused):
+        selective_scan(*inputs)
+
+
+def test_another_device_and_no_state_are_refused():
+    inputs = random_inputs(1, 2, 5, 2)
+    with pytest.raises(ValueError, match="z is on meta, but u on cpu"):
+        selective_scan(*inputs[:6], z=inputs[6].to("meta"))
+    nothing = torch.ones(1, 0, 5)
+    with pytest.raises(ValueError, match="A must be"):
+        selective_scan(inputs[0], inputs[1], torch.ones(2, 0), nothing, nothing)
 
 
 @pytest.mark.parametrize("name", ["selective_scan", "compiled_scan"])
