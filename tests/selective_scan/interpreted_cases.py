@@ -20,21 +20,10 @@ from tests.selective_scan.cases import (
     run,
 )
 
-#: These take minutes: ``python -m tests.selective_scan.interpreted_cases recorded``
-#: goes through them, too.
-LONG = ("b2_d6_L257", "b1_d4_L257", "b3_d5_L130", "b5_d32_L33")
 
-
-def recorded_short():
-    """The recorded cases but the long ones."""
-    recorded(skip=LONG)
-
-
-def recorded(skip=()):
+def recorded():
     """Every recorded case, outputs and gradients."""
     for name, case in recorded_cases().items():
-        if name.startswith(tuple(skip)):
-            continue
         inputs = [case["inputs"][key] for key in NAMES]
         output, state, *grads = run(
             fused_scan, inputs, case["grad_output"], case["delta_softplus"]

@@ -57,7 +57,7 @@ def offer_mamba_ssm(monkeypatch, function=reference_scan):
 @pytest.mark.parametrize(
     "cases",
     [
-        "recorded_short",
+        "recorded",
         "shapes decays small_steps",
         "memory_layouts interface half_precision operator",
     ],
