@@ -1,6 +1,5 @@
 """What every test needs, doctests included."""
 
-import os
 import sys
 
 import pytest
@@ -9,11 +8,10 @@ import torch
 from hypothesis import settings
 from speechbrain.utils.importutils import LazyModule
 
-# The same inputs in each run; DRAWS=7 make test draws others.
-_DRAWS = int(os.environ.get("DRAWS", "0"))
+from tests.draws import DRAWS
 
 # A shared machine may stall any example; how long one takes is not tested.
-settings.register_profile("repeatable", deadline=None, derandomize=_DRAWS == 0)
+settings.register_profile("repeatable", deadline=None, derandomize=DRAWS == 0)
 settings.load_profile("repeatable")
 
 # Hypothesis reads __file__ of every loaded module, and SpeechBrain's lazy ones
@@ -26,4 +24,4 @@ for _module in list(sys.modules.values()):
 @pytest.fixture(autouse=True)
 def repeatable_draws():
     """What a test draws depends on no other test, nor on chance."""
-    torch.manual_seed(_DRAWS)
+    torch.manual_seed(DRAWS)

@@ -38,12 +38,10 @@ def selective_scan(
     B, C : torch.Tensor
         Into and out of the state, ``[batch, state, time]`` or, for channels in
         equal groups, ``[batch, groups, state, time]``.
-    D : torch.Tensor
-        Weight of the input in the output, ``[dim]``; None is 0.
+    D, delta_bias : torch.Tensor
+        Weight of the input, and what is added to delta, ``[dim]``; None is 0.
     z : torch.Tensor
         Gate, ``[batch, dim, time]``; None lets everything pass.
-    delta_bias : torch.Tensor
-        Added to delta, ``[dim]``.
     delta_softplus : bool
         Whether delta then goes through softplus.
     return_last_state : bool
@@ -64,7 +62,7 @@ def selective_scan(
     Raises
     ------
     ValueError
-        If shapes do not fit each other, devices differ, or there is no such backend.
+        If shapes or devices do not fit each other, or there is no such backend.
     TypeError
         If an argument is no tensor of real floating-point numbers.
     BackendError
@@ -77,9 +75,8 @@ def selective_scan(
     >>> selective_scan(u, delta, A, B, C, z=z, delta_softplus=True).shape
     torch.Size([2, 8, 50])
     """
-    _check_kinds(u=u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias)
-    _check_shapes(u, delta, A, B, C, D, z, delta_bias)
     tensors = [u, delta, A, B, C, D, z, delta_bias]
+    _check(*tensors)
     scan = find_scan(backend, tensors, return_last_state)
     if B.dim() == 3:
         output, state = scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
@@ -90,28 +87,29 @@ def selective_scan(
     return (output, state) if return_last_state else output
 
 
-def _check_kinds(**arguments):
+def _check_kinds(tensors):
     """Raises with the first argument that is no real tensor on the device of u."""
-    for name, x in arguments.items():
+    names = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
+    for name, x in zip(names, tensors, strict=True):
         if x is None and name in ("D", "z", "delta_bias"):
             continue
         if not isinstance(x, torch.Tensor) or not x.is_floating_point():
             kind = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
             raise TypeError(f"{name} must be a tensor of real floats, not {kind}")
-        if x.device != arguments["u"].device:
-            devices = f"{x.device}, but u on {arguments['u'].device}"
-            raise ValueError(f"{name} is on {devices}")
+        if x.device != tensors[0].device:
+            raise ValueError(f"{name} is on {x.device}, but u on {tensors[0].device}")
 
 
-def _check_shapes(u, delta, A, B, C, D, z, delta_bias):
-    """Raises ValueError with the first shape that does not fit."""
+def _check(u, delta, A, B, C, D, z, delta_bias):
+    """Raises with the first argument whose kind, device or shape does not fit."""
+    _check_kinds([u, delta, A, B, C, D, z, delta_bias])
     if u.dim() != 3 or not u.numel():
         raise ValueError(
             f"u must be [batch, dim, time] and not empty, not {list(u.shape)}"
         )
-    (batch, dim, time), state = u.shape, A.shape[-1] if A.dim() else 0
-    if A.dim() != 2 or not state:
+    if A.dim() != 2 or not A.shape[1]:
         raise ValueError(f"A must be [dim, state], not {list(A.shape)}")
+    (batch, dim, time), state = u.shape, A.shape[1]
     groups = list(B.shape[1:2]) if B.dim() == 4 else []
     if groups and (groups[0] < 1 or dim % groups[0]):
         raise ValueError(f"{dim} channels cannot be cut into {groups[0]} groups")

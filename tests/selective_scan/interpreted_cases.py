@@ -4,13 +4,13 @@ Whether kernels are interpreted is settled when they are imported, hence a proce
 of its own. Prints a line per case; leaves with an error if one does not agree.
 """
 
-import os
 import sys
 
 import torch
 
 from custom_modules.selective_scan import selective_scan
 from custom_modules.selective_scan.fused import CHUNK, fused_scan
+from tests.draws import DRAWS
 from tests.selective_scan.cases import (
     NAMES,
     assert_agrees,
@@ -137,6 +137,6 @@ def operator():
 
 
 if __name__ == "__main__":
-    torch.manual_seed(int(os.environ.get("DRAWS", "0")))
+    torch.manual_seed(DRAWS)
     for name in sys.argv[1:]:
         globals()[name]()
