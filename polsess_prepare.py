@@ -23,20 +23,25 @@ from pathlib import Path
 from custom_modules.errors import InputError, OptionParser, exit_cleanly
 from custom_modules.files import atomic_path
 from custom_modules.layout import SPEAKERS_FILE, SUBSETS
-from custom_modules.manifest.checks import LEVELS
+from custom_modules.manifest.checks import LEVELS, survey_audio
+from custom_modules.manifest.csv_tables import (
+    add_speakers,
+    find_table,
+    read_genders,
+    read_table,
+)
 from custom_modules.manifest.duplicates import find_repetitions
 from custom_modules.manifest.entries import write_entries
-from custom_modules.manifest.pool import available_cores
-from custom_modules.manifest.record import (
+from custom_modules.manifest.report import (
     RECORD_FILE,
+    Report,
+    count_rows,
     describe,
+    finding_lines,
     recorded_report,
     write_record,
 )
-from custom_modules.manifest.report import Report, count_rows, finding_lines
-from custom_modules.manifest.speakers import add_speakers, read_genders
-from custom_modules.manifest.survey import survey_audio
-from custom_modules.manifest.tables import find_table, read_table
+from custom_modules.processes import available_cores
 
 #: In the save folder: what the command prints.
 REPORT_FILE = "prepare_report.txt"

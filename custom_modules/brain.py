@@ -19,14 +19,12 @@ from speechbrain.utils.distributed import main_process_only
 from speechbrain.utils.logger import get_logger
 from torch.nn.parallel import DistributedDataParallel
 
-from custom_modules.collation import collate
+from custom_modules.dataio import collate
+from custom_modules.distributed import rank_and_processes
 from custom_modules.objectives import pit_si_sdr_loss
-from custom_modules.training.averages import Averages
-from custom_modules.training.cost import EpochCost
-from custom_modules.training.failures import rank_and_processes
-from custom_modules.training.steps import ExactSteps
-from custom_modules.training.trackers import audible_signals, open_tracker
-from custom_modules.training_log import TrainingLog
+from custom_modules.steps import ExactSteps
+from custom_modules.trackers import audible_signals, open_tracker
+from custom_modules.training_log import Averages, EpochCost, TrainingLog
 
 logger = get_logger(__name__)
 

@@ -6,6 +6,7 @@ leaves with status 2. Anything else keeps its traceback: it is our bug.
 """
 
 import argparse
+import math
 import sys
 from contextlib import contextmanager
 
@@ -85,3 +86,34 @@ def exit_cleanly():
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
+
+
+def check_number(
+    option: str,
+    value: object,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    whole: bool = False,
+) -> None:
+    """Refuses what is not a finite number in a range; the one check of numbers.
+
+    ``option`` is named as the user writes it, ``--lr`` for instance.
+
+    >>> check_number("--batch_size", 1.5, least=1, whole=True)
+    Traceback (most recent call last):
+    custom_modules.errors.InputError: --batch_size=1.5: must be a whole number from 1
+    """
+    kind = int if whole else (int, float)
+    fits = isinstance(value, kind) and not isinstance(value, bool)
+    fits = fits and math.isfinite(value)
+    fits = (
+        fits and (least is None or value >= least) and (above is None or value > above)
+    )
+    if fits and (most is None or value <= most):
+        return
+    words = ["must be a whole number" if whole else "must be a number"]
+    words += [f"from {least:g}"] if least is not None else []
+    words += [f"above {above:g}"] if above is not None else []
+    words += [f"up to {most:g}"] if most is not None else []
+    raise InputError(f"{option}={value}: {' '.join(words)}")

@@ -15,7 +15,7 @@ from speechbrain.utils.superpowers import import_from_path
 
 from custom_modules.errors import InputError
 from custom_modules.longform import CHUNK_SECONDS, LongForm, resample_blocks
-from custom_modules.longform.levels import check_normalize, scale_to_peak
+from custom_modules.longform.stitching import check_normalize, scale_to_peak
 from custom_modules.models.masking import MaskingSeparator, improve_conv_tasnet
 
 INTERFACE_FILE = "custom_interface.py"

@@ -8,7 +8,7 @@ from speechbrain.utils.epoch_loop import EpochCounter
 from custom_modules.brain import Separation
 from custom_modules.errors import InputError
 from custom_modules.objectives import pit_si_sdr_loss, si_sdr
-from custom_modules.training.averages import Averages
+from custom_modules.training_log import Averages
 
 
 class Bend(torch.nn.Module):

@@ -9,10 +9,8 @@ import torch
 from speechbrain.dataio.dataset import DynamicItemDataset
 from torch.utils.data import DataLoader
 
-from custom_modules.collation import collate
-from custom_modules.dataio import MixtureDataset
+from custom_modules.dataio import Manifest, MixtureDataset, collate
 from custom_modules.errors import InputError
-from custom_modules.manifest.reader import Manifest
 from custom_modules.mmipc import VARIANTS
 from polsess_prepare import prepare_polsess
 from tests.manifest.tiny_corpus import TinyCorpus

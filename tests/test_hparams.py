@@ -12,11 +12,11 @@ from custom_modules.hparams import (
     RUN_OPTIONS,
     load_experiment,
     load_hparams,
+    print_help,
     read_yaml,
     split_arguments,
     write_hparams,
 )
-from custom_modules.usage import print_help
 
 ROOT = Path(__file__).parents[1]
 BASELINES = {"convtasnet": 8_708_672, "dprnn": 2_609_793, "sepformer": 25_679_361}

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from custom_modules import layout
-from custom_modules.corpus.layout import ENDINGS
+from custom_modules.layout import ENDINGS
 
 # Few names, so that a folder often has that of another speaker.
 NAMES = st.sampled_from(["6892", "10179", "anna", "jan"])

@@ -7,7 +7,7 @@ import sys
 PROGRAM = """
 import logging
 logging.basicConfig(format="%(message)s")
-from custom_modules.runtime import prepare_process
+from custom_modules.processes import prepare_process
 prepare_process()
 from speechbrain.utils.train_logger import logger
 logger.warning("something else")

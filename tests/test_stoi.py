@@ -7,8 +7,7 @@ import pytest
 import soundfile as sf
 from pystoi import stoi as pystoi
 
-from custom_modules.metrics import Uncomputable
-from custom_modules.stoi import StoiReference
+from custom_modules.metrics import StoiReference, Uncomputable
 
 PAIR = Path(__file__).parent / "data" / "pesq_pair"
 

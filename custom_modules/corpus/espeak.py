@@ -18,11 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from custom_modules.corpus import audio
-from custom_modules.corpus.drawing import generator, shuffled
-from custom_modules.corpus.sources import Recording, SpeechSource
-from custom_modules.corpus.tables import packaged_rows
+from custom_modules import audio
+from custom_modules.corpus.sources import Recording, SpeechSource, packaged_rows
 from custom_modules.errors import InputError
+from custom_modules.mmipc import generator, shuffled
 
 FOLDER = Path("sources", "speech")
 SCRIPT = Path(__file__).with_name("speak.py")

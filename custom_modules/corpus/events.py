@@ -6,9 +6,10 @@ own pitch, length and rhythm, so that recordings of a class differ.
 
 import numpy as np
 
-from custom_modules.corpus import splitting, synth, tables
-from custom_modules.corpus.drawing import generator
+from custom_modules.corpus import sources as tables
+from custom_modules.corpus import splitting, synth
 from custom_modules.corpus.sources import EventSource, Recording
+from custom_modules.mmipc import generator
 
 
 class ProceduralEvents(EventSource):

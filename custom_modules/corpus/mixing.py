@@ -16,9 +16,11 @@ from functools import cached_property
 
 import numpy as np
 
-from custom_modules.corpus import audio, layout, reverb, segments, tables
-from custom_modules.corpus.drawing import generator
+from custom_modules import audio, layout
+from custom_modules.corpus import reverb, segments
+from custom_modules.corpus import sources as tables
 from custom_modules.errors import InputError
+from custom_modules.mmipc import generator
 
 SMALLEST_SSR, LARGEST_SSR = -5, 5  # dB
 LOWEST_SCENE, HIGHEST_SCENE = -14.0, 0.0  # dB relative to the speech mix

@@ -18,7 +18,7 @@ import numpy as np
 from scipy.fft import irfft, next_fast_len
 from scipy.signal import fftconvolve
 
-from custom_modules.corpus import layout
+from custom_modules import layout
 
 #: Delays in samples at the rate of Dattorro's design.
 DESIGN_RATE = 29761
@@ -82,7 +82,7 @@ def draw_room(ranges, rng):
     Arguments
     ---------
     ranges : dict of str to tuple of float
-        See :class:`custom_modules.corpus.tables.SceneClass`.
+        See :class:`custom_modules.corpus.sources.SceneClass`.
     rng : numpy.random.Generator
 
     Returns
@@ -93,7 +93,7 @@ def draw_room(ranges, rng):
 
     Example
     -------
-    >>> from custom_modules.corpus.tables import scene_classes
+    >>> from custom_modules.corpus.sources import scene_classes
     >>> car = scene_classes()["car"].room
     >>> drawn = draw_room(car, np.random.default_rng(1))
     >>> drawn["preDelay2"] <= drawn["preDelay1"] <= 0.05

@@ -8,10 +8,11 @@ from functools import lru_cache
 
 import numpy as np
 
-from custom_modules.corpus import splitting, synth, tables
-from custom_modules.corpus.audio import from_db, resample
-from custom_modules.corpus.drawing import generator
+from custom_modules.audio import from_db, resample
+from custom_modules.corpus import sources as tables
+from custom_modules.corpus import splitting, synth
 from custom_modules.corpus.sources import Recording, SceneSource
+from custom_modules.mmipc import generator
 
 #: Scene class → layers (name, level in dB).
 RECIPES = {

@@ -6,7 +6,7 @@ from math import gcd
 
 import numpy as np
 
-from custom_modules.corpus import layout
+from custom_modules import layout
 
 GOLDEN_RATIO = (5**0.5 - 1) / 2
 #: Between recordings that are joined, in s.

@@ -9,11 +9,120 @@ A source of one's own is a class with two methods, :meth:`Source.prepare` and
 One that writes files, or takes its time, also has :meth:`Source.check`.
 """
 
+import csv
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
-from custom_modules.corpus import tables
+from custom_modules.corpus import sources as tables
 from custom_modules.layout import SUBSETS
+
+DATA = Path(__file__).parent / "data"
+INDOOR, OUTDOOR = "indoor", "outdoor"
+ENVIRONMENTS = (INDOOR, OUTDOOR)
+
+#: The columns of ``data/scenes.csv`` from which a room is drawn.
+ROOM_COLUMNS = ("pre_delay", "high_cut", "diffusion", "decay", "freq_damp")
+
+
+@dataclass(frozen=True)
+class SceneClass:
+    """A kind of place.
+
+    Arguments
+    ---------
+    name : str
+        Such as ``"cafe/restaurant"``.
+    environment : str
+        ``"indoor"`` or ``"outdoor"``.
+    room : dict
+        Parameter → (lowest, highest), with the keys of :data:`ROOM_COLUMNS`:
+        pre-delay in s, high cut in Hz, the others without unit. Empty outdoors.
+    """
+
+    name: str
+    environment: str
+    room: dict
+
+
+def packaged_rows(name):
+    """The rows of a table in the package's data folder, as dictionaries.
+
+    Example
+    -------
+    >>> packaged_rows("scenes.csv")[0]["scene_class"]
+    'airport'
+    """
+    with open(DATA / name, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@cache
+def scene_classes():
+    """PolSESS's scene classes.
+
+    Returns
+    -------
+    dict of str to SceneClass
+
+    Example
+    -------
+    >>> scene_classes()["car"].room["decay"]
+    (0.95, 0.99)
+    >>> scene_classes()["beach"].environment
+    'outdoor'
+    """
+    return {
+        row["scene_class"]: _scene_class(row) for row in packaged_rows("scenes.csv")
+    }
+
+
+def _scene_class(row):
+    ranges = {c: row[c].split("..") for c in ROOM_COLUMNS if row[c]}
+    room = {column: (float(low), float(high)) for column, (low, high) in ranges.items()}
+    return SceneClass(row["scene_class"], row["environment"], room)
+
+
+@cache
+def event_scenes():
+    """Which scene classes each of PolSESS's event classes suits.
+
+    Returns
+    -------
+    dict of str to frozenset of str
+
+    Example
+    -------
+    >>> sorted(event_scenes()["Cowbell"])
+    ['forest_path', 'park', 'public_square', 'residential_area']
+    """
+    return {r["event_class"]: _scenes(r["scenes"]) for r in packaged_rows("events.csv")}
+
+
+def _scenes(cell):
+    """``"beach park"``, or ``"all -beach -park"``: every class but these."""
+    words = cell.split()
+    if words[0] != "all":
+        return frozenset(words)
+    return frozenset(scene_classes()) - {word.removeprefix("-") for word in words[1:]}
+
+
+@cache
+def event_families():
+    """Which of the procedural sounds stands for an event class.
+
+    Returns
+    -------
+    dict of str to str
+        Only the classes for which there is one.
+
+    Example
+    -------
+    >>> event_families()["Doorbell"]
+    'bell'
+    """
+    rows = packaged_rows("events.csv")
+    return {row["event_class"]: row["family"] for row in rows if row["family"]}
 
 
 @dataclass(frozen=True)
@@ -150,7 +259,7 @@ class SceneSource(Source):
     """A source of scenes: a recording's group is its scene class."""
 
     def scene_class(self, name):
-        """The :class:`~custom_modules.corpus.tables.SceneClass` of a group."""
+        """The :class:`~custom_modules.corpus.sources.SceneClass` of a group."""
         return tables.scene_classes()[name]
 
 

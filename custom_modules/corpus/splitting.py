@@ -3,8 +3,8 @@
 import re
 from collections import defaultdict
 
-from custom_modules.corpus.drawing import shuffled
 from custom_modules.errors import InputError
+from custom_modules.mmipc import shuffled
 
 #: The shares that validation and test take; training has the rest.
 HELD_OUT_SHARES = {"test": 0.2, "val": 0.15}

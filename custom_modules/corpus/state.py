@@ -10,7 +10,7 @@ import os
 import shutil
 from pathlib import Path
 
-from custom_modules.corpus import layout
+from custom_modules import layout
 from custom_modules.errors import InputError
 from custom_modules.files import PARTIAL_SUFFIX, atomic_path
 from custom_modules.layout import COLUMNS, SPEAKERS_FILE, SUBSETS

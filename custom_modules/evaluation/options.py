@@ -5,12 +5,12 @@ import argparse
 from custom_modules.dataio import checked_variants
 from custom_modules.errors import InputError, OptionParser
 from custom_modules.evaluation.comparison import COMPARISON_FOLDER
-from custom_modules.evaluation.evaluate import chosen_batch_size
 from custom_modules.evaluation.runner import Scope
+from custom_modules.evaluation.testing import chosen_batch_size
+from custom_modules.hparams import print_help
 from custom_modules.layout import SUBSETS
 from custom_modules.metrics import GROUPS
 from custom_modules.mmipc import VARIANTS
-from custom_modules.usage import print_help
 
 
 def split_options(argv):

@@ -1,9 +1,9 @@
 """Pictures of a test."""
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from custom_modules.curves import BLUE, GREEN, ORANGE, PINK, SKY, VERMILION
 from custom_modules.evaluation.summary import (
     ALL_MIXTURES,
     ALL_VARIANTS,
@@ -11,13 +11,11 @@ from custom_modules.evaluation.summary import (
     environments_of,
     over_sources,
 )
-from custom_modules.files import atomic_path
 from custom_modules.mmipc import VARIANTS
 
 #: Readable in print, in grey and with the common colour blindnesses.
-COLOURS = {"model": "#0072b2", "oracle": "#e69f00", "indoor": "#0072b2"}
-COLOURS |= {"subsets and means": "#56b4e9"}
-COLOURS |= {"outdoor": "#d55e00", "scene only": "#009e73", "clean": "#cc79a7"}
+COLOURS = {"model": BLUE, "indoor": BLUE, "outdoor": VERMILION, "oracle": ORANGE}
+COLOURS |= {"subsets and means": SKY, "scene only": GREEN, "clean": PINK}
 
 
 def plot_variants(summary, name):
@@ -159,23 +157,6 @@ def plot_in_out(rows, name):
     figure.suptitle(f"{name}: before and after, each source")
     grid[0, 0].legend(fontsize=8, loc="upper left")
     return figure
-
-
-def save(figure, path):
-    """Writes a figure as PNG.
-
-    Arguments
-    ---------
-    figure : matplotlib.figure.Figure
-    path : pathlib.Path
-
-    Returns
-    -------
-    pathlib.Path
-    """
-    with atomic_path(path) as partial, matplotlib.rc_context({"savefig.dpi": 130}):
-        figure.savefig(partial, format="png")
-    return path
 
 
 def _places(names):

@@ -34,7 +34,7 @@ def evaluation_key(model, dataset, split, batch_size):
 
     Arguments
     ---------
-    model : custom_modules.evaluation.models.Model
+    model : custom_modules.evaluation.loading.Model
     dataset : custom_modules.dataio.MixtureDataset
     split : str
     batch_size : int
@@ -109,7 +109,7 @@ def describe_run(model, effort, **facts):
 
     Arguments
     ---------
-    model : custom_modules.evaluation.models.Model
+    model : custom_modules.evaluation.loading.Model
     effort : custom_modules.evaluation.runner.Effort
     **facts
         Such as ``model_name``, ``seed``, ``task``, ``checkpoint``.

@@ -4,10 +4,13 @@ Start reading at :func:`score_test_set`.
 """
 
 import time
+from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, wait
 from contextlib import ExitStack
+from pathlib import Path
 from typing import NamedTuple
 
+import soundfile as sf
 import torch
 from speechbrain.utils.distributed import (
     ddp_all_reduce,
@@ -16,22 +19,183 @@ from speechbrain.utils.distributed import (
 )
 from tqdm import tqdm
 
-from custom_modules.evaluation.batches import (
-    batches_of_one_length,
-    read_examples,
-    rows_by_length,
-)
-from custom_modules.evaluation.examples import (
-    HEARD_VARIANTS,
-    example_path,
-    write_example,
-)
-from custom_modules.evaluation.pool import ScoringPool
-from custom_modules.evaluation.scoring import ScoringJob
-from custom_modules.manifest.pool import available_cores
+from custom_modules.distributed import rank_and_processes
+from custom_modules.evaluation.scoring import ScoringJob, ScoringPool
+from custom_modules.files import atomic_path
 from custom_modules.metrics import align, si_sdr_of_signals
 from custom_modules.mmipc import variants_of
-from custom_modules.training.failures import rank_and_processes
+from custom_modules.processes import available_cores
+
+#: How many examples may wait for others of their length.
+MAX_WAITING = 64
+
+
+class Example(NamedTuple):
+    """A mixture in one variant.
+
+    Arguments
+    ---------
+    id : str
+    variant : str
+    mixture : torch.Tensor
+        ``[time]``.
+    targets : torch.Tensor
+        ``[time, sources]``; the same tensor for all variants of a mixture.
+    """
+
+    id: str
+    variant: str
+    mixture: torch.Tensor
+    targets: torch.Tensor
+
+
+def read_examples(dataset, wanted):
+    """Reads mixtures, each layer once, whatever the number of variants.
+
+    Arguments
+    ---------
+    dataset : custom_modules.dataio.MixtureDataset
+        With ``draw=False``.
+    wanted : dict of str to collection of str
+        Id of a mixture → the variants of it.
+
+    Yields
+    ------
+    Example
+    """
+    place = {name: index for index, name in enumerate(dataset.data_ids)}
+    for name, variants in wanted.items():
+        item = dataset[place[name]]
+        for variant, mixture in zip(item["variants"], item["mixtures"], strict=True):
+            if variant in variants:
+                yield Example(name, variant, mixture, item["targets"])
+
+
+def rows_by_length(manifest, batch_size):
+    """How many rows a batch of each length has.
+
+    Arguments
+    ---------
+    manifest : Mapping
+        The whole test set.
+    batch_size : int
+        At most.
+
+    Returns
+    -------
+    dict of int to int
+        Samples → rows; never more than the test set has of that length.
+    """
+    if batch_size == 1:
+        return {}
+    available = Counter()
+    for entry in manifest.values():
+        samples = round(entry["duration"] * entry["sample_rate"])
+        available[samples] += len(variants_of(entry["environment"]))
+    return {samples: min(batch_size, n) for samples, n in available.items()}
+
+
+def batches_of_one_length(examples, rows):
+    """Groups examples by length.
+
+    Arguments
+    ---------
+    examples : iterable of Example
+    rows : dict of int to int
+        From :func:`rows_by_length`; 1 for what is missing.
+
+    Yields
+    ------
+    examples : list of Example
+    mixtures : torch.Tensor
+        ``[rows, time]``; beyond the examples, copies of the last one.
+
+    Example
+    -------
+    >>> examples = [Example("a", "C", torch.ones(n), None) for n in (5, 9, 5, 5)]
+    >>> batches = batches_of_one_length(examples, {5: 2, 9: 2})
+    >>> [(len(batch), tuple(mixtures.shape)) for batch, mixtures in batches]
+    [(2, (2, 5)), (1, (2, 9)), (1, (2, 5))]
+    """
+    waiting = {}
+    for example in examples:
+        group = waiting.setdefault(len(example.mixture), [])
+        group.append(example)
+        full = rows.get(len(example.mixture), 1)
+        if len(group) == full:
+            yield _fill(waiting.pop(len(example.mixture)), full)
+        elif sum(map(len, waiting.values())) >= MAX_WAITING:
+            oldest = next(iter(waiting))
+            yield _fill(waiting.pop(oldest), rows.get(oldest, 1))
+    for samples, group in waiting.items():
+        yield _fill(group, rows.get(samples, 1))
+
+
+def _fill(examples, rows):
+    mixtures = [example.mixture for example in examples]
+    mixtures += mixtures[-1:] * (rows - len(mixtures))
+    return examples, torch.stack(mixtures)
+
+
+#: Of what is tested, these are written as audio: clean speech and the full mix.
+HEARD_VARIANTS = ("C", "SER", "SE")
+
+
+def example_path(folder, mixture_id, variant, signal="mixture"):
+    """Where a signal of an example is written.
+
+    Arguments
+    ---------
+    folder : str or pathlib.Path
+    mixture_id, variant : str
+    signal : str
+        ``"mixture"``, ``"s1"``, ``"s1_target"`` and so on.
+
+    Returns
+    -------
+    pathlib.Path
+
+    Example
+    -------
+    >>> example_path("audio", "test_1", "SER", "s2").name
+    'test_1_SER_s2.wav'
+    """
+    return Path(folder, f"{mixture_id}_{variant}_{signal}.wav")
+
+
+def write_example(folder, mixture_id, variant, mixture, estimates, targets, rate):
+    """Writes a mixture, its estimates and its targets.
+
+    SI-SDR leaves the scale of an estimate open, so each is given the level of
+    its target.
+
+    Arguments
+    ---------
+    folder : str or pathlib.Path
+        Made if missing.
+    mixture_id, variant : str
+        Begin the names of the files, see :func:`example_path`.
+    mixture : torch.Tensor
+        ``[time]``.
+    estimates : torch.Tensor
+        ``[time, sources]``, in the order of the targets.
+    targets : torch.Tensor
+        ``[time, sources]``.
+    rate : int
+        Hz.
+    """
+    estimates = estimates.float().nan_to_num(0.0)
+    levels = targets.square().mean(0).sqrt()
+    estimates = estimates * levels / estimates.square().mean(0).sqrt().clamp_min(1e-8)
+    signals = {"mixture": mixture}
+    sources = range(targets.shape[1])
+    signals |= {f"s{i + 1}": estimates[:, i] for i in sources}
+    signals |= {f"s{i + 1}_target": targets[:, i] for i in sources}
+    for name, signal in signals.items():
+        with atomic_path(example_path(folder, mixture_id, variant, name)) as path:
+            samples = torch.clamp(signal, -1, 1).cpu().numpy()
+            sf.write(path, samples, rate, subtype="PCM_16", format="WAV")
+
 
 #: Rows of a batch, unless something else is asked for.
 BATCH_SIZE = 8
@@ -97,7 +261,7 @@ def score_test_set(model, dataset, store, scope):
 
     Arguments
     ---------
-    model : custom_modules.evaluation.models.Model
+    model : custom_modules.evaluation.loading.Model
     dataset : custom_modules.dataio.MixtureDataset
         With ``draw=False``. Processes of ``torchrun`` share its mixtures.
     store : custom_modules.evaluation.store.ScoreStore

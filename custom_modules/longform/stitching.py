@@ -4,11 +4,223 @@ Start reading at :meth:`LongForm.stream`.
 """
 
 import torch
+import torch.nn.functional as F
 
 from custom_modules.errors import InputError
-from custom_modules.longform.chunks import Chunker
-from custom_modules.longform.levels import MixtureLevel
 from custom_modules.longform.speakers import SpeakerTracker
+
+#: A frame this much below the loud ones holds no speech (30 dB).
+SILENCE_RATIO = 1e-3
+#: Speech that an overlap should hold, for speakers to be recognised in it, s.
+SPEECH_SECONDS = 0.5
+#: Overlaps grow by this much, s. Dual-path models cut their frames into pieces: moved
+#: by whole seconds, a chunk is cut where the whole recording would be, and agrees
+#: better with one pass over it (30 dB instead of 25 with a DPRNN).
+_STEP_SECONDS = 1.0
+_FRAME_SECONDS = 0.02
+
+
+class Chunker:
+    """Cuts a stream of blocks into overlapping chunks of equal length.
+
+    Neighbours overlap by ``overlap`` samples. Where that would hold too little
+    speech to recognise the speakers by, it is widened, up to two thirds of a chunk:
+    speech before a pause then shares a chunk with speech after it.
+
+    Arguments
+    ---------
+    length, overlap : int
+        In samples; the overlap is at most half of the length.
+    sample_rate : int
+    widen : bool
+        Whether overlaps may be widened. Without speakers to tell apart it is of no
+        use.
+
+    Raises
+    ------
+    InputError
+        If the overlap is more than half of a chunk.
+
+    Example
+    -------
+    >>> chunker = Chunker(length=40, overlap=10, sample_rate=100)
+    >>> blocks = torch.randn(2, 105).split(7, dim=1)
+    >>> [(start, chunk.shape[1]) for start, chunk in chunker(blocks)]
+    [(0, 40), (14, 40), (28, 40), (42, 40), (56, 40), (70, 35)]
+    >>> chunker = Chunker(length=40, overlap=10, sample_rate=100, widen=False)
+    >>> [start for start, _ in chunker(blocks)]
+    [0, 30, 60, 90]
+    """
+
+    def __init__(self, length, overlap, sample_rate, widen=True):
+        if not 0 <= 2 * overlap <= length or length < 1:
+            raise InputError(
+                f"chunks of {length / sample_rate:g} s cannot overlap by "
+                f"{overlap / sample_rate:g} s; half is the most, 0 the least"
+            )
+        self.length, self.overlap = length, overlap
+        self.widest = 2 * length // 3 if widen and overlap else overlap
+        self.step = max(1, round(_STEP_SECONDS * sample_rate))
+        self.frame = max(1, round(_FRAME_SECONDS * sample_rate))
+        self.wanted_frames = round(SPEECH_SECONDS * sample_rate / self.frame)
+
+    def __call__(self, blocks):
+        """Yields chunks.
+
+        Arguments
+        ---------
+        blocks : iterable of torch.Tensor
+            Parts of a stream, one after the other, ``[batch, time]``.
+
+        Yields
+        ------
+        start : int
+            The chunk's first sample.
+        chunk : torch.Tensor
+            ``[batch, length]``. The last one is what is left, but, if there are
+            others, at least a quarter of their length.
+        """
+        level = None  # of loud frames, falling slowly, [batch]
+        start, held, held_from = 0, None, 0
+        end = 0  # of the last chunk
+        for block in blocks:
+            held = block if held is None else torch.cat([held, block], dim=1)
+            while held_from + held.shape[1] >= start + self.length:
+                chunk = held[:, start - held_from :][:, : self.length]
+                yield start, chunk
+                # The last chunk may have to begin right after this one's start.
+                held, held_from = held[:, start - held_from :], start
+                end = start + self.length
+                power = self._frame_power(chunk)
+                loud = power.quantile(0.95, dim=1)
+                level = loud if level is None else torch.maximum(loud, level / 2)
+                speech = power > SILENCE_RATIO * level.unsqueeze(1)
+                start = end - self._next_overlap(speech)
+        total = 0 if held is None else held_from + held.shape[1]
+        if total > end:
+            # A short rest is given some of what lies before it as context.
+            start = max(held_from, min(start, total - self.length // 4))
+            yield start, held[:, start - held_from :]
+
+    def _frame_power(self, chunk):
+        """``[batch, time]`` → ``[batch, frames]``, frames counted from the end."""
+        missing = -chunk.shape[1] % self.frame
+        frames = F.pad(chunk, (missing, 0)).unflatten(1, (-1, self.frame))
+        return frames.square().mean(2).flip(1)
+
+    def _next_overlap(self, speech):
+        """The narrowest overlap with enough speech in every signal of the batch."""
+        frames = speech[:, : self.widest // self.frame]
+        if not frames.any():
+            return self.overlap
+        heard = frames.cumsum(1)
+        wanted = heard[:, -1:].clamp(max=self.wanted_frames)
+        needed = int((heard < wanted).sum(1).max() + 1) * self.frame
+        steps = max(0, -((self.overlap - needed) // self.step))
+        return min(self.overlap + steps * self.step, self.widest)
+
+
+NORMALIZATIONS = ("mixture", "peak", "none")
+
+_LEVEL_FRAME_SECONDS = 0.05
+#: How far the sum may stay below the mixture (-3 dB).
+_LEAST_SHARE = 0.5**0.5
+
+
+def check_normalize(normalize):
+    """Refuses names that mean nothing.
+
+    Raises
+    ------
+    InputError
+        If it is none of :data:`NORMALIZATIONS`.
+    """
+    if normalize not in NORMALIZATIONS:
+        known = ", ".join(NORMALIZATIONS)
+        raise InputError(f"normalize={normalize!r} is unknown; there are {known}")
+
+
+class MixtureLevel:
+    """The gain with which the sources sum to about the mixture's level.
+
+    It is the least-squares one, which keeps speech at the level that it has within
+    noise, of all that was heard so far: a pause does not change it.
+
+    Arguments
+    ---------
+    sample_rate : int
+
+    Example
+    -------
+    >>> level = MixtureLevel(8000)
+    >>> mixture = torch.randn(8000)
+    >>> round(level.gain(mixture, mixture / 4), 3)
+    4.0
+    >>> round(level.gain(mixture, torch.zeros(8000)), 3)
+    4.0
+    """
+
+    def __init__(self, sample_rate):
+        self.frame = max(1, round(_LEVEL_FRAME_SECONDS * sample_rate))
+        self.sums = torch.zeros(4, dtype=torch.float64)
+
+    def gain(self, mixture, total):
+        """Takes a chunk in.
+
+        Arguments
+        ---------
+        mixture, total : torch.Tensor
+            The chunk's mixture and the sum of its sources, ``[time]``.
+
+        Returns
+        -------
+        float
+        """
+        mixture, total = self._frames(mixture), self._frames(total)
+        power, mixture_power = total.square().sum(1), mixture.square().sum(1)
+        self.sums += torch.stack(
+            [
+                (mixture * total).sum(),
+                power.sum(),
+                # Frames count by the power of the sources: where there is noise
+                # alone, the mixture's level says nothing about theirs.
+                (mixture_power * power).sum(),
+                power.square().sum(),
+            ]
+        )
+        product, energy, joint, squares = self.sums.tolist()
+        if not (energy > 0 and squares > 0):
+            return 1.0
+        return max(product / energy, _LEAST_SHARE * (joint / squares) ** 0.5)
+
+    def _frames(self, signal):
+        signal = signal.double()
+        return F.pad(signal, (0, -len(signal) % self.frame)).view(-1, self.frame)
+
+
+def scale_to_peak(sources):
+    """Scales each source to a peak of 1, as SpeechBrain does; silence stays.
+
+    Arguments
+    ---------
+    sources : torch.Tensor
+        ``[batch, time, sources]``.
+
+    Returns
+    -------
+    torch.Tensor
+
+    Example
+    -------
+    >>> scale_to_peak(torch.tensor([[[0.5, 0.0], [-0.25, 0.0]]]))
+    tensor([[[ 1.0000,  0.0000],
+             [-0.5000,  0.0000]]])
+    """
+    if not sources.shape[1]:
+        return sources
+    peak = sources.abs().amax(1, keepdim=True)
+    return sources / torch.where(peak > 0, peak, 1)
+
 
 #: Longer chunks agree better with one pass over a recording and bridge longer pauses,
 #: shorter ones take less memory.
@@ -32,7 +244,7 @@ class LongForm:
         What the model sees at once.
     overlap_seconds : float
         Least overlap of two chunks, at most half of one, by default a 16th; see
-        :class:`custom_modules.longform.chunks.Chunker`.
+        :class:`custom_modules.longform.stitching.Chunker`.
     batch_size : int
         Chunks for the model to process together.
     widen : bool

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from custom_modules.errors import InputError
-from custom_modules.manifest.pool import map_pieces
+from custom_modules.processes import map_pieces
 
 #: So many examples of a finding are shown.
 EXAMPLES = 10

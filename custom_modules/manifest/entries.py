@@ -3,9 +3,8 @@
 import json
 import math
 
-from custom_modules.layout import LAYERS
-from custom_modules.manifest.layout import OPTIONAL_COLUMNS
-from custom_modules.manifest.tables import mixture_id
+from custom_modules.layout import LAYERS, OPTIONAL_COLUMNS
+from custom_modules.manifest.csv_tables import mixture_id
 from custom_modules.mmipc import CANCELLED_LAYERS, variants_of
 
 #: environment → pairs of a variant and the layers that it cancels
@@ -110,7 +109,7 @@ def write_entries(path, rows):
     path : pathlib.Path
         The file to write.
     rows : pandas.DataFrame
-        As in :class:`~custom_modules.manifest.tables.Table`, with
+        As in :class:`~custom_modules.manifest.csv_tables.Table`, with
         ``sample_rate`` and ``frames``.
     """
     names = [*LAYERS, "sample_rate", "frames", *OPTIONAL_COLUMNS, *SPEAKER_KEYS]

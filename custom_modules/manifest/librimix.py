@@ -15,12 +15,11 @@ from tqdm import tqdm
 
 from custom_modules.errors import InputError
 from custom_modules.files import atomic_path
-from custom_modules.layout import LAYERS
+from custom_modules.layout import LAYERS, OPTIONAL_COLUMNS
 from custom_modules.manifest.checks import LEVELS, check_rows
 from custom_modules.manifest.entries import escape_braces, write_lines
-from custom_modules.manifest.layout import OPTIONAL_COLUMNS
-from custom_modules.manifest.pool import available_cores, map_pieces
 from custom_modules.mmipc import variants_of
+from custom_modules.processes import available_cores, map_pieces
 
 logger = logging.getLogger(__name__)
 

@@ -8,16 +8,16 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from custom_modules.devices import check_device
 from custom_modules.errors import InputError
+from custom_modules.hparams import check_device
 from custom_modules.inference import PolSESSSeparation, open_audio
-from custom_modules.recordings.files import (
+from custom_modules.recordings.jobs import (
     check_picture,
+    describe_settings,
     finished_by,
     left_beside,
     outputs_of,
 )
-from custom_modules.recordings.settings import describe_settings
 from custom_modules.recordings.spectrograms import plot_spectrograms
 from custom_modules.recordings.streams import separate_recording
 
@@ -92,7 +92,7 @@ def separate_all(
     Arguments
     ---------
     model : PolSESSSeparation
-    recordings : list of custom_modules.recordings.files.Recording
+    recordings : list of custom_modules.recordings.jobs.Recording
     channels, normalize : str
         As for :func:`custom_modules.recordings.streams.separate_recording`.
     overwrite : bool

@@ -11,17 +11,17 @@ import logging
 import tempfile
 import warnings
 
-from custom_modules.runtime import prepare_process
+from custom_modules.processes import prepare_process
 
 prepare_process()
 
-import torch  # noqa: E402
-from data_loading import benchmark_loading, benchmark_memory  # noqa: E402
-from data_prepare import benchmark_prepare, show  # noqa: E402
-from side_by_side import time_alternately, verdict  # noqa: E402
-from speechbrain.nnet.losses import get_si_snr_with_pitwrapper  # noqa: E402
+import torch
+from data_loading import benchmark_loading, benchmark_memory
+from data_prepare import benchmark_prepare, show
+from side_by_side import time_alternately, verdict
+from speechbrain.nnet.losses import get_si_snr_with_pitwrapper
 
-from custom_modules.objectives import pit_si_sdr_loss  # noqa: E402
+from custom_modules.objectives import pit_si_sdr_loss
 
 LOADER_GOAL, PIT_GOAL, MEMORY_GOAL = 0.7, 3, 1024
 

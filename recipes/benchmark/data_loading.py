@@ -14,9 +14,7 @@ from data_prepare import make_linked_corpus
 from side_by_side import time_alternately
 from speechbrain.dataio.dataloader import make_dataloader
 
-from custom_modules.collation import collate
-from custom_modules.dataio import MixtureDataset
-from custom_modules.manifest.reader import Manifest
+from custom_modules.dataio import Manifest, MixtureDataset, collate
 from custom_modules.mmipc import CANCELLED_LAYERS, VARIANTS
 from polsess_prepare import prepare_polsess
 

@@ -18,9 +18,8 @@ import numpy as np
 import soundfile
 from side_by_side import time_alternately, verdict
 
-from custom_modules.layout import LAYERS
-from custom_modules.manifest.layout import OPTIONAL_COLUMNS, SEGMENT_COLUMNS
-from custom_modules.manifest.pool import available_cores
+from custom_modules.layout import LAYERS, OPTIONAL_COLUMNS, SEGMENT_COLUMNS
+from custom_modules.processes import available_cores
 from polsess_prepare import prepare_polsess
 
 RATE = 8000  # Hz

@@ -16,30 +16,30 @@ import sys
 import tempfile
 from pathlib import Path
 
-from custom_modules.runtime import prepare_process
+from custom_modules.processes import prepare_process
 
 prepare_process()
 
-import torch  # noqa: E402
-from pesq import PesqError, pesq  # noqa: E402
-from pystoi import stoi  # noqa: E402
-from side_by_side import time_alternately, verdict  # noqa: E402
-from speechbrain.nnet.losses import get_si_snr_with_pitwrapper  # noqa: E402
+import torch
+from pesq import PesqError, pesq
+from pystoi import stoi
+from side_by_side import time_alternately, verdict
+from speechbrain.nnet.losses import get_si_snr_with_pitwrapper
 
-from custom_modules.dataio import MixtureDataset  # noqa: E402
-from custom_modules.errors import exit_cleanly  # noqa: E402
-from custom_modules.evaluation.options import split_options  # noqa: E402
-from custom_modules.evaluation.runner import Scope, score_test_set  # noqa: E402
-from custom_modules.evaluation.store import ScoreStore  # noqa: E402
-from custom_modules.evaluation.subjects import (  # noqa: E402
+from custom_modules.dataio import MixtureDataset
+from custom_modules.errors import exit_cleanly
+from custom_modules.evaluation.loading import (
     load_subject,
     prepare_options,
     test_set,
 )
-from custom_modules.manifest.pool import available_cores  # noqa: E402
-from custom_modules.metrics import GROUPS, PESQ_MODES, align, bss_eval  # noqa: E402
-from custom_modules.mmipc import VARIANTS, variants_of  # noqa: E402
-from polsess_prepare import prepare_polsess  # noqa: E402
+from custom_modules.evaluation.options import split_options
+from custom_modules.evaluation.runner import Scope, score_test_set
+from custom_modules.evaluation.store import ScoreStore
+from custom_modules.metrics import GROUPS, PESQ_MODES, align, bss_eval
+from custom_modules.mmipc import VARIANTS, variants_of
+from custom_modules.processes import available_cores
+from polsess_prepare import prepare_polsess
 
 SPEED_GOAL, WAIT_GOAL = 2.5, 0.1
 

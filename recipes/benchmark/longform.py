@@ -19,7 +19,7 @@ from pathlib import Path
 
 from side_by_side import verdict
 
-from custom_modules.measuring import MIB, describe
+from recipes.benchmark.measuring import MIB, describe
 
 import soundfile as sf  # isort: skip  (after what sets up the process)
 import torch
@@ -28,7 +28,7 @@ from speechbrain.inference.separation import SepformerSeparation
 from custom_modules.hub.folder import write_folder
 from custom_modules.hub.recipe import ModelRecipe
 from custom_modules.inference import PolSESSSeparation
-from custom_modules.recordings.files import Recording
+from custom_modules.recordings.jobs import Recording
 from custom_modules.recordings.streams import separate_recording
 
 RATE = 8000

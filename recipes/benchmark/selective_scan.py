@@ -10,7 +10,7 @@ the backends that work there are compared, in float32 and bfloat16.
 
 import argparse
 
-from custom_modules.measuring import describe, measure
+from recipes.benchmark.measuring import describe, measure
 
 import torch  # isort: skip  (after what sets up the process)
 import torch.nn.functional as F

@@ -32,21 +32,23 @@ import subprocess
 import sys
 from pathlib import Path
 
-from custom_modules.runtime import prepare_process
+from custom_modules.processes import prepare_process
 
 prepare_process()  # some settings count only before torch is imported
 
-from custom_modules.campaign.campaign import collect, costs_of, steps_of  # noqa: E402
-from custom_modules.campaign.page import around_marks, update_page  # noqa: E402
-from custom_modules.campaign.runs import MODELS, Queue, plan  # noqa: E402
-from custom_modules.errors import (  # noqa: E402
+from custom_modules.errors import (
     InputError,
     OptionParser,
     exit_cleanly,
 )
-from custom_modules.hparams import split_arguments  # noqa: E402
-from custom_modules.manifest.pool import available_cores  # noqa: E402
-from custom_modules.tuning.process import gpus_here  # noqa: E402
+from custom_modules.hparams import split_arguments
+from custom_modules.processes import (
+    available_cores,
+    gpus_here,
+)
+from recipes.benchmark.campaign.campaign import collect, costs_of, steps_of
+from recipes.benchmark.campaign.page import around_marks, update_page
+from recipes.benchmark.campaign.runs import MODELS, Queue, plan
 
 #: Preset → the folder of its hparams files.
 PRESETS = {"small": "hparams/small", "full": "hparams"}

@@ -20,33 +20,33 @@ shares the work among processes.
 import logging
 import sys
 
-from custom_modules.runtime import prepare_process
+from custom_modules.processes import prepare_process
 
 prepare_process()  # some settings count only before torch is imported
 
-from speechbrain.utils.distributed import run_on_main  # noqa: E402
+from speechbrain.utils.distributed import run_on_main
 
-from custom_modules.errors import exit_cleanly  # noqa: E402
-from custom_modules.evaluation.comparison import compare_results  # noqa: E402
-from custom_modules.evaluation.evaluate import evaluate_model  # noqa: E402
-from custom_modules.evaluation.options import (  # noqa: E402
-    comparison_folder,
-    print_usage,
-    scope_of,
-    split_options,
+from custom_modules.distributed import (
+    join_processes,
+    leave_processes,
 )
-from custom_modules.evaluation.record import facts_of  # noqa: E402
-from custom_modules.evaluation.subjects import (  # noqa: E402
+from custom_modules.errors import exit_cleanly
+from custom_modules.evaluation.comparison import compare_results
+from custom_modules.evaluation.loading import (
     load_subject,
     prepare_options,
     results_folder,
     test_set,
 )
-from custom_modules.training.failures import (  # noqa: E402
-    join_processes,
-    leave_processes,
+from custom_modules.evaluation.options import (
+    comparison_folder,
+    print_usage,
+    scope_of,
+    split_options,
 )
-from polsess_prepare import prepare_polsess  # noqa: E402
+from custom_modules.evaluation.record import facts_of
+from custom_modules.evaluation.testing import evaluate_model
+from polsess_prepare import prepare_polsess
 
 
 def main(argv):

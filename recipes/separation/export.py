@@ -13,13 +13,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from custom_modules.runtime import prepare_process
+from custom_modules.processes import prepare_process
 
 prepare_process()
 
-from custom_modules.errors import OptionParser, exit_cleanly  # noqa: E402
-from custom_modules.hub.experiment import load_best  # noqa: E402
-from custom_modules.hub.folder import push_folder, write_folder  # noqa: E402
+from custom_modules.errors import OptionParser, exit_cleanly
+from custom_modules.hub.folder import push_folder, write_folder
+from custom_modules.hub.recipe import load_best
 
 
 def main(argv):

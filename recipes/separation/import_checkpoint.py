@@ -15,14 +15,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from custom_modules.runtime import prepare_process
+from custom_modules.processes import prepare_process
 
 prepare_process()
 
-from custom_modules.errors import OptionParser, exit_cleanly  # noqa: E402
-from custom_modules.hub.experiment import import_old, write_results_folder  # noqa: E402
-from custom_modules.hub.folder import write_folder  # noqa: E402
-from custom_modules.hub.predecessor import read_checkpoint  # noqa: E402
+from custom_modules.errors import OptionParser, exit_cleanly
+from custom_modules.hub.folder import write_folder
+from custom_modules.hub.predecessor import read_checkpoint
+from custom_modules.hub.recipe import import_old, write_results_folder
 
 HPARAMS = Path(__file__).parents[2] / "hparams"
 

@@ -24,7 +24,7 @@ def main(argv):
     parser.add_argument("--score", choices=("si_sdr", "si_sdri"), default="si_sdri")
     options = parser.parse_args(argv)
 
-    from custom_modules.training.curves import plot_histories, read_histories
+    from custom_modules.curves import plot_histories, read_histories
 
     figure = plot_histories(read_histories(options.results), options.score)
     with atomic_path(options.output) as path:

@@ -18,24 +18,24 @@ import datetime
 import os
 import sys
 
-from custom_modules.runtime import prepare_process
+from custom_modules.processes import prepare_process
 
 prepare_process()
 
-import torch  # noqa: E402
+import torch
 
-from custom_modules.errors import (  # noqa: E402
+from custom_modules.errors import (
     EXIT_BAD_INPUT,
     InputError,
     OptionParser,
     exit_cleanly,
 )
-from custom_modules.files import prepare_folder  # noqa: E402
-from custom_modules.longform import CHUNK_SECONDS  # noqa: E402
-from custom_modules.longform.levels import NORMALIZATIONS  # noqa: E402
-from custom_modules.recordings.files import find_recordings, shard  # noqa: E402
-from custom_modules.recordings.streams import CHANNELS  # noqa: E402
-from custom_modules.recordings.work import (  # noqa: E402
+from custom_modules.files import prepare_folder
+from custom_modules.longform import CHUNK_SECONDS
+from custom_modules.longform.stitching import NORMALIZATIONS
+from custom_modules.recordings.jobs import find_recordings, shard
+from custom_modules.recordings.streams import CHANNELS
+from custom_modules.recordings.work import (
     load_model,
     separate_all,
 )

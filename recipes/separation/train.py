@@ -14,35 +14,35 @@ everything, ``--test_only`` tests again. Results go to ``results/``.
 import logging
 import sys
 
-from custom_modules.runtime import prepare_process
+from custom_modules.processes import prepare_process
 
 prepare_process()  # some settings count only before torch is imported
 
-import speechbrain as sb  # noqa: E402
-from speechbrain.utils.distributed import run_on_main  # noqa: E402
+import speechbrain as sb
+from speechbrain.utils.distributed import run_on_main
 
-from custom_modules.brain import Separation  # noqa: E402
-from custom_modules.dataio import check_choices, dataio_prep  # noqa: E402
-from custom_modules.errors import exit_cleanly  # noqa: E402
-from custom_modules.evaluation.evaluate import (  # noqa: E402
-    evaluate_model,
-    scope_of_training,
-)
-from custom_modules.evaluation.models import trained_model  # noqa: E402
-from custom_modules.evaluation.record import facts_of  # noqa: E402
-from custom_modules.hparams import (  # noqa: E402
-    load_experiment,
-    write_hparams,
-)
-from custom_modules.plots import plot_training  # noqa: E402
-from custom_modules.training.failures import (  # noqa: E402
+from custom_modules.brain import Separation
+from custom_modules.curves import plot_training
+from custom_modules.dataio import check_choices, dataio_prep
+from custom_modules.distributed import (
     explained_failures,
     join_processes,
     leave_processes,
 )
-from custom_modules.training.trackers import check_tracker  # noqa: E402
-from custom_modules.usage import print_help  # noqa: E402
-from polsess_prepare import prepare_polsess  # noqa: E402
+from custom_modules.errors import exit_cleanly
+from custom_modules.evaluation.loading import trained_model
+from custom_modules.evaluation.record import facts_of
+from custom_modules.evaluation.testing import (
+    evaluate_model,
+    scope_of_training,
+)
+from custom_modules.hparams import (
+    load_experiment,
+    print_help,
+    write_hparams,
+)
+from custom_modules.trackers import check_tracker
+from polsess_prepare import prepare_polsess
 
 
 def main(argv):

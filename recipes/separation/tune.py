@@ -39,16 +39,15 @@ def main(argv):
     # Optuna takes seconds to import, and --help does not need it.
     import optuna
 
-    from custom_modules.tuning.checks import check_search
-    from custom_modules.tuning.process import gpus_here
-    from custom_modules.tuning.report import leaderboard, write_report
-    from custom_modules.tuning.search import Search
-    from custom_modules.tuning.study import (
+    from custom_modules.processes import gpus_here
+    from custom_modules.tuning.results import leaderboard, write_report
+    from custom_modules.tuning.search import (
+        Search,
         check_any_succeeded,
         open_storage,
         open_study,
     )
-    from custom_modules.tuning.sweep import read_sweep
+    from custom_modules.tuning.sweep import check_search, read_sweep
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sweep = read_sweep(options.sweep)

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from custom_modules.campaign.campaign import steps_of
-from custom_modules.campaign.costs import count_macs, load_model
 from custom_modules.models.mamba import Mamba
 from custom_modules.selective_scan import selective_scan
+from recipes.benchmark.campaign.campaign import steps_of
+from recipes.benchmark.campaign.costs import count_macs, load_model
 
 SAMPLES = 50
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from custom_modules.campaign import page as pages
 from custom_modules.errors import InputError
+from recipes.benchmark.campaign import page as pages
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "recipes/separation/README.md"

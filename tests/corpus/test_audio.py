@@ -6,7 +6,7 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from custom_modules.corpus import audio
+from custom_modules import audio
 from custom_modules.errors import InputError
 from tests.corpus.recordings import write
 

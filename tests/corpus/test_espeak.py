@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from custom_modules.corpus import espeak, tables
+from custom_modules.corpus import espeak
+from custom_modules.corpus import sources as tables
 from custom_modules.corpus.sources import Setup
 from custom_modules.errors import InputError
 

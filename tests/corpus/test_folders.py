@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from custom_modules.corpus import tables
-from custom_modules.corpus.folders import EventFolder, SceneFolder
+from custom_modules.corpus import sources as tables
+from custom_modules.corpus.folders import EventFolder, SceneFolder, SpeechFolder
 from custom_modules.corpus.sources import Setup
-from custom_modules.corpus.speech_folder import SpeechFolder
 from custom_modules.errors import InputError
 from custom_modules.layout import SUBSETS, speaker_of
 from tests.corpus.recordings import GENDERS, class_folder, speech_folder, write

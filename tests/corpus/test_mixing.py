@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from custom_modules.corpus import reverb, tables
+from custom_modules.corpus import reverb
+from custom_modules.corpus import sources as tables
 from custom_modules.corpus.events import ProceduralEvents
 from custom_modules.corpus.mixing import Mixer
 from custom_modules.corpus.scenes import ProceduralScenes

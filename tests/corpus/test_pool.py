@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from custom_modules.corpus.pool import Pool
+from custom_modules.corpus.generation import Pool
 from custom_modules.corpus.sources import Setup
 from custom_modules.errors import InputError
 

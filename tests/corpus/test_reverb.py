@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from custom_modules.corpus import reverb, tables
-from custom_modules.corpus.drawing import generator
+from custom_modules.corpus import reverb
+from custom_modules.corpus import sources as tables
+from custom_modules.mmipc import generator
 
 RATE = 8000
 LENGTH = 8000

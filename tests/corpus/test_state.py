@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from custom_modules.corpus import audio, layout
+from custom_modules import audio, layout
 from custom_modules.corpus.state import State
 from custom_modules.errors import InputError
 from custom_modules.layout import COLUMNS

@@ -2,7 +2,8 @@
 
 from collections import Counter
 
-from custom_modules.corpus import events, scenes, tables
+from custom_modules.corpus import events, scenes
+from custom_modules.corpus import sources as tables
 
 #: Groups of espeak-ng variants that sound alike; none may be on two sides.
 ALIKE = [

@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from custom_modules.dataio import MixtureDataset
-from custom_modules.evaluation.models import Model
-from custom_modules.manifest.reader import Manifest
+from custom_modules.dataio import Manifest, MixtureDataset
+from custom_modules.evaluation.loading import Model
 from custom_modules.mmipc import VARIANTS
 from polsess_prepare import prepare_polsess
 from tests.manifest.tiny_corpus import TinyCorpus

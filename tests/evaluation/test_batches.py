@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from custom_modules.evaluation.batches import (
+from custom_modules.evaluation.runner import (
     MAX_WAITING,
     Example,
     batches_of_one_length,

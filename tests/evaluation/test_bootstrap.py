@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
-from custom_modules.evaluation.bootstrap import interval_of_mean
+from custom_modules.evaluation.summary import interval_of_mean
 
 
 def test_it_is_scipy_s_percentile_interval():

@@ -7,8 +7,12 @@ import pandas as pd
 import pytest
 
 from custom_modules.errors import InputError
-from custom_modules.evaluation.compare import compare, in_common, read_contenders
-from custom_modules.evaluation.comparison import compare_results
+from custom_modules.evaluation.comparison import (
+    compare,
+    compare_results,
+    in_common,
+    read_contenders,
+)
 
 
 def results(

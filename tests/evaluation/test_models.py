@@ -2,7 +2,7 @@
 
 import torch
 
-from custom_modules.evaluation.models import Model
+from custom_modules.evaluation.loading import Model
 from tests.evaluation.conftest import Blur
 
 

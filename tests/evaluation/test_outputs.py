@@ -9,14 +9,13 @@ import pandas as pd
 import pytest
 import torch
 
-from custom_modules.dataio import MixtureDataset
+from custom_modules.dataio import Manifest, MixtureDataset
 from custom_modules.errors import InputError
-from custom_modules.evaluation.evaluate import evaluate_model, scope_of_training
-from custom_modules.evaluation.models import Model
+from custom_modules.evaluation.loading import Model
 from custom_modules.evaluation.record import evaluation_key
 from custom_modules.evaluation.runner import Scope
-from custom_modules.evaluation.tables import number
-from custom_modules.manifest.reader import Manifest
+from custom_modules.evaluation.testing import evaluate_model, scope_of_training
+from custom_modules.markdown import number
 from custom_modules.mmipc import VARIANTS
 
 FACTS = {"model_name": "blur", "task": "SB", "sample_rate": 8000, "seed": 7}
@@ -150,7 +149,7 @@ def test_what_ends_a_test_is_told_in_one_line(
     def fail(*arguments):
         raise error
 
-    monkeypatch.setattr("custom_modules.evaluation.evaluate.score_test_set", fail)
+    monkeypatch.setattr("custom_modules.evaluation.testing.score_test_set", fail)
     model = blur()
     model.device = torch.device(device)
     with pytest.raises(InputError) as caught:
@@ -169,7 +168,7 @@ def test_where_rows_cannot_be_written_nothing_is_scored(
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     monkeypatch.setattr(
-        "custom_modules.evaluation.evaluate.score_test_set",
+        "custom_modules.evaluation.testing.score_test_set",
         lambda *arguments: pytest.fail("it was scored"),
     )
     with pytest.raises(InputError, match=message):

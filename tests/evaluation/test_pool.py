@@ -6,8 +6,8 @@ import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from custom_modules.errors import InputError
-from custom_modules.evaluation import pool
-from custom_modules.evaluation.pool import ScoringPool
+from custom_modules.evaluation import scoring as pool
+from custom_modules.evaluation.scoring import ScoringPool
 from tests.evaluation.signals import job, noise
 
 TARGETS = noise(2000, 2)

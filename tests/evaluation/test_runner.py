@@ -6,12 +6,12 @@ import torch
 
 from custom_modules import dataio
 from custom_modules.errors import InputError
-from custom_modules.evaluation import pool
-from custom_modules.evaluation.models import Model
-from custom_modules.evaluation.outputs import result_rows
+from custom_modules.evaluation import scoring as pool
+from custom_modules.evaluation.loading import Model
 from custom_modules.evaluation.runner import Scope, score_test_set
 from custom_modules.evaluation.scoring import score_mixture
 from custom_modules.evaluation.store import ScoreStore
+from custom_modules.evaluation.tables import result_rows
 
 ALL = ("sdr", "pesq", "stoi")
 

@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from custom_modules.errors import InputError
-from custom_modules.evaluation.options import metric_groups, scope_of, split_options
-from custom_modules.evaluation.record import facts_of
-from custom_modules.evaluation.subjects import (
+from custom_modules.evaluation.loading import (
     Subject,
     load_subject,
     manifest_path,
     prepare_options,
     results_folder,
 )
+from custom_modules.evaluation.options import metric_groups, scope_of, split_options
+from custom_modules.evaluation.record import facts_of
 from tests.evaluation.conftest import Blur
 
 

@@ -7,9 +7,9 @@ import torch
 from speechbrain.inference.separation import SepformerSeparation
 
 from custom_modules.errors import InputError
-from custom_modules.hub.experiment import import_old
 from custom_modules.hub.folder import write_folder
 from custom_modules.hub.predecessor import read_checkpoint
+from custom_modules.hub.recipe import import_old
 from custom_modules.inference import PolSESSSeparation
 
 ROOT = Path(__file__).parents[2]

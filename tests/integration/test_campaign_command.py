@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from custom_modules.errors import InputError
-from custom_modules.measuring import device_name
+from recipes.benchmark.measuring import device_name
 from tests.campaign.test_page import check_page
 from tests.integration.training import ROOT, TINY, load_script, run, tiny_corpus
 

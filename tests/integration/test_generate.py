@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from custom_modules.corpus import layout
+from custom_modules import layout
 from custom_modules.corpus.generation import write_speakers
 from custom_modules.corpus.sources import Recording
 from custom_modules.errors import exit_cleanly

@@ -7,10 +7,9 @@ import sys
 import pandas as pd
 import pytest
 
-from custom_modules.dataio import MixtureDataset
-from custom_modules.evaluation.models import Model
+from custom_modules.dataio import Manifest, MixtureDataset
+from custom_modules.evaluation.loading import Model
 from custom_modules.manifest.librimix import prepare_librimix
-from custom_modules.manifest.reader import Manifest
 from custom_modules.mmipc import VARIANTS
 from tests.evaluation.conftest import Blur
 from tests.integration.training import ROOT, TINY, load_script

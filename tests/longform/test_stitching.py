@@ -4,7 +4,7 @@ from torch.nn.functional import conv1d
 
 from custom_modules.errors import InputError
 from custom_modules.longform import CHUNK_SECONDS, LongForm
-from custom_modules.longform.chunks import Chunker
+from custom_modules.longform.stitching import Chunker
 from tests.longform.conversations import RATE, KnowingModel, converse
 
 

@@ -6,15 +6,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from custom_modules.dataio import MixtureDataset
+from custom_modules.dataio import Manifest, MixtureDataset
 from custom_modules.errors import InputError
-from custom_modules.evaluation.models import Model
-from custom_modules.evaluation.outputs import result_rows
+from custom_modules.evaluation.loading import Model
 from custom_modules.evaluation.runner import Scope, score_test_set
 from custom_modules.evaluation.store import ScoreStore
 from custom_modules.evaluation.summary import summarise
+from custom_modules.evaluation.tables import result_rows
 from custom_modules.manifest.librimix import prepare_librimix
-from custom_modules.manifest.reader import Manifest
 from custom_modules.mmipc import VARIANTS
 from tests.evaluation.conftest import Blur
 

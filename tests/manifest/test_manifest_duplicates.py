@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from custom_modules.errors import InputError
+from custom_modules.manifest.checks import survey_audio
+from custom_modules.manifest.csv_tables import Table, find_table, read_table
 from custom_modules.manifest.duplicates import content_ids, find_repetitions
-from custom_modules.manifest.survey import survey_audio
-from custom_modules.manifest.tables import Table, find_table, read_table
 from tests.manifest.tiny_corpus import TinyCorpus, three_subsets
 
 FACTS = {"mix": "", "device": 0, "inode": 0, "size": 0, "excerpt": 0}

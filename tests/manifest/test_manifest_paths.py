@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from custom_modules.manifest.paths import OutsideError, corpus_path
+from custom_modules.manifest.csv_tables import OutsideError, corpus_path
 
 
 def resolve(cell, root="/corpus"):

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from custom_modules.manifest.pool import available_cores, map_pieces
+from custom_modules.processes import available_cores, map_pieces
 
 ANSWER_SECONDS = 30  # far more than it takes; reached only by a failure
 
 # Its workers take an item, say so through the pipe, and then never finish.
 ENDLESS = """
 import os, sys, threading
-from custom_modules.manifest.pool import map_pieces
+from custom_modules.processes import map_pieces
 def never(items):
     os.write(int(sys.argv[1]), b"x")
     threading.Event().wait()

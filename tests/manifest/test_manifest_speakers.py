@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from custom_modules.errors import InputError
-from custom_modules.manifest.speakers import add_speakers, read_genders
+from custom_modules.manifest.csv_tables import add_speakers, read_genders
 
 
 def test_no_list_is_no_fault(tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 
 from custom_modules.errors import InputError
-from custom_modules.manifest.tables import find_table, mixture_id, read_table
+from custom_modules.manifest.csv_tables import find_table, mixture_id, read_table
 
 HEADER = "mixFile,speaker1File,speaker2File,sceneFile,eventFile"
 REVERBS = "reverbForSpeaker1,reverbForSpeaker2,reverbForEvent"

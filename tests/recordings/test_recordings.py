@@ -11,7 +11,7 @@ from PIL import Image
 
 from custom_modules.errors import InputError
 from custom_modules.inference import PolSESSSeparation
-from custom_modules.recordings.files import (
+from custom_modules.recordings.jobs import (
     Recording,
     find_recordings,
     finished_by,

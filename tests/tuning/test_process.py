@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from custom_modules.tuning.process import TrialProcess
+from custom_modules.processes import TrialProcess
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ from optuna.trial import TrialState
 from custom_modules.errors import InputError
 from custom_modules.hparams import load_hparams
 from custom_modules.tuning import search as searching
-from custom_modules.tuning.report import leaderboard, write_report
-from custom_modules.tuning.search import Search
-from custom_modules.tuning.study import (
+from custom_modules.tuning.results import leaderboard, write_report
+from custom_modules.tuning.search import (
+    Search,
     check_any_succeeded,
     make_pruner,
     open_storage,

@@ -10,9 +10,7 @@ import pytest
 import yaml
 
 from custom_modules.errors import InputError
-from custom_modules.tuning.checks import check_search
-from custom_modules.tuning.parameters import parse_parameter
-from custom_modules.tuning.sweep import read_sweep
+from custom_modules.tuning.sweep import check_search, parse_parameter, read_sweep
 
 ROOT = Path(__file__).parents[2]
 SWEEPS = sorted((ROOT / "hparams/sweeps").glob("*.yaml"))

@@ -1,1 +1,0 @@
-"""All architectures side by side: runs, costs, and the page that shows them."""

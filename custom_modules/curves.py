@@ -1,0 +1,189 @@
+"""The curves of several trainings in one picture."""
+
+from pathlib import Path
+
+import matplotlib
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
+from speechbrain.utils.logger import get_logger
+
+from custom_modules.errors import InputError
+from custom_modules.files import atomic_path
+
+logger = get_logger(__name__)
+
+#: Okabe and Ito's, which all eyes can tell apart, also in print and in grey.
+BLUE, VERMILION, GREEN, PINK, ORANGE, SKY, BLACK = PALETTE = (
+    *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"),
+)
+
+
+def read_histories(folders):
+    """The epochs of several trainings.
+
+    Arguments
+    ---------
+    folders : list of str or pathlib.Path
+        Results folders, or ``history.csv`` files. Those without a history, as of a
+        training in its first epoch, are passed over with a warning.
+
+    Returns
+    -------
+    dict of str to pandas.DataFrame
+        By names that tell them apart, such as ``dprnn/42``.
+
+    Raises
+    ------
+    InputError
+        If none has a history, or one is named twice.
+    """
+    paths = [Path(folder) for folder in folders]
+    paths = [path if path.suffix == ".csv" else path / "history.csv" for path in paths]
+    found, problems = [], []
+    for path in paths:
+        try:
+            found.append((path, _read(path)))
+        except InputError as error:
+            problems.append(str(error))
+    if not found:
+        raise InputError(problems[-1], problems[:-1])
+    for problem in problems:
+        logger.warning("%s; left out", problem)
+    names = _short_names([path.parent for path, _ in found])
+    return {name: history for name, (_, history) in zip(names, found, strict=True)}
+
+
+def plot_histories(histories, score="si_sdri"):
+    """Validation, training and learning rate over the epochs.
+
+    Arguments
+    ---------
+    histories : dict of str to pandas.DataFrame
+        From :func:`read_histories`.
+    score : str
+        ``si_sdr`` or ``si_sdri``.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    figure = Figure(figsize=(9, 6.5), layout="constrained")
+    scores, rates = figure.subplots(2, sharex=True, height_ratios=(4, 1))
+    for number, (name, history) in enumerate(histories.items()):
+        colour = _colour(number, len(histories))
+        epochs, valid = history.epoch, history[f"valid_{score}"]
+        label = f"{name}: {valid.max():.2f} dB"
+        scores.plot(epochs, valid, ".-", color=colour, label=label, markersize=4)
+        # Of a single epoch there is no line to be seen.
+        dot = "." if len(history) == 1 else ""
+        train = history[f"train_{score}"]
+        scores.plot(epochs, train, f"{dot}:", color=colour, alpha=0.6, linewidth=1)
+        best = valid.idxmax()
+        scores.plot(epochs[best], valid[best], "*", color=colour, markersize=12)
+        rates.step(epochs, history.lr, dot, color=colour, where="mid")
+    scores.plot([], [], ":", color="0.4", label="dotted: training")
+    kind = "SI-SDRi" if score == "si_sdri" else "SI-SDR"
+    scores.set(ylabel=f"{kind} (dB)", title="Validation; a star is the best epoch")
+    scores.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
+    rates.set(xlabel="epoch", ylabel="learning rate", yscale="log")
+    rates.set_xlim(
+        0.5, max(history.epoch.max() for history in histories.values()) + 0.5
+    )
+    rates.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    rates.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    rates.yaxis.set_major_formatter("{x:.3g}")
+    rates.yaxis.set_minor_locator(NullLocator())
+    for axes in (scores, rates):
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def _colour(number, total):
+    if total <= len(PALETTE):
+        return PALETTE[number]
+    return matplotlib.colormaps["turbo"](number / max(total - 1, 1))
+
+
+def _short_names(folders):
+    """As many parts of the paths, from their ends, as tell them apart."""
+    parts = [folder.resolve().parts for folder in folders]
+    for length in range(2, max(map(len, parts)) + 1):
+        names = ["/".join(part[-length:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    raise InputError(f"{folders[0]}: is named more than once")
+
+
+def _read(path):
+    try:
+        history = pd.read_csv(path)
+    except (OSError, UnicodeDecodeError, pd.errors.ParserError) as error:
+        reason = getattr(error, "strerror", None) or "no table"
+        raise InputError(f"{path}: cannot be read ({reason}); train first") from error
+    except pd.errors.EmptyDataError as error:
+        raise InputError(f"{path}: is empty; train first") from error
+    needed = {"epoch", "lr", "valid_si_sdr", "valid_si_sdri", "train_si_sdri"}
+    if not needed <= set(history) or history.empty:
+        raise InputError(f"{path}: is no history of a training")
+    return history
+
+
+def plot_training(folder):
+    """Draws ``history.csv`` as ``training_curve.png``, if there is one.
+
+    Arguments
+    ---------
+    folder : str or pathlib.Path
+        The results folder.
+    """
+    folder = Path(folder)
+    if (folder / "history.csv").exists():
+        history = pd.read_csv(folder / "history.csv")
+        name = "/".join(folder.absolute().parts[-2:])
+        save(plot_history(history, name), folder / "training_curve.png")
+
+
+def plot_history(history, name):
+    """SI-SDRi in training and validation over the epochs.
+
+    Arguments
+    ---------
+    history : pandas.DataFrame
+        ``history.csv``.
+    name : str
+        Of the training, for the title.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for split, colour, label in (
+        ("train", SKY, "training, as drawn and cropped"),
+        ("valid", BLUE, "validation"),
+    ):
+        gain = history[f"{split}_si_sdri"]
+        axes.plot(history.epoch, gain, ".-", color=colour, label=label)
+    best = history.valid_si_sdr.idxmax()
+    axes.plot(
+        history.epoch[best],
+        history.valid_si_sdri[best],
+        "*",
+        markersize=14,
+        color=BLUE,
+        label="best checkpoint",
+    )
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set(xlabel="epoch", ylabel="SI-SDRi (dB)", title=f"{name}: training")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Writes a figure as PNG."""
+    with atomic_path(path) as partial, matplotlib.rc_context({"savefig.dpi": 130}):
+        figure.savefig(partial, format="png")
+    return path

@@ -1,0 +1,350 @@
+"""Steps of the optimiser: exact over accumulated batches and processes, or none."""
+
+import math
+from dataclasses import dataclass
+
+import speechbrain as sb
+import torch
+import yaml
+from speechbrain.core import INTRA_EPOCH_CKPT_FLAG
+from speechbrain.dataio.sampler import ReproducibleRandomSampler
+from speechbrain.utils.checkpoints import (
+    mark_as_loader,
+    mark_as_saver,
+    register_checkpoint_hooks,
+)
+from speechbrain.utils.distributed import is_distributed_initialized
+from speechbrain.utils.epoch_loop import EpochCounterWithStopper
+from speechbrain.utils.logger import get_logger
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import Sampler
+
+from custom_modules.distributed import rank_and_processes
+from custom_modules.errors import InputError
+from custom_modules.mmipc import draw_fraction
+from custom_modules.training_log import Averages
+
+logger = get_logger(__name__)
+
+
+class NonFiniteError(Exception):
+    """A batch whose loss or gradient is not finite; its step is dropped."""
+
+
+class ExactSteps(sb.Brain):
+    """A Brain whose steps do not depend on how their mixtures are dealt out.
+
+    ``torchrun`` with N processes, or ``--grad_accumulation_factor=N``, takes the
+    steps that one batch of N times the size would take, also at the end of an
+    epoch, where SpeechBrain's ``fit_batch`` would drop an incomplete group. And a
+    step with a loss or a gradient that is not finite never touches the weights,
+    on any process.
+
+    Needs ``seed`` among the hparams. What a step adds to the epoch's averages is
+    collected in ``step_averages`` and counts once the step is taken.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.averages = Averages()
+
+    def _train_loader_specifics(self, dataset, loader_kwargs):
+        """Our own batches instead of SpeechBrain's samplers, which repeat mixtures."""
+        self.train_sampler = TrainBatches(
+            dataset,
+            loader_kwargs.pop("batch_size", 1),
+            self.hparams.seed,
+            *rank_and_processes(),
+            self.grad_accumulation_factor,
+        )
+        loader_kwargs.pop("shuffle", None)
+        return loader_kwargs | {"batch_sampler": self.train_sampler}
+
+    def fit_batch(self, batch):
+        """A batch: a step of the optimiser, or a part of one.
+
+        Returns
+        -------
+        torch.Tensor
+            The mean loss of the batch, NaN if its step is dropped.
+        """
+        self._seed_step()
+        sampler = self.train_sampler
+        self.share = share = sampler.share(self.step) if sampler else Share(1, 1.0)
+        if share.first:
+            self.step_averages, self.step_dropped = Averages(), False
+        if self.step_dropped:
+            return torch.tensor(float("nan"))
+        self.on_fit_batch_start(batch, share.last)
+        try:
+            outputs, loss = self._accumulate(batch, share)
+            if share.last:
+                self.optimizers_step()
+        except NonFiniteError:
+            self._drop_step()
+            return torch.tensor(float("nan"))
+        self.on_fit_batch_end(batch, outputs, loss, share.last)
+        if share.last:
+            self.averages.merge(self.step_averages)
+        return loss.detach().cpu()
+
+    def _seed_step(self):
+        # Dropout is drawn from seed, epoch and step, so that a resumed run goes
+        # on with the numbers of an uninterrupted one.
+        place = (self.hparams.seed, self.epoch, self.step, rank_and_processes()[0])
+        torch.manual_seed(int(draw_fraction("step", *place) * 2**62))
+
+    def _accumulate(self, batch, share):
+        """Forward and backward pass, as SpeechBrain's, every mixture weighing alike."""
+        with self.no_sync(not share.last):
+            with self.training_ctx:
+                outputs = self.compute_forward(batch, sb.Stage.TRAIN)
+                loss = self.compute_objectives(outputs, batch, sb.Stage.TRAIN)
+            self._check_finite(loss.detach(), "loss")
+            self.scaler.scale(loss * share.weight).backward()
+        return outputs, loss
+
+    def _drop_step(self):
+        """Forgets a step: all of it, as if it had been one batch."""
+        self.step_dropped = True
+        self.zero_grad(set_to_none=True)
+        for module in self.modules.values():  # no_sync was cut short
+            if isinstance(module, DistributedDataParallel):
+                module.require_backward_grad_sync = True
+
+    def optimizers_step(self):
+        """One step, unless a gradient is not finite.
+
+        In fp16 that is mostly the loss scaled too high: the scaler leaves the step
+        out and halves its scale. Where nothing is scaled up any more, it is the
+        gradient's own fault, as in other precisions.
+        """
+        gradients = [p.grad for p in self.modules.parameters() if p.grad is not None]
+        scaled_norm = torch.nn.utils.get_total_norm(gradients)
+        norm = scaled_norm / self.scaler.get_scale()
+        if self.scaler.get_scale() <= 1:
+            self._check_finite(norm, "gradient")
+        if torch.isfinite(norm):
+            self.step_averages.counts["steps"] += 1
+            self.step_averages.counts["grad_norm"] += float(norm)
+        else:
+            self.step_averages.counts["skipped"] += 1
+        if self.max_grad_norm > 0:
+            # SpeechBrain clips the first group of the optimiser alone.
+            most = self.max_grad_norm * self.scaler.get_scale()
+            torch.nn.utils.clip_grads_with_norm_(
+                self.modules.parameters(), most, scaled_norm
+            )
+        super().optimizers_step()
+
+    def _check_finite(self, value, name):
+        """Drops the step, or ends the run after ``nonfinite_patience`` of them.
+
+        Raises
+        ------
+        NonFiniteError
+            On all processes if it is not finite on any.
+        InputError
+            If the patience of this epoch is exhausted.
+        """
+        finite = torch.isfinite(value).float()
+        if is_distributed_initialized():
+            torch.distributed.all_reduce(finite, op=torch.distributed.ReduceOp.MIN)
+        if finite:
+            return
+        self.nonfinite_count += 1
+        self.averages.counts["skipped"] += 1
+        if self.nonfinite_count > self.nonfinite_patience:
+            self._give_up(f"{self.nonfinite_count} batches whose {name} is not finite")
+        logger.warning(
+            "epoch %d, step %d: %s is not finite, batch dropped (%d of at most %d)",
+            self.epoch,
+            self.step,
+            name,
+            self.nonfinite_count,
+            self.nonfinite_patience,
+        )
+        raise NonFiniteError
+
+    def _give_up(self, reason):
+        """Ends a run that diverged, where a rerun can go on from sound weights."""
+        if self.checkpointer is not None:
+            self.checkpointer.delete_checkpoints(
+                num_to_keep=0, ckpt_predicate=lambda c: INTRA_EPOCH_CKPT_FLAG in c.meta
+            )
+        raise InputError(
+            f"epoch {self.epoch}: {reason}; lower --lr or --max_grad_norm, or train "
+            "with --precision=fp32. A rerun goes on from the end of the last epoch"
+        )
+
+    def _should_save_intra_epoch_ckpt(self, last_ckpt_time, steps_since_ckpt):
+        """Only where no gradients are under way: a checkpoint holds none."""
+        wanted = super()._should_save_intra_epoch_ckpt(last_ckpt_time, steps_since_ckpt)
+        return wanted and self.share.last
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one process contributes to a step of the optimiser.
+
+    Arguments
+    ---------
+    mixtures : int
+        How many of its batch count; 0 if it has none to take and repeats one,
+        because all processes must go along.
+    weight : float
+        Multiplies the mean loss of its batch, so that the gradients that the
+        processes average are those of the mean over all mixtures of the step.
+    first, last : bool
+        Whether this batch begins, and whether it completes the step.
+    """
+
+    mixtures: int
+    weight: float
+    first: bool = True
+    last: bool = True
+
+
+class TrainBatches(Sampler):
+    """Batches of a process: the same mixtures per step, whatever their number.
+
+    ``processes × accumulation`` batches of ``batch_size`` make the step that one
+    batch of that many mixtures would make on one process.
+
+    Arguments
+    ---------
+    dataset : custom_modules.dataio.MixtureDataset
+        Says which of its mixtures an epoch has.
+    batch_size : int
+        Mixtures per process and batch.
+    seed : int
+        Orders them, together with the epoch.
+    rank, processes : int
+        This process, and how many there are.
+    accumulation : int
+        Batches per step of the optimiser.
+
+    Example
+    -------
+    >>> class Five:
+    ...     def indices_at(self, epoch):
+    ...         return [0, 1, 2, 3, 4]
+    >>> parts = [TrainBatches(Five(), 2, 42, rank, processes=2) for rank in (0, 1)]
+    >>> [len(set(sum(step, []))) for step in zip(*parts)]
+    [4, 1]
+    >>> parts[0].share(2), parts[1].share(2)
+    (Share(mixtures=1, weight=2.0, first=True, last=True), \
+Share(mixtures=0, weight=0.0, first=True, last=True))
+    """
+
+    def __init__(self, dataset, batch_size, seed, rank=0, processes=1, accumulation=1):
+        self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
+        self.rank, self.processes, self.accumulation = rank, processes, accumulation
+        self.set_epoch(1)
+
+    def set_epoch(self, epoch):
+        """Orders the mixtures of an epoch.
+
+        Arguments
+        ---------
+        epoch : int
+        """
+        indices = self.dataset.indices_at(epoch)
+        sampler = ReproducibleRandomSampler(indices, seed=self.seed, epoch=epoch)
+        self.order = [indices[place] for place in sampler]
+
+    def __len__(self):
+        return -(-len(self.order) // (self.batch_size * self.processes))
+
+    def __iter__(self):
+        for number in range(len(self)):
+            batch = self._of_all(number)
+            yield batch[self.rank :: self.processes] or batch[:1]
+
+    def share(self, step):
+        """What the batch of a step counts for.
+
+        Arguments
+        ---------
+        step : int
+            From 1, as ``Brain.step``.
+
+        Returns
+        -------
+        Share
+        """
+        number = step - 1
+        first = number - number % self.accumulation
+        last = min(first + self.accumulation, len(self)) - 1
+        total = sum(len(self._of_all(n)) for n in range(first, last + 1))
+        own = len(self._of_all(number)[self.rank :: self.processes])
+        weight = own * self.processes / total
+        return Share(own, weight, first=number == first, last=number == last)
+
+    def _of_all(self, number):
+        """The mixtures that all processes take together in a batch."""
+        size = self.batch_size * self.processes
+        return self.order[number * size : (number + 1) * size]
+
+
+@register_checkpoint_hooks
+class StoppingEpochCounter(EpochCounterWithStopper):
+    """SpeechBrain's counter that stops early, for a value in dB to be maximised.
+
+    SpeechBrain's counts a value as better that is above ``(1 - 1e-6) × best``.
+    With positive values that is below the best: one that stays the same would
+    never stop. Here only what is above the best is better. The patience may be
+    changed between runs.
+
+    Arguments
+    ---------
+    limit : int
+        Epochs at most.
+    patience : int, optional
+        Epochs without a better value after which to stop. By default never.
+    warmup : int
+        Epochs that are not judged, such as those before a curriculum is complete.
+
+    Raises
+    ------
+    InputError
+        If a number does not fit.
+
+    Example
+    -------
+    >>> counter = StoppingEpochCounter(100, patience=2, warmup=1)
+    >>> values = iter([9.0, 3.0, 5.0, 5.0, 4.0, 6.0])
+    >>> for epoch in counter:
+    ...     counter.update_metric(next(values))
+    >>> epoch, counter.best_score
+    (5, 5.0)
+    """
+
+    def __init__(self, limit, patience=None, warmup=0):
+        for name, value, least in (("patience", patience, 1), ("warmup", warmup, 0)):
+            if name == "patience" and value is None:
+                continue
+            if type(value) is not int or value < least:
+                raise InputError(
+                    f"--early_stopping_{name}={value}: must be a whole number from "
+                    f"{least}" + (", or null" if name == "patience" else "")
+                )
+        patience = math.inf if patience is None else patience
+        super().__init__(limit, patience, warmup, direction="max")
+        self.min_delta = 0
+        self.best_limit = warmup
+
+    @mark_as_saver
+    def _save(self, path):
+        super()._save(path)
+
+    @mark_as_loader
+    def _recover(self, path, end_of_epoch=True):
+        with open(path, encoding="utf-8") as stream:
+            saved = yaml.safe_load(stream)
+        if not isinstance(saved, dict):  # by a counter that does not stop
+            self.current = saved if end_of_epoch else saved - 1
+            return
+        super()._recover(path, end_of_epoch)
+        self.best_limit = max(self.best_limit, self.limit_warmup)
+        self.should_stop = self.current - self.best_limit >= self.limit_to_stop

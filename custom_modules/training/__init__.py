@@ -1,1 +1,0 @@
-"""How a training goes: curriculum, exact steps, stopping, averages, trackers."""

@@ -1,0 +1,68 @@
+"""What torch.compile brings: training steps of each architecture, with and without.
+
+    python recipes/benchmark/compiled.py --models convtasnet,dprnn --seconds 1
+
+Steps of one mixture with the sizes of the hparams files; ``first`` is the step that
+compiles. On CUDA in the precision of the hparams file, else in float32.
+"""
+
+import argparse
+import time
+
+from recipes.benchmark.measuring import describe, measure, training_step
+
+import torch  # isort: skip  (after what sets up the process)
+
+from speechbrain.utils.autocast import AMPConfig
+
+from recipes.benchmark.campaign.costs import load_model
+
+MODELS = "convtasnet,dprnn,sepformer,spmamba"
+
+
+def make_step(model, samples, compiled):
+    """A training step, for :func:`.measure`."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    hparams = load_model(f"hparams/{model}.yaml")
+    separator = hparams["separator"].to(device)
+    run = torch.compile(separator) if compiled else separator
+    optimizer = hparams["opt_class"](separator.parameters())
+    targets = torch.randn(1, samples, 2, device=device)
+    dtype = AMPConfig.from_name(hparams["precision"]).dtype
+    step = training_step(run, optimizer, targets, dtype)
+    start = time.perf_counter()
+    step()
+    print(f"{model}, compiled {compiled}: first {time.perf_counter() - start:.0f} s")
+    return {"step": step}
+
+
+def main():
+    """Prints a table of seconds and ratios."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", default=MODELS)
+    parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    print(f"{describe()}, {options.threads} threads, {options.seconds} s of sound\n")
+    rows = []
+    for model in options.models.split(","):
+        found = []
+        for compiled in (False, True):
+            arguments = (model, round(8000 * options.seconds), compiled)
+            try:
+                found.append(measure(make_step, arguments, options.threads))
+            except Exception as error:  # whatever a compiler may raise
+                rows.append(f"| {model} | fails: {str(error).splitlines()[0]} | | |")
+                break
+        else:
+            plain, fast = found
+            before, after = plain["step"], fast["step"]
+            ratio = f"{before / after:.2f} ×"
+            rows.append(f"| {model} | {before:.2f} | {after:.2f} | {ratio} |")
+    print("| model | step, s | compiled, s | speed |")
+    print("|---|--:|--:|--:|")
+    print("\n".join(rows))
+
+
+if __name__ == "__main__":
+    main()
