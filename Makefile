@@ -4,7 +4,7 @@
 # and for those who stay longer:
 #   make results   trains and tests the four architectures, small, on one budget, and
 #                  writes recipes/separation/README.md: an hour or two of two CPU cores
-#   make lint      checks the style
+#   make lint      checks style and types
 # Each makes its own virtual environment in .venv first, if it is missing or stale.
 
 PYTHON ?= python3
@@ -50,6 +50,7 @@ test: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/mypy
 
 benchmark: $(INSTALLED)
 	$(BIN)/python recipes/benchmark/data.py

@@ -104,14 +104,12 @@ def check_number(
     Traceback (most recent call last):
     custom_modules.errors.InputError: --batch_size=1.5: must be a whole number from 1
     """
-    kind = int if whole else (int, float)
-    fits = isinstance(value, kind) and not isinstance(value, bool)
-    fits = fits and math.isfinite(value)
-    fits = (
-        fits and (least is None or value >= least) and (above is None or value > above)
-    )
-    if fits and (most is None or value <= most):
-        return
+    kinds = int if whole else (int, float)
+    if isinstance(value, kinds) and not isinstance(value, bool):
+        above_least = least is None or value >= least
+        within = above_least and (most is None or value <= most)
+        if math.isfinite(value) and within and (above is None or value > above):
+            return
     words = ["must be a whole number" if whole else "must be a number"]
     words += [f"from {least:g}"] if least is not None else []
     words += [f"above {above:g}"] if above is not None else []
