@@ -4,9 +4,10 @@ import logging
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
-from speechbrain.utils.checkpoints import CKPT_PREFIX, Checkpointer
+from speechbrain.utils.checkpoints import CKPT_PREFIX, Checkpoint, Checkpointer
 from speechbrain.utils.distributed import ddp_barrier, if_main_process
 from speechbrain.utils.logger import get_logger
 
@@ -27,20 +28,6 @@ class AtomicCheckpointer(Checkpointer):
     writes beside and renames, and passes over folders that are not whole. It makes
     ``checkpoints_dir`` with the first checkpoint: a start that fails leaves nothing.
 
-    Arguments
-    ---------
-    checkpoints_dir : str or pathlib.Path
-    *args, **kwargs
-        As for ``speechbrain.utils.checkpoints.Checkpointer``.
-
-    Raises
-    ------
-    InputError
-        If there can be no such folder.
-
-    Example
-    -------
-    >>> import torch
     >>> folder = getfixture("tmp_path") / "save"
     >>> checkpointer = AtomicCheckpointer(folder, {"model": torch.nn.Linear(2, 2)})
     >>> folder.exists()
@@ -53,20 +40,16 @@ class AtomicCheckpointer(Checkpointer):
     True
     """
 
-    def __init__(self, checkpoints_dir, *args, **kwargs):
+    def __init__(self, checkpoints_dir: str | Path, *args: Any, **kwargs: Any):
         _check_folder(Path(checkpoints_dir))
         # SpeechBrain makes the folder that it is given at once; this one is there.
         super().__init__(Path.cwd(), *args, **kwargs)
         self.checkpoints_dir = Path(checkpoints_dir)
 
-    def save_checkpoint(self, *args, verbosity=logging.INFO, **kwargs):
-        """As in SpeechBrain; the folder gets its name when all is in it.
-
-        Raises
-        ------
-        InputError
-            If it cannot be written.
-        """
+    def save_checkpoint(
+        self, *args: Any, verbosity: int = logging.INFO, **kwargs: Any
+    ) -> Checkpoint | None:
+        """As in SpeechBrain; the folder gets its name when all is in it."""
         self._remove_partial()
         try:
             self.checkpoints_dir.mkdir(parents=True, exist_ok=True)
@@ -84,59 +67,50 @@ class AtomicCheckpointer(Checkpointer):
         ddp_barrier()  # or they would list checkpoints without this one
         return checkpoint
 
-    def _give_name(self, checkpoint, verbosity):
+    def _give_name(self, checkpoint: Checkpoint, verbosity: int) -> Checkpoint:
         """What was written beside becomes a checkpoint."""
-        whole = checkpoint.path.with_name(
-            checkpoint.path.name.removeprefix(".").removesuffix(PARTIAL_SUFFIX)
-        )
-        _flush(checkpoint.path)
+        name = checkpoint.path.name.removeprefix(".").removesuffix(PARTIAL_SUFFIX)
+        whole = checkpoint.path.with_name(name)
+        for path in checkpoint.path.iterdir():  # on the disk before it has its name
+            with open(path, "rb") as stream:
+                os.fsync(stream.fileno())
         os.replace(checkpoint.path, whole)
         logger.log(verbosity, "Saved a checkpoint in %s", whole)
-        paramfiles = {
-            name: whole / path.name for name, path in checkpoint.paramfiles.items()
-        }
-        return checkpoint._replace(path=whole, paramfiles=paramfiles)
+        files = {key: whole / path.name for key, path in checkpoint.paramfiles.items()}
+        return checkpoint._replace(path=whole, paramfiles=files)
 
-    def list_checkpoints(self):
+    def list_checkpoints(self) -> list[Checkpoint]:
         """The checkpoints that are whole, as SpeechBrain lists them."""
-        checkpoints = super().list_checkpoints()
-        whole = [c for c in checkpoints if not self._missing(c)]
-        for checkpoint in checkpoints:
-            if checkpoint not in whole:
+        whole = []
+        for checkpoint in super().list_checkpoints():
+            if missing := self._missing(checkpoint):
                 logger.warning(
                     "%s is not whole (%s) and is passed over; delete it",
                     checkpoint.path,
-                    ", ".join(self._missing(checkpoint)),
+                    ", ".join(missing),
                 )
+            else:
+                whole.append(checkpoint)
         return whole
 
-    def recover_if_possible(self, *args, **kwargs):
+    def recover_if_possible(self, *args: Any, **kwargs: Any) -> Checkpoint | None:
         """As in SpeechBrain; says what a killed process left behind.
 
-        Raises
-        ------
-        InputError
-            If there are checkpoints and none of them is whole: to start anew
-            would forget the training that they are of.
+        InputError if there are checkpoints and none of them is whole: to start
+        from nothing would forget the training that they are of.
         """
         for path in self._partial_paths():
             logger.warning("%s was never finished and is passed over", path)
-        found = super().recover_if_possible(*args, **kwargs)
-        if found is None and super().list_checkpoints() and not self.list_checkpoints():
+        checkpoint = super().recover_if_possible(*args, **kwargs)
+        if checkpoint is None and self.has_checkpoints():
             raise InputError(
                 f"{self.checkpoints_dir}: none of its checkpoints is whole; "
-                "restore one, or remove them to start anew"
+                "restore one, or remove them to start again"
             )
-        return found
+        return checkpoint
 
-    def load_checkpoint(self, checkpoint):
-        """As in SpeechBrain.
-
-        Raises
-        ------
-        InputError
-            If the checkpoint belongs to a model of another size or task.
-        """
+    def load_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """As in SpeechBrain; InputError if it is of a model of another size or task."""
         try:
             super().load_checkpoint(checkpoint)
         except RuntimeError as error:
@@ -144,18 +118,11 @@ class AtomicCheckpointer(Checkpointer):
                 raise
             raise _misfit(checkpoint) from error
 
-    def check_fit(self, name):
+    def check_fit(self, name: str) -> None:
         """Refuses a folder of checkpoints of another model before it is touched.
 
-        Arguments
-        ---------
-        name : str
-            Of the recoverable module to compare with the newest checkpoint.
-
-        Raises
-        ------
-        InputError
-            If names or shapes of parameters differ.
+        Parameters of the recoverable ``name`` are compared with the newest
+        checkpoint's, by their names and shapes.
         """
         newest = self.find_checkpoint()
         if newest is None:
@@ -169,20 +136,20 @@ class AtomicCheckpointer(Checkpointer):
         }:
             raise _misfit(newest)
 
-    def has_checkpoints(self):
+    def has_checkpoints(self) -> bool:
         """Whether there are any, be they whole or not."""
         return bool(self._list_checkpoint_dirs())
 
-    def _list_checkpoint_dirs(self):
+    def _list_checkpoint_dirs(self) -> list[Path]:
         return super()._list_checkpoint_dirs() if self.checkpoints_dir.exists() else []
 
-    def _new_checkpoint_dirpath(self):
+    def _new_checkpoint_dirpath(self) -> Path:
         return _partial(super()._new_checkpoint_dirpath())
 
-    def _custom_checkpoint_dirpath(self, name):
+    def _custom_checkpoint_dirpath(self, name: str) -> Path:
         return _partial(super()._custom_checkpoint_dirpath(name))
 
-    def _missing(self, checkpoint):
+    def _missing(self, checkpoint: Checkpoint) -> list[str]:
         """Names of recoverables whose file is not there or empty."""
         files = checkpoint.paramfiles
         return [
@@ -193,20 +160,19 @@ class AtomicCheckpointer(Checkpointer):
             and (name not in files or files[name].stat().st_size == 0)
         ]
 
-    def _partial_paths(self):
+    def _partial_paths(self) -> list[Path]:
         return list(self.checkpoints_dir.glob(f".{CKPT_PREFIX}*{PARTIAL_SUFFIX}"))
 
-    def _remove_partial(self):
+    def _remove_partial(self) -> None:
         if if_main_process():
             for path in self._partial_paths():
                 shutil.rmtree(path)
 
 
-def _check_folder(folder):
-    """Raises InputError if a folder is none, or cannot be made."""
+def _check_folder(folder: Path) -> None:
     nearest = nearest_existing(folder)
     if not nearest.is_dir():
-        raise InputError(f"{nearest}: is no folder, but checkpoints would go into it")
+        raise InputError(f"{nearest}: is not a folder, and checkpoints would go there")
     if nearest != folder and not os.access(nearest, os.W_OK):
         raise InputError(
             f"{folder}: cannot be made ({nearest} is not writable); name another "
@@ -214,19 +180,12 @@ def _check_folder(folder):
         )
 
 
-def _misfit(checkpoint):
+def _misfit(checkpoint: Checkpoint) -> InputError:
     return InputError(
         f"{checkpoint.path}: does not fit this model; "
         "use the options it was trained with, or another --output_folder"
     )
 
 
-def _partial(path):
+def _partial(path: Path) -> Path:
     return path.with_name(f".{path.name}{PARTIAL_SUFFIX}")
-
-
-def _flush(folder):
-    """Has the files on the disk before the folder gets its name."""
-    for path in folder.iterdir():
-        with open(path, "rb") as stream:
-            os.fsync(stream.fileno())

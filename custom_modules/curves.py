@@ -1,5 +1,6 @@
-"""The curves of several trainings in one picture."""
+"""The curves of trainings, and the colours of all pictures."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -19,55 +20,63 @@ BLUE, VERMILION, GREEN, PINK, ORANGE, SKY, BLACK = PALETTE = (
 )
 
 
-def read_histories(folders):
-    """The epochs of several trainings.
+def save(figure: Figure, path: Path) -> Path:
+    """Writes a figure as PNG."""
+    with atomic_path(path) as partial, matplotlib.rc_context({"savefig.dpi": 130}):
+        figure.savefig(partial, format="png")
+    return path
 
-    Arguments
-    ---------
-    folders : list of str or pathlib.Path
-        Results folders, or ``history.csv`` files. Those without a history, as of a
-        training in its first epoch, are passed over with a warning.
 
-    Returns
-    -------
-    dict of str to pandas.DataFrame
-        By names that tell them apart, such as ``dprnn/42``.
+def read_histories(folders: Sequence[str | Path]) -> dict[str, pd.DataFrame]:
+    """The epochs of several trainings, by names that tell them apart (``dprnn/42``).
 
-    Raises
-    ------
-    InputError
-        If none has a history, or one is named twice.
+    ``folders`` are results folders, or ``history.csv`` files. Those without a history,
+    as of a training in its first epoch, are left out with a warning.
     """
     paths = [Path(folder) for folder in folders]
     paths = [path if path.suffix == ".csv" else path / "history.csv" for path in paths]
-    found, problems = [], []
+    histories, problems = [], []
     for path in paths:
         try:
-            found.append((path, _read(path)))
+            histories.append((path, _read(path)))
         except InputError as error:
             problems.append(str(error))
-    if not found:
+    if not histories:
         raise InputError(problems[-1], problems[:-1])
     for problem in problems:
         logger.warning("%s; left out", problem)
-    names = _short_names([path.parent for path, _ in found])
-    return {name: history for name, (_, history) in zip(names, found, strict=True)}
+    names = _short_names([path.parent for path, _ in histories])
+    return dict(zip(names, (history for _, history in histories), strict=True))
 
 
-def plot_histories(histories, score="si_sdri"):
-    """Validation, training and learning rate over the epochs.
+def _read(path: Path) -> pd.DataFrame:
+    try:
+        history = pd.read_csv(path)
+    except (OSError, UnicodeDecodeError, pd.errors.ParserError) as error:
+        reason = getattr(error, "strerror", None) or "not a table"
+        raise InputError(f"{path}: cannot be read ({reason}); train first") from error
+    except pd.errors.EmptyDataError as error:
+        raise InputError(f"{path}: is empty; train first") from error
+    needed = {"epoch", "lr", "valid_si_sdr", "valid_si_sdri", "train_si_sdri"}
+    if not needed <= set(history) or history.empty:
+        raise InputError(f"{path}: is not the history of a training")
+    return history
 
-    Arguments
-    ---------
-    histories : dict of str to pandas.DataFrame
-        From :func:`read_histories`.
-    score : str
-        ``si_sdr`` or ``si_sdri``.
 
-    Returns
-    -------
-    matplotlib.figure.Figure
-    """
+def _short_names(folders: Sequence[Path]) -> list[str]:
+    """As many parts of the paths, from their ends, as tell them apart."""
+    parts = [folder.resolve().parts for folder in folders]
+    for length in range(2, max(map(len, parts)) + 1):
+        names = ["/".join(part[-length:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    raise InputError(f"{folders[0]}: is named more than once")
+
+
+def plot_histories(
+    histories: dict[str, pd.DataFrame], score: str = "si_sdri"
+) -> Figure:
+    """Validation, training and learning rate of several trainings over the epochs."""
     figure = Figure(figsize=(9, 6.5), layout="constrained")
     scores, rates = figure.subplots(2, sharex=True, height_ratios=(4, 1))
     for number, (name, history) in enumerate(histories.items()):
@@ -86,10 +95,9 @@ def plot_histories(histories, score="si_sdri"):
     kind = "SI-SDRi" if score == "si_sdri" else "SI-SDR"
     scores.set(ylabel=f"{kind} (dB)", title="Validation; a star is the best epoch")
     scores.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
+    last = max(history.epoch.max() for history in histories.values())
     rates.set(xlabel="epoch", ylabel="learning rate", yscale="log")
-    rates.set_xlim(
-        0.5, max(history.epoch.max() for history in histories.values()) + 0.5
-    )
+    rates.set_xlim(0.5, last + 0.5)
     rates.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     rates.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     rates.yaxis.set_major_formatter("{x:.3g}")
@@ -99,44 +107,14 @@ def plot_histories(histories, score="si_sdri"):
     return figure
 
 
-def _colour(number, total):
+def _colour(number: int, total: int) -> str | tuple[float, float, float, float]:
     if total <= len(PALETTE):
         return PALETTE[number]
     return matplotlib.colormaps["turbo"](number / max(total - 1, 1))
 
 
-def _short_names(folders):
-    """As many parts of the paths, from their ends, as tell them apart."""
-    parts = [folder.resolve().parts for folder in folders]
-    for length in range(2, max(map(len, parts)) + 1):
-        names = ["/".join(part[-length:]) for part in parts]
-        if len(set(names)) == len(names):
-            return names
-    raise InputError(f"{folders[0]}: is named more than once")
-
-
-def _read(path):
-    try:
-        history = pd.read_csv(path)
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError) as error:
-        reason = getattr(error, "strerror", None) or "no table"
-        raise InputError(f"{path}: cannot be read ({reason}); train first") from error
-    except pd.errors.EmptyDataError as error:
-        raise InputError(f"{path}: is empty; train first") from error
-    needed = {"epoch", "lr", "valid_si_sdr", "valid_si_sdri", "train_si_sdri"}
-    if not needed <= set(history) or history.empty:
-        raise InputError(f"{path}: is no history of a training")
-    return history
-
-
-def plot_training(folder):
-    """Draws ``history.csv`` as ``training_curve.png``, if there is one.
-
-    Arguments
-    ---------
-    folder : str or pathlib.Path
-        The results folder.
-    """
+def plot_training(folder: str | Path) -> None:
+    """Draws a results folder's ``training_curve.png``, if it has a ``history.csv``."""
     folder = Path(folder)
     if (folder / "history.csv").exists():
         history = pd.read_csv(folder / "history.csv")
@@ -144,20 +122,8 @@ def plot_training(folder):
         save(plot_history(history, name), folder / "training_curve.png")
 
 
-def plot_history(history, name):
-    """SI-SDRi in training and validation over the epochs.
-
-    Arguments
-    ---------
-    history : pandas.DataFrame
-        ``history.csv``.
-    name : str
-        Of the training, for the title.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-    """
+def plot_history(history: pd.DataFrame, name: str) -> Figure:
+    """SI-SDRi in training and validation over the epochs of one training."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
     for split, colour, label in (
@@ -166,24 +132,11 @@ def plot_history(history, name):
     ):
         gain = history[f"{split}_si_sdri"]
         axes.plot(history.epoch, gain, ".-", color=colour, label=label)
-    best = history.valid_si_sdr.idxmax()
-    axes.plot(
-        history.epoch[best],
-        history.valid_si_sdri[best],
-        "*",
-        markersize=14,
-        color=BLUE,
-        label="best checkpoint",
-    )
+    best = history.loc[history.valid_si_sdr.idxmax()]
+    star = {"markersize": 14, "color": BLUE, "label": "best checkpoint"}
+    axes.plot(best.epoch, best.valid_si_sdri, "*", **star)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set(xlabel="epoch", ylabel="SI-SDRi (dB)", title=f"{name}: training")
     axes.grid(alpha=0.3)
     axes.legend()
     return figure
-
-
-def save(figure: Figure, path: Path) -> Path:
-    """Writes a figure as PNG."""
-    with atomic_path(path) as partial, matplotlib.rc_context({"savefig.dpi": 130}):
-        figure.savefig(partial, format="png")
-    return path
