@@ -6,7 +6,7 @@ from pathlib import Path
 import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from speechbrain.utils.logger import get_logger
 
 from custom_modules.errors import InputError
@@ -98,13 +98,17 @@ def plot_histories(
     last = max(history.epoch.max() for history in histories.values())
     rates.set(xlabel="epoch", ylabel="learning rate", yscale="log")
     rates.set_xlim(0.5, last + 0.5)
-    rates.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    rates.xaxis.set_major_locator(_whole_numbers())
     rates.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     rates.yaxis.set_major_formatter("{x:.3g}")
     rates.yaxis.set_minor_locator(NullLocator())
     for axes in (scores, rates):
         axes.grid(alpha=0.3)
     return figure
+
+
+def _whole_numbers() -> MaxNLocator:
+    return MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True, min_n_ticks=1)
 
 
 def _colour(number: int, total: int) -> str | tuple[float, float, float, float]:
@@ -133,9 +137,9 @@ def plot_history(history: pd.DataFrame, name: str) -> Figure:
         gain = history[f"{split}_si_sdri"]
         axes.plot(history.epoch, gain, ".-", color=colour, label=label)
     best = history.loc[history.valid_si_sdr.idxmax()]
-    star = {"markersize": 14, "color": BLUE, "label": "best checkpoint"}
-    axes.plot(best.epoch, best.valid_si_sdri, "*", **star)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    star = axes.plot(best.epoch, best.valid_si_sdri, "*", markersize=14, color=BLUE)
+    star[0].set_label("best checkpoint")
+    axes.xaxis.set_major_locator(_whole_numbers())
     axes.set(xlabel="epoch", ylabel="SI-SDRi (dB)", title=f"{name}: training")
     axes.grid(alpha=0.3)
     axes.legend()
