@@ -1,14 +1,14 @@
 """Polish speech from espeak-ng: the speech of Mini-PolSESS.
 
-The voices of the pip package ``espeakng-loader`` speak Polish sentences, a
-process per voice (see :mod:`custom_modules.corpus.speak`), and the recordings
-are kept in the corpus, so that one can listen to where a segment comes from.
-Base voices and sentences are divided over train, validation and test; voices
+The voices of the package ``espeakng-loader`` speak Polish sentences, and the
+recordings are kept in the corpus, so that one can listen to where a segment comes
+from. Base voices and sentences are divided over train, validation and test; voices
 that sound alike are on the same side.
 """
 
 import json
 import os
+import struct
 import subprocess
 import sys
 import tempfile
@@ -23,7 +23,7 @@ import numpy as np
 
 from custom_modules import audio
 from custom_modules.corpus import sources
-from custom_modules.corpus.sources import Listing, Recording, Setup
+from custom_modules.corpus.sources import Listing, Recording, Samples, Setup
 from custom_modules.errors import InputError
 from custom_modules.mmipc import generator, shuffled
 
@@ -46,18 +46,18 @@ class EspeakSpeech(sources.SpeechSource):
     """Spoken Polish sentences."""
 
     seconds_per_voice: float = 60.0  # at least
-    voices: list[Voice] | None = None  # None: those of `data/voices.csv`
+    voices: list[Voice] = field(default_factory=list)  # empty: `data/voices.csv`
     level: float = -26.0  # RMS of a recording in dB relative to full scale
     folder: Path = field(default=Path(), init=False)  # the corpus's, once it is known
 
     def __post_init__(self) -> None:
-        self._voices = self.voices or sources.packaged_rows("voices.csv")
+        self.voices = self.voices or sources.packaged_rows("voices.csv")
 
     def check(self, setup: Setup) -> None:
         """An unknown variant would silently be spoken by the plain voice."""
         with _espeak() as (_, data):
             known = set(os.listdir(os.path.join(data, "voices", "!v")))
-        for voice in self._voices:
+        for voice in self.voices:
             if voice["variant"] not in known:
                 raise InputError(
                     f"voice {voice['speaker']}: espeak-ng has no variant "
@@ -66,20 +66,16 @@ class EspeakSpeech(sources.SpeechSource):
 
     def prepare(self, setup: Setup) -> Listing:
         self.folder = setup.output_folder
-        voices = [v for v in self._voices if v["subset"] in setup.subsets]
-        with _espeak() as (library, data):
-            speak = partial(self._speak, setup, library, data)
-            with ThreadPoolExecutor(setup.workers) as pool:
-                spoken = pool.map(speak, voices)
-                by_voice = list(setup.progress(spoken, "voices", len(voices)))
+        voices = [v for v in self.voices if v["subset"] in setup.subsets]
         result: Listing = {subset: [] for subset in setup.subsets}
-        for voice, recordings in zip(voices, by_voice, strict=True):
-            result[voice["subset"]] += recordings
+        with _espeak() as espeak, ThreadPoolExecutor(setup.workers) as pool:
+            spoken = pool.map(partial(self._speak, setup, *espeak), voices)
+            bar = setup.progress(spoken, "voices", len(voices))
+            for voice, recordings in zip(voices, bar, strict=True):
+                result[voice["subset"]] += recordings
         return result
 
-    def read(
-        self, recording: Recording, start: int, length: int, rate: int
-    ) -> np.ndarray:
+    def read(self, recording: Recording, start: int, length: int, rate: int) -> Samples:
         return audio.read_span(Path(self.folder, recording.path), start, length, rate)
 
     def _speak(
@@ -87,9 +83,8 @@ class EspeakSpeech(sources.SpeechSource):
     ) -> list[Recording]:
         """The recordings of one voice; those of an earlier run are kept."""
         texts = self._texts(voice, setup.seed)
-        folder = FOLDER / voice["speaker"]
-        paths = [folder / f"{number:03d}.wav" for number in range(len(texts))]
-        files = [setup.output_folder / path for path in paths]
+        folder = setup.output_folder / FOLDER / voice["speaker"]
+        files = [folder / f"{number:03d}.wav" for number in range(len(texts))]
         if not all(path.is_file() for path in files):
             pitch, rate = voice["pitch"], voice["rate"]
             job = {
@@ -105,11 +100,13 @@ class EspeakSpeech(sources.SpeechSource):
                 gain = audio.from_db(self.level) / max(audio.rms(samples), 1e-9)
                 samples = audio.quantise(audio.limit(samples * gain))
                 audio.write_pcm16(file, samples, setup.rate)
-        lengths = [round(audio.read_header(file)[0] * setup.rate) for file in files]
-        return [
-            Recording(path.as_posix(), voice["speaker"], length, voice["gender"])
-            for path, length in zip(paths, lengths, strict=True)
-        ]
+        recordings = []
+        for file in files:
+            path = file.relative_to(setup.output_folder).as_posix()
+            length = round(audio.read_header(file)[0] * setup.rate)
+            speaker, gender = voice["speaker"], voice["gender"]
+            recordings.append(Recording(path, speaker, length, gender))
+        return recordings
 
     def _texts(self, voice: Voice, seed: int) -> list[str]:
         """Texts of a few sentences each, in an order of the voice's own."""
@@ -154,10 +151,9 @@ def _run(job: dict) -> list[tuple[np.ndarray, int]]:
             f"espeak-ng's voice {job['voice']} failed with status {done.returncode} "
             f"({reason}); reinstall espeakng-loader==0.2.4"
         )
-    rate = int.from_bytes(done.stdout[:4], "little")
-    position, pieces = 4, []
+    rate, position, pieces = *struct.unpack_from("<i", done.stdout), 4, []
     while position < len(done.stdout):
-        count = int.from_bytes(done.stdout[position : position + 4], "little")
+        (count,) = struct.unpack_from("<i", done.stdout, position)
         samples = np.frombuffer(done.stdout, "<i2", count, position + 4)
         pieces.append((samples / audio.FULL_SCALE, rate))
         position += 4 + 2 * count

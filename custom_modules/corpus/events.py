@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from custom_modules.corpus import sources, splitting, synth
-from custom_modules.corpus.sources import Listing, Recording, Setup
+from custom_modules.corpus.sources import Listing, Recording, Samples, Setup
 from custom_modules.mmipc import generator
 
 
@@ -31,9 +31,7 @@ class ProceduralEvents(sources.EventSource):
         ]
         return splitting.split_by_class(recordings, setup.subsets, setup.seed)
 
-    def read(
-        self, recording: Recording, start: int, length: int, rate: int
-    ) -> np.ndarray:
+    def read(self, recording: Recording, start: int, length: int, rate: int) -> Samples:
         rng = generator("event", recording.path)
         family = EventFamilies(rng, recording.samples, rate)
         make = getattr(family, sources.event_families()[recording.group])

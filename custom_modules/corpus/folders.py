@@ -1,16 +1,13 @@
 """Sources of the user's own recordings: a folder each of speech, scenes and events."""
 
-import csv
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 
-import numpy as np
-
 from custom_modules import audio
 from custom_modules.corpus import sources, splitting
-from custom_modules.corpus.sources import Listing, Recording, SceneClass, Setup
+from custom_modules.corpus.sources import Listing, Recording, Samples, SceneClass, Setup
 from custom_modules.errors import InputError
 from custom_modules.layout import SUBSETS, with_speaker
 
@@ -28,16 +25,18 @@ class Folder(sources.Source):
     _listed: Listing | None = field(default=None, init=False, repr=False)
 
     def check(self, setup: Setup) -> None:
+        if not Path(self.folder).is_dir():
+            raise InputError(f"{self.folder}: no such folder; check the path")
         self._listed = self._list(setup)
 
     def prepare(self, setup: Setup) -> Listing:
+        if self._listed is None:
+            self.check(setup)
         # Handed over, not kept: the workers get a copy of this object.
-        listed, self._listed = self._listed or self._list(setup), None
-        return listed
+        listed, self._listed = self._listed, None
+        return listed or {}
 
-    def read(
-        self, recording: Recording, start: int, length: int, rate: int
-    ) -> np.ndarray:
+    def read(self, recording: Recording, start: int, length: int, rate: int) -> Samples:
         return audio.read_span(self._locate(recording), start, length, rate)
 
     def _list(self, setup: Setup) -> Listing:
@@ -59,10 +58,6 @@ class Folder(sources.Source):
                 f"{self.folder}: holds no recordings ({known}); check the path"
             )
         return sorted(paths)
-
-    def _require(self) -> None:
-        if not Path(self.folder).is_dir():
-            raise InputError(f"{self.folder}: no such folder; check the path")
 
     def _lengths(self, paths: list[str], setup: Setup) -> dict[str, int]:
         """Path → samples at the corpus's rate; all that cannot be read are named."""
@@ -97,7 +92,6 @@ class _ClassFolder(Folder):
         self.classes = self.classes or {}
 
     def _list(self, setup: Setup) -> Listing:
-        self._require()
         paths = self._paths()
         own_name = Path(self.folder).name
         names = [p.split("/")[0] if "/" in p else own_name for p in paths]
@@ -196,14 +190,13 @@ class SpeechFolder(Folder, sources.SpeechSource):
             )
 
     def _list(self, setup: Setup) -> Listing:
-        self._require()
         rows = self._table_rows(self.table) if self.table else self._folder_rows()
         lengths = self._lengths([row["file"] for row in rows], setup)
         recordings = [
-            Recording(r["path"], r["speaker"], lengths[r["file"]], r["gender"] or "")
+            Recording(r["path"], r["speaker"], lengths[r["file"]], r["gender"])
             for r in rows
         ]
-        return self._divide([row.get("subset") for row in rows], recordings, setup)
+        return self._divide([row["subset"] for row in rows], recordings, setup)
 
     def _locate(self, recording: Recording) -> Path:
         path = Path(self.folder, recording.path)
@@ -212,33 +205,39 @@ class SpeechFolder(Folder, sources.SpeechSource):
         return Path(self.folder, recording.path.removeprefix(f"{recording.group}/"))
 
     def _folder_rows(self) -> list[Row]:
-        paths = self._paths()
-        for path in paths:
-            if "/" not in path:
+        rows = []
+        for path in self._paths():
+            speaker, slash, _ = path.partition("/")
+            if not slash:
                 raise InputError(
                     f"{self.folder}/{path}: is not in a speaker's folder; "
                     "move it into one, or give a table of speakers"
                 )
-        speakers = [path.split("/")[0] for path in paths]
-        return [
-            {"file": path, "path": path, "speaker": speaker, "gender": ""}
-            for path, speaker in zip(paths, speakers, strict=True)
-        ]
+            cells = {"speaker": speaker, "gender": "", "subset": ""}
+            rows.append({"file": path, "path": path, **cells})
+        return rows
 
     def _table_rows(self, table: str | Path) -> list[Row]:
-        rows = _read_table(table)
-        for row in rows:
-            row["file"] = (row["file"] or "").strip().replace("\\", "/")
-            row["speaker"] = (row["speaker"] or "").strip()
-            row.setdefault("gender", "")
-        speakers = {row["speaker"] for row in rows}
+        from custom_modules.manifest.csv_tables import (
+            read_cells,  # slow, not in workers
+        )
+
+        cells = read_cells(table, ("file", "speaker", "gender", "subset"))
+        missing = {"file", "speaker"} - set(cells)
+        if missing:
+            columns = " and ".join(sorted(missing))
+            raise InputError(f"{table}: no column {columns}; add it")
+        cells["file"] = cells["file"].str.replace("\\", "/")
+        speakers = set(cells["speaker"])
+        rows: list[Row] = []
         problems: list[str] = []
         seen: set[str] = set()
-        for number, row in enumerate(rows, start=2):
+        for number, row in zip(cells.index, cells.to_dict("records"), strict=True):
             row["path"] = with_speaker(row["file"], row["speaker"], speakers)
             problem = self._problem(row, seen)
             problems += [f"{table}: row {number}: {problem}"] if problem else []
             seen.add(row["file"])
+            rows.append({"gender": "", "subset": "", **row})
         if problems:
             raise InputError(
                 f"{table}: {len(problems)} bad rows; fix them, or the folder "
@@ -258,12 +257,12 @@ class SpeechFolder(Folder, sources.SpeechSource):
             return f"no file {row['file']}"
         if row["path"] != row["file"] and Path(self.folder, row["path"]).exists():
             return f"{row['path']} would stand for it, but is another file; rename one"
-        if (row.get("subset") or "") not in ("", *SUBSETS):
+        if row.get("subset", "") not in ("", *SUBSETS):
             return f"subset {row['subset']!r} is not one of {', '.join(SUBSETS)}"
         return None
 
     def _divide(
-        self, in_table: list[str | None], recordings: list[Recording], setup: Setup
+        self, in_table: list[str], recordings: list[Recording], setup: Setup
     ) -> Listing:
         """By the table, whose rows without a subset are left out; else by speakers."""
         subsets = setup.subsets
@@ -295,19 +294,3 @@ class SpeechFolder(Folder, sources.SpeechSource):
             )
         split = {s: list(map(str, self.speakers.get(s) or ())) for s in setup.subsets}
         return split | {"val": split["train"]} if shared else split
-
-
-def _read_table(path: str | Path) -> list[Row]:
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            columns, rows = reader.fieldnames or (), list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: cannot be read ({reason}); give a CSV") from error
-    missing = {"file", "speaker"} - set(columns)
-    if missing:
-        raise InputError(f"{path}: no column {' and '.join(sorted(missing))}; add it")
-    if not rows:
-        raise InputError(f"{path}: holds no rows; add some")
-    return rows

@@ -66,7 +66,12 @@ def generate(hparams: dict, options: dict) -> dict[str, list[Row]]:
                 rows[subset], tried = _make_subset(make, state, subset, size)
                 tries += tried
         state.finish()
-    print(summary(setup, rows, recordings["speech"], tries, time.monotonic() - begun))
+    print(summary(setup, rows, recordings["speech"]))
+    again = "all were there"
+    if tries:
+        again = f"{1 - len(tries) / sum(tries):.1%} of the candidates drawn again"
+    seconds = time.monotonic() - begun
+    print(f"{len(tries)} mixtures made in {seconds:.1f} s, {again}; {state.root}")
     return rows
 
 
@@ -85,15 +90,10 @@ def make_setup(hparams: dict) -> tuple[Setup, dict[str, int]]:
     sizes = {s: hparams[f"n_{s}"] for s in SUBSETS if hparams[f"n_{s}"]}
     if not sizes:
         raise InputError("n_train, n_val and n_test are all 0; nothing to generate")
-    setup = Setup(
-        output_folder=Path(str(hparams["output_folder"])),
-        rate=hparams["sample_rate"],
-        duration=hparams["duration"],
-        seed=hparams["seed"],
-        workers=hparams["workers"],
-        subsets=tuple(sizes),
-    )
-    return setup, sizes
+    folder, subsets = Path(str(hparams["output_folder"])), tuple(sizes)
+    options = ("sample_rate", "duration", "seed", "workers")
+    rate, duration, seed, workers = (hparams[option] for option in options)
+    return Setup(folder, rate, duration, seed, workers, subsets), sizes
 
 
 def _begin(
@@ -165,25 +165,15 @@ def _check_unique(rows: list[Row]) -> None:
             )
 
 
-def summary(
-    setup: Setup,
-    rows: dict[str, list[Row]],
-    speech: Listing,
-    tries: list[int],
-    seconds: float,
-) -> str:
-    """What was made, as a few lines; ``tries`` are the candidates of each mixture."""
+def summary(setup: Setup, rows: dict[str, list[Row]], speech: Listing) -> str:
+    """What the corpus holds, a line for each subset."""
     lines = [f"{'subset':8}{'rows':>8}{'hours':>8}{'indoor':>8}{'voices':>8}"]
     for subset, made in rows.items():
         hours = len(made) * setup.duration / 3600
         indoor = sum(bool(row.get("reverbForSpeaker1")) for row in made) / len(made)
         voices = len({recording.group for recording in speech[subset]})
         lines.append(f"{subset:8}{len(made):8}{hours:8.2f}{indoor:8.0%}{voices:8}")
-    again = "all were there"
-    if tries:
-        again = f"{1 - len(tries) / sum(tries):.1%} of the candidates drawn again"
-    done = f"{len(tries)} mixtures made in {seconds:.1f} s, {again}"
-    return "\n".join([*lines, f"{done}; {setup.output_folder}"])
+    return "\n".join(lines)
 
 
 @contextmanager

@@ -158,9 +158,8 @@ class Mixer:
     ) -> tuple[Layers, Row]:
         """The wet layers: one room for all, a pre-delay for each source."""
         drawn = reverb.draw_room(ranges, rng)
-        room = reverb.Room(
-            drawn["highCut"], drawn["diffusion"], drawn["decay"], drawn["freqDamp"]
-        )
+        columns = ("highCut", "diffusion", "decay", "freqDamp")
+        room = reverb.Room(*(drawn[column] for column in columns))
         rate = self.setup.rate
         response = reverb.impulse_response(room, self.setup.length, rate)
         wet = {

@@ -6,9 +6,8 @@ JAES 45(9), 1997, figure 1 and table 2. The published PolSESS script uses MATLAB
 names; the plate's slow modulation is left out, so that it is linear and
 time-invariant and an impulse response says everything.
 
-The plate is two loops that feed each other. Instead of running through time
-sample by sample, its transfer function is written down and evaluated on a
-circle; one inverse FFT then gives the impulse response.
+The plate is two loops that feed each other. Its transfer function is evaluated on a
+circle, and one inverse FFT gives the impulse response.
 """
 
 from collections.abc import Callable, Mapping
@@ -121,36 +120,36 @@ class _Plate:
 
     def output(self, room: Room) -> np.ndarray:
         """The spectrum of the mean of both channels, ``[size // 2 + 1]``."""
-        lines = self._lines(room)
-        feeds = self._feeds(room, [loop[3] for loop in lines])
-        taps = np.zeros_like(feeds[0])
+        lines = [self._lines(room, *loop) for loop in LOOPS]
+        source = self._input(room)
+        ends = [loop[3] for loop in lines]
+        loop_gain = 1.0 / (1.0 - ends[0] * ends[1])
+        feeds = [source * (1.0 + end) * loop_gain for end in reversed(ends)]
+        taps = np.zeros_like(source)
         for loop, line, delay in TAPS:
             tap = feeds[loop] * lines[loop][line - 1] * self.delay(abs(delay))
             taps += np.sign(delay) * tap
         return 0.5 * TAP_GAIN * taps
 
-    def _lines(self, room: Room) -> list[tuple[np.ndarray, ...]]:
-        """Per loop: what enters delay 1, all-pass 2, delay 2, and the other loop."""
+    def _lines(
+        self, room: Room, first: int, delay_1: int, second: int, delay_2: int
+    ) -> tuple[np.ndarray, ...]:
+        """What enters delay 1, all-pass 2, delay 2, and the other loop."""
         keep = 1.0 - room.decay
         damper = (1.0 - room.freq_damp) / (1.0 - room.freq_damp * self.one_sample)
-        result: list[tuple[np.ndarray, ...]] = []
-        for first, delay_1, second, delay_2 in LOOPS:
-            line_1 = self._all_pass(first, DECAY_DIFFUSION[0])
-            inner = line_1 * self.delay(delay_1) * damper * keep
-            state_2 = inner / (1.0 + DECAY_DIFFUSION[1] * self.delay(second))
-            line_2 = inner * self._all_pass(second, DECAY_DIFFUSION[1])
-            end = line_2 * self.delay(delay_2) * keep
-            result.append((line_1, state_2, line_2, end))
-        return result
+        line_1 = self._all_pass(first, DECAY_DIFFUSION[0])
+        inner = line_1 * self.delay(delay_1) * damper * keep
+        state_2 = inner / (1.0 + DECAY_DIFFUSION[1] * self.delay(second))
+        line_2 = inner * self._all_pass(second, DECAY_DIFFUSION[1])
+        return line_1, state_2, line_2, line_2 * self.delay(delay_2) * keep
 
-    def _feeds(self, room: Room, ends: list[np.ndarray]) -> list[np.ndarray]:
-        """What enters each loop: the input, and the end of the other loop."""
+    def _input(self, room: Room) -> np.ndarray:
+        """What enters both loops: a low-pass and all-pass filters."""
         pole = np.exp(-2.0 * np.pi * min(room.high_cut / self.rate, 0.5))
         source = (1.0 - pole) / (1.0 - pole * self.one_sample)
         for delay in INPUT_DIFFUSERS:
             source = source * self._all_pass(delay, room.diffusion)
-        loop_gain = 1.0 / (1.0 - ends[0] * ends[1])
-        return [source * (1.0 + ends[1 - loop]) * loop_gain for loop in (0, 1)]
+        return source
 
     def _all_pass(self, delay: int, gain: float) -> np.ndarray:
         z = self.delay(delay)

@@ -12,7 +12,7 @@ from scipy.signal import fftconvolve
 
 from custom_modules.audio import from_db, resample
 from custom_modules.corpus import sources, splitting, synth
-from custom_modules.corpus.sources import Listing, Recording, Setup
+from custom_modules.corpus.sources import Listing, Recording, Samples, Setup
 from custom_modules.mmipc import generator
 
 
@@ -32,9 +32,7 @@ class ProceduralScenes(sources.SceneSource):
         ]
         return splitting.split_by_class(recordings, setup.subsets, setup.seed)
 
-    def read(
-        self, recording: Recording, start: int, length: int, rate: int
-    ) -> np.ndarray:
+    def read(self, recording: Recording, start: int, length: int, rate: int) -> Samples:
         whole = render(recording.path, recording.group, recording.samples, rate)
         return whole[start : start + length]
 
@@ -84,7 +82,6 @@ class SceneLayers(synth.Synth):
         return self.tone(pitch, 20) * rough + 0.5 * rumble
 
     def road(self) -> np.ndarray:
-        """Tyres and body: low noise that swells a little."""
         base = self.noise(self.uniform(-9, -5), 25, self.uniform(400, 1500))
         return base * self.wander(1.5, 0.6, 1.0)
 
@@ -99,24 +96,20 @@ class SceneLayers(synth.Synth):
         return synth.unit(clatter) + 0.5 * self.noise(-4, 60, 1500)
 
     def traffic(self) -> np.ndarray:
-        """Cars that pass over a distant roar."""
         roar = self.noise(-6, 40, 600)
         passing = self.noise(-2, 100, self.uniform(1200, 2500))
         swell = self.swells(self.uniform(0.1, 0.3), self.uniform(0.6, 1.5))
         return 0.5 * roar + passing * swell
 
     def wind(self) -> np.ndarray:
-        """Gusts of low noise."""
         gusts = self.wander(self.uniform(0.3, 1.0), 0.1, 1.0)
         return self.noise(-6, 30, self.uniform(200, 700)) * gusts**2
 
     def leaves(self) -> np.ndarray:
-        """Rustling: bright noise that flutters."""
         flutter = self.wander(self.uniform(3, 8), 0.2, 1.0)
         return self.noise(-1, 1000, 6000) * flutter
 
     def waves(self) -> np.ndarray:
-        """Breakers every few seconds."""
         swell = self.swells(self.uniform(0.15, 0.3), self.uniform(0.7, 1.2))
         return self.noise(-3, 200, 4000) * (0.15 + swell)
 
@@ -146,17 +139,14 @@ class SceneLayers(synth.Synth):
         return low + high
 
     def steps(self) -> np.ndarray:
-        """Footsteps of several people."""
         grain = self.burst(0.06, 150, self.uniform(800, 2500))
         return self.strokes(self.uniform(2, 5), grain)
 
     def dishes(self) -> np.ndarray:
-        """Plates and cutlery."""
         grain = self.lasting(0.15).ring(self.rng.uniform(1200, 3600, 5), 0.15)
         return self.strokes(self.uniform(0.7, 2.5), grain, 18)
 
     def birds(self) -> np.ndarray:
-        """Short chirps, rising or falling."""
         short = self.lasting(0.12)
         start, stop = self.rng.uniform(1800, 3400, 2)
         chirp = short.glide(start, stop, 1) * np.hanning(short.length)

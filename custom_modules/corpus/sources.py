@@ -1,12 +1,10 @@
 """What a source of recordings has to offer, and PolSESS's classes of scenes and events.
 
-A corpus is made from three sources, named in the hparams file by ``!new:``: one
-of speech, one of scenes, one of events. They are independent of each other, so
-that recordings of one's own can be mixed with procedural backgrounds.
-
-A source of one's own is a class with two methods, :meth:`Source.prepare` and
-:meth:`Source.read`; deriving from the base class of its role gives the rest.
-One that writes files, or takes its time, also has :meth:`Source.check`.
+A corpus is made from three independent sources, named in the hparams file by
+``!new:``: one of speech, one of scenes, one of events. A source of one's own is a
+class with two methods, :meth:`Source.prepare` and :meth:`Source.read`; deriving from
+the base class of its role gives the rest. One that writes files, or takes its time,
+also has :meth:`Source.check`.
 """
 
 import csv
@@ -51,6 +49,7 @@ class Recording:
     gender: str = ""  # "female", "male" or empty; of speech only
 
 
+Samples = np.ndarray  # [time], floating point, full scale ±1
 #: Subset, or group → its recordings.
 Listing = dict[str, list[Recording]]
 
@@ -101,10 +100,8 @@ class Source:
         """
         raise NotImplementedError
 
-    def read(
-        self, recording: Recording, start: int, length: int, rate: int
-    ) -> np.ndarray:
-        """A stretch at the corpus's rate, full scale ±1; called in the workers."""
+    def read(self, recording: Recording, start: int, length: int, rate: int) -> Samples:
+        """A stretch of ``length`` samples; called in the workers."""
         raise NotImplementedError
 
 
@@ -161,15 +158,16 @@ def event_scenes() -> dict[str, frozenset[str]]:
     >>> sorted(event_scenes()["Cowbell"])
     ['forest_path', 'park', 'public_square', 'residential_area']
     """
-    return {r["event_class"]: _scenes(r["scenes"]) for r in packaged_rows("events.csv")}
-
-
-def _scenes(cell: str) -> frozenset[str]:
-    """``"beach park"``, or ``"all -beach -park"``: every class but these."""
-    words = cell.split()
-    if words[0] != "all":
-        return frozenset(words)
-    return frozenset(scene_classes()) - {word.removeprefix("-") for word in words[1:]}
+    result = {}
+    for row in packaged_rows("events.csv"):
+        # "beach park", or "all -beach -park": every class but these.
+        first, *others = row["scenes"].split()
+        exceptions = {word.removeprefix("-") for word in others}
+        if first == "all":
+            result[row["event_class"]] = frozenset(scene_classes()) - exceptions
+        else:
+            result[row["event_class"]] = frozenset([first, *others])
+    return result
 
 
 @cache

@@ -68,7 +68,7 @@ class State:
                 f"{self.root}: holds files that are not a corpus of this generator; "
                 "choose another --output_folder"
             )
-        if self._note.is_file() and not overwrite and not self._is_of(options):
+        if self._note.is_file() and not (overwrite or self._is_of(options)):
             raise InputError(
                 f"{self._note}: this corpus was made with other options; set "
                 "--overwrite=True to replace it, or another --output_folder"
@@ -116,8 +116,8 @@ class State:
 
     def keep_row(self, row: Row) -> None:
         """Remembers that a mixture is done; its files must have been written."""
-        path = self.root / ROWS / row["subset"] / f"{_stem(row)}.json"
-        with atomic_path(path) as partial:
+        folder = self.root / ROWS / row["subset"]
+        with atomic_path(folder / f"{_stem(row)}.json") as partial:
             partial.write_text(json.dumps(row), encoding="utf-8")
 
     def sweep(self) -> None:

@@ -32,7 +32,6 @@ class Synth:
         return replace(self, length=int(seconds * self.rate))
 
     def uniform(self, low: float, high: float) -> float:
-        """Draws a number."""
         return self.rng.uniform(low, high)
 
     def noise(
@@ -91,7 +90,6 @@ class Synth:
         return np.sin(np.pi * np.linspace(0, 1, self.length))
 
     def sine(self, frequency: float) -> np.ndarray:
-        """A plain sine."""
         return np.sin(2 * np.pi * frequency * np.arange(self.length) / self.rate)
 
     def dying(self) -> np.ndarray:

@@ -47,8 +47,10 @@ def content_options(hparams_file: str, overrides: str) -> dict[str, Any]:
 
 def _plain(node: Any) -> Any:
     """A YAML node without comments; an object becomes its class and arguments."""
+    from custom_modules.hparams import tag_of
+
     if isinstance(node, dict):
-        tag = node.tag.value
+        tag = tag_of(node)
         own = {str(key): _plain(value) for key, value in node.items()}
         return {"class": str(tag), **own} if tag else own
     if isinstance(node, list):

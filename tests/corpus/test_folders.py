@@ -229,9 +229,9 @@ def test_bad_recordings_are_all_named(setup, speech):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "no column file and speaker"),
+        ("", "is empty"),
         ("file,gender\na,b", "no column speaker"),
-        ("file,speaker", "holds no rows"),
+        ("file,speaker", "has no rows"),
         ("file,speaker\nada/9.wav,ada", "1 bad rows"),
         ("file,speaker\nada/0.wav,", "1 bad rows"),
         ("file,speaker\nada/0.wav,a/da", "1 bad rows"),
