@@ -14,7 +14,9 @@ from custom_modules.layout import SUBSETS, with_speaker
 #: The room of an indoor scene that is none of PolSESS's classes: WHAM's "medium".
 DEFAULT_ROOM = "m"
 
-Row = dict[str, str]  # of a table of speech, or of what stands for it
+#: Of a table of speech; beside them, a row has a ``path``, which tells the speaker.
+COLUMNS = ("file", "speaker", "gender", "subset")
+Row = dict[str, str]
 
 
 @dataclass
@@ -213,31 +215,27 @@ class SpeechFolder(Folder, sources.SpeechSource):
                     f"{self.folder}/{path}: is not in a speaker's folder; "
                     "move it into one, or give a table of speakers"
                 )
-            cells = {"speaker": speaker, "gender": "", "subset": ""}
-            rows.append({"file": path, "path": path, **cells})
+            rows.append(dict.fromkeys(COLUMNS, "") | {"file": path, "path": path})
+            rows[-1]["speaker"] = speaker
         return rows
 
     def _table_rows(self, table: str | Path) -> list[Row]:
-        from custom_modules.manifest.csv_tables import (
-            read_cells,  # slow, not in workers
-        )
+        from custom_modules.manifest import csv_tables  # pandas: not in the workers
 
-        cells = read_cells(table, ("file", "speaker", "gender", "subset"))
-        missing = {"file", "speaker"} - set(cells)
+        cells = csv_tables.read_cells(table, COLUMNS)
+        missing = [name for name in ("file", "speaker") if name not in cells]
         if missing:
-            columns = " and ".join(sorted(missing))
-            raise InputError(f"{table}: no column {columns}; add it")
+            raise InputError(f"{table}: no column {' and '.join(missing)}; add it")
+        cells = cells.reindex(columns=COLUMNS, fill_value="")
         cells["file"] = cells["file"].str.replace("\\", "/")
-        speakers = set(cells["speaker"])
-        rows: list[Row] = []
+        rows, speakers = cells.to_dict("records"), set(cells["speaker"])
         problems: list[str] = []
         seen: set[str] = set()
-        for number, row in zip(cells.index, cells.to_dict("records"), strict=True):
+        for number, row in zip(cells.index, rows, strict=True):
             row["path"] = with_speaker(row["file"], row["speaker"], speakers)
             problem = self._problem(row, seen)
             problems += [f"{table}: row {number}: {problem}"] if problem else []
             seen.add(row["file"])
-            rows.append({"gender": "", "subset": "", **row})
         if problems:
             raise InputError(
                 f"{table}: {len(problems)} bad rows; fix them, or the folder "
@@ -257,7 +255,7 @@ class SpeechFolder(Folder, sources.SpeechSource):
             return f"no file {row['file']}"
         if row["path"] != row["file"] and Path(self.folder, row["path"]).exists():
             return f"{row['path']} would stand for it, but is another file; rename one"
-        if row.get("subset", "") not in ("", *SUBSETS):
+        if row["subset"] not in ("", *SUBSETS):
             return f"subset {row['subset']!r} is not one of {', '.join(SUBSETS)}"
         return None
 
