@@ -20,10 +20,15 @@ import sys
 
 from custom_modules.errors import OptionParser, exit_cleanly
 from custom_modules.manifest.checks import LEVELS
-from custom_modules.manifest.librimix import MODES, SUBSET_FOLDERS, prepare_librimix
+from custom_modules.manifest.librimix import (
+    MODES,
+    RATES,
+    TRAIN_SETS,
+    prepare_librimix,
+)
 
 
-def main(argv):
+def main(argv: list[str]) -> None:
     """The command; ``--help`` lists its options."""
     parser = OptionParser(
         description=__doc__,
@@ -33,9 +38,9 @@ def main(argv):
     add = parser.add_argument
     add("--data_folder", required=True, help="Libri2Mix, which holds wav8k or wav16k")
     add("--save_folder", required=True, help="where the manifests go")
-    add("--sample_rate", type=int, default=8000, choices=(8000, 16000), help="Hz")
+    add("--sample_rate", type=int, default=8000, choices=RATES, help="Hz")
     add("--mode", default="min", choices=MODES, help="ends with the shorter, or longer")
-    add("--train_set", default="train-360", choices=SUBSET_FOLDERS["train"])
+    add("--train_set", default="train-360", choices=TRAIN_SETS)
     add("--speakers_file", help="LibriSpeech's SPEAKERS.TXT, for results by gender")
     add("--check", default="header", choices=LEVELS, help="how thoroughly")
     add("--workers", type=int, help="processes; by default, one per core")
