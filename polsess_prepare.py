@@ -19,36 +19,17 @@ import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 
-from custom_modules.errors import (
-    InputError,
-    OptionParser,
-    check_number,
-    exit_cleanly,
-)
+from custom_modules.errors import InputError, OptionParser, check_number, exit_cleanly
 from custom_modules.files import atomic_path
 from custom_modules.layout import SPEAKERS_FILE, SUBSETS
+from custom_modules.manifest import csv_tables, report
 from custom_modules.manifest.checks import LEVELS, survey_audio
-from custom_modules.manifest.csv_tables import (
-    Table,
-    find_table,
-    read_genders,
-    read_table,
-    with_speakers,
-)
+from custom_modules.manifest.csv_tables import Table
 from custom_modules.manifest.duplicates import Repetition, find_repetitions
 from custom_modules.manifest.entries import write_entries
-from custom_modules.manifest.report import (
-    RECORD_FILE,
-    Report,
-    count_rows,
-    describe,
-    finding_lines,
-    recorded_report,
-    write_record,
-)
+from custom_modules.manifest.report import Report
 from custom_modules.processes import available_cores
 
 #: In the save folder: what the command prints.
@@ -69,11 +50,9 @@ def prepare_polsess(
 ) -> Report | None:
     """Checks a PolSESS corpus and writes a manifest for each subset.
 
-    ``save_folder`` gets ``<subset>.json`` and ``prepare_report.txt``; ``check`` is one
-    of :data:`~custom_modules.manifest.checks.LEVELS`; by default there is a worker per
-    core. Returns what was seen, now or by an earlier run; None if ``skip_prep``. Bad
-    rows and leakage raise :class:`~custom_modules.errors.InputError` unless they are
-    allowed, and what existed before is unchanged.
+    ``check`` is one of :data:`~custom_modules.manifest.checks.LEVELS`; by default there
+    is a worker per core. Returns what was seen, None if ``skip_prep``. After an
+    ``InputError``, what existed before is unchanged.
 
     Nothing is done if the tables, the options and the manifests are as an
     earlier run left them. The audio is not looked at for this: remove the save
@@ -82,31 +61,38 @@ def prepare_polsess(
     if skip_prep:
         logger.info("Skipping preparation, as asked")
         return None
+    workers = available_cores() if workers is None else workers
     subsets = _valid_options(data_folder, subsets, check, workers)
     root, save_folder = str(data_folder), Path(save_folder)
-    paths = {subset: find_table(root, subset) for subset in subsets}
+    paths = {subset: csv_tables.find_table(root, subset) for subset in subsets}
     targets = {subset: save_folder / f"{subset}.json" for subset in subsets}
-    options = {"data_folder": os.path.abspath(root), "check": check}
+    options: dict[str, object] = {"data_folder": os.path.abspath(root), "check": check}
     options |= {"skip_bad_rows": skip_bad_rows, "allow_leakage": allow_leakage}
     watched = [*paths.values(), Path(root, SPEAKERS_FILE), *targets.values()]
-    report = recorded_report(save_folder, describe(options, watched))
-    if report:
+    earlier = report.recorded_report(save_folder, report.describe(options, watched))
+    if earlier:
         logger.info(f"Skipping preparation: manifests in {save_folder} are up to date")
-        _warn(report)
-        return report
-    tables = [read_table(path, subset, root) for subset, path in paths.items()]
-    tables, report = _examine(
-        tables, root, check, skip_bad_rows, allow_leakage, workers
-    )
-    _write(tables, targets, save_folder, report)
-    write_record(save_folder, describe(options, watched), report)
-    _log(report)
+        _warn(earlier)
+        return earlier
+    tables = [csv_tables.read_table(path, s, root) for s, path in paths.items()]
+    genders = csv_tables.read_genders(root)
+    tables, rate = survey_audio(tables, root, check, workers)
+    notes = [note for table in tables for note in table.notes]
+    notes += _bad_row_notes(tables, skip_bad_rows)
+    tables = [table.without_bad_rows() for table in tables]
+    repetitions = find_repetitions(tables, root, workers)
+    _refuse_leakage(repetitions, allow_leakage)
+    counts = {table.subset: report.count_rows(table, repetitions) for table in tables}
+    seen = Report(check, rate, counts, report.finding_lines(repetitions), notes)
+    _write(tables, genders, targets, save_folder, seen)
+    report.write_record(save_folder, report.describe(options, watched), seen)
+    _log(seen)
     logger.info(f"Manifests are in {save_folder}")
-    return report
+    return seen
 
 
 def _valid_options(
-    data_folder: str | Path, subsets: Collection[str], check: str, workers: int | None
+    data_folder: str | Path, subsets: Collection[str], check: str, workers: int
 ) -> list[str]:
     """Refuses bad options; returns the subsets in their usual order."""
     unknown = set(subsets) - set(SUBSETS)
@@ -117,38 +103,13 @@ def _valid_options(
         )
     if check not in LEVELS:
         raise InputError(f"check: {check}; choose from {', '.join(LEVELS)}")
-    if workers is not None:
-        check_number("--workers", workers, least=1, whole=True)
+    check_number("--workers", workers, least=1, whole=True)
     if not os.path.isdir(data_folder):
         raise InputError(
             f"{data_folder}: no such folder; check --data_folder, or "
             "POLSESS_DATA_ROOT, which stands in for it"
         )
     return [subset for subset in SUBSETS if subset in subsets]
-
-
-def _examine(
-    tables: Sequence[Table],
-    root: str,
-    check: str,
-    skip_bad_rows: bool,
-    allow_leakage: bool,
-    workers: int | None,
-) -> tuple[list[Table], Report]:
-    """Looks at the audio; drops or refuses bad rows; refuses leakage."""
-    workers = workers or available_cores()
-    genders = read_genders(root)
-    surveyed, sample_rate = survey_audio(tables, root, check, workers)
-    notes = [note for table in surveyed for note in table.notes]
-    notes += _bad_row_notes(surveyed, skip_bad_rows)
-    sound = [table.without_bad_rows() for table in surveyed]
-    repetitions = find_repetitions(sound, root, workers)
-    _refuse_leakage(repetitions, allow_leakage)
-    counts = {table.subset: count_rows(table, repetitions) for table in sound}
-    report = Report(check, sample_rate, counts, finding_lines(repetitions), notes)
-    if genders is not None:
-        sound = [replace(t, rows=with_speakers(t.rows, genders)) for t in sound]
-    return sound, report
 
 
 def _bad_row_notes(tables: Sequence[Table], skip_bad_rows: bool) -> list[str]:
@@ -178,39 +139,42 @@ def _refuse_leakage(repetitions: Sequence[Repetition], allow_leakage: bool) -> N
         raise InputError(
             f"{', '.join(pairs)} share speech or mixtures, as listed; "
             "make the subsets again, or use --allow_leakage=True",
-            finding_lines(leaks),
+            report.finding_lines(leaks),
         )
 
 
 def _write(
     tables: Sequence[Table],
+    genders: Mapping[str, str] | None,
     targets: Mapping[str, Path],
     save_folder: Path,
-    report: Report,
+    seen: Report,
 ) -> None:
     """Writes all manifests and the report, or none of them."""
-    report_path, record_path = save_folder / REPORT_FILE, save_folder / RECORD_FILE
-    for path in (*targets.values(), report_path, record_path):
+    report_path = save_folder / REPORT_FILE
+    for path in (*targets.values(), report_path, save_folder / report.RECORD_FILE):
         if os.path.isdir(path):
             raise InputError(f"{path}: is a folder, not a file; remove it")
     with ExitStack() as stack:
         report_part = stack.enter_context(atomic_path(report_path))
-        report_part.write_text(str(report), encoding="utf-8")
+        report_part.write_text(str(seen), encoding="utf-8")
         for table in tables:
             part = stack.enter_context(atomic_path(targets[table.subset]))
-            write_entries(part, table.rows)
+            rows = table.rows
+            known = rows if genders is None else csv_tables.with_speakers(rows, genders)
+            write_entries(part, known)
 
 
-def _log(report: Report) -> None:
-    logger.info(report.table())
-    _warn(report)
-    for note in report.notes:
+def _log(seen: Report) -> None:
+    logger.info(seen.table())
+    _warn(seen)
+    for note in seen.notes:
         logger.info(note)
 
 
-def _warn(report: Report) -> None:
+def _warn(seen: Report) -> None:
     # Every time: a duplicate does not get better by being known.
-    for finding in report.findings:
+    for finding in seen.findings:
         logger.warning(finding)
 
 
@@ -226,11 +190,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add(
-        "--data_folder",
-        default=os.environ.get("POLSESS_DATA_ROOT"),
-        help="the corpus; by default, the environment variable POLSESS_DATA_ROOT",
-    )
+    root = os.environ.get("POLSESS_DATA_ROOT")
+    add("--data_folder", default=root, help="the corpus; default: $POLSESS_DATA_ROOT")
     add("--save_folder", default="results/manifests", help="where the manifests go")
     add("--subsets", default=",".join(SUBSETS), help="which, separated by commas")
     add("--check", default="header", choices=LEVELS, help="how thoroughly")

@@ -10,7 +10,7 @@ run changes what is trained on.
 import functools
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,13 +37,11 @@ class MixtureDataset(DynamicItemDataset):
     """PolSESS mixtures under MM-IPC; each epoch draws one variant for each.
 
     Items hold ``id``, ``environment``, ``variants`` (names), ``mixtures``
-    ``[variants, time]`` and ``targets`` ``[time, sources]``; :func:`collate` makes
-    batches of them. Mixtures that have none of the variants are left out;
-    ``draw=False`` gives every allowed variant of a mixture instead of one.
+    ``[variants, time]`` and ``targets`` ``[time, sources]``. Mixtures that have none of
+    the variants are left out; ``draw=False`` gives all that a mixture has.
     ``segment_seconds`` is the length of a random crop; by default mixtures are whole.
     The ``max_samples`` that are kept are picked by their ids alone: the same for every
-    seed, and the fewer are always among the more. For ``curriculum`` see
-    :class:`custom_modules.mmipc.Curriculum`.
+    seed, and the fewer are always among the more.
     """
 
     def __init__(
@@ -88,15 +86,12 @@ class MixtureDataset(DynamicItemDataset):
     def indices_at(self, epoch: int) -> list[int]:
         """The places of the mixtures that have an allowed variant in an epoch."""
         allowed = self.curriculum.variants_at(epoch)
-        return [
-            place
-            for place, environment in enumerate(self._environments)
-            if variants_of(environment, allowed)
-        ]
+        environments = enumerate(self._environments)
+        return [i for i, name in environments if variants_of(name, allowed)]
 
     @functools.cached_property
     def _environments(self) -> list[str]:
-        return [self.data[mixture_id]["environment"] for mixture_id in self.data_ids]
+        return [self.data[name]["environment"] for name in self.data_ids]
 
     def _check_curriculum(self) -> None:
         for epoch, variants in self.curriculum.steps:
@@ -140,11 +135,9 @@ class MixtureDataset(DynamicItemDataset):
         cancelled = [variants[name] for name in drawn]
         if self.task == "ES":
             # Never the same layer twice: C cancels speaker 2's reverb already.
-            cancelled = [
-                list(dict.fromkeys([*paths, *s2_layers])) for paths in cancelled
-            ]
+            cancelled = [list(dict.fromkeys([*x, *s2_layers])) for x in cancelled]
         start, frames = segment
-        layer = functools.partial(read_layer, start=start, frames=frames)
+        layer: Callable = functools.partial(read_layer, start=start, frames=frames)
         if len(drawn) > 1:  # variants share layers; a single one reads each once
             layer = functools.cache(layer)
         mixtures = [cancel(layer(mix), map(layer, paths)) for paths in cancelled]
@@ -158,8 +151,7 @@ class MixtureDataset(DynamicItemDataset):
 def dataio_prep(hparams: dict) -> dict[str, MixtureDataset]:
     """The datasets of an experiment: ``train``, ``valid`` and ``test``.
 
-    Training draws again in each epoch, validation always as in epoch 0 unless it goes
-    through every variant, as testing does.
+    Validation draws as in epoch 0 or goes through every variant, as testing does.
     """
     check_choices(hparams)
     every = bool(hparams["per_variant_validation"])
@@ -217,11 +209,7 @@ def check_rate(manifest: "Manifest", sample_rate: int) -> None:
 
 
 def checked_variants(variants: str | Iterable[str] | None) -> tuple[str, ...]:
-    """A choice of variants, listed or with commas in between; refuses any other.
-
-    >>> checked_variants("SER,SE")
-    ('SER', 'SE')
-    """
+    """A choice of variants, a list or ``"SER,SE"``; refuses unknown ones and none."""
     names = variants.split(",") if isinstance(variants, str) else list(variants or ())
     if not names or any(name not in VARIANTS for name in names):
         raise InputError(
@@ -235,11 +223,8 @@ def _kept_ids(
     manifest: Mapping[str, dict], variants: tuple[str, ...], max_samples: int | None
 ) -> list[str]:
     """Mixtures that have an allowed variant, at most ``max_samples`` of them."""
-    ids = [
-        mixture_id
-        for mixture_id, entry in manifest.items()
-        if variants_of(entry["environment"], variants)
-    ]
+    entries = manifest.items()
+    ids = [name for name, e in entries if variants_of(e["environment"], variants)]
     if not ids:
         name = getattr(manifest, "path", "manifest")
         raise InputError(f"{name}: no mixture has any variant of {list(variants)}")
@@ -303,10 +288,8 @@ class Manifest(Mapping):
         try:
             content = self.path.read_bytes()
         except OSError as error:
-            raise InputError(
-                f"{path}: cannot be read ({error.strerror}); run polsess_prepare.py "
-                "first"
-            ) from error
+            reason = f"cannot be read ({error.strerror}); run polsess_prepare.py first"
+            raise InputError(f"{path}: {reason}") from error
         spans = _spans_of(content)
         if spans is None:
             content = _entry_per_line(content, self.path)
@@ -348,7 +331,6 @@ def _entry_per_line(content: bytes, path: Path) -> bytes:
         entries = json.loads(content)
         lines = [f"{json.dumps(k)}: {json.dumps(v)}" for k, v in entries.items()]
     except (ValueError, AttributeError) as error:
-        raise InputError(
-            f"{path}: is not a manifest ({error}); run polsess_prepare.py again"
-        ) from error
+        reason = f"is not a manifest ({error}); run polsess_prepare.py again"
+        raise InputError(f"{path}: {reason}") from error
     return ("{\n" + ",\n".join(lines) + "\n}\n").encode()

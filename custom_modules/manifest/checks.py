@@ -4,13 +4,13 @@ What is done to a row depends on nothing else, so that worker processes can shar
 rows among them.
 """
 
-import functools
 import hashlib
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from stat import S_ISDIR
 from typing import NamedTuple
@@ -44,9 +44,6 @@ _UNREADABLE = (soundfile.SoundFileError, OSError, TypeError, ValueError)
 _STEP = {"PCM_S8": 2.0**-7, "PCM_U8": 2.0**-7, "PCM_16": 2.0**-15}
 _FINE_STEP = 2.0**-23
 
-# A progress bar for less than this is only flicker.
-_PATIENCE_SECONDS = 2
-
 #: A file and what is wrong with it.
 Fault = tuple[str, str]
 
@@ -76,36 +73,26 @@ def survey_audio(
     Returns the tables, whose rows get the columns of :class:`Facts`, with what is
     wrong; and the corpus' sample rate in Hz, which is that of most mixtures.
     """
-    files = [files for table in tables for files in _layer_files(table)]
+    rows = (zip(*(table.rows[x] for x in LAYERS), strict=True) for table in tables)
+    files = [files for of_table in rows for files in of_table]
     facts = iter(check_files(root, files, level, workers))
     surveyed = [_with_facts(t, list(islice(facts, len(t.rows)))) for t in tables]
-    rates: Counter[int] = Counter()
-    for table in surveyed:
-        rates.update(table.rows["sample_rate"].tolist())
+    rates = Counter(rate for t in surveyed for rate in t.rows["sample_rate"].tolist())
     del rates[0]  # of mixtures that cannot be read
     rate = max(rates, key=rates.__getitem__, default=0)
     return [_at_one_rate(table, rate) for table in surveyed], rate
 
 
-def _layer_files(table: Table) -> Sequence[tuple[str, ...]]:
-    columns = (table.rows[layer].tolist() for layer in LAYERS)
-    return list(zip(*columns, strict=True))
-
-
 def _with_facts(table: Table, facts: Sequence[Facts]) -> Table:
     columns = dict(zip(Facts._fields, zip(*facts, strict=True), strict=True))
-    found = columns.pop("problems")
-    problems = [
-        Problem(row, *fault)
-        for row, faults in zip(table.rows.index.tolist(), found, strict=True)
-        for fault in faults
-    ]
-    rows = table.rows.assign(**columns)
-    return replace(table, rows=rows).with_problems(problems)
+    by_row = zip(table.rows.index.tolist(), columns.pop("problems"), strict=True)
+    problems = [Problem(row, *fault) for row, faults in by_row for fault in faults]
+    surveyed = replace(table, rows=table.rows.assign(**columns))
+    return surveyed.with_problems(problems)
 
 
 def _at_one_rate(table: Table, rate: int) -> Table:
-    """The table, in which rows of another rate are bad ones."""
+    """The table; rows of another rate are bad ones."""
     others = table.rows[~table.rows["sample_rate"].isin([0, rate])]
     return table.with_problems(
         Problem(row, file, f"{other} Hz, the corpus {rate} Hz; resample it")
@@ -117,17 +104,12 @@ def check_files(
     root: str, rows: Sequence[tuple[str, ...]], level: str, workers: int
 ) -> list[Facts]:
     """:func:`check_row` for every row, in so many processes."""
-    work = functools.partial(_check_rows, root, level)
+    work, total = partial(_check_rows, root, level), len(rows)
     # Closing ends the workers, also on Ctrl-C.
     with closing(map_pieces(work, rows, workers)) as facts:
+        # A bar for less than two seconds is flicker, and a log file wants none.
         bar = tqdm(
-            facts,
-            total=len(rows),
-            unit=" rows",
-            desc="checking",
-            delay=_PATIENCE_SECONDS,
-            leave=False,
-            disable=None,  # not into a log file
+            facts, "checking", total, leave=False, unit=" rows", delay=2, disable=None
         )
         return list(bar)
 
@@ -164,11 +146,15 @@ def _check_headers(root: str, files: Sequence[str]) -> Facts:
         problems += [(file, reason) for reason in reasons]
     if forms[0] is None:
         return Facts(problems=tuple(problems))
+    (rate, frames), again = forms[0], "make the row's files again"
     for file, form in zip(files, forms, strict=True):
-        if form is not None and form != forms[0]:
-            problems.append((file, _unlike(form, forms[0])))
+        if form and form[0] != rate:
+            reason = f"{form[0]} Hz, its mixture {rate} Hz; resample it"
+            problems.append((file, reason))
+        elif form and form[1] != frames:
+            problems.append((file, f"{form[1]} samples, its mixture {frames}; {again}"))
     identity = _identify(f"{root}/{files[0]}")
-    return Facts(*forms[0], *identity, problems=tuple(problems))
+    return Facts(rate, frames, *identity, problems=tuple(problems))
 
 
 def _read_form(path: str) -> tuple[tuple[int, int] | None, list[str]]:
@@ -181,13 +167,6 @@ def _read_form(path: str) -> tuple[tuple[int, int] | None, list[str]]:
     reasons = [f"{channels} channels; convert it to one"] if channels != 1 else []
     reasons += [] if frames else ["has no samples; make it again"]
     return (rate, frames), reasons
-
-
-def _unlike(form: tuple[int, int], mix_form: tuple[int, int]) -> str:
-    (rate, frames), (mix_rate, mix_frames) = form, mix_form
-    if rate != mix_rate:
-        return f"{rate} Hz, its mixture {mix_rate} Hz; resample it"
-    return f"{frames} samples, its mixture {mix_frames}; make the row's files again"
 
 
 def _identify(path: str) -> tuple[int, int, int, int]:
@@ -222,7 +201,8 @@ def _check_samples(root: str, files: Sequence[str]) -> tuple[int, list[Fault]]:
 
     Returns how many samples differ because a limiter was at work, and the faults.
     """
-    signals, tolerance, problems = {}, 0.0, []
+    signals, tolerance = {}, 0.0
+    problems: list[Fault] = []
     for layer, file in zip(LAYERS, files, strict=False):
         if not file:
             continue
@@ -271,10 +251,6 @@ def compare_with_sum(
     limiter explains, as the mixture or the two speakers together reach ±0.999 (the
     generator of Kleć, Szklanny, Wieczorkowska 2024 limits both), and the largest one
     that nothing explains, or 0.
-
-    >>> half = np.full(3, 0.5)
-    >>> compare_with_sum({"mix": half, "s1": half, "s2": half / 2}, 1e-4)
-    (0, 0.25)
     """
     mix = signals["mix"]
     layers = [signal for name, signal in signals.items() if name != "mix"]

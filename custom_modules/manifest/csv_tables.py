@@ -25,7 +25,7 @@ from custom_modules.layout import (
 #: What MATLAB writes for a missing string, number or category.
 MISSING = ("", "NaN", "nan", "<missing>", "<undefined>")
 
-#: Windows in Polish writes the second one.
+#: Windows in Polish writes the second one; the first may have a byte order mark.
 ENCODINGS = ("utf-8-sig", "cp1250")
 
 # Rows that are read at once.
@@ -102,8 +102,14 @@ def read_table(path: str | Path, subset: str, root: str | Path) -> Table:
     What is not such a table is refused; faults of single rows are in ``problems``.
     """
     cells = read_cells(path, wanted=NAMES)
-    _require_columns(path, cells, [LAYERS[layer].column for layer in DRY_LAYERS])
-    rows, notes = _with_reverbs(path, cells.rename(columns=NAMES))
+    _require_columns(path, cells, DRY_LAYERS)
+    rows = cells.rename(columns=NAMES)
+    notes: tuple[str, ...] = ()
+    if rows.columns.isin(REVERB_LAYERS).any():
+        _require_columns(path, cells, REVERB_LAYERS)
+    else:
+        notes = (f"{path}: has no reverb columns, so every row counts as outdoor",)
+        rows = rows.assign(**dict.fromkeys(REVERB_LAYERS, ""))
     for name in {"ssr_db", "start1", "end1", "start2", "end2"} & set(rows):
         rows = rows.assign(**{name: pd.to_numeric(rows[name], errors="coerce")})
     empty = _missing_cells(rows)
@@ -115,8 +121,7 @@ def read_table(path: str | Path, subset: str, root: str | Path) -> Table:
 def read_cells(path: str | Path, wanted: Container[str]) -> pd.DataFrame:
     """The text of the wanted columns that a CSV file has, ``""`` for missing cells.
 
-    Labelled by the row number in a spreadsheet, without blank lines. The file is
-    UTF-8, with or without a byte order mark, or cp1250.
+    Labelled by the row number in a spreadsheet, without blank lines.
     """
     cells = _parse(path, wanted)
     if cells.columns.has_duplicates:
@@ -170,8 +175,9 @@ def _parse_as(encoding: str, path: str | Path, wanted: Container[str]) -> pd.Dat
 
 
 def _require_columns(
-    path: str | Path, present: Container[str], needed: Iterable[str]
+    path: str | Path, present: Container[str], layers: Iterable[str]
 ) -> None:
+    needed = (LAYERS[layer].column for layer in layers)
     missing = [column for column in needed if column not in present]
     if missing:
         plural = "s" if len(missing) > 1 else ""
@@ -179,18 +185,6 @@ def _require_columns(
             f"{path}: has no column{plural} {', '.join(missing)} in row 1; "
             "check that it is a comma-separated PolSESS table"
         )
-
-
-def _with_reverbs(
-    path: str | Path, rows: pd.DataFrame
-) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """All three reverb columns; if the file has none of them, a note says so."""
-    if not rows.columns.isin(REVERB_LAYERS).any():
-        note = f"{path}: has no reverb columns, so every row counts as outdoor"
-        return rows.assign(**dict.fromkeys(REVERB_LAYERS, "")), (note,)
-    present = [LAYERS[name].column for name in rows if name in LAYERS]
-    _require_columns(path, present, [LAYERS[layer].column for layer in REVERB_LAYERS])
-    return rows, ()
 
 
 def _missing_cells(rows: pd.DataFrame) -> list[Problem]:
@@ -270,8 +264,6 @@ def corpus_path(cell: str, folder: str, subset: str, root: str) -> str:
     to the subset's folder or to the corpus folder, or an absolute one inside the
     corpus. One that leaves it raises :class:`OutsideError`.
 
-    >>> corpus_path("a.wav", folder="mix", subset="val", root="data")
-    'val/mix/a.wav'
     >>> corpus_path(r"mix\a.wav", folder="mix", subset="val", root="data")
     'val/mix/a.wav'
     """
@@ -322,22 +314,12 @@ def read_genders(root: str | Path) -> dict[str, str] | None:
 
 
 def with_speakers(rows: pd.DataFrame, genders: Mapping[str, str]) -> pd.DataFrame:
-    r"""Rows with the columns ``speaker1``, ``gender1``, ``speaker2``, ``gender2``.
-
-    See :func:`custom_modules.layout.speaker_of` for who speaks in a recording.
-
-    >>> rows = pd.DataFrame({"recording1": [r"D:\pl\anna\7.wav", "pl/eve/8.wav"]})
-    >>> rows = with_speakers(rows, {"anna": "female"})
-    >>> rows["speaker1"].tolist(), rows["gender1"].tolist()
-    (['anna', ''], ['female', ''])
-    """
+    """Rows with the columns ``speaker1``, ``gender1``, ``speaker2``, ``gender2``."""
+    columns = {}
     for number in (1, 2):
         recordings = rows.get(f"recording{number}", pd.Series("", rows.index))
         known = {path: speaker_of(path, genders) for path in set(recordings)}
-        speakers = recordings.map(known)
-        columns = {
-            f"speaker{number}": speakers,
-            f"gender{number}": [genders.get(speaker, "") for speaker in speakers],
-        }
-        rows = rows.assign(**columns)
-    return rows
+        speakers = [known[path] for path in recordings]
+        columns[f"speaker{number}"] = speakers
+        columns[f"gender{number}"] = [genders.get(name, "") for name in speakers]
+    return rows.assign(**columns)

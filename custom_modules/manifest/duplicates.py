@@ -48,9 +48,8 @@ def find_repetitions(
 ) -> list[Repetition]:
     """Finds what occurs more than once, in tables that were surveyed.
 
-    That is mixtures whose files are equal byte for byte; pairs of speech segments
-    that occur twice in a subset, in either order; segments that overlap one of another
-    subset.
+    Mixtures whose files are equal byte for byte; pairs of speech segments twice in a
+    subset, in either order; segments that overlap one of another subset.
     """
     mixtures = pd.concat([_mixtures(table) for table in tables], ignore_index=True)
     mixtures["content"] = content_ids(mixtures, root, workers)
@@ -82,11 +81,9 @@ def content_ids(mixtures: pd.DataFrame, root: str, workers: int = 1) -> pd.Serie
     suspects = firsts[firsts.duplicated(["size", "excerpt"], keep=False)]
     paths = [f"{root}/{file}" for file in suspects["mix"]]
     digests = list(map_pieces(_digests, paths, workers))
-    by_digest = ids[suspects.index].groupby(
-        pd.Series(digests, index=suspects.index, dtype=str)
-    )
-    same = dict(zip(ids[suspects.index], by_digest.transform("min"), strict=True))
-    return ids.map(same).fillna(ids).astype(int)
+    own = ids[suspects.index]
+    same = own.groupby(pd.Series(digests, own.index, dtype=str)).transform("min")
+    return ids.map(dict(zip(own, same, strict=True))).fillna(ids).astype(int)
 
 
 def _digests(paths: Sequence[str]) -> list[str]:
@@ -123,8 +120,7 @@ def _shared(
 ) -> list[Repetition]:
     """Leakage: rows of a subset that match one of an earlier subset.
 
-    ``match`` takes rows of both and returns those of the second, with the number of
-    one that it matches as ``row_original``.
+    ``match`` returns those of the second, with its match's number as ``row_original``.
     """
     parts = dict(list(rows.groupby("subset", sort=False)))
     repetitions = []
@@ -149,16 +145,11 @@ def _segments(table: Table) -> pd.DataFrame:
         if f"recording{speaker}" not in rows:
             continue
         recordings = rows[f"recording{speaker}"].str.replace("\\", "/", regex=False)
-        part = pd.DataFrame(
-            {
-                "row": rows.index,
-                "subset": table.subset,
-                "recording": recordings.to_numpy(),
-                # Without bounds, it may be any stretch: take it for all of them.
-                "start": _bounds(rows, f"start{speaker}", -np.inf),
-                "end": _bounds(rows, f"end{speaker}", np.inf),
-            }
-        )
+        part = pd.DataFrame({"row": rows.index, "subset": table.subset})
+        part["recording"] = recordings.to_numpy()
+        # Without bounds, it may be any stretch: take it for all of them.
+        part["start"] = _bounds(rows, f"start{speaker}", -np.inf)
+        part["end"] = _bounds(rows, f"end{speaker}", np.inf)
         parts.append(part[part["recording"] != ""])
     return pd.concat(parts, ignore_index=True)
 
@@ -179,16 +170,15 @@ def _pairs(segments: pd.DataFrame) -> pd.DataFrame:
 def _overlapping(originals: pd.DataFrame, copies: pd.DataFrame) -> pd.DataFrame:
     of_recording = dict(list(originals.groupby("recording")))
     shared = [
-        _overlapping_of_recording(of_recording[recording], group)
+        _overlaps(of_recording[recording], group)
         for recording, group in copies.groupby("recording")
         if recording in of_recording
     ]
     return pd.concat(shared) if shared else copies.iloc[:0]
 
 
-def _overlapping_of_recording(
-    originals: pd.DataFrame, copies: pd.DataFrame
-) -> pd.DataFrame:
+def _overlaps(originals: pd.DataFrame, copies: pd.DataFrame) -> pd.DataFrame:
+    """The same of one recording."""
     originals = originals.sort_values("start")
     start, end = originals["start"].to_numpy(), originals["end"].to_numpy()
     # Of the originals that begin before a copy ends, the one that ends last.

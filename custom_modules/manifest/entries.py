@@ -40,12 +40,10 @@ def manifest_entry(row: Mapping, environment: str | None = None) -> dict:
 
     >>> row = dict.fromkeys(LAYERS, "") | {"sample_rate": 8000, "frames": 32000}
     >>> row |= {"mix": "val/mix/a.wav", "s1": "1.wav", "s2": "2.wav"}
-    >>> row |= {"scene": "scene.wav", "event": "event.wav"}
+    >>> row |= {"scene": "3.wav", "event": "4.wav"}
     >>> entry = manifest_entry(row)
     >>> entry["mix"], entry["duration"], entry["environment"]
     ('{data_root}/val/mix/a.wav', 4.0, 'outdoor')
-    >>> entry["variants"]["S"]
-    ['{data_root}/event.wav']
     """
     environment = environment or ("indoor" if row["s1_reverb"] else "outdoor")
     paths = {

@@ -46,21 +46,19 @@ def prepare_librimix(
     """Writes a manifest for each subset of Libri2Mix that is there.
 
     ``data_folder`` holds ``wav8k`` or ``wav16k``; ``speakers_file`` is LibriSpeech's
-    ``SPEAKERS.TXT``, for the results by gender; ``check`` is as in ``prepare_polsess``;
-    by default there is a worker per core. Returns how many mixtures each subset has.
-    If a file is missing or does not fit, nothing is written.
+    ``SPEAKERS.TXT``; the rest is as in ``prepare_polsess``. Returns how many mixtures
+    each subset has. If a file is missing or does not fit, nothing is written.
     """
-    if workers is not None:
-        check_number("--workers", workers, least=1, whole=True)
+    workers = available_cores() if workers is None else workers
+    check_number("--workers", workers, least=1, whole=True)
     root = _root(data_folder, sample_rate, mode, check, train_set)
     genders = read_speakers(speakers_file) if speakers_file else {}
-    manifests, problems = {}, []
+    manifests = {}
+    problems: list[str] = []
     for subset, folder in _subset_folders(root, train_set).items():
         rows = _rows(data_folder, folder)
         files = [tuple(row[layer] for layer in LAYERS) for row in rows]
-        facts = check_files(
-            str(data_folder), files, check, workers or available_cores()
-        )
+        facts = check_files(str(data_folder), files, check, workers)
         problems += _faults(rows, facts, sample_rate)
         manifests[subset] = {
             mixture_id(row["mix"]): _entry(row, seen, genders)

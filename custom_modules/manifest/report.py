@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -41,12 +42,10 @@ class Report:
         if self.check != "full":
             del numbers["at_limiter"]
         variants = list(VARIANTS)
-        return "\n".join(
-            [
-                f"sample rate {self.sample_rate} Hz, check: {self.check}\n",
-                f"{numbers.drop(columns=variants).to_string()}\n",
-                f"mixtures per variant\n{numbers[variants].to_string()}\n",
-            ]
+        return (
+            f"sample rate {self.sample_rate} Hz, check: {self.check}\n\n"
+            f"{numbers.drop(columns=variants).to_string()}\n\n"
+            f"mixtures per variant\n{numbers[variants].to_string()}\n"
         )
 
     def __str__(self) -> str:
@@ -70,8 +69,7 @@ def count_rows(table: Table, repetitions: Sequence[Repetition]) -> dict[str, flo
         "at_limiter": int(rows["limited"].sum()),
     }
     for variant in VARIANTS:
-        having = [name for name in of if variant in CANCELLED_LAYERS[name]]
-        numbers[variant] = sum(of[name] for name in having)
+        numbers[variant] = sum(of[e] for e in of if variant in CANCELLED_LAYERS[e])
     return numbers
 
 
@@ -89,9 +87,7 @@ def fingerprint(path: str | Path) -> list | None:
     try:
         stat = Path(path).stat()
         with open(path, "rb") as file:
-            digest = hashlib.blake2b(digest_size=16)
-            for block in iter(lambda: file.read(1 << 20), b""):
-                digest.update(block)
+            digest = hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=16))
     except OSError:
         return None
     return [stat.st_size, stat.st_mtime_ns, digest.hexdigest()]
@@ -106,8 +102,7 @@ def describe(options: dict, files: Iterable[str | Path]) -> dict:
 def recorded_report(save_folder: str | Path, description: dict) -> Report | None:
     """The report of an earlier run, None if anything has changed since."""
     try:
-        text = (Path(save_folder) / RECORD_FILE).read_text(encoding="utf-8")
-        record = json.loads(text)
+        record = json.loads(Path(save_folder, RECORD_FILE).read_text(encoding="utf-8"))
         if record["description"] == description:
             return Report(**record["report"])
     except (OSError, ValueError, KeyError, TypeError):
