@@ -126,13 +126,11 @@ def recover(study: optuna.Study) -> None:
 
 
 def check_any_succeeded(study: optuna.Study) -> None:
-    """Refuses a study of which nothing can be reported: there are trials, all failed."""
+    """Refuses a study of which nothing can be reported: all of its trials failed."""
     trials = study.get_trials(deepcopy=False)
-    failed = [t.user_attrs for t in trials if t.state == TrialState.FAIL]
-    if failed and len(failed) == len(trials):
-        raise InputError(
-            f"all {len(trials)} trials failed; the last: {_why(failed[-1])}"
-        )
+    if trials and all(trial.state == TrialState.FAIL for trial in trials):
+        last = _why(trials[-1].user_attrs)
+        raise InputError(f"all {len(trials)} trials failed; the last: {last}")
 
 
 @dataclass
