@@ -60,7 +60,7 @@ def main() -> None:
         *benchmark_pit(),
         *benchmark_memory(options.work_folder, options.manifest_rows),
     ]
-    print(show(rows, f"{torch.get_num_threads()} threads"))
+    print(show(rows, f"threads: {torch.get_num_threads()}"))
 
 
 if __name__ == "__main__":

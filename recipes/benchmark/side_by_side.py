@@ -40,13 +40,13 @@ def speeds(seconds: Mapping[str, float], count: float, unit: str) -> list[Row]:
     """What each way does in a second, and beside the first, which is the plain one.
 
     >>> speeds({"loop": 4.0, "ours": 2.0}, count=100, unit="rows")[1]
-    Row(what='ours', figure='50 rows/s', ratio='2.00')
+    Row(what='ours', figure='50.00 rows/s', ratio='2.00')
     """
-    plain = next(iter(seconds.values()))
-    return [
-        Row(way, f"{count / spent:.4g} {unit}/s", markdown.number(plain / spent, 2))
-        for way, spent in seconds.items()
-    ]
+    plain, rows = next(iter(seconds.values())), []
+    for way, spent in seconds.items():
+        rate = markdown.number(count / spent, 0 if count / spent >= 100 else 2)
+        rows.append(Row(way, f"{rate} {unit}/s", markdown.number(plain / spent, 2)))
+    return rows
 
 
 def show(rows: Sequence[Row], setting: str = "") -> str:
