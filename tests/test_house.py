@@ -42,11 +42,8 @@ MODULES = {module_of(path): ast.parse(path.read_text("utf-8")) for path in FILES
 def nodes_of(node: ast.AST, run: bool) -> Iterator[ast.AST]:
     """All nodes below one; if ``run``, without what only type checkers read."""
     for child in ast.iter_child_nodes(node):
-        if (
-            run
-            and isinstance(child, ast.If)
-            and "TYPE_CHECKING" in ast.dump(child.test)
-        ):
+        is_condition = isinstance(child, ast.If)
+        if run and is_condition and "TYPE_CHECKING" in ast.dump(child.test):
             continue
         yield child
         yield from nodes_of(child, run)

@@ -186,10 +186,6 @@ def parse_parameter(where: str, spec: Any) -> Parameter:
 
     >>> parse_parameter("a.yaml: lr", {"min": 1e-4, "max": 1e-2}).distribution
     FloatDistribution(high=0.01, log=False, low=0.0001, step=None)
-    >>> parse_parameter("a.yaml: lr", {"min": "1e-4", "max": 1e-2})
-    Traceback (most recent call last):
-    custom_modules.errors.InputError: a.yaml: lr: min '1e-4' is not a number; YAML \
-reads 1e-4 as text, write 1.0e-4
     """
     if isinstance(spec, dict) and "value" in spec:
         return Parameter(values=(spec["value"],))

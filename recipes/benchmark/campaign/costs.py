@@ -17,6 +17,9 @@ from recipes.benchmark.measuring import measure, training_step
 #: Of the mixtures that are measured, s; as long as PolSESS's.
 SECONDS = 4.0
 
+#: For :func:`measure`, by name.
+Work = dict[str, Callable[[], None]]
+
 
 def measure_costs(
     hparams_file: str, options: Sequence[str] = (), repeats: int = 3
@@ -74,10 +77,8 @@ def count_macs(separator: nn.Module, samples: int) -> float:
     return counter.get_total_flops() / 2
 
 
-def make_inference(
-    hparams_file: str, options: Sequence[str] = ()
-) -> dict[str, Callable[[], None]]:
-    """A forward pass of one mixture, for :func:`measure`."""
+def make_inference(hparams_file: str, options: Sequence[str] = ()) -> Work:
+    """A forward pass of one mixture."""
     hparams, device = load_model(hparams_file, options), _device()
     separator = hparams["separator"].to(device).eval()
     mixture = torch.randn(1, int(SECONDS * hparams["sample_rate"]), device=device)
@@ -89,9 +90,7 @@ def make_inference(
     return {"inference": inference}
 
 
-def make_step(
-    hparams_file: str, options: Sequence[str] = ()
-) -> dict[str, Callable[[], None]]:
+def make_step(hparams_file: str, options: Sequence[str] = ()) -> Work:
     """A training step as the hparams want it, reading and all else apart."""
     hparams, device = load_model(hparams_file, options), _device()
     separator = hparams["separator"].to(device)

@@ -1,5 +1,6 @@
 """The runs of a campaign: every architecture with every seed, on one budget."""
 
+import itertools
 import json
 import logging
 import sys
@@ -85,30 +86,18 @@ def plan(
     ``hparams`` is a folder with a file for each model of ``steps``; a run's own is
     ``<model>/<seed>`` in ``folder``; ``options`` are appended to every training.
     """
-    runs = []
-    for seed in seeds:
-        for model, count in steps.items():
-            place = Path(folder, model, str(seed))
-            train = [
-                "recipes/separation/train.py",
-                f"{hparams}/{model}.yaml",
-                f"--data_folder={data_folder}",
-                f"--output_folder={place}",
-                f"--seed={seed}",
-                f"--model_name={model}",
-                f"--optimizer_step_limit={count}",
-                *ALIKE,
-                "--test_after_training=False",
-                "--noprogressbar",
-                *options,
-            ]
-            test = [
-                "recipes/separation/evaluate.py",
-                f"{place}/hyperparams.yaml",
-                f"--data_folder={data_folder}",
-                "--noprogressbar",
-            ]
-            runs.append(Run(model, seed, place, [train, test], count))
+    runs, corpus = [], f"--data_folder={data_folder}"
+    for seed, (model, count) in itertools.product(seeds, steps.items()):
+        place = Path(folder, model, str(seed))
+        train = [
+            *("recipes/separation/train.py", f"{hparams}/{model}.yaml", corpus),
+            *(f"--output_folder={place}", f"--seed={seed}", f"--model_name={model}"),
+            *(f"--optimizer_step_limit={count}", *ALIKE, "--test_after_training=False"),
+            *("--noprogressbar", *options),
+        ]
+        trained = f"{place}/hyperparams.yaml"
+        test = ["recipes/separation/evaluate.py", trained, corpus, "--noprogressbar"]
+        runs.append(Run(model, seed, place, [train, test], count))
     return runs
 
 
@@ -133,17 +122,17 @@ def do_runs(runs: Sequence[Run], trainings: Trainings) -> None:
 
 def _do(run: Run, trainings: Trainings) -> str | None:
     """The failure of a run, in a line; None if there is none."""
-    try:
-        for command in run.commands:
+    for command in run.commands:
+        try:
             failure = _call(run, command, trainings)
-            if trainings.are_stopping:
-                return None
-            if failure:
-                where = f"{run.name}: {Path(command[0]).stem}"
-                return f"{where}: {failure}; see {run.folder}/output.txt"
-        run.keep_finished()
-    except OSError as error:
-        return f"{run.folder}: cannot be written to ({error.strerror})"
+        except OSError as error:
+            return f"{run.folder}: cannot be written to ({error.strerror})"
+        if trainings.are_stopping:
+            return None
+        if failure:
+            where = f"{run.name}: {Path(command[0]).stem}"
+            return f"{where}: {failure}; see {run.folder}/output.txt"
+    run.keep_finished()
     return None
 
 
