@@ -6,41 +6,32 @@ import json
 import multiprocessing
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
-from data_prepare import make_linked_corpus
-from side_by_side import time_alternately
 from speechbrain.dataio.dataloader import make_dataloader
 
 from custom_modules.dataio import Manifest, MixtureDataset, collate
 from custom_modules.mmipc import CANCELLED_LAYERS, VARIANTS
 from polsess_prepare import prepare_polsess
+from recipes.benchmark.data_prepare import make_linked_corpus
+from recipes.benchmark.side_by_side import Row, speeds, time_alternately
 
 SEED = 42
-MEBI = 1 << 20
+LAYERS = ("mix", "s1", "s2", "scene", "event", "event_reverb", "s1_reverb", "s2_reverb")
 
 
-def benchmark_loading(work_folder, rows=800, batch_size=8):
+def benchmark_loading(
+    work_folder: str | Path, rows: int = 800, batch_size: int = 8
+) -> list[Row]:
     """Times a training epoch's reading against soundfile and numpy alone.
 
-    Both read the same files of the same variants in one process. The bare loop
-    knows beforehand which files; the loader draws variants and makes batches.
-
-    Arguments
-    ---------
-    work_folder : str or pathlib.Path
-        Where a corpus of hard links is made and removed again.
-    rows : int
-        How many mixtures.
-    batch_size : int
-        Of the loader.
-
-    Returns
-    -------
-    dict of str to float
-        Mixtures per second, ``bare_loop`` and ``loader``, and their ``ratio``.
+    Both read the same files of the same variants in one process, from a corpus of
+    hard links that is made in ``work_folder`` and removed again. The bare loop knows
+    beforehand which files; the loader draws variants and makes batches.
     """
     with tempfile.TemporaryDirectory(dir=work_folder) as folder:
         corpus = Path(folder, "Links")
@@ -50,55 +41,47 @@ def benchmark_loading(work_folder, rows=800, batch_size=8):
         dataset = MixtureDataset(manifest, VARIANTS, "SB", SEED)
         recipes = [_files_of(dataset, name) for name in dataset.data_ids]
         loader = make_dataloader(dataset, batch_size=batch_size, collate_fn=collate)
-        seconds = time_alternately(
-            {
-                "bare_loop": lambda: [_read_and_add(*files) for files in recipes],
-                "loader": lambda: [len(batch) for batch in loader],
-            }
-        )
-    speeds = {way: rows / spent for way, spent in seconds.items()}
-    return {**speeds, "ratio": speeds["loader"] / speeds["bare_loop"]}
+        ways = {
+            "soundfile and numpy": lambda: [_read_and_add(*files) for files in recipes],
+            "loader, 1 process": lambda: [len(batch) for batch in loader],
+        }
+        return speeds(time_alternately(ways), rows, "mixtures")
 
 
-def benchmark_memory(work_folder, rows=128_000):
+def benchmark_memory(work_folder: str | Path, rows: int = 128_000) -> list[Row]:
     """Memory of a training set, measured in a process of its own.
 
-    Arguments
-    ---------
-    work_folder : str or pathlib.Path
-        Where a manifest is written and removed again.
-    rows : int
-        How many mixtures it lists.
-
-    Returns
-    -------
-    dict of str to float
-        In MiB: ``above_import``, what the process holds once the dataset is
-        made, and ``worker``, what a worker that has visited every mixture holds
-        for itself.
+    That is what the process holds once the dataset is made, and what a worker that has
+    visited every mixture holds for itself.
     """
     with tempfile.TemporaryDirectory(dir=work_folder) as folder:
         path = Path(folder, "train.json")
         _write_manifest(path, rows)
         spawn = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(1, spawn) as pool:
-            return pool.submit(_measure_memory, str(path)).result()
+            above_import, worker = pool.submit(_measure_memory, str(path)).result()
+    return [
+        Row(f"manifest of {rows}, above import", f"{above_import:.0f} MiB"),
+        Row("more in a worker that visited all of it", f"{worker:.0f} MiB"),
+    ]
 
 
-def _files_of(dataset, name):
+def _files_of(dataset: MixtureDataset, name: str) -> tuple[str, list[str], list[str]]:
     entry = dataset.data[name]
     (variant,) = dataset.draw_variants(name, entry["environment"])
     return entry["mix"], [entry["s1"], entry["s2"]], entry["variants"][variant]
 
 
-def _read_and_add(mix, sources, cancelled):
+def _read_and_add(
+    mix: str, sources: list[str], cancelled: list[str]
+) -> tuple[np.ndarray, np.ndarray]:
     mixture, _ = soundfile.read(mix, dtype="float32")
     for path in cancelled:
         mixture -= soundfile.read(path, dtype="float32")[0]
     return mixture, np.stack([soundfile.read(p, dtype="float32")[0] for p in sources])
 
 
-def _write_manifest(path, rows):
+def _write_manifest(path: Path, rows: int) -> None:
     """As ``polsess_prepare`` writes it, with names as long as PolSESS's."""
     with open(path, "w", encoding="utf-8") as file:
         file.write("{\n")
@@ -109,11 +92,9 @@ def _write_manifest(path, rows):
         file.write("}\n")
 
 
-def _entry(number):
+def _entry(number: int) -> dict[str, Any]:
     environment = "outdoor" if number % 5 == 0 else "indoor"
-    names = ("mix", "s1", "s2", "scene", "event", "event_reverb", "s1_reverb")
-    names = (*names, "s2_reverb")
-    paths = {n: f"{{data_root}}/train/{n}/train_{number:06}_{n}.wav" for n in names}
+    paths = {n: f"{{data_root}}/train/{n}/train_{number:06}_{n}.wav" for n in LAYERS}
     return {
         "duration": 4.0,
         "sample_rate": 8000,
@@ -130,7 +111,8 @@ def _entry(number):
     }
 
 
-def _measure_memory(path):
+def _measure_memory(path: str) -> tuple[float, float]:
+    """MiB of a dataset here, and in a worker for itself."""
     before = _resident("Rss")
     dataset = MixtureDataset(Manifest(path, {"data_root": "/x"}), VARIANTS, "SB", SEED)
     dataset.set_output_keys(["id", "drawn"])  # all but the audio
@@ -140,20 +122,20 @@ def _measure_memory(path):
         target=_visit_all, args=(dataset, sender)
     )
     worker.start()
-    figures = {"above_import": above_import, "worker": receiver.recv()}
+    in_worker = receiver.recv()
     worker.join()
-    return figures
+    return above_import, in_worker
 
 
-def _visit_all(dataset, sender):
+def _visit_all(dataset: MixtureDataset, sender: Connection) -> None:
     before = _resident("Private_Dirty")
     for item in range(len(dataset)):
         dataset[item]
     sender.send(_resident("Private_Dirty") - before)
 
 
-def _resident(kind):
+def _resident(kind: str) -> float:
     """MiB of this process: ``Rss``, or ``Private_Dirty``, shared with nobody."""
     with open("/proc/self/smaps_rollup", encoding="ascii") as file:
         kib = next(int(line.split()[1]) for line in file if line.startswith(f"{kind}:"))
-    return kib * 1024 / MEBI
+    return kib / 1024

@@ -97,7 +97,7 @@ def write(folder, **changes):
                     | {"distribution": "q_log_uniform_values"}
                 }
             },
-            "q 0 must be above 0",
+            "q=0: must be a number above 0",
         ),
         ({"parameters": {"lr": {"distribution": "normal"}}}, "min and max"),
         ({"parameters": {"lr": 3}}, "value, values, or min and max"),
@@ -107,7 +107,10 @@ def write(folder, **changes):
         ),
         ({"early_terminate": {"type": "envelope"}}, "of type hyperband"),
         ({"early_terminate": {"type": "hyperband"}}, "needs min_iter"),
-        ({"early_terminate": {"type": "hyperband", "min_iter": 0}}, "whole number"),
+        (
+            {"early_terminate": {"type": "hyperband", "min_iter": 0}},
+            "min_iter=0: must be a whole number from 1",
+        ),
         ({"program": "none.py"}, "none.py is not there"),
         ({"parameters": {"lrr": {"value": 1}}}, "no key 'lrr'; did you mean lr"),
         ({"parameters": {"output_folder": {"value": "x"}}}, "--tuning_folder"),

@@ -1,0 +1,83 @@
+"""Several trainings at a time, each in a process of its own."""
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from custom_modules.processes import TrialProcess
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Trainings:
+    """Threads that each watch one training at a time, and can stop all of them.
+
+    ``gpus`` are given to the trainings in turn, by ``CUDA_VISIBLE_DEVICES``.
+    """
+
+    def __init__(self, jobs: int, gpus: Sequence[str] = ()) -> None:
+        self.jobs, self._gpus = jobs, queue.SimpleQueue[str | None]()
+        for place in range(jobs):
+            self._gpus.put(gpus[place % len(gpus)] if gpus else None)
+        self._stopping = threading.Event()
+        self._processes: set[TrialProcess] = set()
+
+    @property
+    def are_stopping(self) -> bool:
+        return self._stopping.is_set()
+
+    def stop(self) -> None:
+        """Ends all trainings, and those that are about to begin."""
+        self._stopping.set()
+        for process in list(self._processes):
+            process.stop()
+
+    def map(
+        self, work: Callable[[Item], Result], items: Iterable[Item]
+    ) -> list[Result]:
+        """Applies ``work`` in threads; what one raises, or Ctrl-C, stops all."""
+
+        def work_or_stop(item: Item) -> Result:
+            try:
+                return work(item)
+            except BaseException:
+                self.stop()
+                raise
+
+        with ThreadPoolExecutor(self.jobs) as pool:
+            try:
+                return list(pool.map(work_or_stop, items))
+            except BaseException:
+                self.stop()
+                raise
+
+    @contextmanager
+    def run(
+        self,
+        command: Sequence[str],
+        folder: str | Path,
+        metric: str,
+        environment: Mapping[str, str] | None = None,
+    ) -> Iterator[TrialProcess]:
+        """A training, which ends with the block."""
+        gpu = self._gpus.get()
+        device = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
+        try:
+            process = TrialProcess(
+                list(command), folder, metric, device | dict(environment or {})
+            )
+            self._processes.add(process)
+            try:
+                if self.are_stopping:  # stop() may have looked before
+                    process.stop()
+                yield process
+            finally:
+                process.stop()
+                self._processes.discard(process)
+        finally:
+            self._gpus.put(gpu)
