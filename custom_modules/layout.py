@@ -17,9 +17,6 @@ SUBSETS = ("train", "val", "test")
 #: whatever else. PolSESS has none, corpora of the generator do.
 SPEAKERS_FILE = "speakers.csv"
 
-#: The published generator limits every signal at this magnitude.
-LIMIT = 0.999
-
 #: The columns of a subset's table, in PolSESS's order.
 COLUMNS = (
     "subset",

@@ -15,9 +15,8 @@ import multiprocessing
 import resource
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-
-from side_by_side import verdict
 
 from recipes.benchmark.measuring import MIB, describe
 
@@ -25,6 +24,7 @@ import soundfile as sf  # isort: skip  (after what sets up the process)
 import torch
 from speechbrain.inference.separation import SepformerSeparation
 
+from custom_modules.hub.card import CardFacts
 from custom_modules.hub.folder import write_folder
 from custom_modules.hub.recipe import ModelRecipe
 from custom_modules.inference import PolSESSSeparation
@@ -33,24 +33,19 @@ from custom_modules.recordings.streams import separate_recording
 
 RATE = 8000
 HPARAMS = Path(__file__).parents[2] / "hparams" / "dprnn.yaml"
-MEMORY_GOAL, FLAT_GOAL = 0.25, 1.15
-#: Shorter recordings take little beside the libraries.
-MEMORY_GOAL_MINUTES = 5
+CPU = {"device": "cpu"}
+
+#: Loads a model, and returns what separates a file with it.
+Way = Callable[[str], Callable[[str], object]]
 
 
-def measure(way, *arguments):
-    """Runs a way in a fresh process.
-
-    Returns
-    -------
-    dict
-        ``seconds`` and ``MiB``; None if the memory did not suffice.
-    """
+def measure(way: Way, model: str, path: str, limit: float) -> dict[str, float] | None:
+    """``seconds`` and ``MiB`` of a way in a fresh process; None if memory ran out."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_measure, (way, *arguments))
+        return pool.apply(_measure, (way, model, path, limit))
 
 
-def _measure(way, model, path, limit):
+def _measure(way: Way, model: str, path: str, limit: float) -> dict[str, float] | None:
     torch.set_num_threads(1)
     work = way(model)
     _limit_memory(limit)
@@ -66,7 +61,7 @@ def _measure(way, model, path, limit):
     return {"seconds": seconds, "MiB": peak}
 
 
-def _limit_memory(gib):
+def _limit_memory(gib: float) -> None:
     """Has allocations fail before the machine is out of memory."""
     with open("/proc/self/statm") as stream:
         mapped = int(stream.read().split()[0]) * resource.getpagesize()
@@ -74,29 +69,29 @@ def _limit_memory(gib):
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
-def stock(model):
+def stock(model: str) -> Callable[[str], object]:
     """SpeechBrain's class."""
-    loaded = SepformerSeparation.from_hparams(model, run_opts={"device": "cpu"})
-    return loaded.separate_file
+    return SepformerSeparation.from_hparams(model, run_opts=CPU).separate_file
 
 
-def ours(model):
+def ours(model: str) -> Callable[[str], object]:
     """This project's class."""
-    loaded = PolSESSSeparation.from_hparams(model, run_opts={"device": "cpu"})
-    return loaded.separate_file
+    return PolSESSSeparation.from_hparams(model, run_opts=CPU).separate_file
 
 
-def file_to_files(model):
+def file_to_files(model: str) -> Callable[[str], object]:
     """As separate.py does it."""
-    loaded = PolSESSSeparation.from_hparams(model, run_opts={"device": "cpu"})
+    loaded = PolSESSSeparation.from_hparams(model, run_opts=CPU)
 
-    def separate(path):
-        separate_recording(loaded, Recording(Path(path), Path(path).with_suffix("")))
+    def separate(path: str) -> None:
+        recording = Recording(Path(path), Path(path).with_suffix(""))
+        outputs = recording.outputs(loaded.hparams.num_spks)
+        separate_recording(loaded, recording.path, outputs)
 
     return separate
 
 
-def write_recording(folder, minutes):
+def write_recording(folder: str, minutes: float) -> str:
     """Noise of that length; what is in it does not matter here."""
     path = Path(folder) / f"{minutes}.wav"
     with sf.SoundFile(path, "w", RATE, 1, "PCM_16") as file:
@@ -105,59 +100,52 @@ def write_recording(folder, minutes):
     return str(path)
 
 
-def export_untrained(folder):
+def export_untrained(folder: Path) -> str:
     """A DPRNN of the published size."""
     recipe = ModelRecipe(str(HPARAMS), {"data_folder": "none"})
-    write_folder(folder, recipe, recipe.make_separator(), training={}, source="dprnn")
+    facts = CardFacts(training={}, source="dprnn")
+    write_folder(folder, recipe, recipe.make_separator(), facts)
     return str(folder)
 
 
-def compare(model, folder, minutes, limit):
-    """A table of both, and whether the goals were reached."""
+def compare(model: str, folder: str, minutes: list[float], limit: float) -> None:
+    """A table of both, and how they compare."""
     print("| minutes | of | audio s per s | peak MiB |\n|--:|---|--:|--:|")
     for length in minutes:
         path = write_recording(folder, length)
-        found = {way: measure(way, model, path, limit) for way in (ours, stock)}
-        for way, figures in found.items():
-            name = "SpeechBrain" if way is stock else "PolSESSSeparation"
+        mine, other = (measure(way, model, path, limit) for way in (ours, stock))
+        for name, figures in (("PolSESSSeparation", mine), ("SpeechBrain", other)):
             cells = f"does not fit into {limit:g} GiB | - |"
             if figures:
                 speed = length * 60 / figures["seconds"]
                 cells = f"{speed:.1f} | {figures['MiB']:.0f} |"
             print(f"| {length} | {name} | {cells}", flush=True)
-        if found[stock] is None:
-            most = found[ours]["MiB"] / (1024 * limit)
-            print(
-                f"\n{length} min: less than {most:.2f} of the memory "
-                f"({verdict(most, MEMORY_GOAL, lower=True)})\n",
-                flush=True,
-            )
-        else:
-            speed = found[stock]["seconds"] / found[ours]["seconds"]
-            memory = found[ours]["MiB"] / found[stock]["MiB"]
-            judged = verdict(memory, MEMORY_GOAL, lower=True)
-            judged = f" ({judged})" if length >= MEMORY_GOAL_MINUTES else ""
-            print(
-                f"\n{length} min: {speed:.2f} times as fast ({verdict(speed, 1)}), "
-                f"{memory:.2f} of the memory{judged}\n",
-                flush=True,
-            )
+        if mine and other:
+            speed = other["seconds"] / mine["seconds"]
+            memory = mine["MiB"] / other["MiB"]
+            beside = f"{speed:.2f} times as fast, {memory:.2f} of the memory"
+            print(f"\n{length} min: {beside}\n", flush=True)
+        elif mine:
+            most = mine["MiB"] / (1024 * limit)
+            print(f"\n{length} min: less than {most:.2f} of the memory\n", flush=True)
 
 
-def show_flat(model, folder, minutes, limit):
+def show_flat(model: str, folder: str, minutes: list[float], limit: float) -> None:
     """Peaks from file to files, and how the last compares with the first."""
     peaks = []
     for length in minutes:
         path = write_recording(folder, length)
         figures = measure(file_to_files, model, path, limit)
+        if figures is None:
+            print(f"{length} min: does not fit into {limit:g} GiB")
+            return
         peaks.append(figures["MiB"])
         speed = length * 60 / figures["seconds"]
         print(f"{length} min: {speed:.1f} audio s per s, peak {peaks[-1]:.0f} MiB")
-    ratio = peaks[-1] / peaks[0]
-    print(f"{ratio:.3f} of the memory ({verdict(ratio, FLAT_GOAL, lower=True)})")
+    print(f"{peaks[-1] / peaks[0]:.3f} of the memory")
 
 
-def main():
+def main() -> None:
     """Prints the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", nargs="?", help="a folder; default: untrained DPRNN")
