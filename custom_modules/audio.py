@@ -188,9 +188,13 @@ def resample_blocks(
         return
     divisor = math.gcd(rate, new_rate)
     up, down = new_rate // divisor, rate // divisor
-    taps = _low_pass(max(up, down))
+    slower = max(up, down)
+    # A sinc below the lower of the two Nyquist frequencies.
+    window = ("kaiser", _KAISER_BETA)
+    taps = firwin(2 * _HALF_WIDTH * slower + 1, _ROLLOFF / slower, window=window)
+    taps = taps.astype("float32")
     # Whole periods of both rates, so that blocks fit onto each other.
-    context = down * math.ceil(_HALF_WIDTH * max(up, down) / up / down)
+    context = down * math.ceil(_HALF_WIDTH * slower / up / down)
     held, past = None, 0  # the stream from `past` samples before what comes next
     for block in blocks:
         held = block if held is None else np.concatenate([held, block], axis=1)
@@ -205,23 +209,12 @@ def resample_blocks(
         yield _resample(held, up, down, taps)[:, past // down * up :]
 
 
-def _low_pass(slower: int) -> np.ndarray:
-    """Kaiser-windowed sinc below the lower of the two Nyquist frequencies."""
-    window = ("kaiser", _KAISER_BETA)
-    taps = firwin(2 * _HALF_WIDTH * slower + 1, _ROLLOFF / slower, window=window)
-    return taps.astype("float32")
-
-
 def _resample(signal: np.ndarray, up: int, down: int, taps: np.ndarray) -> np.ndarray:
     return resample_poly(signal, up, down, axis=1, window=taps).astype("float32")
 
 
 def fit(samples: np.ndarray, length: int) -> np.ndarray:
-    """Cuts or zero-pads at the end.
-
-    >>> fit(np.ones(2), 3)
-    array([1., 1., 0.])
-    """
+    """Cuts or zero-pads at the end."""
     return np.pad(samples[:length], (0, max(0, length - len(samples))))
 
 
@@ -257,11 +250,7 @@ def active_frames(samples: np.ndarray, rate: int) -> np.ndarray:
 
 
 def quantise(samples: np.ndarray) -> np.ndarray:
-    """Samples within ±0.999 as int16.
-
-    >>> quantise(np.array([0.5, -0.999]))
-    array([ 16384, -32735], dtype=int16)
-    """
+    """Samples within ±0.999 as int16."""
     return np.round(samples * FULL_SCALE).astype(np.int16)
 
 

@@ -134,6 +134,8 @@ def test_levels_and_padding():
     assert audio.rms(np.array([1.0, -1.0])) == 1.0
     assert audio.limit(np.array([0.5, -2.0])).tolist() == [0.5, -0.999]
     assert audio.fit(np.ones(3), 2).tolist() == [1, 1]
+    assert audio.fit(np.ones(2), 3).tolist() == [1, 1, 0]
+    assert audio.quantise(np.array([0.5, -0.999])).tolist() == [16384, -32735]
 
 
 def test_blocks_are_all_of_a_file(tmp_path):

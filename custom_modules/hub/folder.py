@@ -85,10 +85,6 @@ def bundle(modules: list[str], source: str = "owner/name") -> tuple[str, str]:
 
     Returns the package under which the file imports them, and its text, whose
     docstring says how to load the model from ``source``.
-
-    >>> package, text = bundle(["custom_modules.models.masking"])
-    >>> f'MODULES["{package}.models.masking"]' in text, "spmamba" in text
-    (True, False)
     """
     sources = collect([f"{PROJECT}.inference", *modules])
     digest = hashlib.sha256("\0".join(sources.values()).encode()).hexdigest()

@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,14 +87,11 @@ class ModelRecipe:
     @property
     def architecture(self) -> str:
         """The name in the field, or of its class."""
-        names = [name.rpartition(".")[2] for name in _classes(self._main_part)]
+        node = self._separator.get("masknet", self._separator)
+        names = [name.rpartition(".")[2] for name in _classes(node)]
         if names[0] == "DualPathMaskNet":
             names = [_DUAL_PATH[name] for name in names if name in _DUAL_PATH] or names
         return names[0].removesuffix("MaskNet")
-
-    @property
-    def _main_part(self) -> CommentedMap:
-        return self._separator.get("masknet", self._separator)
 
     def make_separator(self) -> nn.Module:
         """The separator as in training, freshly initialised."""
@@ -117,10 +114,9 @@ class ModelRecipe:
 
     def write(self, package: str) -> str:
         """The hparams file of a hub folder, whose code is imported as ``package``."""
-        parts = {"separator": self._separator}
-        left_out = _LEFT_OUT
+        parts, left_out = {"separator": self._separator}, list(_LEFT_OUT)
         if self.is_masking:  # any other epsilon than SpeechBrain's is folded
-            parts, left_out = dict(self._separator), (*_LEFT_OUT, "norm_eps")
+            parts, left_out = dict(self._separator), [*_LEFT_OUT, "norm_eps"]
         text = _write_yaml(self.keys | {"num_spks": self.num_sources}) + "\n"
         for name, node in parts.items():
             text += _write_yaml({name: _copy(node, left_out)}) + "\n"
@@ -140,7 +136,7 @@ class ModelRecipe:
     def sizes(self) -> str:
         """The hyperparameters of the model, as YAML."""
         name = "masknet" if self.is_masking else "separator"
-        node = self._main_part if self.is_masking else self._separator
+        node = self._separator["masknet"] if self.is_masking else self._separator
         return _write_yaml({name: _copy(node)}).rstrip("\n")
 
 
@@ -162,7 +158,7 @@ def _classes(node: Any) -> list[str]:
     return [name for kind, _, name in tags if kind in ("!new", "!name", "!apply")]
 
 
-def _copy(node: Any, left_out: tuple[str, ...] = ()) -> Any:
+def _copy(node: Any, left_out: Sequence[str] = ()) -> Any:
     """A node without some keys, its comments, and what ties it to others."""
     copy: CommentedMap | CommentedSeq
     if isinstance(node, dict):

@@ -38,7 +38,7 @@ class SpeakerTracker:
 
     def __init__(self, sample_rate: int) -> None:
         self.features = VoiceFeatures(sample_rate)
-        self.profiles: list[VoiceProfile] | None = None
+        self.profiles: list[VoiceProfile] = []
         self.loudest = 0.0
 
     def follow(self, estimates: Tensor, written: Tensor | None) -> list[int]:
@@ -47,20 +47,17 @@ class SpeakerTracker:
         ``[time, sources]``, and what was written of its beginning,
         ``[overlap, sources]``; None for the first chunk.
         """
-        sources = estimates.shape[1]
-        order = list(range(sources))
-        overlap = 0 if written is None else len(written)
+        order = list(range(estimates.shape[1]))
         self.loudest = max(self.loudest, float(estimates.square().mean()))
-        if sources == 1:
+        if len(order) == 1:
             return order
-        if written is not None:
-            order = self._order(estimates, written)
-        heard = self.features(estimates[overlap:, order], self.loudest)
-        if self.profiles is None:
-            self.profiles = heard
-        else:
-            for profile, new in zip(self.profiles, heard, strict=True):
-                profile.add(new)
+        if written is None:
+            self.profiles = self.features(estimates, self.loudest)
+            return order
+        order = self._order(estimates, written)
+        heard = self.features(estimates[len(written) :, order], self.loudest)
+        for profile, new in zip(self.profiles, heard, strict=True):
+            profile.add(new)
         return order
 
     def _order(self, estimates: Tensor, written: Tensor) -> list[int]:
@@ -69,10 +66,9 @@ class SpeakerTracker:
         quiet = min(float(x.square().mean()) for x in (written, beginning))
         if quiet > SILENCE_RATIO * self.loudest and lead > MARGIN:
             return order
-        profiles = self.profiles or []
         voices = self.features(estimates, self.loudest)
-        if any(p.frames for p in profiles) and any(v.frames for v in voices):
-            return match_voices(profiles, voices)
+        if any(p.frames for p in self.profiles) and any(v.frames for v in voices):
+            return match_voices(self.profiles, voices)
         return order
 
 
@@ -146,16 +142,7 @@ class VoiceProfile:
 
 
 class VoiceFeatures:
-    """Profiles of the sources of a chunk, from the frames in which each is heard.
-
-    >>> time = torch.arange(8000) / 8000
-    >>> low, high = ((time * f % 1 - 0.5) for f in (110, 220))
-    >>> features = VoiceFeatures(8000)
-    >>> voices = features(torch.stack([low, high], 1), loudest=0.1)
-    >>> again = features(torch.stack([high, low], 1), loudest=0.1)
-    >>> match_voices(voices, again)
-    [1, 0]
-    """
+    """Profiles of the sources of a chunk, from the frames in which each is heard."""
 
     def __init__(self, sample_rate: int) -> None:
         self.sample_rate = sample_rate
@@ -196,9 +183,8 @@ class VoiceFeatures:
     def _pitch(self, power: Tensor) -> Tensor:
         """Semitones of the voiced frames, from their autocorrelation."""
         correlation = torch.fft.irfft(power)
-        ideal = torch.fft.irfft(
-            torch.fft.rfft(self.window, 2 * self.frame).abs().square()
-        )
+        spectrum = torch.fft.rfft(self.window, 2 * self.frame)
+        ideal = torch.fft.irfft(spectrum.abs().square())
         shortest, longest = (round(self.sample_rate / f) for f in reversed(_PITCH_HZ))
         lags = slice(shortest, min(longest, self.frame * 3 // 4) + 1)
         # The window's own autocorrelation tapers the peaks.

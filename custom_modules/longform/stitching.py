@@ -40,14 +40,6 @@ class Chunker:
     hold too little speech to recognise the speakers by, it is widened, up to two thirds
     of a chunk: speech before a pause then shares a chunk with speech after it. Without
     speakers to tell apart, ``widen`` is of no use.
-
-    >>> chunker = Chunker(length=40, overlap=10, sample_rate=100)
-    >>> blocks = torch.randn(2, 105).split(7, dim=1)
-    >>> [(start, chunk.shape[1]) for start, chunk in chunker(blocks)]
-    [(0, 40), (14, 40), (28, 40), (42, 40), (56, 40), (70, 35)]
-    >>> chunker = Chunker(length=40, overlap=10, sample_rate=100, widen=False)
-    >>> [start for start, _ in chunker(blocks)]
-    [0, 30, 60, 90]
     """
 
     def __init__(
@@ -123,13 +115,6 @@ class MixtureLevel:
 
     It is the least-squares one, which keeps speech at the level that it has within
     noise, of all that was heard so far: a pause does not change it.
-
-    >>> level = MixtureLevel(8000)
-    >>> mixture = torch.randn(8000)
-    >>> round(level.gain(mixture, mixture / 4), 3)
-    4.0
-    >>> round(level.gain(mixture, torch.zeros(8000)), 3)
-    4.0
     """
 
     def __init__(self, sample_rate: int) -> None:
@@ -161,14 +146,7 @@ class MixtureLevel:
 
 
 def scale_to_peak(sources: Tensor) -> Tensor:
-    """Scales each source of ``[batch, time, sources]`` to a peak of 1; silence stays.
-
-    >>> scale_to_peak(torch.tensor([[[0.5, 0.0], [-0.25, 0.0]]]))
-    tensor([[[ 1.0000,  0.0000],
-             [-0.5000,  0.0000]]])
-    """
-    if not sources.shape[1]:
-        return sources
+    """Scales each of ``[batch, time, sources]`` to a peak of 1; silence stays."""
     peak = sources.abs().amax(1, keepdim=True)
     return sources / torch.where(peak > 0, peak, 1)
 
@@ -228,10 +206,9 @@ class LongForm:
             estimates = estimates.unflatten(0, mixtures.shape[:2])
             for (start, mixture), chunk in zip(group, estimates, strict=True):
                 self._check_finite(start, chunk)
-                if stitcher is None:
-                    stitcher = self._stitcher(len(mixture))
+                stitcher = stitcher or self._stitcher(len(mixture))
                 yield from stitcher.add(start, mixture, chunk)
-        if stitcher is not None and stitcher.held is not None:
+        if stitcher and stitcher.held is not None:
             yield stitcher.held
 
     def _check_finite(self, start: int, estimates: Tensor) -> None:
@@ -245,8 +222,8 @@ class LongForm:
 
     def _stitcher(self, batch: int) -> "_Stitcher":
         trackers = [SpeakerTracker(self.sample_rate) for _ in range(batch)]
-        levels = [MixtureLevel(self.sample_rate) for _ in range(batch)]
-        return _Stitcher(trackers, levels if self.match_level else None, self.fade)
+        levels = [MixtureLevel(self.sample_rate) for _ in trackers]
+        return _Stitcher(trackers, levels if self.match_level else [], self.fade)
 
 
 def _groups(chunks: Iterable[Chunk], size: int) -> Iterator[list[Chunk]]:
@@ -268,10 +245,7 @@ class _Stitcher:
     """Joins the chunks of a batch of signals; holds what may still be faded."""
 
     def __init__(
-        self,
-        trackers: list[SpeakerTracker],
-        levels: list[MixtureLevel] | None,
-        fade: int,
+        self, trackers: list[SpeakerTracker], levels: list[MixtureLevel], fade: int
     ) -> None:
         self.trackers, self.levels, self.fade = trackers, levels, fade
         self.held: Tensor | None = None
@@ -288,8 +262,7 @@ class _Stitcher:
             return
         written = self.held[:, start - self.held_from :]
         estimates = self._put_in_order(estimates, mixture, written)
-        overlap = written.shape[1]
-        before = (overlap - self.fade) // 2
+        before = (written.shape[1] - self.fade) // 2
         ramp = torch.linspace(0, 1, self.fade + 2)[1:-1, None]
         faded = slice(before, before + self.fade)
         yield self.held[:, : start - self.held_from + before]
@@ -304,9 +277,8 @@ class _Stitcher:
         ordered = []
         for i, tracker in enumerate(self.trackers):
             before = None if written is None else written[i]
-            gain = 1.0
-            if self.levels is not None:
-                gain = self.levels[i].gain(mixture[i], estimates[i].sum(1))
-            scaled = estimates[i] * gain
+            scaled = estimates[i]
+            if self.levels:
+                scaled = scaled * self.levels[i].gain(mixture[i], scaled.sum(1))
             ordered.append(scaled[:, tracker.follow(scaled, before)])
         return torch.stack(ordered)

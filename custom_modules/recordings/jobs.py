@@ -54,15 +54,6 @@ def find_recordings(
     folder of an input folder goes into a folder of that name. Names that would collide
     keep their suffix. Also returns a line for each input that is not there, or has
     nothing in it; raises InputError if all are, or names collide.
-
-    >>> root = getfixture("tmp_path")
-    >>> for name in ("a.wav", "a.mp3", "b.flac", "notes.txt"):
-    ...     (root / name).touch()
-    >>> recordings, missing = find_recordings([str(root), "none.wav"], "out")
-    >>> [recording.stem.name for recording in recordings]
-    ['a.mp3', 'a.wav', 'b']
-    >>> missing
-    ['none.wav: no such file or folder']
     """
     names: dict[Path, tuple[Path, Path]] = {}  # by file: as given, and below its base
     missing = []
@@ -99,10 +90,10 @@ def _name_outputs(
                 f"{same[0][0]} and {same[1][0]}: both would be written as {stem}; "
                 "separate them into different folders"
             )
-        for path, name in same:
-            recordings.append(
-                Recording(path, Path(folder) / (name if len(same) > 1 else stem))
-            )
+        recordings += [
+            Recording(path, Path(folder) / (name if len(same) > 1 else stem))
+            for path, name in same
+        ]
     return recordings
 
 

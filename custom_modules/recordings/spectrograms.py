@@ -18,11 +18,7 @@ _RANGE_DB = 70
 
 
 def plot_spectrograms(
-    mixture: Path,
-    sources: list[Path],
-    picture: Path,
-    highest: float,
-    comment: str = "",
+    mixture: Path, sources: list[Path], picture: Path, highest: float, comment: str = ""
 ) -> None:
     """Draws spectrograms of a recording and what was made of it above each other.
 
@@ -68,13 +64,6 @@ def spectrogram(path: Path) -> tuple[np.ndarray, float, float]:
 
     Levels in dB, ``[frequencies, columns]``; its length in s; its highest frequency in
     Hz. Channels are averaged.
-
-    >>> path = getfixture("tmp_path") / "tone.wav"
-    >>> tone = 0.5 * np.sin(2 * np.pi * 1000 * np.arange(16000) / 8000)
-    >>> sf.write(path, tone, 8000)
-    >>> levels, seconds, nyquist = spectrogram(path)
-    >>> int(levels.mean(1).argmax()) * nyquist / (len(levels) - 1), seconds
-    (1000.0, 2.0)
     """
     with sf.SoundFile(path) as audio:
         frame = max(2, round(_FRAME_SECONDS * audio.samplerate))

@@ -151,9 +151,7 @@ class _Worker:
         if self.plot and not (was_finished and picture.exists()):
             # There is nothing in them above what the model can return.
             highest = self.model.hparams.sample_rate / 2
-            plot_spectrograms(
-                recording.path, outputs, picture, highest, comment=self.settings
-            )
+            plot_spectrograms(recording.path, outputs, picture, highest, self.settings)
         return was_finished, notes
 
     def _write(self, path: Path, outputs: list[Path]) -> list[str]:

@@ -15,7 +15,7 @@ import multiprocessing
 import resource
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from recipes.benchmark.measuring import MIB, describe
@@ -70,12 +70,10 @@ def _limit_memory(gib: float) -> None:
 
 
 def stock(model: str) -> Callable[[str], object]:
-    """SpeechBrain's class."""
     return SepformerSeparation.from_hparams(model, run_opts=CPU).separate_file
 
 
 def ours(model: str) -> Callable[[str], object]:
-    """This project's class."""
     return PolSESSSeparation.from_hparams(model, run_opts=CPU).separate_file
 
 
@@ -89,6 +87,10 @@ def file_to_files(model: str) -> Callable[[str], object]:
         separate_recording(loaded, recording.path, outputs)
 
     return separate
+
+
+BOTH = {"SpeechBrain": stock, "PolSESSSeparation": ours}
+FLAT = {"separate.py": file_to_files}
 
 
 def write_recording(folder: str, minutes: float) -> str:
@@ -108,41 +110,26 @@ def export_untrained(folder: Path) -> str:
     return str(folder)
 
 
-def compare(model: str, folder: str, minutes: list[float], limit: float) -> None:
-    """A table of both, and how they compare."""
-    print("| minutes | of | audio s per s | peak MiB |\n|--:|---|--:|--:|")
+def compare(
+    ways: Mapping[str, Way], model: str, minutes: list[float], limit: float
+) -> None:
+    """A table of ways and lengths; memory beside the first way's, or first length's."""
+    print("| minutes | of | audio s per s | peak MiB | of the first one's memory |")
+    print("|--:|---|--:|--:|--:|")
+    first = None
     for length in minutes:
-        path = write_recording(folder, length)
-        mine, other = (measure(way, model, path, limit) for way in (ours, stock))
-        for name, figures in (("PolSESSSeparation", mine), ("SpeechBrain", other)):
-            cells = f"does not fit into {limit:g} GiB | - |"
-            if figures:
-                speed = length * 60 / figures["seconds"]
-                cells = f"{speed:.1f} | {figures['MiB']:.0f} |"
-            print(f"| {length} | {name} | {cells}", flush=True)
-        if mine and other:
-            speed = other["seconds"] / mine["seconds"]
-            memory = mine["MiB"] / other["MiB"]
-            beside = f"{speed:.2f} times as fast, {memory:.2f} of the memory"
-            print(f"\n{length} min: {beside}\n", flush=True)
-        elif mine:
-            most = mine["MiB"] / (1024 * limit)
-            print(f"\n{length} min: less than {most:.2f} of the memory\n", flush=True)
-
-
-def show_flat(model: str, folder: str, minutes: list[float], limit: float) -> None:
-    """Peaks from file to files, and how the last compares with the first."""
-    peaks = []
-    for length in minutes:
-        path = write_recording(folder, length)
-        figures = measure(file_to_files, model, path, limit)
-        if figures is None:
-            print(f"{length} min: does not fit into {limit:g} GiB")
-            return
-        peaks.append(figures["MiB"])
-        speed = length * 60 / figures["seconds"]
-        print(f"{length} min: {speed:.1f} audio s per s, peak {peaks[-1]:.0f} MiB")
-    print(f"{peaks[-1] / peaks[0]:.3f} of the memory")
+        with tempfile.TemporaryDirectory() as folder:
+            path = write_recording(folder, length)
+            for name, way in ways.items():
+                figures = measure(way, model, path, limit)
+                first = first or (figures["MiB"] if figures else 1024 * limit)
+                cells = f"does not fit into {limit:g} GiB | – | – |"
+                if figures:
+                    speed = length * 60 / figures["seconds"]
+                    share = figures["MiB"] / first
+                    cells = f"{speed:.1f} | {figures['MiB']:.0f} | {share:.3f} |"
+                print(f"| {length:g} | {name} | {cells}", flush=True)
+        first = first if len(ways) == 1 else None
 
 
 def main() -> None:
@@ -157,9 +144,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         model = options.model or export_untrained(Path(folder) / "dprnn")
         if options.flat:
-            show_flat(model, folder, options.flat, options.limit_gib)
+            compare(FLAT, model, options.flat, options.limit_gib)
         else:
-            compare(model, folder, options.minutes, options.limit_gib)
+            compare(BOTH, model, options.minutes, options.limit_gib)
 
 
 if __name__ == "__main__":

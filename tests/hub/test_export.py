@@ -129,6 +129,50 @@ def test_hparams_say_nothing_of_training(exported):
             assert word not in text
 
 
+def test_architectures_have_their_names_in_the_field(exported):
+    names = {name: recipe.architecture for name, (_, recipe, _) in exported.items()}
+    assert names == {
+        "convtasnet": "ConvTasNet",
+        "dprnn": "DPRNN",
+        "sepformer": "SepFormer",
+        "spmamba": "SPMamba",
+    }
+
+
+OWN = """
+model_name: own
+task: ES
+sample_rate: 8000
+num_sources: !apply:custom_modules.mmipc.num_sources [!ref <task>]
+separator: !new:custom_modules.models.masking.MaskingSeparator
+    encoder: !new:torch.nn.Unflatten
+        dim: 1
+        unflattened_size: [1, -1]
+    masknet: !new:custom_modules.models.own.Gate   # of one's own
+        activation: !name:torch.nn.ReLU {inplace: False}
+        norm_eps: 1e-05
+        sources: !ref <num_sources>
+    decoder: null
+"""
+
+
+def test_a_model_of_ones_own_is_exported_as_its_file_says(tmp_path):
+    (tmp_path / "own.yaml").write_text(OWN)
+    recipe = ModelRecipe(str(tmp_path / "own.yaml"), {})
+    assert not recipe.is_masking
+    assert recipe.architecture == "Gate"
+    modules = ["custom_modules.models.masking", "custom_modules.models.own"]
+    assert recipe.project_modules() == modules
+    text = recipe.write("package")
+    for part in (
+        *("num_spks: 1\n", "sources: 1\n", "norm_eps: 1.0e-05\n", "  decoder:\n"),
+        *("!name:torch.nn.ReLU", "!new:package.models.own.Gate\n", "- -1\n"),
+    ):
+        assert part in text
+    assert "custom_modules" not in text
+    assert yaml.compose(text)
+
+
 def test_model_card(exported):
     folder, _, separator = exported["convtasnet"]
     _, front_matter, text = (folder / "README.md").read_text().split("---\n", 2)
