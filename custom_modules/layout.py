@@ -19,9 +19,6 @@ SUBSETS = ("train", "val", "test")
 #: whatever else. PolSESS has none, corpora of the generator do.
 SPEAKERS_FILE = "speakers.csv"
 
-#: The published generator limits every signal at this magnitude.
-LIMIT = 0.999
-
 #: Between the paths of recordings that were joined to one segment.
 JOIN = ";"
 

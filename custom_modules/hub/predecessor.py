@@ -4,59 +4,40 @@ They hold ``model_state_dict`` and ``config``, whose ``model.model_type`` says w
 ``config.model``'s sections is the model's. Start reading at :func:`read_checkpoint`.
 """
 
+import pickle
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from custom_modules.errors import InputError
 from custom_modules.mmipc import TASK_SOURCES
 from custom_modules.models.spmamba import convert_state_dict
 
+#: What torch and pickle raise for a damaged file.
+_DAMAGED = (RuntimeError, EOFError, LookupError, ValueError, pickle.UnpicklingError)
+
 
 @dataclass
 class OldCheckpoint:
-    """What a checkpoint says, in the terms of this project.
+    """What a checkpoint says, in the terms of this project."""
 
-    Arguments
-    ---------
-    model_type : str
-        Names the hparams file.
-    overrides : dict
-        Of its keys.
-    state_dict : dict of str to torch.Tensor
-        For its separator.
-    epoch : int
-        Epochs of training, counted from 1.
-    si_sdr : float
-        On the validation set, dB.
-    data_folder : str
-        Of the corpus, where it was trained.
-    """
-
-    model_type: str
-    overrides: dict
-    state_dict: dict
-    epoch: int
-    si_sdr: float
-    data_folder: str
+    model_type: str  # names the hparams file
+    overrides: dict[str, Any]  # of its keys
+    state_dict: dict[str, Tensor]  # for its separator
+    epoch: int  # epochs of training, counted from 1
+    si_sdr: float  # on the validation set, dB
+    data_folder: str  # of the corpus, where it was trained
 
 
-def read_checkpoint(path):
+def read_checkpoint(path: str | Path) -> OldCheckpoint:
     """Reads a checkpoint of the predecessor; nothing in it is executed.
 
-    Arguments
-    ---------
-    path : str or pathlib.Path
-
-    Returns
-    -------
-    OldCheckpoint
-
-    Raises
-    ------
-    InputError
-        If it is none, or of a model that this project does not have.
+    Raises InputError if it is none, or of a model that this project does not have.
     """
     saved = _load(path)
     model_config = _get(path, saved, "config", "model")
@@ -68,7 +49,8 @@ def read_checkpoint(path):
             f"one of {known}"
         )
     section = _Section(path, model_type, model_config.get(model_type))
-    task = saved["config"].get("data", {}).get("task", "SB")
+    data = saved["config"].get("data", {})
+    task = data.get("task", "SB")
     overrides = {"task": task, **_MODELS[model_type](section)}
     _check_sources(path, task, overrides.pop("num_sources"))
     training = saved["config"].get("training", {})
@@ -80,7 +62,6 @@ def read_checkpoint(path):
                 _get(path, saved, "config", "training", "amp_eps")
             )
     overrides |= _training_overrides(saved, training)
-    data = saved["config"].get("data", {})
     return OldCheckpoint(
         model_type,
         overrides,
@@ -91,30 +72,26 @@ def read_checkpoint(path):
     )
 
 
-def _load(path):
+def _load(path: str | Path) -> dict[str, Any]:
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         reason = error.strerror or error
         raise InputError(f"{path}: cannot be read ({reason})") from error
-    except Exception as error:  # of pickle, zipfile and torch, one for each damage
+    except _DAMAGED as error:
+        reason = (str(error).strip().splitlines() or ["empty"])[0][:100]
         raise InputError(
             f"{path}: no checkpoint that can be read safely, as plain tensors and "
-            f"numbers ({type(error).__name__}: {_first_line(error)})"
+            f"numbers ({type(error).__name__}: {reason})"
         ) from error
     if not isinstance(saved, dict):
         raise InputError(f"{path}: holds a {type(saved).__name__}, not a checkpoint")
     return saved
 
 
-def _first_line(error):
-    lines = str(error).strip().splitlines()
-    return lines[0][:100] if lines else type(error).__name__
-
-
-def _get(path, saved, *keys):
+def _get(path: str | Path, saved: dict[str, Any], *keys: str) -> Any:
     """A value deep inside; the first key that is missing is named."""
-    value = saved
+    value: Any = saved
     for depth, key in enumerate(keys):
         if not isinstance(value, dict) or value.get(key) is None:
             raise InputError(
@@ -128,20 +105,22 @@ def _get(path, saved, *keys):
 class _Section:
     """The part of a configuration that describes the model."""
 
-    def __init__(self, path, model_type, values):
+    def __init__(
+        self, path: str | Path, model_type: str, values: dict[str, Any] | None
+    ) -> None:
         self.path, self.model_type, self.values = path, model_type, values or {}
 
-    def take(self, *names, **renamed):
+    def take(self, *names: str, **renamed: str) -> dict[str, Any]:
         """Values by their names here; ``ours="theirs"`` where they differ."""
         wanted = {name: name for name in names} | renamed
         return {ours: self[theirs] for ours, theirs in wanted.items()}
 
-    def __getitem__(self, name):
+    def __getitem__(self, name: str) -> Any:
         keys = ("config", "model", self.model_type, name)
         config = {"config": {"model": {self.model_type: self.values}}}
         return _get(self.path, config, *keys)
 
-    def must_be(self, **expected):
+    def must_be(self, **expected: Any) -> None:
         """Refuses what the model here cannot do; what is not said is as expected."""
         for name, value in expected.items():
             if self.values.get(name, value) != value:
@@ -151,7 +130,7 @@ class _Section:
                 )
 
 
-def _convtasnet(section):
+def _convtasnet(section: _Section) -> dict[str, Any]:
     section.must_be(causal=False, stride=section["kernel_size"] // 2)
     return section.take(
         *("N", "kernel_size", "B", "H", "P", "X", "R", "norm_type", "mask_nonlinear"),
@@ -159,7 +138,7 @@ def _convtasnet(section):
     )
 
 
-def _dprnn(section):
+def _dprnn(section: _Section) -> dict[str, Any]:
     section.must_be(
         stride=section["kernel_size"] // 2, num_rnn_layers=1, norm_type="ln"
     )
@@ -170,7 +149,7 @@ def _dprnn(section):
     )
 
 
-def _sepformer(section):
+def _sepformer(section: _Section) -> dict[str, Any]:
     section.must_be(
         causal=False,
         stride=section["kernel_size"] // 2,
@@ -186,7 +165,7 @@ def _sepformer(section):
     ) | {"use_positional_encoding": position}
 
 
-def _spmamba(section):
+def _spmamba(section: _Section) -> dict[str, Any]:
     section.must_be(window="hann", activation="prelu")
     overrides = section.take(
         *("n_fft", "stride", "n_layers", "emb_dim", "emb_ks", "emb_hs", "eps"),
@@ -199,7 +178,7 @@ def _spmamba(section):
     return overrides
 
 
-_MODELS = {
+_MODELS: dict[str, Callable[[_Section], dict[str, Any]]] = {
     "convtasnet": _convtasnet,
     "dprnn": _dprnn,
     "sepformer": _sepformer,
@@ -207,7 +186,7 @@ _MODELS = {
 }
 
 
-def _check_sources(path, task, sources):
+def _check_sources(path: str | Path, task: str, sources: int) -> None:
     if task not in TASK_SOURCES or sources != TASK_SOURCES[task]:
         raise InputError(
             f"{path}: task {task!r} and {sources} sources do not belong together; "
@@ -215,7 +194,9 @@ def _check_sources(path, task, sources):
         )
 
 
-def _training_overrides(saved, training):
+def _training_overrides(
+    saved: dict[str, Any], training: dict[str, Any]
+) -> dict[str, Any]:
     """Settings with which a training goes on."""
     names = {
         "seed": "seed",
@@ -223,32 +204,28 @@ def _training_overrides(saved, training):
         "max_grad_norm": "grad_clip_norm",
         "number_of_epochs": "num_epochs",
     }
-    found = {
+    overrides = {
         ours: training[theirs]
         for ours, theirs in names.items()
         if training.get(theirs) is not None
     }
     groups = saved.get("optimizer_state_dict", {}).get("param_groups") or [training]
     if "lr" in groups[0]:  # where its scheduler had brought it
-        found["lr"] = float(groups[0]["lr"])
+        overrides["lr"] = float(groups[0]["lr"])
     batch_size = saved["config"].get("data", {}).get("batch_size")
-    return found | ({"batch_size": batch_size} if batch_size else {})
+    return overrides | ({"batch_size": batch_size} if batch_size else {})
 
 
 _RENAMED = {
-    "convtasnet": [(r"^mask_net\.", "masknet.")],
-    "dprnn": [(r"^separator\.", "masknet.")],
+    "convtasnet": (r"^mask_net\.", "masknet."),
+    "dprnn": (r"^separator\.", "masknet."),
     # Legacy files call the transformer what it is.
-    "sepformer": [(r"\.transformer\.", ".mdl.")],
+    "sepformer": (r"\.transformer\.", ".mdl."),
 }
 
 
-def _rename(model_type, state_dict):
+def _rename(model_type: str, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     if model_type == "spmamba":
         return convert_state_dict(state_dict)
-    renamed = {}
-    for name, value in state_dict.items():
-        for pattern, replacement in _RENAMED[model_type]:
-            name = re.sub(pattern, replacement, name)
-        renamed[name] = value
-    return renamed
+    pattern, replacement = _RENAMED[model_type]
+    return {re.sub(pattern, replacement, k): v for k, v in state_dict.items()}

@@ -19,7 +19,8 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from custom_modules.layout import LAYERS, LIMIT
+from custom_modules.audio import LIMIT
+from custom_modules.layout import LAYERS
 from custom_modules.manifest.csv_tables import Problem, Table
 from custom_modules.processes import map_pieces
 

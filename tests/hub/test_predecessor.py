@@ -26,7 +26,7 @@ def import_into(folder, path):
     recipe, separator, facts = import_old(
         old, ROOT / "hparams" / f"{old.model_type}.yaml", path
     )
-    write_folder(folder, recipe, separator, source="owner/model", **facts)
+    write_folder(folder, recipe, separator, facts)
     return old
 
 

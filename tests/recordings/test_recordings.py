@@ -15,10 +15,11 @@ from custom_modules.recordings.jobs import (
     Recording,
     find_recordings,
     finished_by,
+    outputs_of,
     shard,
 )
 from custom_modules.recordings.streams import separate_recording
-from custom_modules.recordings.work import separate_all
+from custom_modules.recordings.work import load_model, separate_all
 
 
 class Halves(torch.nn.Module):
@@ -51,7 +52,8 @@ def speechlike(seconds, rate, channels=1, peak=0.4):
 
 def separate(model, path, **options):
     recording = Recording(path, path.parent / "out" / path.stem)
-    outputs, notes = separate_recording(model, recording, **options)
+    outputs = outputs_of(recording, 2, options.get("channels", "mix"))
+    notes = separate_recording(model, path, outputs, **options)
     return [sf.read(p, always_2d=True)[0][:, 0] for p in outputs], outputs, notes
 
 
@@ -184,6 +186,56 @@ def test_what_the_model_spoils_is_a_failure_of_its_own(
     assert os.listdir(tmp_path / "out") == []
 
 
+def test_a_fault_of_the_model_keeps_its_traceback(tmp_path):
+    class Faulty(torch.nn.Module):
+        def forward(self, mixture):
+            return mixture / (1 // len(mixture[:0]))
+
+    model = PolSESSSeparation(
+        {"separator": Faulty()},
+        {"sample_rate": 8000, "num_spks": 1},
+        run_opts={"device": "cpu"},
+    )
+    sf.write(tmp_path / "a.wav", speechlike(1, 8000), 8000)
+    recordings, _ = find_recordings([str(tmp_path)], tmp_path / "out")
+    with pytest.raises(ZeroDivisionError):
+        separate_all(model, recordings, show_progress=False)
+    assert os.listdir(tmp_path / "out") == []
+
+
+FOLDER = """
+sample_rate: 8000
+num_spks: 1
+separator: !new:torch.nn.Unflatten {dim: 1, unflattened_size: [-1, 1]}
+modules: {separator: !ref <separator>}
+pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "message"),
+    [
+        (FOLDER.replace("[-1", "[0"), None, None),
+        (FOLDER.replace("num_spks", "n"), InputError, r"yaml: has no num_spks"),
+        (FOLDER + "a: [", InputError, "not valid YAML"),
+        (
+            FOLDER + "  loadables: {separator: !ref <separator>}",
+            InputError,
+            "cannot be",
+        ),
+        (FOLDER.replace("8000", "!apply:operator.truediv [1, 0]"), Exception, "zero"),
+    ],
+)
+def test_what_is_wrong_with_a_folder(tmp_path, text, kind, message):
+    (tmp_path / "hyperparams.yaml").write_text(text)
+    if kind is None:
+        assert load_model(str(tmp_path), "cpu").hparams.num_spks == 1
+        return
+    with pytest.raises(kind, match=message) as caught:
+        load_model(str(tmp_path), "cpu")
+    assert isinstance(caught.value, InputError) == (kind is InputError)
+
+
 def test_a_file_that_was_cut_short(model, tmp_path):
     path = tmp_path / "a.wav"
     sf.write(path, speechlike(1, 8000), 8000)
@@ -198,16 +250,16 @@ def test_finished_is_what_is_whole_and_newer(model, tmp_path, capsys):
     sf.write(path, speechlike(0.1, 8000), 8000)
     (recording,), _ = find_recordings([str(path)], tmp_path / "out")
     separate_all(model, [recording], show_progress=False)
-    assert finished_by(recording, 2, "mix")
-    assert finished_by(recording, 2, "each") is None
+    assert finished_by(recording, recording.outputs(2))
+    assert finished_by(recording, outputs_of(recording, 2, "each")) is None
     separate_all(model, [recording], show_progress=False)
     assert "0 separated, 1 finished before" in capsys.readouterr().out
     os.utime(path, (2e9, 2e9))
-    assert finished_by(recording, 2, "mix") is None
+    assert finished_by(recording, recording.outputs(2)) is None
     os.utime(path, (0, 0))
     # Killed between the two, or while writing: the partial file is cleared away.
     recording.outputs(2)[1].rename(tmp_path / "out" / "a_s2.wav.1.partial")
-    assert finished_by(recording, 2, "mix") is None
+    assert finished_by(recording, recording.outputs(2)) is None
     separate_all(model, [recording], show_progress=False)
     assert sorted(os.listdir(tmp_path / "out")) == ["a_s1.wav", "a_s2.wav"]
 
@@ -223,10 +275,10 @@ def scaled(model, gain):
 
 
 @pytest.mark.parametrize("limit", [2**32, 0], ids=["wav", "rf64"])
-def test_what_other_settings_have_finished_is_made_anew(
+def test_what_other_settings_have_finished_is_made_again(
     model, tmp_path, capsys, monkeypatch, limit
 ):
-    monkeypatch.setattr("custom_modules.recordings.streams._WAV_LIMIT", limit)
+    monkeypatch.setattr("custom_modules.audio._WAV_LIMIT", limit)
     sf.write(tmp_path / "a.wav", speechlike(0.5, 8000, channels=2), 8000)
     recordings, _ = find_recordings([str(tmp_path / "a.wav")], tmp_path / "out")
 
@@ -235,16 +287,16 @@ def test_what_other_settings_have_finished_is_made_anew(
         return capsys.readouterr().out.splitlines()
 
     assert run(model)[-1].startswith("1 separated")
-    anew = f"{tmp_path}/a.wav: was made otherwise before; made anew"
+    again = f"{tmp_path}/a.wav: was made otherwise before; made again"
     for options in ({"channels": "left"}, {"normalize": "peak"}):
         assert run(model, **options)[-2:] == [
-            anew,
+            again,
             "1 separated, 0 finished before, 0 failed",
         ]
         assert run(model, **options) == ["0 separated, 1 finished before, 0 failed"]
-    assert anew in run(model)
+    assert again in run(model)
     for gain in (1.0, 0.5):
-        assert anew in run(scaled(model, gain))
+        assert again in run(scaled(model, gain))
         assert run(scaled(model, gain))[-1].startswith("0 separated, 1 finished")
     # As after a crash of the machine: names without content.
     for output in recordings[0].outputs(2):
@@ -323,7 +375,7 @@ def test_sources_left_from_another_model_are_named(model, tmp_path, capsys):
     separate_all(model, recordings, show_progress=False)
     line, _ = capsys.readouterr().out.splitlines()
     assert line == (
-        f"{tmp_path}/a.wav: was made otherwise before; made anew; "
+        f"{tmp_path}/a.wav: was made otherwise before; made again; "
         f"{tmp_path}/out/a_s2.wav is left from a model with more sources"
     )
 
