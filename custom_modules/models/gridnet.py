@@ -134,24 +134,16 @@ class GridPath(nn.Module):
     Neighbouring points are taken together as one step, and a transposed
     convolution lays the steps over each other again. Steps must end where the axis
     ends; :meth:`missing` says how many points that takes.
-
-    >>> GridPath(4, kernel_size=4, stride=2)(torch.randn(2, 3, 18, 4)).shape
-    torch.Size([2, 3, 18, 4])
     """
 
     def __init__(
-        self,
-        channels: int,
-        kernel_size: int,
-        stride: int,
-        eps: float = 1e-5,
-        scan_backend: str = "auto",
+        self, channels: int, kernel_size: int, stride: int, eps: float, backend: str
     ) -> None:
         super().__init__()
         self.kernel_size, self.stride = kernel_size, stride
         self.norm = nn.LayerNorm(channels, eps=eps)
         width = channels * kernel_size
-        self.mamba = BidirectionalMamba(width, expand=4, scan_backend=scan_backend)
+        self.mamba = BidirectionalMamba(width, expand=4, scan_backend=backend)
         self.linear = nn.ConvTranspose1d(2 * width, channels, kernel_size, stride)
 
     def forward(self, points: Tensor) -> Tensor:
@@ -167,11 +159,7 @@ class GridPath(nn.Module):
 
 
 class FrameAttention(nn.Module):
-    """Attention between frames, all frequencies at once, with a residual.
-
-    >>> FrameAttention(4, 33, n_head=2, qk_dim=64)(torch.randn(2, 9, 33, 4)).shape
-    torch.Size([2, 9, 33, 4])
-    """
+    """Attention between frames, all frequencies at once, with a residual."""
 
     def __init__(
         self, channels: int, n_freqs: int, n_head: int, qk_dim: int, eps: float = 1e-5
@@ -198,19 +186,10 @@ class FrameAttention(nn.Module):
 
 
 class HeadProjection(nn.Module):
-    """A linear layer, PReLU and a norm over channels and frequencies, per head.
-
-    >>> HeadProjection(4, 2, 3, n_freqs=33)(torch.randn(2, 9, 33, 4)).shape
-    torch.Size([2, 2, 9, 3, 33])
-    """
+    """A linear layer, PReLU and a norm over channels and frequencies, per head."""
 
     def __init__(
-        self,
-        channels: int,
-        n_head: int,
-        head_channels: int,
-        n_freqs: int,
-        eps: float = 1e-5,
+        self, channels: int, n_head: int, head_channels: int, n_freqs: int, eps: float
     ) -> None:
         super().__init__()
         self.eps = eps

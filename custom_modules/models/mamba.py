@@ -65,7 +65,8 @@ class Mamba(nn.Module):
         rates = torch.arange(1, d_state + 1, dtype=torch.float32)
         self.A_log = nn.Parameter(rates.log().repeat(d_inner, 1))
         self.D = nn.Parameter(torch.ones(d_inner))
-        self.A_log._no_weight_decay = self.D._no_weight_decay = True
+        for parameter in (self.A_log, self.D):
+            parameter._no_weight_decay = True  # type: ignore[attr-defined]
         self.out_proj = Projection(d_inner, d_model, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -121,7 +122,7 @@ class Mamba(nn.Module):
         steps = steps.exp().clamp(min=floor)
         with torch.no_grad():
             self.dt_proj.bias.copy_(steps + torch.log(-torch.expm1(-steps)))
-        self.dt_proj.bias._no_reinit = True
+        self.dt_proj.bias._no_reinit = True  # type: ignore[attr-defined]
 
 
 class Projection(nn.Linear):
@@ -129,9 +130,6 @@ class Projection(nn.Linear):
 
     PyTorch's own goes to MKL on most of them, which on AMD's processors takes about
     twice as long: ``recipes/benchmark/spmamba_speed.py`` has the ratio for a model.
-
-    >>> Projection(8, 5)(torch.randn(3, 50, 8)).shape
-    torch.Size([3, 50, 5])
     """
 
     def forward(self, x: Tensor, bias: bool = True) -> Tensor:
@@ -147,7 +145,7 @@ def suits_onednn(x: Tensor) -> bool:
     """Whether :class:`Projection` convolves: float64 goes to a slow loop there."""
     if x.dim() != 3 or x.device.type != "cpu" or x.dtype != torch.float32:
         return False
-    return _HAS_ONEDNN and torch.backends.mkldnn.enabled
+    return _HAS_ONEDNN and bool(torch.backends.mkldnn.enabled)
 
 
 class BidirectionalMamba(nn.Module):
@@ -155,9 +153,6 @@ class BidirectionalMamba(nn.Module):
 
     Each normalises its input (RMS) and adds what it makes of it to it; the two
     results are concatenated (Li et al. 2024, "SPMamba", section 3.2).
-
-    >>> BidirectionalMamba(8)(torch.randn(3, 50, 8)).shape
-    torch.Size([3, 50, 16])
     """
 
     def __init__(self, d_model: int, **kwargs: Any) -> None:  # as for Mamba
@@ -193,7 +188,8 @@ def adam(
     >>> [(len(g["params"]), g["weight_decay"]) for g in optimizer.param_groups]
     [(7, 0.1), (2, 0)]
     """
-    decayed, spared = [], []
+    decayed: list[nn.Parameter] = []
+    spared: list[nn.Parameter] = []
     for parameter in parameters:
         is_spared = not decay_states and getattr(parameter, "_no_weight_decay", False)
         (spared if is_spared else decayed).append(parameter)

@@ -12,12 +12,17 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from speechbrain.lobes.models import conv_tasnet
-from speechbrain.lobes.models.dual_path import Dual_Computation_Block, Dual_Path_Model
+from speechbrain.lobes.models.dual_path import (
+    Dual_Computation_Block,
+    Dual_Path_Model,
+    Encoder,
+)
 from speechbrain.nnet.CNN import Conv1d
 from torch import Tensor, nn
 
 #: Of SpeechBrain's gLN and cLN, added to the variance.
 STOCK_EPS = 1e-8
+_STOCK_NORMS = (conv_tasnet.GlobalLayerNorm, conv_tasnet.ChannelwiseLayerNorm)
 
 
 class MaskingSeparator(nn.Module):
@@ -40,7 +45,7 @@ class MaskingSeparator(nn.Module):
     """
 
     def __init__(
-        self, encoder: nn.Module, masknet: nn.Module, decoder: nn.ConvTranspose1d
+        self, encoder: Encoder, masknet: nn.Module, decoder: nn.ConvTranspose1d
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -112,7 +117,6 @@ def improve_conv_tasnet(
     >>> torch.allclose(stock(features), before, atol=1e-6), stock.min_frames
     (True, 5)
     """
-    stock_norms = (conv_tasnet.GlobalLayerNorm, conv_tasnet.ChannelwiseLayerNorm)
     reach = 0
     for module in list(masknet.modules()):
         if isinstance(module, Conv1d):
@@ -120,7 +124,7 @@ def improve_conv_tasnet(
             if module.kernel_size == 1:
                 module.padding = "valid"  # "same" copies the signal to add nothing
         for name, child in module.named_children():
-            if isinstance(child, stock_norms):
+            if isinstance(child, _STOCK_NORMS):
                 setattr(module, name, _Float32Norm(child, norm_eps))
     masknet.min_frames = reach + 1
 
@@ -168,7 +172,7 @@ class _Float32Norm(nn.Module):
     takes a third off the time of a training step on CPU.
     """
 
-    def __init__(self, stock: nn.Module, eps: float) -> None:
+    def __init__(self, stock: Any, eps: float) -> None:
         super().__init__()
         self.gamma, self.beta = stock.gamma, stock.beta
         self.eps, self.is_global = eps, isinstance(stock, conv_tasnet.GlobalLayerNorm)

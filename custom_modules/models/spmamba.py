@@ -105,18 +105,7 @@ def convert_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Renames the parameters of the official SPMamba, or of one of its blocks, to ours.
 
     The predecessor of this project has the same names. Heads that are modules of
-    their own there are one here, and 1 × 1 convolutions are linear layers:
-
-    ==========================================  ==================================
-    official                                    ours
-    ==========================================  ==================================
-    ``conv.*``, ``deconv.*``                    ``encoder.*``, ``decoder.*``
-    ``intra_*``, ``inter_*``                    ``along_freqs.*``, ``along_frames.*``
-    ``*_norm.gamma``, ``*_norm.beta``           ``norm.weight``, ``norm.bias``
-    ``forward_blocks.0``, ``backward_blocks.0`` ``forward_block``, ``backward_block``
-    ``attn_conv_Q_<head>``, ``K``, ``V``        ``attention.queries``, ``.keys``, …
-    ``attn_concat_proj``                        ``attention.output``
-    ==========================================  ==================================
+    their own there are one here, and 1 × 1 convolutions are linear layers.
 
     >>> convert_state_dict({"blocks.0.intra_norm.gamma": torch.ones(1, 4, 1, 1)})
     {'blocks.0.along_freqs.norm.weight': tensor([1., 1., 1., 1.])}
@@ -140,6 +129,7 @@ def convert_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return converted
 
 
+#: The official names and ours, but for those of heads.
 _RENAMED = [
     (r"^conv\.", "encoder."),
     (r"^deconv\.", "decoder."),

@@ -4,7 +4,6 @@ import functools
 import importlib
 import logging
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,8 +15,6 @@ from custom_modules.selective_scan.operator import Scan
 from custom_modules.selective_scan.reference import reference_scan
 
 logger = logging.getLogger(__name__)
-
-Tensors = Sequence[Tensor | None]  # from u to delta_bias
 
 _NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
 _announced: set[str] = set()
@@ -65,18 +62,19 @@ def selective_scan(
     torch.Size([2, 8, 50])
     """
     tensors = (u, delta, A, B, C, D, z, delta_bias)
-    _check_kinds(tensors)
+    _check_kinds(*tensors)
     _check_shapes(*tensors)
-    scan = _BACKENDS[choose(backend, tensors, return_last_state)].scan
-    run = scan if B.dim() == 3 else functools.partial(_scan_groups, scan)
-    output, state = run(*tensors, delta_softplus)
+    scan = _BACKENDS[choose(backend, u, A.shape[1], return_last_state)].scan
+    if B.dim() == 3:
+        output, state = scan(*tensors, delta_softplus)
+    else:
+        output, state = _scan_groups(scan, tensors, delta_softplus)
     return (output, state) if return_last_state else output
 
 
-def _check_kinds(tensors: Tensors) -> None:
+def _check_kinds(u: Tensor, *others: Tensor | None) -> None:
     """Raises at the first argument that is no real tensor on the device of u."""
-    u = tensors[0]
-    for name, x in zip(_NAMES, tensors, strict=True):
+    for name, x in zip(_NAMES, (u, *others), strict=True):
         if x is None and name in ("D", "z", "delta_bias"):
             continue
         if not isinstance(x, Tensor) or not x.is_floating_point():
@@ -109,26 +107,18 @@ def _check_shapes(
 
 
 def _scan_groups(
-    scan: Scan,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
+    scan: Scan, tensors: tuple, delta_softplus: bool
 ) -> tuple[Tensor, Tensor]:
     """Scans group after group: channels next to each other share B and C."""
+    u, B = tensors[0], tensors[3]
     groups, results = B.shape[1], []
     width = u.shape[1] // groups
     for group in range(groups):
-        part = slice(group * width, (group + 1) * width)
-        u_, delta_, z_ = (None if x is None else x[:, part] for x in (u, delta, z))
-        A_, D_, bias = (None if x is None else x[part] for x in (A, D, delta_bias))
-        B_, C_ = B[:, group], C[:, group]
-        results.append(scan(u_, delta_, A_, B_, C_, D_, z_, bias, delta_softplus))
+        channels, every = slice(group * width, (group + 1) * width), slice(None)
+        # By the number of axes: D and delta_bias; A; u, delta and z; B and C.
+        where = (channels, channels, (every, channels), (every, group))
+        parts = [None if x is None else x[where[x.dim() - 1]] for x in tensors]
+        results.append(scan(*parts, delta_softplus))
     output, state = (torch.cat(parts, 1) for parts in zip(*results, strict=True))
     return output, state
 
@@ -212,25 +202,23 @@ def check_backend(backend: str) -> None:
         raise ValueError(f"no selective scan backend {backend!r}; there are {known}")
 
 
-def choose(backend: str, tensors: Tensors, return_last_state: bool) -> str:
-    """The entry of the table that a name means for these tensors.
+def choose(backend: str, u: Tensor, states: int, return_last_state: bool) -> str:
+    """The entry of the table that a name means for inputs and so many states.
 
     Raises ValueError for an unknown name, BackendError where it cannot be used.
     """
     check_backend(backend)
     if backend in _BACKENDS:
-        reason = _obstacle(backend, tensors, return_last_state)
+        reason = _obstacle(backend, u, states, return_last_state)
         if reason:
             raise BackendError(
                 f"the selective scan's backend {backend} {reason}; "
                 "auto takes one that works"
             )
         return backend
-    device = tensors[0].device.type
-    fastest = _FASTEST.get(device, ()) if backend == "auto" else ()
-    candidates = (*fastest, *_TORCH)
-    works = (x for x in candidates if not _obstacle(x, tensors, return_last_state))
-    name = next(works)
+    fastest = _FASTEST.get(u.device.type, ()) if backend == "auto" else ()
+    names = (*fastest, *_TORCH)
+    name = next(x for x in names if not _obstacle(x, u, states, return_last_state))
     if backend == "auto":
         _announce(name)
     return name
@@ -243,9 +231,9 @@ def _announce(name: str) -> None:
         logger.info("selective scan: backend %s", _BACKENDS[name].label)
 
 
-def _obstacle(name: str, tensors: Tensors, return_last_state: bool) -> str | None:
-    """Why a backend cannot be used for these tensors; None if it can."""
-    backend, u, states = _BACKENDS[name], tensors[0], tensors[2].shape[1]
+def _obstacle(name: str, u: Tensor, states: int, return_last_state: bool) -> str | None:
+    """Why a backend cannot be used for such inputs; None if it can."""
+    backend = _BACKENDS[name]
     if u.dtype == torch.float64 and not backend.has_float64:
         return "computes in float32, but the input is float64"
     elsewhere = backend.device not in ("", u.device.type)

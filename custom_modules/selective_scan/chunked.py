@@ -23,6 +23,7 @@ from custom_modules.selective_scan.operator import (
     Gradients,
     Outputs,
     as_operator,
+    fill,
     new_gradients,
     new_outputs,
 )
@@ -152,9 +153,9 @@ def _backward(
             A += of_tile.A.sum(0)
             D += (of_tile.grad_y * tile.u).sum((0, 1))
             delta_bias += of_tile.delta.sum((0, 1))
-    for name, total in (("A", A.t()), ("D", D), ("delta_bias", delta_bias)):
-        if getattr(arguments, name) is not None:
-            getattr(gradients, name).copy_(total)
+    fill(gradients.A, A.t())
+    fill(gradients.D, D)
+    fill(gradients.delta_bias, delta_bias)
     return gradients
 
 

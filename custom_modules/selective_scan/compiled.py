@@ -25,6 +25,7 @@ from custom_modules.selective_scan.operator import (
     Gradients,
     Outputs,
     as_operator,
+    fill,
     new_gradients,
     new_outputs,
 )
@@ -48,7 +49,7 @@ def _forward(arguments: Arguments, keep: bool) -> Outputs:
         scan_forward(scan, first, last, *arrays)
 
     _in_parts(run, len(output))
-    _copy(written.transpose(1, 2), output)
+    fill(output, written.transpose(1, 2))
     return output, last_state, kept
 
 
@@ -77,20 +78,13 @@ def _backward(
     _in_parts(run, len(carry))
     u, delta, z, B, C = (x.transpose(1, 2) for x in (*signals, *shared))
     A, D, bias = (x.sum(0) for x in sums)
-    written = Gradients(u, delta, A.t(), B, C, D, z, bias)
-    for there, here in zip(written, gradients, strict=True):
-        if here.numel():
-            _copy(there, here)
+    written = (u, delta, A.t(), B, C, D, z, bias)
+    for room, values in zip(gradients, written, strict=True):
+        fill(room, values)
     return gradients
 
 
 compiled_scan = as_operator("compiled_scan", _forward, _backward, CHUNK)
-
-
-def _copy(written: Tensor, room: Tensor) -> None:
-    """Into its room, where the kernel has not written there itself."""
-    if written.data_ptr() != room.data_ptr():
-        room.copy_(written)
 
 
 def _as_scan(arguments: Arguments, most_width: int = MAX_WIDTH) -> Scan:

@@ -25,6 +25,7 @@ from custom_modules.selective_scan.operator import (
     Gradients,
     Outputs,
     as_operator,
+    fill,
     new_gradients,
     new_outputs,
 )
@@ -72,7 +73,7 @@ def _optional_row(start, columns, mask, PRESENT: tl.constexpr, SIZE: tl.constexp
 
 
 @triton.jit
-def scan_forward(
+def _scan_forward(
     u, delta, A, B, C, D, z, bias,
     output, last_state, kept,
     time, dim, state, batch,
@@ -117,7 +118,7 @@ def scan_forward(
 
 
 @triton.jit
-def scan_backward(
+def _scan_backward(
     grad_output, grad_last_state, kept,
     u, delta, A, B, C, D, z, bias, scratch,
     grad_u, grad_delta, grad_z, grad_A, grad_B, grad_C, grad_D, grad_bias,
@@ -221,7 +222,7 @@ def _forward(arguments: Arguments, keep: bool) -> Outputs:
     output, last_state, kept = new_outputs(arguments, keep)
     programs = _Programs(arguments)
     with torch.cuda.device_of(output):  # Triton launches on the current one
-        scan_forward[programs.grid](
+        _scan_forward[programs.grid](
             *programs.tensors,
             output.transpose(1, 2),
             last_state,
@@ -249,7 +250,7 @@ def _backward(
     sums += [kept.new_empty(blocks, batch, time, state) for _ in range(2)]
     sums += [kept.new_empty(batch, dim) for _ in range(2)]
     with torch.cuda.device_of(u):
-        scan_backward[programs.grid](
+        _scan_backward[programs.grid](
             grad_output,
             grad_last_state.contiguous(),
             kept,
@@ -263,11 +264,11 @@ def _backward(
             **programs.constants,
         )
     A, B, C, D, bias = (x.sum(0) for x in sums)
-    B, C = B.transpose(1, 2), C.transpose(1, 2)
-    summed = {"A": A.t(), "B": B, "C": C, "D": D, "delta_bias": bias}
-    for name, value in summed.items():
-        if getattr(arguments, name) is not None:
-            getattr(gradients, name).copy_(value)
+    fill(gradients.A, A.t())
+    fill(gradients.B, B.transpose(1, 2))
+    fill(gradients.C, C.transpose(1, 2))
+    fill(gradients.D, D)
+    fill(gradients.delta_bias, bias)
     return gradients
 
 

@@ -63,7 +63,8 @@ class Scan(NamedTuple):
 
 def _compile(fastmath: set[str]) -> Callable:
     """``numba.njit`` with a cache on disk, wherever there is room for one."""
-    options = {"nogil": True, "error_model": "numpy", "fastmath": fastmath}
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+    options["fastmath"] = fastmath
 
     def decorate(function: Callable) -> Callable:
         try:
@@ -107,10 +108,10 @@ def _uncounted(typing_context: Any, value: Any) -> Any:
     return value(value), generate
 
 
-def _uncount(context: Any, builder: Any, kind: Any, value: Any) -> Any:
+def _uncount(context, builder, kind, value):
     if isinstance(kind, types.BaseTuple):
-        parts = enumerate(cgutils.unpack_tuple(builder, value))
-        parts = [_uncount(context, builder, kind[i], x) for i, x in parts]
+        pairs = zip(kind.types, cgutils.unpack_tuple(builder, value), strict=True)
+        parts = [_uncount(context, builder, *pair) for pair in pairs]
         return context.make_tuple(builder, kind, parts)
     if isinstance(kind, types.Array):
         array = context.make_array(kind)(context, builder, value=value)
@@ -120,7 +121,7 @@ def _uncount(context: Any, builder: Any, kind: Any, value: Any) -> Any:
 
 
 @_exact
-def _exp2(x: float) -> float:
+def _exp2(x):
     """2 to the power of x, by a polynomial; at most 2**126, at least 2**-126."""
     x = min(max(x, _LEAST), _GREATEST)
     rounded = _f32(x + _ROUND)
@@ -132,12 +133,12 @@ def _exp2(x: float) -> float:
 
 
 @_exact
-def _sigmoid(x: float) -> float:
+def _sigmoid(x):
     return _ONE / (_ONE + _exp2(-x * _LOG2E))
 
 
 @_exact
-def _softplus(x: float) -> float:
+def _softplus(x):
     """log(1 + e**x), to the last digits also where it is small."""
     # log(1 + w) = 2 artanh(s) with s = w / (2 + w), which is at most 1/3
     w = _exp2(-abs(x) * _LOG2E)
@@ -150,7 +151,7 @@ def _softplus(x: float) -> float:
 
 
 @_exact
-def _row(signal: Signal, sequence: int, step: int, channel: int, width: int) -> Array:
+def _row(signal, sequence, step, channel, width):
     """Some channels of a step."""
     # Sliced, since Numba looks at each index of its own for whether it is negative.
     start = sequence * signal.per_sequence + step * signal.per_step + channel
@@ -158,19 +159,19 @@ def _row(signal: Signal, sequence: int, step: int, channel: int, width: int) -> 
 
 
 @_exact
-def _copy(row: Array, room: Array) -> None:
+def _copy(row, room):
     for j in range(len(room)):
         room[j] = row[j]
 
 
 @_exact
-def _add(row: Array, sums: Array) -> None:
+def _add(row, sums):
     for j in range(len(sums)):
         sums[j] += row[j]
 
 
 @_exact
-def _clear(row: Array) -> None:
+def _clear(row):
     for j in range(len(row)):
         row[j] = _ZERO
 
@@ -193,7 +194,8 @@ def scan_forward(
     Fills in ``[batch, time, dim]``, ``[batch, state, dim]`` and, if there is room for
     any, the states before chunks, ``[chunks, batch, state, dim]``.
     """
-    scan, written = _uncounted(scan), _uncounted((output, last_state, kept))
+    written: Any = _uncounted((output, last_state, kept))  # type: ignore[call-arg]
+    scan = _uncounted(scan)  # type: ignore[call-arg]
     for sequence in range(first, last):
         for channel in range(0, scan.A.shape[1], scan.width):
             width = min(scan.width, scan.A.shape[1] - channel)

@@ -191,6 +191,12 @@ def new_gradients(arguments: Arguments) -> Gradients:
     return Gradients(*(like(x) for x in arguments[:8]))
 
 
+def fill(room: Tensor, values: Tensor) -> None:
+    """Copies to where values belong, if they do and do not lie there already."""
+    if room.numel() and room.data_ptr() != values.data_ptr():
+        room.copy_(values)
+
+
 def _new_signal(x: Tensor) -> Tensor:
     """``[batch, channels, time]``, channels next to each other in memory."""
     batch, channels, time = x.shape

@@ -81,7 +81,7 @@ def test_kernels_agree_in_the_interpreter(cases):
 
 
 @pytest.mark.parametrize("signal", ["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize("kernel", ["scan_forward", "scan_backward"])
+@pytest.mark.parametrize("kernel", ["_scan_forward", "_scan_backward"])
 def test_kernels_compile_without_a_gpu(kernel, signal, tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     function = getattr(fused, kernel)
@@ -121,7 +121,7 @@ def test_the_choice_is_logged_once(caplog, fresh):
 @pytest.mark.parametrize("backend", ["auto", "torch"])
 def test_a_cpu_takes_numba_where_it_can(backend, fresh, monkeypatch):
     def way(tensors):
-        return backends.choose(backend, tensors, True)
+        return backends.choose(backend, tensors[0], tensors[2].shape[1], True)
 
     tensors = random_inputs(1, 2, 5, 2)
     assert way(tensors) == "numba"
@@ -133,7 +133,8 @@ def test_a_cpu_takes_numba_where_it_can(backend, fresh, monkeypatch):
 
 
 def auto(tensors, return_last_state):
-    return backends.choose("auto", tensors, return_last_state)
+    states = tensors[2].shape[1]
+    return backends.choose("auto", tensors[0], states, return_last_state)
 
 
 def test_a_gpu_takes_what_is_installed(fresh, monkeypatch):
