@@ -541,17 +541,17 @@ def print_help(usage, argv):
 
 def _is_plain(value):
     """Whether it is neither an object nor a mapping."""
-    is_object = _tag_of(value).startswith(("!new", "!name", "!apply"))
+    is_object = tag_of(value).startswith(("!new", "!name", "!apply"))
     return not is_object and not isinstance(value, dict)
 
 
 def _as_written(value):
     """Of a reference and a placeholder, what stands in the file."""
-    tag = _tag_of(value)
+    tag = tag_of(value)
     return f"{tag} {value.value}".strip() if tag else value
 
 
-def _tag_of(value):
+def tag_of(value):
     """Such as ``!ref``; an empty string if there is none."""
     return getattr(getattr(value, "tag", None), "value", None) or ""
 
