@@ -214,7 +214,7 @@ def test_results_are_written_and_a_finished_run_only_tests_again(corpus, tmp_pat
             ["hparams/dprnn.yaml", "--data_folder=x", "--skip_prep=yes"],
             "True nor False",
         ),
-        (["hparams/sepformer.yaml", "--data_folder=x", "--nhead=3"], "sepformer.yaml"),
+        (["hparams/sepformer.yaml", "--data_folder=x", "--nhead=3"], "must divide N=256"),
         (["hparams/convtasnet.yaml", "--seed"], "--seed=value"),
         (["hparams/convtasnet.yaml", "--data_folder=x", "--lr=fast"], "not a number"),
         (
@@ -259,7 +259,7 @@ def test_mistakes_found_later_end_in_one_line_too(corpus, tmp_path, options, mes
         ("--lr=-1", "--lr=-1: must be a number, 0 or above"),
         ("--num_workers=-1", "--num_workers=-1"),
         ("--device=cuda:99", "CUDA devices are in reach"),
-        ("--device=abacus", "--device=abacus: is none"),
+        ("--device=abacus", "--device=abacus: is not a device"),
         ("--precision=fp8", "'bf16'); see --help"),
     ],
 )
