@@ -5,7 +5,7 @@ import torch
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.utils.epoch_loop import EpochCounter
 
-from custom_modules.brain import Separation
+from custom_modules.brain import Separation, _add_to
 from custom_modules.errors import InputError
 from custom_modules.objectives import pit_si_sdr_loss, si_sdr
 from custom_modules.training_log import Averages
@@ -92,7 +92,7 @@ def test_averages_are_means_over_mixtures_with_audible_targets():
             batch.targets.data[..., 1] = 0
         outputs = brain.compute_forward(batch, None)
         brain.compute_objectives(outputs, batch, None)
-        brain._add_to(brain.averages, batch, outputs)
+        _add_to(brain.averages, batch, outputs)
         if values < 3:
             mixture, targets = batch.mixture.data, batch.targets.data
             loss, _ = pit_si_sdr_loss(Bend()(mixture), targets)
