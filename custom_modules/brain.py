@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader
 from custom_modules.dataio import MixtureDataset, collate
 from custom_modules.distributed import rank_and_processes
 from custom_modules.objectives import pit_si_sdr_loss
-from custom_modules.steps import ExactSteps
+from custom_modules.steps import ExactSteps, Outputs
 from custom_modules.trackers import Tracker, audible_signals, open_tracker
 from custom_modules.training_log import Averages, EpochCost, TrainingLog
 
@@ -61,7 +61,7 @@ class Separation(ExactSteps):
         # Of the interrupted epoch that goes on, if one does.
         self.seconds_before, self.sizes_before = 0.0, None
 
-    def compute_forward(self, batch: PaddedBatch, stage: Stage) -> dict[str, Any]:
+    def compute_forward(self, batch: PaddedBatch, stage: Stage) -> Outputs:
         """Separates a batch.
 
         ``estimates`` and ``targets`` ``[batch, time, sources]``, ``mixture``
@@ -71,7 +71,7 @@ class Separation(ExactSteps):
         batch = batch.to(self.device)
         mixture, relative = batch.mixture
         padded = bool((relative < 1).any())
-        separator = self.modules.separator
+        separator = self.modules["separator"]
         if stage != Stage.TRAIN and isinstance(separator, DistributedDataParallel):
             # Processes may have unequal numbers of batches, and need not meet.
             separator = separator.module
@@ -83,7 +83,7 @@ class Separation(ExactSteps):
         }
 
     def compute_objectives(
-        self, predictions: dict[str, Any], batch: PaddedBatch, stage: Stage
+        self, predictions: Outputs, batch: PaddedBatch, stage: Stage
     ) -> Tensor:
         """The mean loss of a batch; ``predictions`` get ``si_sdr``, dB, ``[batch]``."""
         estimates = predictions["estimates"]
@@ -100,11 +100,7 @@ class Separation(ExactSteps):
         super()._save_intra_epoch_ckpt()
 
     def on_fit_batch_end(
-        self,
-        batch: PaddedBatch,
-        outputs: dict[str, Any],
-        loss: Tensor,
-        should_step: bool,
+        self, batch: PaddedBatch, outputs: Outputs, loss: Tensor, should_step: bool
     ) -> None:
         """Adds a training batch to the averages of its step."""
         if self.share.mixtures:
@@ -122,11 +118,7 @@ class Separation(ExactSteps):
         return -outputs["si_sdr"].mean().cpu()
 
     def make_dataloader(
-        self,
-        dataset: MixtureDataset,
-        stage: Stage,
-        ckpt_prefix: str = "dataloader-",
-        **loader_kwargs: Any,
+        self, dataset: MixtureDataset, stage: Stage, *args: Any, **loader_kwargs: Any
     ) -> DataLoader:
         """As in SpeechBrain, with our collation; validation is split, too."""
         if stage == Stage.TRAIN:
@@ -138,7 +130,7 @@ class Separation(ExactSteps):
             if self.hparams.per_variant_validation:  # up to five examples a mixture
                 loader_kwargs["batch_size"] = max(1, loader_kwargs["batch_size"] // 5)
         loader_kwargs.setdefault("collate_fn", collate)
-        return super().make_dataloader(dataset, stage, ckpt_prefix, **loader_kwargs)
+        return super().make_dataloader(dataset, stage, *args, **loader_kwargs)
 
     def fit(self, *args: Any, **kwargs: Any) -> None:
         """As in SpeechBrain; the tracker is told that it is over."""
@@ -273,12 +265,12 @@ class Separation(ExactSteps):
 
 
 @torch.no_grad()
-def _si_sdr(outputs: Mapping[str, Any]) -> Tensor:
+def _si_sdr(outputs: Outputs) -> Tensor:
     """SI-SDR of each mixture under its best permutation, dB, ``[batch]``."""
     targets, lengths = outputs["targets"], outputs["lengths"]
     return -pit_si_sdr_loss(outputs["estimates"], targets, lengths)[0]
 
 
-def _add_to(averages: Averages, batch: PaddedBatch, outputs: Mapping[str, Any]) -> None:
+def _add_to(averages: Averages, batch: PaddedBatch, outputs: Outputs) -> None:
     mixture, targets = outputs["mixture"], outputs["targets"]
     averages.add(outputs["si_sdr"], mixture, targets, batch.variant, outputs["lengths"])

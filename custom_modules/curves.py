@@ -8,7 +8,7 @@ import matplotlib
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from speechbrain.utils.logger import get_logger
 
 from custom_modules.errors import InputError
@@ -51,7 +51,7 @@ def plot_history(history: pd.DataFrame, name: str) -> Figure:
     best = history.loc[[history.valid_si_sdr.idxmax()]]
     star: dict[str, Any] = {"markersize": 14, "color": BLUE, "label": "best checkpoint"}
     axes.plot(best.epoch, best.valid_si_sdri, "*", **star)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(_whole_numbers())
     axes.set(xlabel="epoch", ylabel="SI-SDRi (dB)", title=f"{name}: training")
     axes.grid(alpha=0.3)
     axes.legend()
@@ -121,13 +121,19 @@ def plot_histories(
     rates.set(xlabel="epoch", ylabel="learning rate", yscale="log")
     last = max(history.epoch.max() for history in histories.values())
     rates.set_xlim(0.5, last + 0.5)
-    rates.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    rates.xaxis.set_major_locator(_whole_numbers())
     rates.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     rates.yaxis.set_major_formatter("{x:.3g}")
     rates.yaxis.set_minor_locator(NullLocator())
     for axes in (scores, rates):
         axes.grid(alpha=0.3)
     return figure
+
+
+def _whole_numbers() -> MaxNLocator:
+    """Matplotlib's own choice of ticks, but for fractions of an epoch."""
+    steps = [1, 2, 2.5, 5, 10]
+    return MaxNLocator("auto", steps=steps, integer=True, min_n_ticks=1)
 
 
 def _draw_scores(

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from hyperpyyaml import load_hyperpyyaml, resolve_references
-from hyperpyyaml.core import recursive_update
 from ruamel.yaml import YAML, YAMLError
 from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.representer import RoundTripRepresenter
@@ -41,6 +40,8 @@ RUN_OPTIONS = frozenset(HELP_TEXTS) | {"jit_module_keys", "compile_module_keys"}
 
 #: What --debug trains on unless the command line says otherwise.
 DEBUG_SIZES = {"batch_size": 2, "segment_seconds": 1.0}
+
+_OBJECTS = ("!new", "!name", "!apply")
 
 #: Where files made by earlier versions look for what has moved since.
 RENAMED_PATHS = {
@@ -158,20 +159,41 @@ def load_hparams(
         if folder not in sys.path:
             sys.path.append(folder)
     with _complaints_in_one_line(hparams_file):
-        return load_hyperpyyaml(_stream(chain[-1][0]), changes)
+        return load_hyperpyyaml(_stream(chain, overrides))
 
 
 def resolve(hparams_file: str | Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """An hparams file with its references resolved, nothing in it constructed."""
-    base, derived = split_base(hparams_file)
     with _complaints_in_one_line(hparams_file):
-        return YAML().load(resolve_references(_stream(base), derived | dict(overrides)))
+        chain = _chain(hparams_file)
+        return YAML().load(resolve_references(_stream(chain, overrides)))
 
 
-def _stream(path: str) -> io.StringIO:
-    stream = io.StringIO(_text(path))
-    stream.name = path  # type: ignore[misc]  # for files that it includes
+def _stream(
+    chain: list[tuple[str, dict[str, Any]]], overrides: Mapping[str, Any]
+) -> io.StringIO:
+    """The file at the end of a chain, with all that is changed in it."""
+    path, tree = chain[-1]
+    _update(tree, _changes(chain) | dict(overrides))
+    stream = io.StringIO()
+    round_trip = YAML()
+    round_trip.Representer = _Representer
+    round_trip.width = 4096
+    round_trip.dump(tree, stream)
+    stream.seek(0)
+    stream.name = path  # type: ignore[misc]  # HyperPyYAML includes files beside it
     return stream
+
+
+def _update(tree: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    """Changes what a mapping holds; an object is replaced, with all its arguments."""
+    for key, value in changes.items():
+        if not isinstance(value, Mapping) or tag_of(value) or key not in tree:
+            tree[key] = value
+        elif isinstance(tree[key], dict):
+            _update(tree[key], value)
+        else:
+            raise InputError(f"--{key}: takes a value, not a mapping")
 
 
 @contextmanager
@@ -214,20 +236,15 @@ def write_hparams(
     would reach no optimiser. In this file, every key is an option as in the recipe's.
     Modules beside the file that it names are copied, too.
     """
-    chain = _chain(hparams_file)
-    base, target = chain[-1][0], Path(target)
-    round_trip = YAML()
-    round_trip.Representer = _Representer
-    round_trip.width = 4096
-    text = _text(base)
-    tree = round_trip.load(text)
-    recursive_update(tree, _changes(chain) | dict(overrides))
-    with atomic_path(target) as path, open(path, "w", encoding="utf-8") as stream:
+    chain, target = _chain(hparams_file), Path(target)
+    base = chain[-1][0]
+    text = _stream(chain, overrides).read()
+    with atomic_path(target) as path:
         if not (target.exists() and target.samefile(base)):  # a rerun from itself
             is_derived = base != str(hparams_file)
             origin = f"{hparams_file}, based on {base}" if is_derived else base
-            print(f"# From {origin}, {date.today()}", file=stream)
-        round_trip.dump(tree, stream)
+            text = f"# From {origin}, {date.today()}\n{text}"
+        path.write_text(text, encoding="utf-8")
     _copy_modules(target, {Path(path).resolve().parent for path, _ in chain})
 
 
@@ -362,23 +379,12 @@ def print_help(usage: str, argv: list[str]) -> None:
     for path in files:
         print(f"\nKeys of {path}, each an option --key=value:")
         for key, value in read_hparams(path).items():
-            if _is_plain(value):
-                print(f"  {key}: {_as_written(value)}")
+            tag = tag_of(value)
+            if not isinstance(value, dict) and not tag.startswith(_OBJECTS):
+                print(f"  {key}: {f'{tag} {value.value}'.strip() if tag else value}")
     if not files:
         print("\nThe keys of an hparams file are options, too; to list them, name it:")
         print(f"  python {sys.argv[0]} hparams/dprnn.yaml --help")
     print("\nSpeechBrain's run options:")
     for option in sorted(HELP_TEXTS):
         print(f"  --{option}: {HELP_TEXTS[option]}")
-
-
-def _is_plain(value: object) -> bool:
-    """Whether it is neither an object nor a mapping."""
-    is_object = tag_of(value).startswith(("!new", "!name", "!apply"))
-    return not is_object and not isinstance(value, dict)
-
-
-def _as_written(value: Any) -> Any:
-    """Of a reference and a placeholder, what stands in the file."""
-    tag = tag_of(value)
-    return f"{tag} {value.value}".strip() if tag else value

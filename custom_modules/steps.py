@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import speechbrain as sb
 import torch
@@ -22,7 +22,7 @@ from speechbrain.utils.epoch_loop import EpochCounterWithStopper
 from speechbrain.utils.logger import get_logger
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Sampler
 
 from custom_modules.distributed import rank_and_processes
 from custom_modules.errors import InputError, check_number
@@ -30,6 +30,9 @@ from custom_modules.mmipc import draw_fraction
 from custom_modules.training_log import Averages
 
 logger = get_logger(__name__)
+
+#: What ``compute_forward`` returns, and ``compute_objectives`` adds to.
+Outputs = dict[str, Any]
 
 
 class NonFiniteError(Exception):
@@ -62,6 +65,8 @@ class ExactSteps(sb.Brain):
     collected in ``step_averages`` and counts once the step is taken.
     """
 
+    step: int  # of this epoch, from 1; SpeechBrain counts
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.epoch = 0
@@ -69,7 +74,7 @@ class ExactSteps(sb.Brain):
         self.share, self.step_dropped = Share(1, 1.0), False
 
     def _train_loader_specifics(
-        self, dataset: Dataset, loader_kwargs: dict[str, Any]
+        self, dataset: Any, loader_kwargs: dict[str, Any]
     ) -> dict[str, Any]:
         """Our own batches instead of SpeechBrain's samplers, which repeat mixtures."""
         self.train_sampler = TrainBatches(
@@ -117,9 +122,7 @@ class ExactSteps(sb.Brain):
         place = (self.hparams.seed, self.epoch, self.step, rank)
         torch.manual_seed(int(draw_fraction("step", *place) * 2**62))
 
-    def _accumulate(
-        self, batch: PaddedBatch, share: Share
-    ) -> tuple[dict[str, Any], Tensor]:
+    def _accumulate(self, batch: PaddedBatch, share: Share) -> tuple[Outputs, Tensor]:
         """Forward and backward pass, as SpeechBrain's, every mixture weighing alike."""
         with self.no_sync(not share.last):
             with self.training_ctx:
@@ -205,17 +208,12 @@ class ExactSteps(sb.Brain):
         return wanted and self.share.last
 
 
-class _ByEpoch(Protocol):
-    """A dataset that says which of its mixtures an epoch has."""
-
-    def indices_at(self, epoch: int) -> list[int]: ...
-
-
 class TrainBatches(Sampler[list[int]]):
     """Batches of a process: the same mixtures per step, whatever their number.
 
     ``processes × accumulation`` batches of ``batch_size`` make the step that one
-    batch of that many mixtures would make on one process. Seed and epoch order them.
+    batch of that many mixtures would make on one process. Seed and epoch order them;
+    ``dataset.indices_at(epoch)`` says which of its mixtures an epoch has.
 
     >>> class Five:
     ...     def indices_at(self, epoch):
@@ -230,7 +228,7 @@ Share(mixtures=0, weight=0.0, first=True, last=True))
 
     def __init__(
         self,
-        dataset: _ByEpoch,
+        dataset: Any,
         batch_size: int,
         seed: int,
         rank: int = 0,

@@ -37,6 +37,8 @@ COUNTS = ("steps", "grad_norm", "skipped")
 
 _EPOCH = re.compile(r"epoch: (\d+)")
 
+Stats = Mapping[str, float]  # si_sdr and si_sdri, dB
+
 
 class Averages:
     """Sums of an epoch, kept per variant.
@@ -107,10 +109,8 @@ class Averages:
         if failed or not mixtures:
             return {"si_sdr": -float("inf"), "si_sdri": -float("inf")}
         _, si_sdri_sum, improved, _ = rows[~rows[:, 1].isnan()].sum(0)
-        return {
-            "si_sdr": si_sdr_sum / mixtures,
-            "si_sdri": float(si_sdri_sum / improved),
-        }
+        gain = float(si_sdri_sum / improved)
+        return {"si_sdr": si_sdr_sum / mixtures, "si_sdri": gain}
 
     def means_by_variant(self) -> dict[str, dict[str, float]]:
         """:meth:`means` of each variant that has mixtures with audible targets."""
@@ -121,14 +121,8 @@ class Averages:
 
     def means_over_variants(self) -> dict[str, float]:
         """Means of :meth:`means_by_variant`, every variant weighing alike."""
-        variants = self.means_by_variant().values()
-        if not variants:
-            return self.means()
-        table = torch.tensor(
-            [[v[n] for n in SCORES[:2]] for v in variants], dtype=torch.float64
-        )
-        means = table.nanmean(0).tolist()
-        return dict(zip(SCORES[:2], means, strict=True))
+        variants = list(self.means_by_variant().values())
+        return pd.DataFrame(variants).mean().to_dict() if variants else self.means()
 
     @property
     def mixtures(self) -> int:
@@ -206,8 +200,8 @@ class TrainingLog:
         epoch: int,
         lr: float,
         train: Averages,
-        valid: Mapping[str, float],
-        variants: Mapping[str, Mapping[str, float]],
+        valid: Stats,
+        variants: Mapping[str, Stats],
         cost: EpochCost,
     ) -> dict[str, Any]:
         """Adds an epoch and returns its row of ``history.csv``.
@@ -228,22 +222,16 @@ class TrainingLog:
 
     @main_process_only
     def _write_lines(
-        self,
-        row: Mapping[str, Any],
-        train: Mapping[str, float],
-        valid: Mapping[str, float],
-        variants: Mapping[str, Mapping[str, float]],
+        self, row: Stats, train: Stats, valid: Stats, variants: Mapping[str, Stats]
     ) -> None:
         """What people read: no clock, so that a resumed run has the same lines."""
         meta = {"epoch": row["epoch"], "lr": f"{row['lr']:.3e}"}
         meta |= {"skipped": row["skipped"], "grad_norm": f"{row['grad_norm']:.3g}"}
-        self.train_logger.log_stats(
-            meta, train_stats=_in_db(train), valid_stats=_in_db(valid)
-        )
+        log = self.train_logger.log_stats
+        log(meta, train_stats=_in_db(train), valid_stats=_in_db(valid))
         for variant, stats in variants.items():
-            self.train_logger.log_stats(
-                {"epoch": row["epoch"], "variant": variant}, valid_stats=_in_db(stats)
-            )
+            meta = {"epoch": row["epoch"], "variant": variant}
+            log(meta, valid_stats=_in_db(stats))
 
     @main_process_only
     def forget_after(self, epoch: int) -> None:
@@ -270,7 +258,7 @@ class TrainingLog:
             pd.DataFrame(rows).to_csv(path, index=False, float_format="%.10g")
 
 
-def _in_db(stats: Mapping[str, float]) -> dict[str, str]:
+def _in_db(stats: Stats) -> dict[str, str]:
     """As text: SpeechBrain's logger writes negative numbers as ``-5.21e+00``."""
     return {name: f"{value:.2f}" for name, value in stats.items()}
 
