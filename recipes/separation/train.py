@@ -35,7 +35,13 @@ from custom_modules.errors import exit_cleanly
 from custom_modules.evaluation.loading import trained_model
 from custom_modules.evaluation.record import facts_of
 from custom_modules.evaluation.testing import Scope, evaluate_model, scope_of_training
-from custom_modules.hparams import load_experiment, print_help, write_hparams
+from custom_modules.hparams import (
+    HPARAMS_FILE,
+    load_experiment,
+    print_help,
+    split_arguments,
+    write_hparams,
+)
 from custom_modules.trackers import check_tracker
 from polsess_prepare import prepare_polsess
 
@@ -56,7 +62,8 @@ def main(argv: list[str]) -> None:
     datasets = dataio_prep(hparams)
     folder = hparams["output_folder"]
     sb.create_experiment_directory(folder)
-    write_hparams(argv[0], overrides, f"{folder}/hyperparams.yaml")
+    hparams_file = split_arguments(argv)[0]
+    write_hparams(hparams_file, overrides, f"{folder}/{HPARAMS_FILE}")
 
     separation = Separation(
         hparams["modules"],
