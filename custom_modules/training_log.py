@@ -14,9 +14,8 @@ from speechbrain.utils.distributed import (
 )
 
 from custom_modules.files import atomic_path
-from custom_modules.metrics import is_silent
 from custom_modules.mmipc import VARIANTS, is_target
-from custom_modules.objectives import si_sdr
+from custom_modules.objectives import is_silent, si_sdr
 
 _EPOCH = re.compile(r"epoch: (\d+)")
 
