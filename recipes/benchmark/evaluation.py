@@ -29,14 +29,14 @@ from speechbrain.nnet.losses import get_si_snr_with_pitwrapper
 from custom_modules.dataio import MixtureDataset
 from custom_modules.errors import exit_cleanly
 from custom_modules.evaluation.loading import (
-    load_subject,
+    find_model,
     prepare_options,
     test_set,
 )
 from custom_modules.evaluation.options import split_options
 from custom_modules.evaluation.runner import Scope, score_test_set
 from custom_modules.evaluation.store import ScoreStore
-from custom_modules.metrics import GROUPS, PESQ_MODES, align, bss_eval
+from custom_modules.metrics import PESQ_MODES, align, bss_eval, metric_groups
 from custom_modules.mmipc import VARIANTS, variants_of
 from custom_modules.processes import available_cores
 from polsess_prepare import prepare_polsess
@@ -89,7 +89,7 @@ def ours(model, dataset, efforts):
     """Scores all variants; remembers what it took."""
     threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder:
-        scope = Scope(GROUPS, progressbar=False)
+        scope = Scope(metric_groups(), progressbar=False)
         store = ScoreStore(Path(folder), "benchmark")
         efforts.append(score_test_set(model, dataset, store, scope))
     torch.set_num_threads(threads)  # the loop takes what PyTorch would take
@@ -101,12 +101,12 @@ def main(argv):
     parser.add_argument("--mixtures", type=int, default=12, help="of the test set")
     own, argv = parser.parse_known_args(argv)
     options, rest = split_options([*argv, f"--max_samples={own.mixtures}"])
-    subject = load_subject(rest)
+    found = find_model(rest)
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
-        prepare_polsess(**prepare_options(subject, Path(folder), options.split))
-        dataset = test_set(subject, Path(folder), options)
-    model, _ = subject.load()
+        prepare_polsess(**prepare_options(found, Path(folder), options.split))
+        dataset = test_set(found, Path(folder), options)
+    model, _ = found.load()
     efforts = []
     seconds = time_alternately(
         {

@@ -102,9 +102,9 @@ def test(hparams, run_opts, dataset, scope):
         dataset,
         hparams["output_folder"],
         scope,
+        facts_of(hparams),
         split="test",
         checkpoint=f"epoch {epoch}",
-        **facts_of(hparams),
     )
 
 
