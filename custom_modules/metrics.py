@@ -1,13 +1,12 @@
 """What an estimate is worth: one table of metrics, and what computes them.
 
-A metric is taken of three signals against each target: the estimate; the mixture,
-whose difference is the improvement; and the *background-removal oracle*, the clean
-sum of the speakers. Removing the background alone raises SI-SDR on a noisy mixture
-without parting the speakers, and the oracle says by how much.
+A metric is taken of three signals against each target: the estimate; the mixture, whose
+difference is the improvement; and the *background-removal oracle*, the clean sum of the
+speakers, which says how much is gained without parting them.
 
-To add a metric, write its function and one entry of :data:`METRICS`; options,
-tables, pictures and comparisons follow. Functions run in forked worker processes,
-which must not touch torch; only those that take a batch on the device do.
+To add a metric, write its function and one entry of :data:`METRICS`; options, tables,
+pictures and comparisons follow. Functions run in forked worker processes, which must
+not touch torch; only those that take a batch on the device do.
 """
 
 from collections.abc import Callable, Collection, Sequence

@@ -184,7 +184,7 @@ def test_there_is_no_oracle_for_one_source():
     assert set(si_sdr_of_signals(targets, targets, targets[..., 0])) == {"", "_mixture"}
 
 
-def test_silence_and_faults_are_told():
+def test_silence_and_faults_have_names():
     s1, *_ = orthogonal().T.float()
     targets = torch.stack([s1, torch.full_like(s1, 0.5)], 1)[None]
     assert is_silent(targets).tolist() == [[False, True]]

@@ -159,9 +159,9 @@ def _check_audio(results: list[ModelResults]) -> None:
     """Names alone say little: corpora made alike have them in common."""
     (first, reference), *others = _tables(results)
     for folder, table in others:
-        levels = [t.get("si_sdr_mixture") for t in (reference, table)]
-        if any(level is None for level in levels):
+        if not all("si_sdr_mixture" in x for x in (reference, table)):
             continue
+        levels = reference.si_sdr_mixture, table.si_sdr_mixture
         same = np.isclose(*levels, rtol=0, atol=SAME_AUDIO_DB, equal_nan=True)
         if not same.all():
             raise InputError(

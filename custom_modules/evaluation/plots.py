@@ -5,10 +5,13 @@
 ``test_results.csv``.
 """
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
 from custom_modules.curves import BLUE, GREEN, ORANGE, PALETTE, PINK, SKY, VERMILION
 from custom_modules.evaluation.summary import (
@@ -25,7 +28,7 @@ COLOURS = {"model": BLUE, "indoor": BLUE, "outdoor": VERMILION, "oracle": ORANGE
 COLOURS |= {"subsets and means": SKY, "scene only": GREEN, "clean": PINK}
 
 _ORACLE = "background removal alone (oracle)"
-_LINE = {"color": "black", "linewidth": 0.8}
+_LINE: dict[str, Any] = {"color": "black", "linewidth": 0.8}
 
 
 def plot_variants(summary: pd.DataFrame, name: str) -> Figure:
@@ -197,9 +200,8 @@ def _draw_gains(axes: Axes, summary: pd.DataFrame, column: str) -> np.ndarray:
         )
     oracle = summary[summary.metric == f"{column}_oracle"].set_index("variant")["mean"]
     if len(oracle):
-        edges = places - 0.42, places + 0.42
-        look = {"color": COLOURS["oracle"], "linewidth": 3, "zorder": 3}
-        axes.hlines(oracle.reindex(names), *edges, label=_ORACLE, **look)
+        lines = axes.hlines(oracle.reindex(names), places - 0.42, places + 0.42)
+        lines.set(color=COLOURS["oracle"], linewidth=3, zorder=3, label=_ORACLE)
     axes.axhline(0, **_LINE)
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
@@ -207,12 +209,12 @@ def _draw_gains(axes: Axes, summary: pd.DataFrame, column: str) -> np.ndarray:
 
 
 def _draw_points(
-    axes: Axes, x: object, y: pd.Series, environment: str, alpha: float
+    axes: Axes, x: ArrayLike, y: pd.Series, environment: str, alpha: float
 ) -> None:
     """A dot for each; with ``alpha`` if they are many."""
     alpha = 0.6 if len(y) < 500 else alpha
-    look = {"color": COLOURS[environment], "markersize": 4, "zorder": 1}
-    axes.plot(x, y, ".", alpha=alpha, **look)
+    look: dict[str, Any] = {"color": COLOURS[environment], "alpha": alpha, "zorder": 1}
+    axes.plot(x, y, ".", markersize=4, **look)
 
 
 def _name_environments(axes: Axes, table: pd.DataFrame) -> None:

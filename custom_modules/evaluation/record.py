@@ -20,7 +20,7 @@ import torch
 from custom_modules.files import atomic_path
 
 if TYPE_CHECKING:
-    from custom_modules.dataio import Manifest, MixtureDataset
+    from custom_modules.dataio import MixtureDataset
     from custom_modules.evaluation.loading import Model
     from custom_modules.evaluation.runner import Timing
 
@@ -43,19 +43,21 @@ def evaluation_key(
 ) -> str:
     """Names what is evaluated, so that scores of two models never mix.
 
-    ``<split>-<digest>`` of the model's parameters and settings, the manifest and the
-    corpus that it is of, task, device, precision, rows of a batch and the versions of
-    what computes metrics.
+    ``<split>-<digest>`` of the model's parameters and settings, the manifest, the
+    corpus and the sizes and times of its mixes, task, device, precision, rows of a
+    batch and the versions of what computes metrics.
     """
     # Outside it stays what changes no score: the choice of variants, metrics and
     # mixtures, processes and workers. And what is not looked at, because it would
     # take too long or changes last digits alone: the content of audio files that
     # keep size and time, layers other than the mix, which GPU, driver and cuDNN.
+    root = Path(dataset.data.replacements.get("data_root", ""))
+    mixes = (entry["mix"] for entry in dataset.data.values())
     parts = {
         "format": FORMAT,
         "model": model.fingerprint(),
         "manifest": digest_of([dataset.data.path.read_bytes()]),
-        "corpus": _corpus(dataset.data),
+        "corpus": (str(root.resolve()), digest_of(map(_state, mixes))),
         "task": dataset.task,
         "device": model.device.type,
         "precision": str(model.dtype),
@@ -65,13 +67,8 @@ def evaluation_key(
     return f"{split}-{digest_of([json.dumps(parts).encode()], size=8)}"
 
 
-def _corpus(manifest: Manifest) -> tuple[str, str]:
-    """Where the corpus is, and a digest of size and time of all mixes."""
-    root = Path(manifest.replacements.get("data_root", "")).resolve()
-    return str(root), digest_of(_state(entry["mix"]) for entry in manifest.values())
-
-
 def _state(path: str) -> bytes:
+    """Size and time of a file."""
     try:
         stat = os.stat(path)
     except OSError:

@@ -93,15 +93,19 @@ def score_test_set(
     ddp_barrier()  # all have read the store before anybody adds to it
     rank, processes = rank_and_processes()
     wanted = dict(list(wanted.items())[rank::processes])
+    workers = scope.workers
+    if workers is None:
+        workers = min(max(1, available_cores() // processes), len(wanted))
     run = _Run(model, dataset, store, scope, wanted)
     if wanted:
-        run.through(_workers(scope, processes, len(wanted)))
+        run.through(workers)
     seconds = time.perf_counter() - start
     # Summed up when all are there: what they wrote can be read.
     scored = _over_processes(run.scored, "SUM", model.device)
-    longest = [_over_processes(x, "MAX", model.device) for x in (seconds, run.waited)]
+    seconds = _over_processes(seconds, "MAX", model.device)
+    waited = _over_processes(run.waited, "MAX", model.device)
     store.read_all()
-    return Timing(int(scored), *longest, processes)
+    return Timing(int(scored), seconds, waited, processes)
 
 
 def _over_processes(number: float, operation: str, device: torch.device) -> float:
@@ -122,22 +126,14 @@ def _missing(
             variant
             for variant in variants_of(environment, dataset.variants)
             if store.missing(name, variant, metrics)
-            or (name in heard and _is_unheard(scope.audio_folder, name, variant))
+            or (
+                (name in heard and variant in HEARD_VARIANTS)
+                and not example_path(scope.audio_folder, name, variant).exists()
+            )
         ]
         if variants:
             missing[name] = variants
     return missing
-
-
-def _is_unheard(folder: str, name: str, variant: str) -> bool:
-    path = example_path(folder, name, variant)
-    return variant in HEARD_VARIANTS and not path.exists()
-
-
-def _workers(scope: Scope, processes: int, mixtures: int) -> int:
-    if scope.workers is not None:
-        return scope.workers
-    return min(max(1, available_cores() // processes), mixtures)
 
 
 class _Run:
@@ -198,7 +194,9 @@ class _Run:
         mixture = example.mixture.to(estimates)[None]
         aligned = align(estimates[None], targets)
         estimate = aligned[0].cpu()
-        self._write_audio(example, estimate)
+        if example.id in self.heard and example.variant in HEARD_VARIANTS:
+            folder, rate = self.scope.audio_folder, self.model.sample_rate
+            write_example(folder, example, estimate, rate)
         if example.id not in self.jobs:
             self.jobs[example.id] = self._job(example)
         job = self.jobs[example.id]
@@ -259,12 +257,6 @@ class _Run:
             mean = sum(self.gains) / len(self.gains)
             bar.set_postfix_str(f"SI-SDRi {mean:.2f} dB", refresh=False)
         bar.update(len(scores))
-
-    def _write_audio(self, example: Example, estimates: Tensor) -> None:
-        if example.id in self.heard and example.variant in HEARD_VARIANTS:
-            write_example(
-                self.scope.audio_folder, example, estimates, self.model.sample_rate
-            )
 
 
 def read_examples(

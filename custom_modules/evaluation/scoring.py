@@ -7,7 +7,6 @@ that.
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -100,7 +99,7 @@ class _Scorer:
     def _score(
         self, name: str, suffix: str, variant: str, source: int
     ) -> float | Failure:
-        place = (suffix, variant, source if suffix == "" else None)
+        place: Place = (suffix, variant, source if suffix == "" else None)
         place = _ORACLE if suffix == "_oracle" else place
         failure = self._failure(place, source)
         if failure:
@@ -192,7 +191,7 @@ def scoring_processes(workers: int) -> Iterator[Callable[[ScoringJob], Future]]:
         return
     with worker_pool(workers, _REMEDY, initializer=_begin_scoring) as pool:
         pool.submit(int).result()
-        yield partial(pool.submit, _score)
+        yield lambda job: pool.submit(_score, job)
 
 
 def _begin_scoring() -> None:

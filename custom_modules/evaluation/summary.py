@@ -39,10 +39,10 @@ def describe(entry: dict) -> dict[str, object]:
     >>> describe(entry)["genders"]
     'female-male'
     """
-    genders = [entry.get("gender1"), entry.get("gender2")]
+    genders = [entry[key] for key in ("gender1", "gender2") if entry.get(key)]
     return {
         "environment": entry["environment"],
-        "genders": "-".join(sorted(genders)) if all(genders) else None,
+        "genders": "-".join(sorted(genders)) if len(genders) == 2 else None,
         **{key: entry.get(key) for key in ("ssr_db", "scene_class", "event_class")},
     }
 
@@ -157,12 +157,11 @@ def _statistics(
             by_variant = [np.nanmean(values[strata == v], 0) for v in np.unique(strata)]
             means, stds = np.nanmean(by_variant, axis=0), np.nan
         low, high = interval_of_mean(values, table.id.to_numpy(), strata)
-    columns = {"variant": variant, "group": group, "metric": scores}
-    columns |= {"mean": means, "std": stds, "ci_low": low, "ci_high": high}
-    columns["n"] = (~np.isnan(values)).sum(axis=0)
-    columns["failed"] = table[[f"failed:{name}" for name in scores]].sum().to_numpy()
-    columns["incomplete"] = table.incomplete.sum()
-    return pd.DataFrame(columns)
+    parts = pd.DataFrame({"variant": variant, "group": group, "metric": scores})
+    parts = parts.assign(mean=means, std=stds, ci_low=low, ci_high=high)
+    parts["n"] = (~np.isnan(values)).sum(axis=0)
+    parts["failed"] = table[[f"failed:{name}" for name in scores]].sum().to_numpy()
+    return parts.assign(incomplete=table.incomplete.sum())
 
 
 def interval_of_mean(
@@ -196,8 +195,10 @@ def interval_of_mean(
         resampled = _resampled_means(values[inside], codes[inside], count)
         means = means + np.where(known, resampled, 0)
         counted += known
-    with np.errstate(invalid="ignore"):
-        low, high = _percentiles(means / counted)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # nothing but failures
+        # Few values, and some resamples have none of them.
+        low, high = np.nanpercentile(means / counted, [2.5, 97.5], axis=0)
     several = np.array([len(set(codes[column])) > 1 for column in present.T])
     return np.where(several, low, np.nan), np.where(several, high, np.nan)
 
@@ -211,15 +212,6 @@ def _resampled_means(values: np.ndarray, codes: np.ndarray, count: int) -> np.nd
     weights = _weights(count)
     with np.errstate(invalid="ignore", divide="ignore"):
         return (weights @ sums) / (weights @ sizes)
-
-
-def _percentiles(means: np.ndarray) -> np.ndarray:
-    bounds = np.percentile(means, [2.5, 97.5], axis=0)
-    # Few values, and some resamples have none of them.
-    holes = np.isnan(bounds[0]) & ~np.isnan(means).all(axis=0)
-    if holes.any():
-        bounds[:, holes] = np.nanpercentile(means[:, holes], [2.5, 97.5], axis=0)
-    return bounds
 
 
 @functools.lru_cache(maxsize=8)

@@ -247,7 +247,7 @@ def _numbers(values: pd.Series, metric: Metric) -> list[str]:
 
 def _intervals(part: pd.DataFrame, metric: Metric) -> list[str]:
     bounds = part[["ci_low", "ci_high"]].to_numpy()
-    return [markdown.interval(*pair, metric.decimals) for pair in bounds]
+    return [markdown.interval(low, high, metric.decimals) for low, high in bounds]
 
 
 def _table(columns: dict) -> str:

@@ -145,8 +145,8 @@ def test_what_is_left_out_is_said(tmp_path, capsys):
     rows.to_csv(a / "test_results.csv", index=False)
     compare_results([str(f) for f in (a, b, b2)], tmp_path / "out")
     text = capsys.readouterr().out
-    (told,) = [line for line in text.splitlines() if line.startswith("Left out")]
-    assert told.endswith(": variants E; metrics PESQ, STOI; 1 mixture.")
+    (line,) = [x for x in text.splitlines() if x.startswith("Left out")]
+    assert line.endswith(": variants E; metrics PESQ, STOI; 1 mixture.")
     assert "± is the standard deviation over seeds" in text
 
 

@@ -223,7 +223,7 @@ def test_metrics_take_one_thread_each(monkeypatch, workers):
         assert blas_threads() == {2}
 
 
-def test_a_process_that_dies_at_its_start_is_told_in_one_line(monkeypatch):
+def test_a_process_that_dies_at_its_start_is_said_in_one_line(monkeypatch):
     monkeypatch.setattr(scoring, "begin_worker", lambda: os._exit(9))
     with (
         pytest.raises(InputError, match="fewer --workers"),
@@ -233,7 +233,7 @@ def test_a_process_that_dies_at_its_start_is_told_in_one_line(monkeypatch):
 
 
 @pytest.mark.parametrize("again", [False, True])
-def test_a_process_that_dies_is_told_in_one_line(monkeypatch, again):
+def test_a_process_that_dies_is_said_in_one_line(monkeypatch, again):
     monkeypatch.setattr(scoring, "score_mixture", lambda _: os._exit(9))
     with (
         pytest.raises(InputError, match="fewer --workers"),

@@ -76,7 +76,7 @@ def test_model_mixture_and_oracle_stand_together():
     assert lines[1][2:] == ["1.00", "1.00", "1.000"]
 
 
-def test_spread_is_told_of_every_metric():
+def test_spread_is_shown_of_every_metric():
     _, _, *lines = cells(spread_table(every(FULL)))
     assert lines[1][1] == "8.50 ± 3.54 [6.00 … 11.00]"
     assert lines[1][3] == "0.123 ± 0.000 [0.123 … 0.123]"

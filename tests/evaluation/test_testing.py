@@ -82,7 +82,7 @@ OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 
         (RuntimeError("Connection closed by peer [::1]"), "cpu", 8, "the same command"),
     ],
 )
-def test_what_ends_a_test_is_told_in_one_line(
+def test_what_ends_a_test_is_said_in_one_line(
     tmp_path, blur, test_set, monkeypatch, error, device, size, remedy
 ):
     def fail(*arguments):
