@@ -22,12 +22,7 @@ from pystoi.stoi import BETA, DYN_RANGE, FS, N_FRAME, NFFT, OBM, N
 from torch import Tensor
 
 from custom_modules.errors import InputError
-from custom_modules.objectives import (
-    SILENCE_ENERGY,
-    pit_si_sdr_loss,
-    reorder,
-    si_sdr,
-)
+from custom_modules.objectives import SILENCE_ENERGY, pit_si_sdr_loss, reorder, si_sdr
 
 #: Taps of the distortion filter that BSS-eval allows; 512 in all its versions.
 BSS_FILTER_TAPS = 512
@@ -276,7 +271,9 @@ def metric_groups() -> tuple[str, ...]:
     return tuple(name for name in groups if name != BASE_GROUP)
 
 
-def checked_groups(names: Sequence[str]) -> tuple[str, ...]:
+def checked_groups(
+    names: Sequence[str], option: str = "test_metrics"
+) -> tuple[str, ...]:
     """A choice of groups in the order of the table; InputError if one is unknown.
 
     >>> checked_groups(["stoi", "sdr"])
@@ -285,7 +282,7 @@ def checked_groups(names: Sequence[str]) -> tuple[str, ...]:
     known = metric_groups()
     if not isinstance(names, list | tuple) or not set(names) <= set(known):
         raise InputError(
-            f"test_metrics {names}: choose a list of {', '.join(known)}; "
+            f"{option} {names}: choose a list of {', '.join(known)}; "
             "SI-SDR is always computed"
         )
     return tuple(name for name in known if name in names)

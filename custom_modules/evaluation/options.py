@@ -28,7 +28,8 @@ def split_options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
             check_number(f"--{name}", getattr(options, name), least=number, whole=True)
     groups = metric_groups()
     if options.metrics is not None:
-        groups = checked_groups([name for name in options.metrics.split(",") if name])
+        names = [name for name in options.metrics.split(",") if name]
+        groups = checked_groups(names, "--metrics")
     options.groups = tuple(g for g in groups if not getattr(options, f"no_{g}"))
     return options, rest
 

@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from custom_modules.files import atomic_path
-
 if TYPE_CHECKING:
     from custom_modules.dataio import MixtureDataset
     from custom_modules.evaluation.loading import Model
@@ -138,13 +136,6 @@ def _git_commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None  # no git, or no repository
     return done.stdout.strip() or None
-
-
-def write_record(folder: str | Path, record: dict) -> None:
-    """Writes a record beside the results."""
-    with atomic_path(Path(folder, RECORD_FILE)) as path:
-        text = json.dumps(record, indent=1, ensure_ascii=False)
-        path.write_text(text + "\n", encoding="utf-8")
 
 
 def recorded_corpus(folder: str | Path) -> str | None:

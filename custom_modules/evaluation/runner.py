@@ -12,11 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from speechbrain.utils.distributed import (
-    ddp_all_reduce,
-    ddp_barrier,
-    if_main_process,
-)
+from speechbrain.utils.distributed import ddp_all_reduce, ddp_barrier, if_main_process
 from torch import Tensor
 from tqdm import tqdm
 

@@ -1,5 +1,6 @@
 """Results as rows of scores, and their summaries as Markdown."""
 
+import json
 import textwrap
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -10,7 +11,7 @@ from custom_modules import markdown
 from custom_modules.curves import save
 from custom_modules.dataio import MixtureDataset
 from custom_modules.evaluation import plots
-from custom_modules.evaluation.record import record_lines, write_record
+from custom_modules.evaluation.record import RECORD_FILE, record_lines
 from custom_modules.evaluation.scoring import DECIMALS, Failure, SignalScores
 from custom_modules.evaluation.store import ScoreStore
 from custom_modules.evaluation.summary import (
@@ -123,7 +124,9 @@ def write_results(
         summary.to_csv(path, index=False, float_format="%.6g")
     with atomic_path(folder / "test_summary.md") as path:
         path.write_text(report(rows, summary, record), encoding="utf-8")
-    write_record(folder, record)
+    with atomic_path(folder / RECORD_FILE) as path:
+        text = json.dumps(record, indent=1, ensure_ascii=False)
+        path.write_text(text + "\n", encoding="utf-8")
     name = f"{record['model_name']}, {record['task']}"
     pictures = {
         "test_results.png": plots.plot_variants(summary, name),
