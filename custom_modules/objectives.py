@@ -26,9 +26,7 @@ MAX_LISTED_SOURCES = 6
 SILENCE_ENERGY = 1e-8
 
 
-def si_sdr(
-    estimates: Tensor, targets: Tensor, lengths: Tensor | None = None
-) -> Tensor:
+def si_sdr(estimates: Tensor, targets: Tensor, lengths: Tensor | None = None) -> Tensor:
     """Scale-invariant signal-to-distortion ratio without means, in dB.
 
     Source: Le Roux et al. 2019, "SDR – half-baked or well done?", eq. 5.
@@ -49,7 +47,7 @@ def si_sdr(
 def pairwise_si_sdr(
     estimates: Tensor, targets: Tensor, lengths: Tensor | None = None
 ) -> Tensor:
-    """:func:`si_sdr` of every estimate with every target, ``[batch, target, estimate]``."""
+    """:func:`si_sdr` of each pair, ``[batch, targets, estimates]``."""
     dtype = torch.promote_types(estimates.dtype, torch.float32)
     sources = targets.shape[2]
     with torch.autocast(estimates.device.type, enabled=False):
