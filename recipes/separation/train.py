@@ -105,9 +105,9 @@ def test(
         dataset,
         hparams["output_folder"],
         scope,
+        facts_of(hparams),
         split="test",
         checkpoint=f"epoch {epoch}",
-        **facts_of(hparams),
     )
 
 
