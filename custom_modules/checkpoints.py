@@ -30,18 +30,6 @@ class AtomicCheckpointer(Checkpointer):
     leaves what looks like the newest checkpoint and is not whole. This one
     writes beside and renames, and passes over folders that are not whole. It makes
     ``checkpoints_dir`` with the first checkpoint: a start that fails leaves nothing.
-
-    >>> import torch
-    >>> folder = getfixture("tmp_path") / "save"
-    >>> checkpointer = AtomicCheckpointer(folder, {"model": torch.nn.Linear(2, 2)})
-    >>> folder.exists()
-    False
-    >>> checkpoint = checkpointer.save_checkpoint()
-    >>> checkpointer.find_checkpoint().path == checkpoint.path
-    True
-    >>> checkpoint.paramfiles["model"].unlink()
-    >>> checkpointer.find_checkpoint() is None
-    True
     """
 
     def __init__(self, checkpoints_dir: str | Path, *args: Any, **kwargs: Any) -> None:

@@ -278,13 +278,6 @@ class StoppingEpochCounter(EpochCounterWithStopper):
     never stop. Here only what is above the best is better. The patience, in epochs,
     may be changed between runs; None never stops. The first ``warmup`` epochs are not
     judged, such as those before a curriculum is complete.
-
-    >>> counter = StoppingEpochCounter(100, patience=2, warmup=1)
-    >>> values = iter([9.0, 3.0, 5.0, 5.0, 4.0, 6.0])
-    >>> for epoch in counter:
-    ...     counter.update_metric(next(values))
-    >>> epoch, counter.best_score
-    (5, 5.0)
     """
 
     def __init__(

@@ -41,15 +41,7 @@ Stats = Mapping[str, float]  # si_sdr and si_sdri, dB
 
 
 class Averages:
-    """Sums of an epoch, kept per variant.
-
-    >>> averages = Averages()
-    >>> targets = torch.randn(2, 800, 2)
-    >>> scores = torch.tensor([10.0, 20.0])
-    >>> averages.add(scores, targets.sum(2), targets, ["C", "SER"])
-    >>> averages.means()["si_sdr"], averages.means("SER")["si_sdr"]
-    (15.0, 20.0)
-    """
+    """Sums of an epoch, kept per variant."""
 
     def __init__(self) -> None:
         self.scores = torch.zeros(len(VARIANTS), len(SCORES), dtype=torch.float64)
