@@ -181,7 +181,7 @@ class Separation(ExactSteps):
         """Tells the dataset which epoch begins, and starts its clock."""
         super().on_stage_start(stage, epoch)
         if stage == Stage.TRAIN:
-            self.train_set.set_epoch(epoch)
+            self.train_set.set_epoch(self.epoch)
             self.cost = EpochCost(self.device, self.seconds_before)
             self.seconds_before = 0.0
         self.audible = []

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.context import BaseContext
@@ -151,8 +151,8 @@ def worker_pool(
 
 
 def map_pieces(
-    function: Callable[[list[T]], list[R]], items: list[T], workers: int
-) -> Iterator[R]:
+    function: Callable[[Sequence[T]], list[R]], items: Sequence[T], workers: int
+) -> Generator[R, None, None]:
     """Applies a function to slices of a list; yields the results, in order.
 
     With more than one worker, the function must be picklable and must not touch torch:

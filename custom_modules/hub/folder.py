@@ -22,7 +22,7 @@ from custom_modules.hparams import HPARAMS_FILE
 from custom_modules.hub.card import CardFacts, write_card
 from custom_modules.hub.recipe import ModelRecipe
 from custom_modules.inference import INTERFACE_FILE, PolSESSSeparation
-from custom_modules.models.masking import fold_norm_eps
+from custom_modules.models.masking import MaskingSeparator, fold_norm_eps
 
 PROJECT = "custom_modules"
 _ROOT = Path(custom_modules.__file__).parent
@@ -146,7 +146,7 @@ def write_folder(
     """
     separator = copy.deepcopy(separator).cpu().eval()
     exported = copy.deepcopy(separator)
-    if recipe.is_folded:
+    if isinstance(exported, MaskingSeparator) and recipe.is_folded:
         fold_norm_eps(exported)
     package, interface = bundle(recipe.project_modules(), facts.source)
     card = write_card(recipe, separator, facts)

@@ -12,8 +12,9 @@ import torch
 from huggingface_hub.errors import HFValidationError, HTTPError
 from tqdm import tqdm
 
+from custom_modules.distributed import check_device
 from custom_modules.errors import InputError
-from custom_modules.hparams import HPARAMS_FILE, check_device, read_yaml
+from custom_modules.hparams import HPARAMS_FILE, read_yaml
 from custom_modules.inference import PolSESSSeparation
 from custom_modules.recordings import jobs
 from custom_modules.recordings.spectrograms import plot_spectrograms

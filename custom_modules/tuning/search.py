@@ -5,7 +5,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,11 +89,6 @@ def make_pruner(
 
     Brackets begin at ``min_iter``, or at ``max_iter / eta^s``. Without ``max_epochs``
     a trial is as long as the first ones are.
-
-    >>> make_pruner({"type": "hyperband", "min_iter": 10}, max_epochs=100)._min_resource
-    10
-    >>> make_pruner({"type": "hyperband", "max_iter": 27, "s": 2})._min_resource
-    3
     """
     if spec is None:
         return optuna.pruners.NopPruner()
@@ -163,10 +158,8 @@ class Search:
             taken = [t for t in known if t.state != TrialState.WAITING]
             if sum(not is_interrupted(t) for t in taken) >= trials:
                 return None
-            searched = self.sweep.searched()
-            trial = self.study.ask(
-                {n: p.as_distribution() for n, p in searched.items()}
-            )
+            searched = self.sweep.searched().items()
+            trial = self.study.ask({name: p.distribution for name, p in searched})
             trial.set_user_attr("host", socket.gethostname())
             trial.set_user_attr("pid", os.getpid())
             trial.set_user_attr("alive", time.time())
@@ -177,18 +170,26 @@ class Search:
 
     def _try(self, trial: Trial) -> None:
         """Runs a trial, prunes it where it lags behind, and keeps its best value."""
-        logger.info("trial %d begins: %s", trial.number, self._settings(trial))
+        chosen = self.sweep.decode(trial.params)
+        settings = ", ".join(
+            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in chosen.items()
+        )
+        logger.info("trial %d begins: %s", trial.number, settings)
         folder = trial.user_attrs["folder"]
-        values = self.sweep.constants() | self.sweep.decode(trial.params)
         command = self.sweep.command_line(
-            values, [f"--output_folder={folder}", *self.arguments]
+            self.sweep.constants() | chosen,
+            [f"--output_folder={folder}", *self.arguments],
         )
         try:
             with self.trainings.run(command, folder, self.sweep.metric) as process:
-                best, pruned = self._watch(trial, process)
+                best, state = self._watch(trial, process)
                 if self.trainings.are_stopping:
                     return  # it stays as it is, and a rerun goes on with it
-                self._tell(trial, best, pruned, process)
+                # If another has ended it, this says so; tell raises a plain ValueError.
+                trial.set_user_attr("alive", time.time())
+                is_complete = state == TrialState.COMPLETE
+                self.study.tell(trial, best if is_complete else None, state)
         except UpdateFinishedTrialError:
             logger.warning(
                 "trial %d was given up here: another tune.py has heard nothing of it "
@@ -196,53 +197,40 @@ class Search:
                 trial.number,
                 SILENCE_SECONDS // 60,
             )
+            return
+        result = "no value" if best is None else f"{self.sweep.metric} {best:.4g}"
+        why = f" ({_why(trial.user_attrs)})" if state == TrialState.FAIL else ""
+        end = f"{state.name.lower()}: {result}, {settings}{why}"
+        logger.info("trial %d %s", trial.number, end)
 
-    def _watch(self, trial: Trial, process: TrialProcess) -> tuple[float | None, bool]:
-        """Reports epoch by epoch; returns the best value and whether to prune."""
-        values: list[float] = []
+    def _watch(
+        self, trial: Trial, process: TrialProcess
+    ) -> tuple[float | None, TrialState]:
+        """Reports epoch by epoch; returns the best value and how it ended."""
+
+        def beat() -> None:
+            if time.time() - trial.user_attrs["alive"] > ALIVE_SECONDS:
+                trial.set_user_attr("alive", time.time())
+
+        best: float | None = None
         pick = max if self.sweep.maximize else min
-        for epoch, value in process.values(_heartbeat(trial)):
+        for epoch, value in process.values(beat):
             trial.report(value, epoch)
-            values.append(value)
+            best = value if best is None else pick(best, value)
             if trial.should_prune():
                 process.stop()
-                return pick(values), True
-        return pick(values, default=None), False
-
-    def _tell(
-        self, trial: Trial, best: float | None, pruned: bool, process: TrialProcess
-    ) -> None:
-        failure = None if pruned else process.failure()
-        state = TrialState.PRUNED if pruned else TrialState.COMPLETE
-        if failure:
-            state = TrialState.FAIL
+                return best, TrialState.PRUNED
+        if not self.trainings.are_stopping and (failure := process.failure()):
             trial.set_user_attr("failure", failure)
-        # If another has ended it, this says so; tell raises a plain ValueError.
-        trial.set_user_attr("alive", time.time())
-        self.study.tell(trial, best if state == TrialState.COMPLETE else None, state)
-        result = f"{self.sweep.metric} {best:.4g}" if best is not None else "no value"
-        logger.info(
-            "trial %d %s: %s, %s%s",
-            trial.number,
-            state.name.lower(),
-            result,
-            self._settings(trial),
-            f" ({_why(trial.user_attrs)})" if failure else "",
-        )
-
-    def _settings(self, trial: Trial) -> str:
-        return ", ".join(
-            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
-            for name, value in self.sweep.decode(trial.params).items()
-        )
+            return best, TrialState.FAIL
+        return best, TrialState.COMPLETE
 
     def _enqueue_grid(self) -> None:
         # Optuna's GridSampler gives a point to several workers, and ends by stopping
         # study.optimize, which cannot leave a trial for a rerun.
         searched = self.sweep.searched()
-        choices = [parameter.choices for parameter in searched.values()]
-        for combination in itertools.product(*choices):
-            params = dict(zip(searched, combination, strict=True))
+        for point in itertools.product(*(p.choices for p in searched.values())):
+            params = dict(zip(searched, point, strict=True))
             self.study.enqueue_trial(params, skip_if_exists=True)
 
 
@@ -263,16 +251,3 @@ def _why(attrs: dict[str, Any]) -> str:
     """Why a trial failed, and where all that it printed is, tracebacks included."""
     where = f"; see {attrs['folder']}/output.txt" if "folder" in attrs else ""
     return f"{attrs.get('failure')}{where}"
-
-
-def _heartbeat(trial: Trial) -> Callable[[], None]:
-    """A function that tells the storage, now and then, that a trial is watched."""
-    said = time.monotonic()
-
-    def beat() -> None:
-        nonlocal said
-        if time.monotonic() - said > ALIVE_SECONDS:
-            trial.set_user_attr("alive", time.time())
-            said = time.monotonic()
-
-    return beat

@@ -3,8 +3,8 @@
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -41,20 +41,16 @@ class Trainings:
         self, work: Callable[[Item], Result], items: Iterable[Item]
     ) -> list[Result]:
         """Applies ``work`` in threads; what one raises, or Ctrl-C, stops all."""
-
-        def work_or_stop(item: Item) -> Result:
-            try:
-                return work(item)
-            except BaseException:
-                self.stop()
-                raise
-
         with ThreadPoolExecutor(self.jobs) as pool:
+            futures = [pool.submit(work, item) for item in items]
             try:
-                return list(pool.map(work_or_stop, items))
+                for future in as_completed(futures):
+                    future.result()
             except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
                 self.stop()
                 raise
+        return [future.result() for future in futures]
 
     @contextmanager
     def run(
@@ -65,19 +61,15 @@ class Trainings:
         environment: Mapping[str, str] | None = None,
     ) -> Iterator[TrialProcess]:
         """A training, which ends with the block."""
-        gpu = self._gpus.get()
-        device = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
-        try:
-            process = TrialProcess(
-                list(command), folder, metric, device | dict(environment or {})
-            )
+        with ExitStack() as stack:
+            gpu = self._gpus.get()
+            stack.callback(self._gpus.put, gpu)
+            device = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
+            variables = device | dict(environment or {})
+            process = TrialProcess(list(command), folder, metric, variables)
+            stack.callback(self._processes.discard, process)
+            stack.callback(process.stop)
             self._processes.add(process)
-            try:
-                if self.are_stopping:  # stop() may have looked before
-                    process.stop()
-                yield process
-            finally:
+            if self.are_stopping:  # stop() may have looked before
                 process.stop()
-                self._processes.discard(process)
-        finally:
-            self._gpus.put(gpu)
+            yield process

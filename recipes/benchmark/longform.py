@@ -11,19 +11,19 @@ are its process time, memory is its peak in all, the libraries included.
 """
 
 import argparse
-import multiprocessing
 import resource
 import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from recipes.benchmark.measuring import MIB, describe
+from recipes.benchmark.measuring import MIB, describe, host_peak, in_fresh_process
 
 import soundfile as sf  # isort: skip  (after what sets up the process)
 import torch
 from speechbrain.inference.separation import SepformerSeparation
 
+from custom_modules.distributed import is_out_of_memory
 from custom_modules.hub.card import CardFacts
 from custom_modules.hub.folder import write_folder
 from custom_modules.hub.recipe import ModelRecipe
@@ -39,34 +39,25 @@ CPU = {"device": "cpu"}
 Way = Callable[[str], Callable[[str], object]]
 
 
-def measure(way: Way, model: str, path: str, limit: float) -> dict[str, float] | None:
-    """``seconds`` and ``MiB`` of a way in a fresh process; None if memory ran out."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_measure, (way, model, path, limit))
-
-
-def _measure(way: Way, model: str, path: str, limit: float) -> dict[str, float] | None:
+def separate_once(
+    way: Way, model: str, path: str, limit: float
+) -> tuple[float, float] | None:
+    """Process seconds and peak MiB of a way; None if ``limit`` GiB more are too few."""
     torch.set_num_threads(1)
-    work = way(model)
-    _limit_memory(limit)
-    start = time.process_time()
-    try:
-        work(path)
-    except (MemoryError, RuntimeError) as error:
-        if "allocate memory" not in str(error) and not isinstance(error, MemoryError):
-            raise
-        return None
-    seconds = time.process_time() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MIB
-    return {"seconds": seconds, "MiB": peak}
-
-
-def _limit_memory(gib: float) -> None:
-    """Has allocations fail before the machine is out of memory."""
+    separate = way(model)
     with open("/proc/self/statm") as stream:
         mapped = int(stream.read().split()[0]) * resource.getpagesize()
-    limit = mapped + round(gib * (1 << 30))
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    # Allocations fail before the machine is out of memory.
+    address_space = mapped + round(limit * (1 << 30))
+    resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space))
+    start = time.process_time()
+    try:
+        separate(path)
+    except (MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            return None
+        raise
+    return time.process_time() - start, host_peak() / MIB
 
 
 def stock(model: str) -> Callable[[str], object]:
@@ -89,19 +80,6 @@ def file_to_files(model: str) -> Callable[[str], object]:
     return separate
 
 
-BOTH = {"SpeechBrain": stock, "PolSESSSeparation": ours}
-FLAT = {"separate.py": file_to_files}
-
-
-def write_recording(folder: str, minutes: float) -> str:
-    """Noise of that length; what is in it does not matter here."""
-    path = Path(folder) / f"{minutes}.wav"
-    with sf.SoundFile(path, "w", RATE, 1, "PCM_16") as file:
-        for _ in range(round(minutes * 60)):
-            file.write(0.1 * torch.randn(RATE).numpy())
-    return str(path)
-
-
 def export_untrained(folder: Path) -> str:
     """A DPRNN of the published size."""
     recipe = ModelRecipe(str(HPARAMS), {"data_folder": "none"})
@@ -119,34 +97,37 @@ def compare(
     first = None
     for length in minutes:
         with tempfile.TemporaryDirectory() as folder:
-            path = write_recording(folder, length)
+            path = f"{folder}/{length}.wav"  # of noise: what is in it does not matter
+            noise = 0.1 * torch.randn(round(length * 60) * RATE)
+            sf.write(path, noise.numpy(), RATE)
             for name, way in ways.items():
-                figures = measure(way, model, path, limit)
-                first = first or (figures["MiB"] if figures else 1024 * limit)
-                cells = f"does not fit into {limit:g} GiB | – | – |"
+                figures = in_fresh_process(separate_once, way, model, path, limit)
+                cells = f"does not fit into {limit:g} GiB | – | –"
                 if figures:
-                    speed = length * 60 / figures["seconds"]
-                    share = figures["MiB"] / first
-                    cells = f"{speed:.1f} | {figures['MiB']:.0f} | {share:.3f} |"
-                print(f"| {length:g} | {name} | {cells}", flush=True)
+                    seconds, mib = figures
+                    first = first or mib
+                    cells = f"{length * 60 / seconds:.1f} | {mib:.0f}"
+                    cells += f" | {mib / first:.3f}"
+                first = first or 1024 * limit
+                print(f"| {length:g} | {name} | {cells} |", flush=True)
         first = first if len(ways) == 1 else None
 
 
 def main() -> None:
     """Prints the figures."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", nargs="?", help="a folder; default: untrained DPRNN")
     parser.add_argument("--minutes", type=float, nargs="+", default=[1, 5, 20])
     parser.add_argument("--flat", type=float, nargs="+", help="instead, file to files")
     parser.add_argument("--limit_gib", type=float, default=8, help="of memory")
     options = parser.parse_args()
+    ways: dict[str, Way] = {"SpeechBrain": stock, "PolSESSSeparation": ours}
+    if options.flat:
+        ways = {"separate.py": file_to_files}
     print(f"{describe()}, 1 thread\n")
     with tempfile.TemporaryDirectory() as folder:
         model = options.model or export_untrained(Path(folder) / "dprnn")
-        if options.flat:
-            compare(FLAT, model, options.flat, options.limit_gib)
-        else:
-            compare(BOTH, model, options.minutes, options.limit_gib)
+        compare(ways, model, options.flat or options.minutes, options.limit_gib)
 
 
 if __name__ == "__main__":

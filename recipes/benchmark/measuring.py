@@ -5,6 +5,8 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from typing import TypeVar
 
 from custom_modules.processes import prepare_process
 
@@ -18,6 +20,13 @@ from custom_modules.objectives import pit_si_sdr_loss
 MIB = 1 << 20
 
 Work = dict[str, Callable[[], None]]
+Result = TypeVar("Result")
+
+
+def in_fresh_process(function: Callable[..., Result], *arguments: object) -> Result:
+    """What a module-level function returns in a process of its own, not forked."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def measure(
@@ -31,8 +40,7 @@ def measure(
     passed on the clock, and ``MiB``, the peak memory of all of it beyond what ``make``
     took.
     """
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_measure, (make, arguments, threads, repeats))
+    return in_fresh_process(_measure, make, arguments, threads, repeats)
 
 
 def _measure(
@@ -97,6 +105,11 @@ def _memory() -> int:
 def _peak() -> int:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
+    return host_peak()
+
+
+def host_peak() -> int:
+    """Bytes that this process has held at most, the libraries included."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
