@@ -148,7 +148,7 @@ def _scan_backward(
     sum_bias = tl.zeros((CHANNELS,), tl.float32)
     chunk = tl.cdiv(time, CHUNK) - 1
     while chunk >= 0:
-        h = tl.load(kept + (chunk * batch + sequence) * state * dim + grid, in_grid, 0.0)
+        h = tl.load(kept + (chunk * batch + sequence) * state * dim + grid, in_grid, 0)
         for i in range(CHUNK):
             tl.store(scratch + i * STATES * CHANNELS, h)
             t = chunk * CHUNK + i
