@@ -8,21 +8,19 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import wait
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from multiprocessing import resource_tracker
-from multiprocessing.context import BaseContext
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from custom_modules import audio, layout
 from custom_modules.corpus.mixing import Mixer, Row
-from custom_modules.corpus.sources import Listing, Setup
+from custom_modules.corpus.sources import Listing, Setup, Source
 from custom_modules.corpus.state import State
 from custom_modules.errors import InputError, check_number
-from custom_modules.layout import SPEAKERS_FILE, SUBSETS
+from custom_modules.layout import SUBSETS
 from custom_modules.processes import begin_worker, worker_pool
 
 ROLES = ("speech", "scene", "event")
@@ -43,7 +41,7 @@ CHUNK = 4
 
 Task = tuple[str, int]  # subset and index of a mixture
 Made = tuple[int, Row, int]  # index, row, number of candidates
-Maker = Callable[[Task], Made]
+Maker = Callable[[Iterable[Task]], Iterable[Made]]
 
 
 def generate(hparams: dict, options: dict) -> dict[str, list[Row]]:
@@ -65,7 +63,6 @@ def generate(hparams: dict, options: dict) -> dict[str, list[Row]]:
             for subset, size in sizes.items():
                 rows[subset], tried = _make_subset(make, state, subset, size)
                 tries += tried
-        state.finish()
     print(summary(setup, rows, recordings["speech"]))
     again = "all were there"
     if tries:
@@ -82,22 +79,23 @@ def make_setup(hparams: dict) -> tuple[Setup, dict[str, int]]:
         if option != "indoor_share" or value is not None:
             check_number(f"--{option}", value, least=least, most=most, whole=whole)
     if not isinstance(hparams["overwrite"], bool):
-        raise InputError(
-            f"overwrite is {hparams['overwrite']!r}; set it to True or False"
-        )
+        raise InputError(f"--overwrite={hparams['overwrite']}: set it to True or False")
     if not hparams["output_folder"]:
         raise InputError("output_folder is empty; set --output_folder to a folder")
     sizes = {s: hparams[f"n_{s}"] for s in SUBSETS if hparams[f"n_{s}"]}
     if not sizes:
         raise InputError("n_train, n_val and n_test are all 0; nothing to generate")
-    folder, subsets = Path(str(hparams["output_folder"])), tuple(sizes)
-    options = ("sample_rate", "duration", "seed", "workers")
-    rate, duration, seed, workers = (hparams[option] for option in options)
-    return Setup(folder, rate, duration, seed, workers, subsets), sizes
+    folder = Path(str(hparams["output_folder"]))
+    names = ("sample_rate", "duration", "seed", "workers")
+    return Setup(folder, *(hparams[name] for name in names), tuple(sizes)), sizes
 
 
 def _begin(
-    state: State, setup: Setup, sources: dict[str, Any], overwrite: bool, options: dict
+    state: State,
+    setup: Setup,
+    sources: dict[str, Source],
+    overwrite: bool,
+    options: dict,
 ) -> dict[str, Listing]:
     """Checks everything, and only then changes anything; lists the recordings."""
     options = {"procedure": PROCEDURE, **options}
@@ -127,18 +125,17 @@ def write_speakers(root: Path, recordings: Listing) -> None:
             cells = {"speaker": r.group, "gender": r.gender, "subset": subset}
             rows.setdefault((subset, r.group), cells | {"source": source})
     columns = ("speaker", "gender", "subset", "source")
-    layout.write_rows(root / SPEAKERS_FILE, columns, rows.values())
+    layout.write_rows(root / layout.SPEAKERS_FILE, columns, rows.values())
 
 
 def _make_subset(
-    make: Callable[[list[Task]], Iterable[Made]], state: State, subset: str, size: int
+    make: Maker, state: State, subset: str, size: int
 ) -> tuple[list[Row], list[int]]:
     """Makes what is missing of a subset, and its CSV; rows, and candidates of each."""
     rows = {i: row for i, row in state.done_rows(subset).items() if i < size}
     missing = [(subset, index) for index in range(size) if index not in rows]
     tries = []
-    bar = tqdm(total=size, initial=len(rows), desc=subset, dynamic_ncols=True)
-    with bar:
+    with tqdm(total=size, initial=len(rows), desc=subset, dynamic_ncols=True) as bar:
         for index, row, tried in make(missing):
             rows[index] = row
             tries.append(tried)
@@ -153,10 +150,8 @@ def _check_unique(rows: list[Row]) -> None:
     """No two mixtures of a subset may be of the same two segments."""
     seen: dict[frozenset, Row] = {}
     for row in rows:
-        pair = frozenset(
-            (row[f"speech{n}OryginalPath"], row[f"speech{n}Start"]) for n in (1, 2)
-        )
-        other = seen.setdefault(pair, row)
+        pair = {(row[f"speech{n}OryginalPath"], row[f"speech{n}Start"]) for n in (1, 2)}
+        other = seen.setdefault(frozenset(pair), row)
         if other is not row:
             raise InputError(
                 f"{row['mixFile']}: its speech is that of {other['mixFile']}; there is "
@@ -177,9 +172,7 @@ def summary(setup: Setup, rows: dict[str, list[Row]], speech: Listing) -> str:
 
 
 @contextmanager
-def mixture_maker(
-    mixer: Mixer, state: State
-) -> Iterator[Callable[[list[Task]], Iterable[Made]]]:
+def mixture_maker(mixer: Mixer, state: State) -> Iterator[Maker]:
     """Yields what makes and writes mixtures, in order: here, or in worker processes."""
     workers = mixer.setup.workers
     if workers == 1:
@@ -188,25 +181,19 @@ def mixture_maker(
     # One thread of BLAS per worker: set before the workers import numpy.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
+    # Never plain fork: this process may hold torch, threads and espeak-ng.
+    methods = multiprocessing.get_all_start_methods()
+    method = "forkserver" if "forkserver" in methods else "spawn"
+    context = multiprocessing.get_context(method)
+    context.set_forkserver_preload([__name__])
     resource_tracker.ensure_running()  # it would undo the blocking of signals
     remedy = "run again to resume, with fewer --workers"
-    start = _context(), _start_worker, (mixer, state)
-    with ExitStack() as stack:
+    # At its end, mixtures in progress are finished: that takes a fraction of a
+    # second, and nothing half-written is left.
+    with worker_pool(workers, remedy, context, _start_worker, (mixer, state)) as pool:
         with _ctrl_c_deferred():
-            # At its end, mixtures in progress are finished: that takes a fraction of
-            # a second, and nothing half-written is left.
-            pool = stack.enter_context(worker_pool(workers, remedy, *start))
             wait([pool.submit(os.getpid) for _ in range(workers)])
         yield partial(pool.map, _make_in_worker, chunksize=CHUNK)
-
-
-def _context() -> BaseContext:
-    """Never plain fork: this process may hold torch, threads and espeak-ng."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "custom_modules.corpus.mixing"])
-    return context
 
 
 @contextmanager
@@ -230,7 +217,7 @@ def _ctrl_c_deferred() -> Iterator[None]:
 
 
 #: What a worker process makes mixtures with.
-_makers: list[Maker] = []
+_makers: list[Callable[[Task], Made]] = []
 
 
 def _start_worker(mixer: Mixer, state: State) -> None:

@@ -21,7 +21,14 @@ from numpy.typing import ArrayLike
 
 from custom_modules import audio, layout
 from custom_modules.corpus import reverb, segments
-from custom_modules.corpus.sources import INDOOR, OUTDOOR, Listing, Setup, by_group
+from custom_modules.corpus.sources import (
+    INDOOR,
+    OUTDOOR,
+    Listing,
+    Setup,
+    Source,
+    by_group,
+)
 from custom_modules.errors import InputError
 from custom_modules.mmipc import generator
 
@@ -60,7 +67,7 @@ class Mixer:
     """Draws mixtures; each depends on the seed, the subset and its index only."""
 
     setup: Setup
-    sources: Mapping[str, Any]  # speech, scene, event
+    sources: Mapping[str, Source]  # speech, scene, event
     recordings: Mapping[str, Listing]  # by the same keys, from their `prepare`
     indoor_share: float | None = None  # None: as the scene classes fall
     max_tries: int = 100  # candidates per mixture
@@ -99,10 +106,13 @@ class Mixer:
 
     def _speech(self, subset: str, turn: int, rng: Generator) -> tuple[Layers, Row]:
         """Two talkers at a ratio."""
-        talkers = self._talkers[subset]
+        source, speakers = self.sources["speech"], self._grouped["speech"][subset]
         rate = self.setup.rate
-        names = rng.choice(talkers.speakers, 2, replace=False)
-        first, second = (talkers.cut(name, turn, rng) for name in names)
+        names = rng.choice(list(speakers), 2, replace=False)
+        first, second = (
+            segments.cut_speech(source, speakers[name], self.setup, turn, rng)
+            for name in names
+        )
         active = [audio.active_frames(cut.samples, rate) for cut in (first, second)]
         both = active[0] & active[1]
         if not both.any() or both.mean() < SMALLEST_OVERLAP:
@@ -119,7 +129,7 @@ class Mixer:
         self, subset: str, name: str, speech: np.ndarray, rng: Generator
     ) -> tuple[np.ndarray, Row]:
         """A scene of a class, at a level relative to the speech mix."""
-        cut = self._cut("scene", segments.cut_background, subset, name, rng)
+        cut = self._cut("scene", subset, name, rng)
         level = audio.rms(cut.samples)
         if level == 0.0:
             raise RejectedError("silent scene", SILENCE_REMEDY)
@@ -137,31 +147,29 @@ class Mixer:
     def _event(self, subset: str, scene: str, rng: Generator) -> tuple[np.ndarray, Row]:
         """An event that suits the scene, at its own level."""
         suits = self.sources["event"].suits
-        names = [n for n in sorted(self._grouped["event"][subset]) if suits(n, scene)]
+        names = [n for n in self._grouped["event"][subset] if suits(n, scene)]
         if not names:
             raise RejectedError(f"no event suits {scene}", "add or map event classes")
         name = _draw(rng, names)
-        cut = self._cut("event", segments.cut_event, subset, name, rng)
+        cut = self._cut("event", subset, name, rng)
         cells = cut.cells("event", self.setup.rate) | {"eventClass": name}
         return audio.limit(cut.samples), cells
 
     def _cut(
-        self, role: str, cut: Any, subset: str, name: str, rng: Generator
+        self, role: str, subset: str, name: str, rng: Generator
     ) -> segments.Segment:
-        """A segment of one of the recordings of a class."""
+        """A segment of one of the recordings of a class; scenes go on, events end."""
         recording = _draw(rng, self._grouped[role][subset][name])
-        setup = self.setup
-        return cut(self.sources[role], recording, setup.length, setup.rate, rng)
+        source, repeat = self.sources[role], role == "scene"
+        return segments.cut_stretch(source, recording, self.setup, rng, repeat)
 
     def _reverberate(
         self, ranges: dict, dry: Layers, rng: Generator
     ) -> tuple[Layers, Row]:
         """The wet layers: one room for all, a pre-delay for each source."""
         drawn = reverb.draw_room(ranges, rng)
-        columns = ("highCut", "diffusion", "decay", "freqDamp")
-        room = reverb.Room(*(drawn[column] for column in columns))
         rate = self.setup.rate
-        response = reverb.impulse_response(room, self.setup.length, rate)
+        response = reverb.impulse_response(drawn, self.setup.length, rate)
         wet = {
             layer: audio.limit(reverb.wet(dry[name], response, drawn[column], rate))
             for layer, (name, column) in WET_LAYERS.items()
@@ -175,7 +183,7 @@ class Mixer:
         reverberation brings a candidate nearer to full scale.
         """
         classes = defaultdict(list)
-        for name in sorted(self._grouped["scene"][subset]):
+        for name in self._grouped["scene"][subset]:
             environment = self.sources["scene"].scene_class(name).environment
             classes[environment].append(name)
         if len(classes) == 1:
@@ -187,19 +195,11 @@ class Mixer:
         return classes[INDOOR if rng.random() < share else OUTDOOR]
 
     @cached_property
-    def _talkers(self) -> dict[str, segments.Talkers]:
-        source, setup = self.sources["speech"], self.setup
-        return {
-            subset: segments.Talkers(source, listed, setup.length, setup.rate)
-            for subset, listed in self.recordings["speech"].items()
-        }
-
-    @cached_property
     def _grouped(self) -> dict[str, dict[str, Listing]]:
-        """Role → subset → class → recordings."""
+        """Role → subset → speaker or class → recordings."""
         return {
-            role: {s: by_group(rs) for s, rs in self.recordings[role].items()}
-            for role in ("scene", "event")
+            role: {subset: by_group(recordings) for subset, recordings in split.items()}
+            for role, split in self.recordings.items()
         }
 
 

@@ -17,7 +17,7 @@ from custom_modules.mmipc import generator
 
 
 @dataclass
-class ProceduralScenes(sources.SceneSource):
+class ProceduralScenes(sources.Source):
     """Scenes made from nothing."""
 
     recordings_per_class: int = 10
@@ -25,29 +25,23 @@ class ProceduralScenes(sources.SceneSource):
 
     def prepare(self, setup: Setup) -> Listing:
         samples = max(round(self.seconds * setup.rate), setup.length)
-        recordings = [
-            Recording(f"procedural/{folder_name(name)}/{number:03d}", name, samples)
+        recordings = [  # cafe/restaurant has a slash
+            Recording(f"procedural/{name.replace('/', '_')}/{n:03d}", name, samples)
             for name in sources.scene_classes()
-            for number in range(self.recordings_per_class)
+            for n in range(self.recordings_per_class)
         ]
         return splitting.split_by_class(recordings, setup.subsets, setup.seed)
 
     def read(self, recording: Recording, start: int, length: int, rate: int) -> Samples:
-        whole = render(recording.path, recording.group, recording.samples, rate)
-        return whole[start : start + length]
-
-
-def folder_name(scene_class: str) -> str:
-    """A scene class as a folder's name: ``cafe/restaurant`` has a slash."""
-    return scene_class.replace("/", "_")
+        return render(recording, rate)[start : start + length]
 
 
 @lru_cache(maxsize=16)
-def render(name: str, scene_class: str, length: int, rate: int) -> np.ndarray:
-    """The samples of a recording, RMS 1; what they draw depends on its name."""
-    layers = SceneLayers(generator("scene", name), length, rate)
-    mixed = np.zeros(length)
-    for layer, level in sources.scene_classes()[scene_class].layers.items():
+def render(recording: Recording, rate: int) -> np.ndarray:
+    """The samples of a recording, RMS 1; what they draw depends on its path."""
+    layers = SceneLayers(generator("scene", recording.path), recording.samples, rate)
+    mixed = np.zeros(recording.samples)
+    for layer, level in sources.scene_classes()[recording.group].layers.items():
         gain = from_db(level + layers.uniform(-3, 3))
         mixed += gain * synth.unit(getattr(layers, layer)())
     return synth.unit(mixed)

@@ -6,17 +6,15 @@ on whatever the same process said before, even when it is seeded. For the same
 reason nothing but the standard library is imported: starting must be cheap.
 
 Standard input: a JSON object (``library``, ``data``, ``voice``, ``seed``,
-``parameters``, ``texts``). Standard output: the sampling rate, then per text the
-number of samples and the samples; every number is a little-endian int32, samples
-are int16.
+``parameters``, ``texts``). Standard output: a pickled pair of the sampling rate and
+a list of what was said, little-endian int16.
 """
 
 import ctypes
 import json
+import pickle
 import signal
-import struct
 import sys
-from collections.abc import Iterator
 
 SYNCHRONOUS = 2  # the retrieval mode (1) deadlocks in forked processes
 UTF8 = 1
@@ -25,8 +23,8 @@ CALLBACK = ctypes.CFUNCTYPE(
 )
 
 
-def speak(job: dict) -> Iterator[bytes]:
-    """Yields what goes to standard output."""
+def speak(job: dict) -> tuple[int, list[bytes]]:
+    """The sampling rate in Hz, and the samples of each text."""
     library = ctypes.CDLL(job["library"])
     rate = library.espeak_Initialize(SYNCHRONOUS, 0, job["data"].encode(), 0)
     if rate <= 0:
@@ -36,28 +34,26 @@ def speak(job: dict) -> Iterator[bytes]:
         sys.exit(f"espeak-ng knows no voice {job['voice']}")
     for parameter, value in job["parameters"].items():
         library.espeak_SetParameter(int(parameter), int(value), 0)
-    yield struct.pack("<i", rate)
-    pieces: list[bytes] = []
+    spoken: list[bytes] = []
 
     # ctypes keeps no reference to a callback; this function's frame does.
     @CALLBACK
     def collect(samples: "ctypes._Pointer", count: int, _events: int) -> int:
         if samples and count > 0:
-            pieces.append(ctypes.string_at(samples, 2 * count))
+            spoken[-1] += ctypes.string_at(samples, 2 * count)
         return 0
 
     library.espeak_SetSynthCallback(collect)
     for text in job["texts"]:
-        pieces.clear()
+        spoken.append(b"")
         encoded = text.encode()
         size = ctypes.c_size_t(len(encoded) + 1)
         if library.espeak_Synth(encoded, size, 0, 0, 0, UTF8, None, None) != 0:
             sys.exit(f"espeak-ng cannot say: {text}")
-        samples = b"".join(pieces)
-        yield struct.pack("<i", len(samples) // 2) + samples
+    return rate, spoken
 
 
 if __name__ == "__main__":
     # Ctrl-C reaches the whole process group; the parent reports it.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    sys.stdout.buffer.writelines(speak(json.load(sys.stdin)))
+    pickle.dump(speak(json.load(sys.stdin)), sys.stdout.buffer)

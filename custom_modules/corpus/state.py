@@ -9,6 +9,8 @@ import json
 import os
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -30,17 +32,13 @@ MOVED = {"corpus.speech_folder.SpeechFolder": "corpus.folders.SpeechFolder"}
 Row = dict[str, str]
 
 
+@dataclass
 class State:
-    """A corpus under construction; a context manager that holds the folder's lock.
+    """A corpus under construction; a context manager that holds the folder's lock."""
 
-    ``length`` is a mixture's, in samples.
-    """
-
-    def __init__(self, root: Path, length: int) -> None:
-        self.root = root
-        self._note = root / NOTE
-        self._handle: int | None = None
-        self.file_size = WAV_HEADER + 2 * length
+    root: Path
+    length: int  # samples, of a mixture
+    _handle: int | None = field(default=None, init=False)  # of the locked folder
 
     def __enter__(self) -> Self:
         return self
@@ -49,6 +47,10 @@ class State:
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
+
+    @property
+    def _note(self) -> Path:
+        return self.root / NOTE
 
     def check(self, options: dict, overwrite: bool = False) -> None:
         """Refuses a folder that is not ours to work in; changes nothing.
@@ -82,9 +84,11 @@ class State:
             (self.root / SPEAKERS_FILE).unlink(missing_ok=True)
             self._note.unlink()
         if not self._note.is_file():
-            self._write_note(options)
+            self._write_note({"options": options})
         self._lock()
-        self.sweep()
+        for folder in (*SUBSETS, ROWS, "sources"):  # what a killed process left
+            for path in (self.root / folder).rglob(f"*{PARTIAL_SUFFIX}"):
+                path.unlink(missing_ok=True)
 
     def pin(self, digest: str, overwrite: bool = False) -> None:
         """Holds a resumed run to the recordings of the run that it resumes.
@@ -100,40 +104,35 @@ class State:
                     "corpus was begun; set --overwrite=True to make it again"
                 )
             self._remove(*SUBSETS, ROWS)
-        self._write_note(content["options"], digest)
+        self._write_note(content | {"recordings": digest})
 
     def done_rows(self, subset: str) -> dict[int, Row]:
         """Index → row of the mixtures that are whole."""
-        table = layout.csv_path(self.root, subset)
+        table, size = layout.csv_path(self.root, subset), WAV_HEADER + 2 * self.length
         rows = layout.read_rows(table) if table.is_file() else []
         for waiting in sorted((self.root / ROWS / subset).glob("*.json")):
             rows.append(json.loads(waiting.read_text(encoding="utf-8")))
         return {
-            int(_stem(row).rsplit("_", 1)[1]): row
+            int(Path(row["mixFile"]).stem.rsplit("_", 1)[1]): row
             for row in rows
-            if all(map(self._is_whole, layout.file_paths(self.root, row).values()))
+            if all(
+                path.is_file() and path.stat().st_size == size
+                for path in layout.file_paths(self.root, row).values()
+            )
         }
 
     def keep_row(self, row: Row) -> None:
         """Remembers that a mixture is done; its files must have been written."""
-        folder = self.root / ROWS / row["subset"]
-        with atomic_path(folder / f"{_stem(row)}.json") as partial:
+        path = self.root / ROWS / row["subset"] / row["mixFile"]
+        with atomic_path(path.with_suffix(".json")) as partial:
             partial.write_text(json.dumps(row), encoding="utf-8")
-
-    def sweep(self) -> None:
-        """Removes what a killed process left half-written."""
-        for folder in (*SUBSETS, ROWS, "sources"):
-            for path in (self.root / folder).rglob(f"*{PARTIAL_SUFFIX}"):
-                path.unlink(missing_ok=True)
 
     def finish_subset(self, subset: str, rows: Iterable[Row]) -> None:
         """Writes a subset's CSV; its waiting rows are needed no more."""
         layout.write_rows(layout.csv_path(self.root, subset), COLUMNS, rows)
         self._remove(Path(ROWS, subset))
-
-    def finish(self) -> None:
-        """Removes the folder of waiting rows."""
-        self._remove(ROWS)
+        with suppress(OSError):  # rows of other subsets wait, or there were none
+            (self.root / ROWS).rmdir()
 
     def _lock(self) -> None:
         """Locks the folder; the system unlocks it when the process dies."""
@@ -168,14 +167,6 @@ class State:
                 "another --output_folder"
             ) from error
 
-    def _write_note(self, options: dict, digest: str | None = None) -> None:
-        content = {"options": options} | ({"recordings": digest} if digest else {})
+    def _write_note(self, content: dict) -> None:
         with atomic_path(self._note) as partial:
             partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
-
-    def _is_whole(self, path: Path) -> bool:
-        return path.is_file() and path.stat().st_size == self.file_size
-
-
-def _stem(row: Row) -> str:
-    return row["mixFile"].removesuffix(".wav")

@@ -7,7 +7,7 @@ from custom_modules.corpus import reverb, sources
 from custom_modules.corpus.events import ProceduralEvents
 from custom_modules.corpus.mixing import Mixer
 from custom_modules.corpus.scenes import ProceduralScenes
-from custom_modules.corpus.sources import Recording, Setup, SpeechSource
+from custom_modules.corpus.sources import Recording, Setup, Source
 from custom_modules.errors import InputError
 from custom_modules.layout import COLUMNS
 from tests.corpus.recordings import SPEAKERS, talker
@@ -16,7 +16,7 @@ RATE = 8000
 NUMBER = 40
 
 
-class Noise(SpeechSource):
+class Noise(Source):
     """Six talkers of noise; ``level`` is their loudness."""
 
     def __init__(self, level=0.05):
@@ -155,10 +155,8 @@ def test_wet_layers_follow_from_the_row(mixtures):
         row, layers = mixture.row, mixture.layers
         if "highCut" not in row:
             continue
-        room = reverb.Room(
-            *(float(row[k]) for k in ("highCut", "diffusion")),
-            *(float(row[k]) for k in ("decay", "freqDamp")),
-        )
+        columns_of_room = ("highCut", "diffusion", "decay", "freqDamp")
+        room = {column: float(row[column]) for column in columns_of_room}
         response = reverb.impulse_response(room, 2 * RATE, RATE)
         for dry, column in columns.items():
             expected = reverb.wet(

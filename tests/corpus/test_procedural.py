@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from custom_modules.corpus import events, scenes, sources, synth
-from custom_modules.corpus.sources import Setup
+from custom_modules.corpus.sources import Recording, Setup
 from custom_modules.layout import SUBSETS
 
 
@@ -12,9 +12,7 @@ from custom_modules.layout import SUBSETS
 @pytest.mark.parametrize("name", sorted(sources.scene_classes()))
 def test_scene_is_steady_and_recordings_differ(name, rate):
     first, second = (
-        scenes.render(
-            f"procedural/{scenes.folder_name(name)}/{n}", name, 2 * rate, rate
-        )
+        scenes.render(Recording(f"procedural/{n}", name, 2 * rate), rate)
         for n in (0, 1)
     )
     assert np.isfinite(first).all()

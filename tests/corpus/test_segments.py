@@ -1,15 +1,18 @@
 """Cutting segments: no start twice, short recordings joined, positions true."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from custom_modules.corpus import segments
-from custom_modules.corpus.sources import Recording
+from custom_modules.corpus.sources import Recording, Setup
 
 RATE = 100
 LENGTH = 400
+SETUP = Setup(Path(), RATE, LENGTH / RATE, seed=1)
 
 
 class Numbered:
@@ -28,9 +31,9 @@ class Numbered:
         return 10000.0 * (number + 1) + np.arange(start, start + length)
 
 
-def talkers(*lengths):
+def cut_speech(lengths, turn, rng):
     source = Numbered(lengths)
-    return segments.Talkers(source, source.recordings, LENGTH, RATE)
+    return segments.cut_speech(source, source.recordings, SETUP, turn, rng)
 
 
 @given(
@@ -38,11 +41,10 @@ def talkers(*lengths):
     st.integers(0, 10**7),
 )
 def test_no_start_comes_twice_while_others_are_left(lengths, first_turn):
-    chosen = talkers(*lengths)
     rng = np.random.default_rng(0)
     choices = sum(n - LENGTH + 1 if n >= LENGTH else max(1, n // 2) for n in lengths)
     number = min(choices, 60)
-    cuts = [chosen.cut("ada", first_turn + turn, rng) for turn in range(number)]
+    cuts = [cut_speech(lengths, first_turn + turn, rng) for turn in range(number)]
     starts = {(cut.path.split(";")[0], cut.start) for cut in cuts}
     assert len(starts) == number
     assert all(len(cut.samples) == LENGTH for cut in cuts)
@@ -51,7 +53,7 @@ def test_no_start_comes_twice_while_others_are_left(lengths, first_turn):
 def test_long_recording_is_cut_where_the_row_says():
     rng = np.random.default_rng(0)
     for turn in range(50):
-        cut = talkers(1000, 700).cut("ada", turn, rng)
+        cut = cut_speech([1000, 700], turn, rng)
         number = int(cut.path[4]) + 1
         expected = 10000.0 * number + np.arange(cut.start, cut.end)
         np.testing.assert_array_equal(cut.samples, expected)
@@ -59,8 +61,8 @@ def test_long_recording_is_cut_where_the_row_says():
 
 @given(st.integers(0, 1000))
 def test_short_recordings_are_joined_with_short_gaps(turn):
-    cut = talkers(90, 110, 100, 120, 130, 95, 105).cut(
-        "ada", turn, np.random.default_rng(turn)
+    cut = cut_speech(
+        [90, 110, 100, 120, 130, 95, 105], turn, np.random.default_rng(turn)
     )
     paths = cut.path.split(";")
     assert len(paths) == len(set(paths)) >= 3
@@ -75,7 +77,7 @@ def test_short_recordings_are_joined_with_short_gaps(turn):
 
 
 def test_single_short_recording_is_padded():
-    cut = talkers(150).cut("ada", 3, np.random.default_rng(0))
+    cut = cut_speech([150], 3, np.random.default_rng(0))
     assert cut.path == "ada/0.wav"
     assert np.count_nonzero(cut.samples) == cut.end - cut.start
     assert not cut.samples[cut.end - cut.start :].any()
@@ -86,7 +88,9 @@ def test_scene_is_cut_or_repeated(size):
     source = Numbered([size])
     for seed in range(20):
         rng = np.random.default_rng(seed)
-        cut = segments.cut_background(source, source.recordings[0], LENGTH, RATE, rng)
+        cut = segments.cut_stretch(
+            source, source.recordings[0], SETUP, rng, repeat=True
+        )
         stretch = 10000.0 + np.arange(cut.start, cut.end)
         np.testing.assert_array_equal(cut.samples, np.resize(stretch, LENGTH))
         assert cut.end - cut.start == min(size, LENGTH)
@@ -98,7 +102,9 @@ def test_event_is_cut_or_placed(size):
     offsets = set()
     for seed in range(40):
         rng = np.random.default_rng(seed)
-        cut = segments.cut_event(source, source.recordings[0], LENGTH, RATE, rng)
+        cut = segments.cut_stretch(
+            source, source.recordings[0], SETUP, rng, repeat=False
+        )
         heard = cut.samples[cut.samples > 0]
         np.testing.assert_array_equal(heard, 10000.0 + np.arange(cut.start, cut.end))
         offsets.add((cut.start, int(np.flatnonzero(cut.samples)[0])))

@@ -51,7 +51,6 @@ def test_damaged_mixtures_are_not(state, layer, damage):
 def test_rows_survive_in_the_csv(state):
     rows = [add_mixture(state, index) for index in range(3)]
     state.finish_subset("train", rows)
-    state.finish()
     assert not (state.root / ".rows").exists()
     empty = dict.fromkeys(COLUMNS, "")
     assert state.done_rows("train") == {i: empty | row for i, row in enumerate(rows)}
