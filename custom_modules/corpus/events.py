@@ -30,7 +30,7 @@ class ProceduralEvents(sources.Source):
                 path = f"procedural/{name}/{number:03d}"
                 seconds = generator("event length", path).uniform(0.8, 3.2)
                 recordings.append(Recording(path, name, round(seconds * setup.rate)))
-        return splitting.split_by_class(recordings, setup.subsets, setup.seed)
+        return splitting.split_by_class(recordings, setup)
 
     def read(self, recording: Recording, start: int, length: int, rate: int) -> Samples:
         families = EventFamilies(

@@ -9,14 +9,7 @@ from tqdm import tqdm
 
 from custom_modules import audio
 from custom_modules.corpus import sources, splitting
-from custom_modules.corpus.sources import (
-    Listing,
-    Recording,
-    Samples,
-    SceneClass,
-    Setup,
-    by_group,
-)
+from custom_modules.corpus.sources import Listing, Recording, Samples, Setup
 from custom_modules.errors import InputError
 from custom_modules.layout import SUBSETS, with_speaker
 
@@ -62,10 +55,8 @@ class Folder(sources.Source):
             if path.suffix.lower() in audio.SUFFIXES and not path.name.startswith(".")
         ]
         if not paths:
-            known = ", ".join(sorted(s.lstrip(".") for s in audio.SUFFIXES))
-            raise InputError(
-                f"{self.folder}: holds no recordings ({known}); check the path"
-            )
+            kinds = f"({', '.join(sorted(audio.SUFFIXES))})"
+            raise InputError(f"{self.folder}: holds no recordings {kinds}; check it")
         return sorted(paths)
 
     def _lengths(self, paths: list[str], setup: Setup) -> list[int]:
@@ -79,21 +70,15 @@ class Folder(sources.Source):
             except InputError as error:
                 problems.append(str(error))
         if problems:
-            raise InputError(
-                f"{self.folder}: {len(problems)} of {len(paths)} recordings cannot be "
-                "read; fix or remove them",
-                problems,
-            )
+            number = f"{len(problems)} of {len(paths)} recordings cannot be read"
+            message = f"{self.folder}: {number}; fix or remove them"
+            raise InputError(message, problems)
         return lengths
 
 
 @dataclass
 class _ClassFolder(Folder):
-    """Recordings whose class is the subfolder that they lie in.
-
-    ``same_recording`` is a regular expression; files in whose name it finds the same
-    text are parts of one recording, which is never divided over subsets.
-    """
+    """Recordings whose class is the subfolder; `same_recording` as in `splitting`."""
 
     classes: Mapping = field(default_factory=dict)
     same_recording: str | None = None
@@ -106,12 +91,8 @@ class _ClassFolder(Folder):
         names = [p.split("/")[0] if "/" in p else own_name for p in paths]
         groups = [self._class_of(name) for name in names]
         cells = zip(paths, groups, self._lengths(paths, setup), strict=True)
-        return splitting.split_by_class(
-            [Recording(*c) for c in cells],
-            setup.subsets,
-            setup.seed,
-            self.same_recording,
-        )
+        recordings = [Recording(*cell) for cell in cells]
+        return splitting.split_by_class(recordings, setup, self.same_recording)
 
     def _class_of(self, subfolder: str) -> str:
         raise NotImplementedError
@@ -132,20 +113,19 @@ class _ClassFolder(Folder):
 
 
 class SceneFolder(_ClassFolder):
-    """Scenes of one's own; the class is the subfolder.
+    """Scenes of one's own; the class is the subfolder, if it is one of PolSESS's.
 
-    ``classes``: subfolder → one of PolSESS's scene classes, or ``indoor`` or
-    ``outdoor`` for a scene of a class of its own. Subfolders that bear the name of a
-    PolSESS class need no entry.
+    ``classes``: other subfolder → one of PolSESS's scene classes, or ``indoor`` or
+    ``outdoor`` for a scene of a class of its own.
     """
 
-    def scene_class(self, name: str) -> SceneClass:
+    def scene_class(self, name: str) -> sources.SceneClass:
         known = sources.scene_classes()
         if name in known:
             return known[name]
         environment = self.classes[name]
         room = known[DEFAULT_ROOM].room if environment == sources.INDOOR else {}
-        return SceneClass(name, environment, room)
+        return sources.SceneClass(name, environment, room)
 
     def _class_of(self, subfolder: str) -> str:
         if self.classes.get(subfolder) in (sources.INDOOR, sources.OUTDOOR):
@@ -194,9 +174,8 @@ class SpeechFolder(Folder):
             )
 
     def read(self, recording: Recording, start: int, length: int, rate: int) -> Samples:
-        path = recording.path
-        if not Path(self.folder, path).exists():
-            own = path.removeprefix(f"{recording.group}/")
+        if not Path(self.folder, recording.path).exists():
+            own = recording.path.removeprefix(f"{recording.group}/")
             recording = replace(recording, path=own)
         return super().read(recording, start, length, rate)
 
@@ -215,7 +194,8 @@ class SpeechFolder(Folder):
             listed: Listing = {subset: [] for subset in ("", *SUBSETS)}
             for row, recording in zip(rows, recordings, strict=True):
                 listed[row["subset"]].append(recording)
-            splitting.check_explicit({s: by_group(listed[s]) for s in own}, genders)
+            division = {s: sources.by_group(listed[s]) for s in own}
+            splitting.check_explicit(division, genders)
             return {s: listed[s] for s in subsets}
         if self.speakers:
             split = {s: list(map(str, self.speakers.get(s) or ())) for s in subsets}
@@ -226,9 +206,8 @@ class SpeechFolder(Folder):
             split["val"] = split["train"]
         listed = {s: [r for r in recordings if r.group in split[s]] for s in split}
         if shared:
-            listed["train"], listed["val"] = splitting.hold_out(
-                listed["train"], setup.seed
-            )
+            kept, taken = splitting.hold_out(listed["train"], setup.seed)
+            listed |= {"train": kept, "val": taken}
         return listed
 
     def _folder_rows(self) -> list[Row]:

@@ -9,10 +9,11 @@ full mix reaches 0.9999 is drawn again.
 Source: Kleć, Szklanny, Wieczorkowska 2024, and the MATLAB script published with it.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import gcd
 from typing import Any
 
 import numpy as np
@@ -20,15 +21,8 @@ from numpy.random import Generator
 from numpy.typing import ArrayLike
 
 from custom_modules import audio, layout
-from custom_modules.corpus import reverb, segments
-from custom_modules.corpus.sources import (
-    INDOOR,
-    OUTDOOR,
-    Listing,
-    Setup,
-    Source,
-    by_group,
-)
+from custom_modules.corpus import reverb, sources
+from custom_modules.corpus.sources import INDOOR, Listing, Recording, Setup, Source
 from custom_modules.errors import InputError
 from custom_modules.mmipc import generator
 
@@ -37,6 +31,9 @@ LOWEST_SCENE, HIGHEST_SCENE = -14.0, 0.0  # dB relative to the speech mix
 REJECTED_PEAK = 0.9999
 #: Share of a mixture in which both talk at the same time, at least.
 SMALLEST_OVERLAP = 0.3
+GOLDEN_RATIO = (5**0.5 - 1) / 2
+#: Between recordings that are joined, in s.
+SHORTEST_GAP, LONGEST_GAP = 0.1, 0.3
 SILENCE_REMEDY = "remove silent recordings"
 #: Reverberated layer → the dry one that it is made from, the column of its pre-delay.
 WET_LAYERS = {
@@ -51,6 +48,24 @@ Row = dict[str, str]
 
 class RejectedError(Exception):
     """A candidate that has to be drawn again: ``(reason, what helps if all are)``."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of sound and where it comes from."""
+
+    samples: np.ndarray  # [time], as long as a mixture
+    path: str  # the recording; several, joined by ";", if one was too short
+    start: int  # samples, within the first recording
+    end: int  # samples, within the last recording
+
+    def cells(self, prefix: str, rate: int) -> dict[str, str]:
+        """The three cells of a row that say where the segment comes from."""
+        return {
+            f"{prefix}OryginalPath": self.path,
+            f"{prefix}Start": layout.seconds(self.start, rate),
+            f"{prefix}End": layout.seconds(self.end, rate),
+        }
 
 
 @dataclass(frozen=True)
@@ -80,15 +95,15 @@ class Mixer:
                 return self._candidate(subset, index, attempt)
             except RejectedError as error:
                 rejected[error.args] += 1
-        by_number = rejected.most_common()
-        counts = ", ".join(f"{reason}: {n}" for (reason, _), n in by_number)
-        (_, remedy), _ = by_number[0]
+        counts = ", ".join(f"{why}: {n}" for (why, _), n in rejected.most_common())
+        (_, remedy), _ = rejected.most_common(1)[0]
         raise InputError(
             f"{layout.stem(subset, index)}: all of {self.max_tries} candidates were "
             f"rejected ({counts}); {remedy}, or raise --max_tries"
         )
 
     def _candidate(self, subset: str, index: int, attempt: int) -> Mixture:
+        """Layers are rounded to 16 bit first; the mix is their exact sum."""
         rng = generator(self.setup.seed, subset, index, attempt)
         turn = index * self.max_tries + attempt
         layers, row = self._speech(subset, turn, rng)
@@ -102,7 +117,15 @@ class Mixer:
         if scene.room:
             wet, cells = self._reverberate(scene.room, layers, rng)
             layers, row = layers | wet, row | cells
-        return _finish(row, layers, subset, index, attempt)
+        integers = {layer: audio.quantise(samples) for layer, samples in layers.items()}
+        for layer in ("s1", "s2", "scene", "event"):
+            if not integers[layer].any():
+                raise RejectedError(f"silent {layer}", SILENCE_REMEDY)
+        mix = np.sum(list(integers.values()), axis=0, dtype=np.int32)
+        _check_peak(mix / audio.FULL_SCALE, "mix at full scale")
+        integers["mix"] = mix.astype(np.int16)
+        row |= layout.file_cells(subset, index, integers)
+        return Mixture(row, integers, attempt + 1)
 
     def _speech(self, subset: str, turn: int, rng: Generator) -> tuple[Layers, Row]:
         """Two talkers at a ratio."""
@@ -110,8 +133,7 @@ class Mixer:
         rate = self.setup.rate
         names = rng.choice(list(speakers), 2, replace=False)
         first, second = (
-            segments.cut_speech(source, speakers[name], self.setup, turn, rng)
-            for name in names
+            cut_speech(source, speakers[name], self.setup, turn, rng) for name in names
         )
         active = [audio.active_frames(cut.samples, rate) for cut in (first, second)]
         both = active[0] & active[1]
@@ -155,13 +177,11 @@ class Mixer:
         cells = cut.cells("event", self.setup.rate) | {"eventClass": name}
         return audio.limit(cut.samples), cells
 
-    def _cut(
-        self, role: str, subset: str, name: str, rng: Generator
-    ) -> segments.Segment:
+    def _cut(self, role: str, subset: str, name: str, rng: Generator) -> Segment:
         """A segment of one of the recordings of a class; scenes go on, events end."""
         recording = _draw(rng, self._grouped[role][subset][name])
         source, repeat = self.sources[role], role == "scene"
-        return segments.cut_stretch(source, recording, self.setup, rng, repeat)
+        return cut_stretch(source, recording, self.setup, rng, repeat)
 
     def _reverberate(
         self, ranges: dict, dry: Layers, rng: Generator
@@ -182,38 +202,92 @@ class Mixer:
         Were it drawn again, loud recordings would make corpora of outdoor mixtures:
         reverberation brings a candidate nearer to full scale.
         """
-        classes = defaultdict(list)
-        for name in self._grouped["scene"][subset]:
-            environment = self.sources["scene"].scene_class(name).environment
-            classes[environment].append(name)
-        if len(classes) == 1:
-            return next(iter(classes.values()))
+        scene_class, names = self.sources["scene"].scene_class, self._grouped["scene"]
+        indoor, outdoor = [], []
+        for name in names[subset]:
+            is_indoor = scene_class(name).environment == INDOOR
+            (indoor if is_indoor else outdoor).append(name)
         share = self.indoor_share
         if share is None:
-            share = len(classes[INDOOR]) / sum(map(len, classes.values()))
+            share = len(indoor) / len(names[subset])
         rng = generator(self.setup.seed, subset, index, "environment")
-        return classes[INDOOR if rng.random() < share else OUTDOOR]
+        # One kind alone is taken whatever is drawn.
+        return (indoor if rng.random() < share else outdoor) or indoor or outdoor
 
     @cached_property
     def _grouped(self) -> dict[str, dict[str, Listing]]:
         """Role → subset → speaker or class → recordings."""
         return {
-            role: {subset: by_group(recordings) for subset, recordings in split.items()}
+            role: {
+                subset: sources.by_group(recordings)
+                for subset, recordings in split.items()
+            }
             for role, split in self.recordings.items()
         }
 
 
-def _finish(row: Row, layers: Layers, subset: str, index: int, attempt: int) -> Mixture:
-    """Quantises the layers, and adds up what will be in the files."""
-    integers = {name: audio.quantise(samples) for name, samples in layers.items()}
-    for name in ("s1", "s2", "scene", "event"):
-        if not integers[name].any():
-            raise RejectedError(f"silent {name}", SILENCE_REMEDY)
-    mix = np.sum(list(integers.values()), axis=0, dtype=np.int32)
-    _check_peak(mix / audio.FULL_SCALE, "mix at full scale")
-    integers["mix"] = mix.astype(np.int16)
-    row |= layout.file_cells(subset, index, integers)
-    return Mixture(row, integers, attempt + 1)
+def cut_speech(
+    source: Source, recordings: list[Recording], setup: Setup, turn: int, rng: Generator
+) -> Segment:
+    """A segment of a speaker; short recordings are joined, in an order of ``rng``.
+
+    No two turns of a speaker start at the same sample until every possible start
+    has been used: turn t starts at t times a step that shares no divisor with
+    their number. The step is near the golden section of it, which also keeps
+    the starts of any run of turns apart.
+    """
+    length = setup.length
+    # A short one is left at its half at the latest: more would be gaps.
+    spare = [recording.samples - length for recording in recordings]
+    choices = [s + 1 if s >= 0 else max(1, (s + length) // 2) for s in spare]
+    ends = np.cumsum(choices)
+    total = int(ends[-1])
+    step = max(1, round(GOLDEN_RATIO * total))
+    while gcd(step, total) > 1:
+        step += 1
+    position = turn * step % total
+    first = int(np.searchsorted(ends, position, side="right"))
+    start = position - int(ends[first]) + choices[first]
+    recording = recordings[first]
+    if spare[first] >= 0:
+        samples = source.read(recording, start, length, setup.rate)
+        return Segment(samples, recording.path, start, start + length)
+    others = [recordings[i] for i in rng.permutation(len(recordings)) if i != first]
+    return _join(source, [*others, recording], start, setup, rng)
+
+
+def _join(
+    source: Source, waiting: list[Recording], start: int, setup: Setup, rng: Generator
+) -> Segment:
+    """Recordings after each other, the last one first; silence if they run out."""
+    samples = np.zeros(setup.length)
+    position, paths, first_start = 0, [], start
+    while waiting and position < setup.length:
+        recording = waiting.pop()
+        size = min(recording.samples - start, setup.length - position)
+        piece = source.read(recording, start, size, setup.rate)
+        samples[position : position + size] = piece
+        paths.append(recording.path)
+        end = start + size
+        gap = rng.uniform(SHORTEST_GAP, LONGEST_GAP)
+        position += size + round(gap * setup.rate)
+        start = 0
+    return Segment(samples, layout.JOIN.join(paths), first_start, end)
+
+
+def cut_stretch(
+    source: Source, recording: Recording, setup: Setup, rng: Generator, repeat: bool
+) -> Segment:
+    """A random stretch; a shorter recording is repeated, or placed at a random time."""
+    size = min(setup.length, recording.samples)
+    start = int(rng.integers(recording.samples - size + 1))
+    offset = 0 if repeat else int(rng.integers(setup.length - size + 1))
+    samples = source.read(recording, start, size, setup.rate)
+    if repeat:
+        samples = np.resize(samples, setup.length)
+    else:
+        samples = np.pad(samples, (offset, setup.length - size - offset))
+    return Segment(samples, recording.path, start, start + size)
 
 
 def _check_peak(samples: ArrayLike, reason: str) -> None:

@@ -30,7 +30,7 @@ class ProceduralScenes(sources.Source):
             for name in sources.scene_classes()
             for n in range(self.recordings_per_class)
         ]
-        return splitting.split_by_class(recordings, setup.subsets, setup.seed)
+        return splitting.split_by_class(recordings, setup)
 
     def read(self, recording: Recording, start: int, length: int, rate: int) -> Samples:
         return render(recording, rate)[start : start + length]
@@ -51,24 +51,20 @@ class SceneLayers(synth.Synth):
     """A method for each layer that ``data/scenes.csv`` names."""
 
     def air(self) -> np.ndarray:
-        """Ventilation: steady, dull noise."""
         slope, high = self.uniform(-7, -3), self.uniform(800, 5000)
         return self.noise(slope, self.uniform(30, 120), high)
 
     def hum(self) -> np.ndarray:
-        """Mains and fridges: 50 Hz and its multiples, slowly beating."""
         frequency = np.full(self.length, 50.0 * self.rng.choice([1, 2]))
         strength = self.wander(0.5, 0.6, 1.0)
         return self.tone(frequency, int(self.rng.integers(4, 12))) * strength
 
     def motor(self) -> np.ndarray:
-        """An electric motor: a whine that goes up and down."""
         top = self.uniform(200, 700)
         pitch = self.wander(0.3, 0.6 * top, top)
         return self.tone(pitch, 6) * self.wander(1.0, 0.4, 1.0)
 
     def engine(self) -> np.ndarray:
-        """A combustion engine: many partials of a low pitch, roughened."""
         top = self.uniform(35, 90)
         pitch = self.wander(0.4, 0.8 * top, top)
         rough = 1 + 0.5 * self.noise(-6, 5, 30)
@@ -84,8 +80,8 @@ class SceneLayers(synth.Synth):
         grain = self.burst(0.08, 80, self.uniform(600, 1500))
         gap, period = int(0.12 * self.rate), int(self.uniform(0.5, 0.9) * self.rate)
         impulses = np.zeros(self.length)
-        impulses[:: max(period, 1)] = 1.0
-        impulses[gap :: max(period, 1)] += 0.7
+        impulses[::period] = 1.0
+        impulses[gap::period] += 0.7
         clatter = fftconvolve(impulses, grain)[: self.length]
         return synth.unit(clatter) + 0.5 * self.noise(-4, 60, 1500)
 
@@ -108,7 +104,6 @@ class SceneLayers(synth.Synth):
         return self.noise(-3, 200, 4000) * (0.15 + swell)
 
     def hall(self) -> np.ndarray:
-        """The murmur of a large room: band-limited, slowly moving noise."""
         murmur = self.noise(-4, 120, self.uniform(700, 1500))
         return murmur * self.wander(2.0, 0.6, 1.0)
 
@@ -121,7 +116,6 @@ class SceneLayers(synth.Synth):
         return resample(voices, rate, self.rate)[: self.length]
 
     def murmur(self) -> np.ndarray:
-        """One of the voices of a babble."""
         pitch = self.rng.choice([110.0, 200.0]) * self.uniform(0.8, 1.3)
         phase = np.cumsum(self.wander(2.0, 0.85 * pitch, 1.15 * pitch)) / self.rate
         buzz = 2 * (phase % 1.0) - 1 + 0.3 * self.rng.standard_normal(self.length)

@@ -83,7 +83,7 @@ class Source:
     def check(self, setup: Setup) -> None:
         """Refuses what could go wrong later, before anything in the corpus is changed.
 
-        Called once, before ``prepare``, with the same setup; a source need not have it.
+        Called once, before ``prepare``; a source need not have it.
         """
 
     def prepare(self, setup: Setup) -> Listing:

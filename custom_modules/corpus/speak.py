@@ -1,13 +1,10 @@
 """Speaks texts with one espeak-ng voice; a process of its own, used once.
 
-Not to be imported: :mod:`custom_modules.corpus.espeak` runs this file. A process
-per voice is what makes the speech repeatable, since espeak-ng's output depends
-on whatever the same process said before, even when it is seeded. For the same
-reason nothing but the standard library is imported: starting must be cheap.
+:mod:`custom_modules.corpus.espeak` runs this file. What espeak-ng says depends on
+whatever the same process said before, even when it is seeded. As there is a process
+per voice, nothing but the standard library is imported: starting must be cheap.
 
-Standard input: a JSON object (``library``, ``data``, ``voice``, ``seed``,
-``parameters``, ``texts``). Standard output: a pickled pair of the sampling rate and
-a list of what was said, little-endian int16.
+Standard input: a job as JSON. Standard output: what `speak` returns, pickled.
 """
 
 import ctypes
@@ -24,7 +21,7 @@ CALLBACK = ctypes.CFUNCTYPE(
 
 
 def speak(job: dict) -> tuple[int, list[bytes]]:
-    """The sampling rate in Hz, and the samples of each text."""
+    """The sampling rate in Hz, and the samples of each text, little-endian int16."""
     library = ctypes.CDLL(job["library"])
     rate = library.espeak_Initialize(SYNCHRONOUS, 0, job["data"].encode(), 0)
     if rate <= 0:

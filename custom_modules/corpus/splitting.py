@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from itertools import chain, zip_longest
 
-from custom_modules.corpus.sources import Listing, Recording, by_group
+from custom_modules.corpus.sources import Listing, Recording, Setup, by_group
 from custom_modules.errors import InputError
 from custom_modules.mmipc import shuffled
 
@@ -84,25 +84,22 @@ def hold_out(
 
 
 def split_by_class(
-    recordings: list[Recording],
-    subsets: Collection[str],
-    seed: int,
-    same_recording: str | None = None,
+    recordings: list[Recording], setup: Setup, same_recording: str | None = None
 ) -> Listing:
     """Divides the recordings of each class; small classes are missing in some subsets.
 
     ``same_recording`` is a regular expression: files in whose name it finds the same
     text are parts of one recording and stay together.
     """
-    result: Listing = {subset: [] for subset in subsets}
+    result: Listing = {subset: [] for subset in setup.subsets}
     for name, own in by_group(recordings).items():
         origins = defaultdict(list)
         for recording in own:
             file = recording.path.rsplit("/", 1)[-1]
             match = re.search(same_recording, file) if same_recording else None
             origins[match.group() if match else recording.path].append(recording)
-        order = shuffled(origins, "recordings", seed, name)
-        for subset, chosen in _deal(order, subsets).items():
+        order = shuffled(origins, "recordings", setup.seed, name)
+        for subset, chosen in _deal(order, setup.subsets).items():
             result[subset] += [r for origin in chosen for r in origins[origin]]
     for subset, listed in result.items():
         if not listed:

@@ -81,6 +81,11 @@ def test_noise_stays_between_its_edges():
     assert power[frequency < 100].mean() < 1e-2 * inside
 
 
+def test_drift_stays_between_its_values():
+    drift = synthesiser(800).wander(2.0, 0.5, 1.0)
+    assert 0.5 <= drift.min() < drift.max() <= 1.0
+
+
 def test_tone_leaves_out_partials_that_would_alias():
     rate, pitch = 8000, 1000.0
     samples = synthesiser(rate).tone(np.full(rate, pitch), 20)
