@@ -90,8 +90,7 @@ class _ClassFolder(Folder):
         paths, own_name = self._paths(), Path(self.folder).name
         names = [p.split("/")[0] if "/" in p else own_name for p in paths]
         groups = [self._class_of(name) for name in names]
-        cells = zip(paths, groups, self._lengths(paths, setup), strict=True)
-        recordings = [Recording(*cell) for cell in cells]
+        recordings = list(map(Recording, paths, groups, self._lengths(paths, setup)))
         return splitting.split_by_class(recordings, setup, self.same_recording)
 
     def _class_of(self, subfolder: str) -> str:
@@ -103,7 +102,7 @@ class _ClassFolder(Folder):
         """The class of PolSESS that a subfolder is, or is mapped to."""
         target = self.classes.get(subfolder, subfolder)
         if target not in known:
-            near, *_ = *get_close_matches(target, known, n=1), *known
+            near = (get_close_matches(target, known, n=1) or list(known))[0]
             option = f"--{role}_classes='{{{subfolder}: "
             raise InputError(
                 f"{self.folder}/{subfolder}: {target!r} is not one of PolSESS's {role} "
@@ -233,7 +232,7 @@ class SpeechFolder(Folder):
         cells = cells.reindex(columns=COLUMNS, fill_value="")
         cells["file"] = cells["file"].str.replace("\\", "/")
         speakers, paths = set(cells["speaker"]), cells[["file", "speaker"]].to_numpy()
-        cells["path"] = [with_speaker(*pair, speakers) for pair in paths]
+        cells["path"] = [with_speaker(p, speaker, speakers) for p, speaker in paths]
         repeated, rows = cells["file"].duplicated(), cells.to_dict("records")
         problems = [
             f"{table}: row {number}: {problem}"

@@ -231,8 +231,9 @@ def make_setup(hparams: dict) -> tuple[Setup, dict[str, int]]:
     if not sizes:
         raise InputError("n_train, n_val and n_test are all 0; nothing to generate")
     folder = Path(str(hparams["output_folder"]))
-    names = ("sample_rate", "duration", "seed", "workers")
-    return Setup(folder, *(hparams[name] for name in names), tuple(sizes)), sizes
+    options = ("sample_rate", "duration", "seed", "workers")
+    rate, duration, seed, workers = (hparams[option] for option in options)
+    return Setup(folder, rate, duration, seed, workers, tuple(sizes)), sizes
 
 
 def _begin(

@@ -121,7 +121,7 @@ class Mixer:
         for layer in ("s1", "s2", "scene", "event"):
             if not integers[layer].any():
                 raise RejectedError(f"silent {layer}", SILENCE_REMEDY)
-        mix = np.sum(list(integers.values()), axis=0, dtype=np.int32)
+        mix = np.stack(list(integers.values())).sum(axis=0, dtype=np.int32)
         _check_peak(mix / audio.FULL_SCALE, "mix at full scale")
         integers["mix"] = mix.astype(np.int16)
         row |= layout.file_cells(subset, index, integers)
@@ -202,14 +202,12 @@ class Mixer:
         Were it drawn again, loud recordings would make corpora of outdoor mixtures:
         reverberation brings a candidate nearer to full scale.
         """
-        scene_class, names = self.sources["scene"].scene_class, self._grouped["scene"]
-        indoor, outdoor = [], []
-        for name in names[subset]:
-            is_indoor = scene_class(name).environment == INDOOR
-            (indoor if is_indoor else outdoor).append(name)
+        scene_class = self.sources["scene"].scene_class
+        names = list(self._grouped["scene"][subset])
+        indoor = [name for name in names if scene_class(name).environment == INDOOR]
+        outdoor = [name for name in names if name not in indoor]
         share = self.indoor_share
-        if share is None:
-            share = len(indoor) / len(names[subset])
+        share = len(indoor) / len(names) if share is None else share
         rng = generator(self.setup.seed, subset, index, "environment")
         # One kind alone is taken whatever is drawn.
         return (indoor if rng.random() < share else outdoor) or indoor or outdoor
@@ -218,10 +216,7 @@ class Mixer:
     def _grouped(self) -> dict[str, dict[str, Listing]]:
         """Role → subset → speaker or class → recordings."""
         return {
-            role: {
-                subset: sources.by_group(recordings)
-                for subset, recordings in split.items()
-            }
+            role: {s: sources.by_group(listed) for s, listed in split.items()}
             for role, split in self.recordings.items()
         }
 

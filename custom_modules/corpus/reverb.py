@@ -7,7 +7,7 @@ names; the plate's slow modulation is left out, so that it is linear and
 time-invariant and an impulse response says everything.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache, partial
 
 import numpy as np
@@ -43,7 +43,7 @@ WRAP_DAMPING = 1e-6
 
 
 def draw_room(
-    ranges: Mapping[str, Sequence[float]], rng: Generator
+    ranges: Mapping[str, tuple[float, float]], rng: Generator
 ) -> dict[str, float]:
     """Draws the parameters of a room and the pre-delays of the sources.
 

@@ -7,7 +7,7 @@ from :class:`Source` and has two methods, :meth:`Source.prepare` and
 :meth:`Source.check`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import groupby
@@ -32,7 +32,9 @@ class SceneClass:
 
     name: str  # such as "cafe/restaurant"
     environment: str
-    room: dict[str, Sequence[float]]  # ROOM_COLUMNS → least and most; empty outdoors
+    room: dict[
+        str, tuple[float, float]
+    ]  # ROOM_COLUMNS → least and most; empty outdoors
     layers: dict[str, float] = field(default_factory=dict)  # of a procedural one → dB
 
 
@@ -117,7 +119,7 @@ def scene_classes() -> dict[str, SceneClass]:
     result = {}
     for row in read_rows(DATA / "scenes.csv"):
         ranges = {c: row[c].split("..") for c in ROOM_COLUMNS if row[c]}
-        room = {column: tuple(map(float, ends)) for column, ends in ranges.items()}
+        room = {c: (float(low), float(high)) for c, (low, high) in ranges.items()}
         layers = dict(layer.split(":") for layer in row["layers"].split())
         levels = {layer: float(level) for layer, level in layers.items()}
         name = row["scene_class"]
