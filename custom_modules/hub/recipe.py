@@ -74,27 +74,18 @@ class ModelRecipe:
             overrides = {**overrides, "num_sources": self.num_sources}
             tree = resolve(hparams_file, overrides)
         self.keys = {key: tree[key] for key in ("model_name", "task", "sample_rate")}
-        self._separator = tree["separator"]
-
-    @property
-    def is_masking(self) -> bool:
-        """Whether SpeechBrain's stock interface can load the model."""
-        ours = self._our_classes()
-        return _MASKING in ours and ours <= {_MASKING, *_STOCK}
-
-    def _our_classes(self) -> set[str]:
-        return {c for c in _classes(self._separator) if c.startswith("custom_modules.")}
-
-    @property
-    def norm_eps(self) -> float:
-        """What the model adds to variances, if it has a choice."""
-        nodes = (n for n in _nodes(self._separator) if isinstance(n, dict))
-        return next((n["norm_eps"] for n in nodes if "norm_eps" in n), STOCK_EPS)
-
-    @property
-    def is_folded(self) -> bool:
-        """Whether another epsilon than SpeechBrain's is folded into the weights."""
-        return self.is_masking and self.norm_eps != STOCK_EPS
+        self._separator = node = tree["separator"]
+        self._ours = {c for c in _classes(node) if c.startswith("custom_modules.")}
+        #: Whether SpeechBrain's stock interface can load the model.
+        self.is_masking = _MASKING in self._ours <= {_MASKING, *_STOCK}
+        #: What the model adds to variances, if it has a choice.
+        maps = (n for n in _nodes(node) if isinstance(n, dict))
+        self.norm_eps = next(
+            (n["norm_eps"] for n in maps if "norm_eps" in n), STOCK_EPS
+        )
+        #: Whether another epsilon than SpeechBrain's is folded into the weights.
+        self.is_folded = self.is_masking and self.norm_eps != STOCK_EPS
+        self._parts = dict(node) if self.is_masking else {"separator": node}
 
     @property
     def architecture(self) -> str:
@@ -112,22 +103,19 @@ class ModelRecipe:
 
     def modules_of(self, separator: nn.Module) -> dict[str, nn.Module]:
         """What gets a checkpoint of its own."""
-        if not self.is_masking:
-            return {"separator": separator}
-        names = ("encoder", "masknet", "decoder")
-        return {name: separator.get_submodule(name) for name in names}
+        children = dict(separator.named_children())
+        return children if self.is_masking else {"separator": separator}
 
     def project_modules(self) -> list[str]:
         """Modules of this project that the exported model needs."""
-        ours = set() if self.is_masking else self._our_classes()
+        ours = () if self.is_masking else self._ours
         return sorted({name.rpartition(".")[0] for name in ours})
 
     def write(self, package: str) -> str:
         """The hparams file of a hub folder, whose code is imported as ``package``."""
-        parts, left_out = {"separator": self._separator}, list(_LEFT_OUT)
-        if self.is_masking:  # any other epsilon than SpeechBrain's is folded
-            parts, left_out = dict(self._separator), [*_LEFT_OUT, "norm_eps"]
-        trees = [{name: _copy(node, left_out)} for name, node in parts.items()]
+        # In SpeechBrain's classes, any other epsilon than theirs is folded.
+        left_out = (*_LEFT_OUT, "norm_eps") if self.is_masking else _LEFT_OUT
+        trees = [{name: _copy(node, left_out)} for name, node in self._parts.items()]
         trees.insert(0, self.keys | {"num_spks": self.num_sources})
         text = "".join(f"{_write_yaml(tree)}\n" for tree in trees)
         if self.is_masking:
@@ -136,23 +124,21 @@ class ModelRecipe:
             # SpeechBrain's networks copy a module, where ours call a constructor.
             text = text.replace("!name:", "!new:")
         text = text.replace(":custom_modules.", f":{package}.")
-        references = "".join(f"  {name}: !ref <{name}>\n" for name in parts)
+        references = "".join(f"  {name}: !ref <{name}>\n" for name in self._parts)
         return text + _PRETRAINER.format(references, textwrap.indent(references, "  "))
 
     def sizes(self) -> str:
         """The hyperparameters of the model, as YAML."""
-        tree = {"separator": self._separator}
-        if self.is_masking:
-            tree = {"masknet": self._separator["masknet"]}
-        return _write_yaml({name: _copy(tree[name]) for name in tree}).rstrip("\n")
+        name = "masknet" if self.is_masking else "separator"
+        return _write_yaml({name: _copy(self._parts[name])}).rstrip("\n")
 
 
 def _nodes(node: Any) -> Iterator[Any]:
     """A node and all below it."""
     yield node
-    children = node.values() if isinstance(node, dict) else node
-    for child in children if isinstance(node, (dict, list)) else ():
-        yield from _nodes(child)
+    if isinstance(node, (dict, list)):
+        for child in node.values() if isinstance(node, dict) else node:
+            yield from _nodes(child)
 
 
 def _classes(node: Any) -> list[str]:
@@ -199,7 +185,14 @@ def load_best(argv: list[str]) -> tuple[ModelRecipe, nn.Module, CardFacts]:
         overrides.setdefault("data_folder", "PolSESS")
     tree = resolve(hparams_file, overrides)
     recipe = ModelRecipe(hparams_file, overrides)
-    folder = _results_folder(hparams_file, tree)
+    # Beside the file, if the results were moved.
+    folders = (Path(hparams_file).parent, Path(str(tree.get("output_folder"))))
+    folder = next((f for f in folders if (f / "save").is_dir()), None)
+    if folder is None:
+        raise InputError(
+            f"{folders[1]}/save: no such folder of checkpoints; {TRAIN_FIRST}, or give "
+            f"results/<model>/<seed>/{HPARAMS_FILE}"
+        )
     separator = recipe.make_separator()
     checkpointer = AtomicCheckpointer(folder / "save", {"separator": separator})
     best = checkpointer.recover_if_possible(max_key="si_sdr")
@@ -213,18 +206,6 @@ def load_best(argv: list[str]) -> tuple[ModelRecipe, nn.Module, CardFacts]:
         results=without_folders(table.read_text("utf-8")) if table.exists() else None,
     )
     return recipe, separator, facts
-
-
-def _results_folder(hparams_file: str, tree: dict[str, Any]) -> Path:
-    """Where the checkpoints are: beside the file, if the results were moved."""
-    candidates = (Path(hparams_file).parent, Path(str(tree.get("output_folder"))))
-    for folder in candidates:
-        if (folder / "save").is_dir():
-            return folder
-    raise InputError(
-        f"{candidates[1]}/save: no such folder of checkpoints; {TRAIN_FIRST}, or give "
-        f"results/<model>/<seed>/{HPARAMS_FILE}"
-    )
 
 
 def _describe(epoch: int, si_sdr: float) -> str:
@@ -293,9 +274,7 @@ def write_results_folder(
     checkpointer.add_recoverable("optimizer", hparams["opt_class"](parameters))
     brain = {"step": 0, "avg_train_loss": 0.0, "optimizer_step": 0}
     brain["initial_lr"] = hparams["lr"]
-    checkpointer.add_recoverable("brain", brain, custom_save_hook=_save_yaml)
+    checkpointer.add_recoverable(
+        "brain", brain, lambda state, path: path.write_text(yaml.safe_dump(state))
+    )
     checkpointer.save_checkpoint(meta={"si_sdr": old.si_sdr, "epoch": old.epoch})
-
-
-def _save_yaml(state: dict[str, Any], path: Path) -> None:
-    path.write_text(yaml.safe_dump(state), encoding="utf-8")
