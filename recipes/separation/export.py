@@ -7,8 +7,6 @@ The folder needs SpeechBrain and none of this project. ``--push_to_hub owner/nam
 uploads it; keys of the hparams file are options as in training.
 """
 
-# Start reading at main(); what is written is in custom_modules/hub/folder.py.
-
 import argparse
 import sys
 from pathlib import Path

@@ -9,8 +9,6 @@
         --data_folder=PolSESS --number_of_epochs=120
 """
 
-# Start reading at main(); what becomes of what is in custom_modules/hub/predecessor.py.
-
 import argparse
 import sys
 from pathlib import Path
