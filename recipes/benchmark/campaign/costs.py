@@ -57,9 +57,6 @@ def count_macs(separator: nn.Module, samples: int) -> float:
 
     Of the selective scan three for each state and step: its decay, its input, its
     part of the output. Of norms and activations none, as is usual.
-
-    >>> count_macs(torch.nn.Linear(100, 5), 100)
-    500.0
     """
     device = next(separator.parameters()).device
     mixture = torch.randn(1, samples, device=device)
