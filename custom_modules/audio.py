@@ -6,7 +6,7 @@ Signals are numpy arrays: what worker processes import needs no torch.
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -126,32 +126,33 @@ def read_layer(path: str | Path, start: int, frames: int) -> np.ndarray:
     return samples
 
 
+@contextmanager
 def create_wav(
     path: str | Path, rate: int, subtype: str, frames: int, comment: str = ""
-) -> sf.SoundFile:
-    """Opens a mono wav file for writing about so many ``frames``."""
+) -> Iterator[Callable[[np.ndarray], None]]:
+    """Yields what writes ``[time]`` to a mono wav file; OSError if the disk is full.
+
+    ``frames`` is about its length, which decides how its sizes are stored.
+    """
+    written = 0
+
+    def write(samples: np.ndarray) -> None:
+        nonlocal written
+        try:
+            audio.write(np.ascontiguousarray(samples))
+        except AssertionError:  # soundfile's, if the disk took less than it was given
+            raise OSError("no space left on device") from None
+        written += len(samples)
+
     # Of the formats that soundfile writes, RF64 alone is a wav of any size.
-    is_large = frames * WAV_BYTES[subtype] > _WAV_LIMIT
-    kind = "RF64" if is_large else "WAV"
-    audio = sf.SoundFile(path, "w", rate, 1, subtype, format=kind)
-    if comment:
-        audio.comment = comment
-    return audio
-
-
-def write_samples(audio: sf.SoundFile, samples: np.ndarray) -> None:
-    """Writes ``[time]`` to an open file; OSError if the disk is full."""
-    try:
-        audio.write(np.ascontiguousarray(samples))
-    except AssertionError:  # soundfile's, if the disk took less than it was given
-        raise OSError("no space left on device") from None
-
-
-def check_length(path: str | Path, frames: int) -> None:
-    """OSError if a closed file lacks samples, on which libsndfile does not report."""
-    with sf.SoundFile(path) as audio:
-        if audio.frames != frames:
-            raise OSError(f"only {audio.frames} of {frames} samples were written")
+    kind = "RF64" if frames * WAV_BYTES[subtype] > _WAV_LIMIT else "WAV"
+    with sf.SoundFile(path, "w", rate, 1, subtype, format=kind) as audio:
+        if comment:
+            audio.comment = comment
+        yield write
+    with sf.SoundFile(path) as audio:  # libsndfile does not report what it lacks
+        if audio.frames != written:
+            raise OSError(f"only {audio.frames} of {written} samples were written")
 
 
 def write_pcm16(path: Path, samples: np.ndarray, rate: int) -> None:

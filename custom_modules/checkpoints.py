@@ -19,6 +19,9 @@ logger = get_logger(__name__)
 #: What to do where there is no checkpoint.
 TRAIN_FIRST = "train first (--debug keeps none without --debug_persistently)"
 
+# Of the RuntimeErrors that torch's writer raises.
+_TORCH_CANNOT_WRITE = ("PytorchStreamWriter", "inline_container", "Parent directory")
+
 
 class AtomicCheckpointer(Checkpointer):
     """SpeechBrain's checkpointer, safe against being killed while it writes.
@@ -27,20 +30,9 @@ class AtomicCheckpointer(Checkpointer):
     leaves what looks like the newest checkpoint and is not whole. This one
     writes beside and renames, and passes over folders that are not whole. It makes
     ``checkpoints_dir`` with the first checkpoint: a start that fails leaves nothing.
-
-    >>> folder = getfixture("tmp_path") / "save"
-    >>> checkpointer = AtomicCheckpointer(folder, {"model": torch.nn.Linear(2, 2)})
-    >>> folder.exists()
-    False
-    >>> checkpoint = checkpointer.save_checkpoint()
-    >>> checkpointer.find_checkpoint().path == checkpoint.path
-    True
-    >>> checkpoint.paramfiles["model"].unlink()
-    >>> checkpointer.find_checkpoint() is None
-    True
     """
 
-    def __init__(self, checkpoints_dir: str | Path, *args: Any, **kwargs: Any):
+    def __init__(self, checkpoints_dir: str | Path, *args: Any, **kwargs: Any) -> None:
         _check_folder(Path(checkpoints_dir))
         # SpeechBrain makes the folder that it is given at once; this one is there.
         super().__init__(Path.cwd(), *args, **kwargs)
@@ -56,61 +48,52 @@ class AtomicCheckpointer(Checkpointer):
             checkpoint = super().save_checkpoint(
                 *args, verbosity=logging.DEBUG, **kwargs
             )
-        except (OSError, RuntimeError) as error:  # torch's writer raises the latter
+        except (OSError, RuntimeError) as error:
+            of_torch = any(sign in str(error) for sign in _TORCH_CANNOT_WRITE)
+            if not (isinstance(error, OSError) or of_torch):
+                raise
             raise InputError(
                 f"{self.checkpoints_dir}: a checkpoint cannot be written ({error}); "
                 "check permissions and free space. The checkpoints before it are whole"
             ) from error
         ddp_barrier()  # other processes may still be writing
         if checkpoint is not None:
-            checkpoint = self._give_name(checkpoint, verbosity)
+            checkpoint = _give_name(checkpoint)
+            logger.log(verbosity, "Saved a checkpoint in %s", checkpoint.path)
         ddp_barrier()  # or they would list checkpoints without this one
         return checkpoint
 
-    def _give_name(self, checkpoint: Checkpoint, verbosity: int) -> Checkpoint:
-        """What was written beside becomes a checkpoint."""
-        name = checkpoint.path.name.removeprefix(".").removesuffix(PARTIAL_SUFFIX)
-        whole = checkpoint.path.with_name(name)
-        for path in checkpoint.path.iterdir():  # on the disk before it has its name
-            with open(path, "rb") as stream:
-                os.fsync(stream.fileno())
-        os.replace(checkpoint.path, whole)
-        logger.log(verbosity, "Saved a checkpoint in %s", whole)
-        files = {key: whole / path.name for key, path in checkpoint.paramfiles.items()}
-        return checkpoint._replace(path=whole, paramfiles=files)
-
     def list_checkpoints(self) -> list[Checkpoint]:
         """The checkpoints that are whole, as SpeechBrain lists them."""
-        whole = []
-        for checkpoint in super().list_checkpoints():
-            if missing := self._missing(checkpoint):
+        checkpoints = super().list_checkpoints()
+        missing = [", ".join(self._missing(c)) for c in checkpoints]
+        for checkpoint, names in zip(checkpoints, missing, strict=True):
+            if names:
+                path = checkpoint.path
                 logger.warning(
-                    "%s is not whole (%s) and is passed over; delete it",
-                    checkpoint.path,
-                    ", ".join(missing),
+                    "%s is not whole (%s) and is passed over; delete it", path, names
                 )
-            else:
-                whole.append(checkpoint)
-        return whole
+        return [c for c, names in zip(checkpoints, missing, strict=True) if not names]
 
     def recover_if_possible(self, *args: Any, **kwargs: Any) -> Checkpoint | None:
         """As in SpeechBrain; says what a killed process left behind.
 
-        InputError if there are checkpoints and none of them is whole: to start
-        from nothing would forget the training that they are of.
+        Refuses a folder none of whose checkpoints is whole: to start from nothing
+        would forget the training that they are of.
         """
         for path in self._partial_paths():
             logger.warning("%s was never finished and is passed over", path)
         checkpoint = super().recover_if_possible(*args, **kwargs)
-        if checkpoint is None and self.has_checkpoints():
+        lost = checkpoint is None and super().list_checkpoints()
+        if lost and not self.list_checkpoints():
             raise InputError(
                 f"{self.checkpoints_dir}: none of its checkpoints is whole; "
-                "restore one, or remove them to start again"
+                "restore one, or remove them to start from nothing"
             )
         return checkpoint
 
     def load_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """As in SpeechBrain; InputError if it is of a model of another size or task."""
+        """As in SpeechBrain; refuses that of a model of another size or task."""
         try:
             super().load_checkpoint(checkpoint)
         except RuntimeError as error:
@@ -121,8 +104,8 @@ class AtomicCheckpointer(Checkpointer):
     def check_fit(self, name: str) -> None:
         """Refuses a folder of checkpoints of another model before it is touched.
 
-        Parameters of the recoverable ``name`` are compared with the newest
-        checkpoint's, by their names and shapes.
+        The recoverable module of that name is compared with the newest checkpoint, by
+        names and shapes of its parameters.
         """
         newest = self.find_checkpoint()
         if newest is None:
@@ -170,9 +153,12 @@ class AtomicCheckpointer(Checkpointer):
 
 
 def _check_folder(folder: Path) -> None:
+    """Refuses a file, and a folder that cannot be made."""
     nearest = nearest_existing(folder)
     if not nearest.is_dir():
-        raise InputError(f"{nearest}: is not a folder, and checkpoints would go there")
+        raise InputError(
+            f"{nearest}: is not a folder, but checkpoints would go into it"
+        )
     if nearest != folder and not os.access(nearest, os.W_OK):
         raise InputError(
             f"{folder}: cannot be made ({nearest} is not writable); name another "
@@ -189,3 +175,15 @@ def _misfit(checkpoint: Checkpoint) -> InputError:
 
 def _partial(path: Path) -> Path:
     return path.with_name(f".{path.name}{PARTIAL_SUFFIX}")
+
+
+def _give_name(checkpoint: Checkpoint) -> Checkpoint:
+    """What was written beside becomes a checkpoint, once its files are on the disk."""
+    for path in checkpoint.path.iterdir():
+        with open(path, "rb") as stream:
+            os.fsync(stream.fileno())
+    name = checkpoint.path.name.removeprefix(".").removesuffix(PARTIAL_SUFFIX)
+    whole = checkpoint.path.with_name(name)
+    os.replace(checkpoint.path, whole)
+    paramfiles = {key: whole / p.name for key, p in checkpoint.paramfiles.items()}
+    return checkpoint._replace(path=whole, paramfiles=paramfiles)

@@ -1,10 +1,12 @@
-"""The curves of trainings, and the colours of all pictures."""
+"""Curves of trainings: one's own after it, several in one picture; colours for all."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from speechbrain.utils.logger import get_logger
@@ -27,43 +29,71 @@ def save(figure: Figure, path: Path) -> Path:
     return path
 
 
-def read_histories(folders: Sequence[str | Path]) -> dict[str, pd.DataFrame]:
-    """The epochs of several trainings, by names that tell them apart (``dprnn/42``).
+def plot_training(folder: str | Path) -> None:
+    """Draws a results folder's ``history.csv``, if any, as ``training_curve.png``."""
+    folder = Path(folder)
+    if (folder / "history.csv").exists():
+        history = pd.read_csv(folder / "history.csv")
+        name = "/".join(folder.absolute().parts[-2:])
+        save(plot_history(history, name), folder / "training_curve.png")
 
-    ``folders`` are results folders, or ``history.csv`` files. Those without a history,
-    as of a training in its first epoch, are left out with a warning.
+
+def plot_history(history: pd.DataFrame, name: str) -> Figure:
+    """SI-SDRi in training and validation over the epochs; ``name`` is the title's."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for split, colour, label in (
+        ("train", SKY, "training, as drawn and cropped"),
+        ("valid", BLUE, "validation"),
+    ):
+        gain = history[f"{split}_si_sdri"]
+        axes.plot(history.epoch, gain, ".-", color=colour, label=label)
+    best = history.loc[[history.valid_si_sdr.idxmax()]]
+    star: dict[str, Any] = {"markersize": 14, "color": BLUE, "label": "best checkpoint"}
+    axes.plot(best.epoch, best.valid_si_sdri, "*", **star)
+    axes.xaxis.set_major_locator(_whole_numbers())
+    axes.set(xlabel="epoch", ylabel="SI-SDRi (dB)", title=f"{name}: training")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def read_histories(folders: Sequence[str | Path]) -> dict[str, pd.DataFrame]:
+    """The epochs of results folders, or ``history.csv`` files, by short names.
+
+    Those without a history, as of a training in its first epoch, are passed over with
+    a warning. The names, such as ``dprnn/42``, tell them apart.
     """
-    paths = [Path(folder) for folder in folders]
-    paths = [path if path.suffix == ".csv" else path / "history.csv" for path in paths]
     histories, problems = [], []
-    for path in paths:
+    for path in map(Path, folders):
+        path = path if path.suffix == ".csv" else path / "history.csv"
         try:
-            histories.append((path, _read(path)))
+            histories.append((path.parent, _read(path)))
         except InputError as error:
             problems.append(str(error))
     if not histories:
         raise InputError(problems[-1], problems[:-1])
     for problem in problems:
         logger.warning("%s; left out", problem)
-    names = _short_names([path.parent for path, _ in histories])
-    return dict(zip(names, (history for _, history in histories), strict=True))
+    names = _short_names([folder for folder, _ in histories])
+    return {n: history for n, (_, history) in zip(names, histories, strict=True)}
 
 
 def _read(path: Path) -> pd.DataFrame:
     try:
         history = pd.read_csv(path)
     except (OSError, UnicodeDecodeError, pd.errors.ParserError) as error:
-        reason = getattr(error, "strerror", None) or "not a table"
+        reason = getattr(error, "strerror", None) or "no table"
         raise InputError(f"{path}: cannot be read ({reason}); train first") from error
     except pd.errors.EmptyDataError as error:
         raise InputError(f"{path}: is empty; train first") from error
     needed = {"epoch", "lr", "valid_si_sdr", "valid_si_sdri", "train_si_sdri"}
     if not needed <= set(history) or history.empty:
-        raise InputError(f"{path}: is not the history of a training")
+        raise InputError(f"{path}: is no history of a training")
     return history
 
 
-def _short_names(folders: Sequence[Path]) -> list[str]:
+def _short_names(folders: list[Path]) -> list[str]:
     """As many parts of the paths, from their ends, as tell them apart."""
     parts = [folder.resolve().parts for folder in folders]
     for length in range(2, max(map(len, parts)) + 1):
@@ -74,29 +104,22 @@ def _short_names(folders: Sequence[Path]) -> list[str]:
 
 
 def plot_histories(
-    histories: dict[str, pd.DataFrame], score: str = "si_sdri"
+    histories: Mapping[str, pd.DataFrame], score: str = "si_sdri"
 ) -> Figure:
-    """Validation, training and learning rate of several trainings over the epochs."""
+    """Validation, training and learning rate; ``si_sdr`` or ``si_sdri`` is drawn."""
     figure = Figure(figsize=(9, 6.5), layout="constrained")
     scores, rates = figure.subplots(2, sharex=True, height_ratios=(4, 1))
     for number, (name, history) in enumerate(histories.items()):
         colour = _colour(number, len(histories))
-        epochs, valid = history.epoch, history[f"valid_{score}"]
-        label = f"{name}: {valid.max():.2f} dB"
-        scores.plot(epochs, valid, ".-", color=colour, label=label, markersize=4)
-        # Of a single epoch there is no line to be seen.
-        dot = "." if len(history) == 1 else ""
-        train = history[f"train_{score}"]
-        scores.plot(epochs, train, f"{dot}:", color=colour, alpha=0.6, linewidth=1)
-        best = valid.idxmax()
-        scores.plot(epochs[best], valid[best], "*", color=colour, markersize=12)
-        rates.step(epochs, history.lr, dot, color=colour, where="mid")
+        dot = "." if len(history) == 1 else ""  # of one epoch there is no line to see
+        _draw_scores(scores, history, score, name, colour, dot)
+        rates.step(history.epoch, history.lr, dot, color=colour, where="mid")
     scores.plot([], [], ":", color="0.4", label="dotted: training")
     kind = "SI-SDRi" if score == "si_sdri" else "SI-SDR"
     scores.set(ylabel=f"{kind} (dB)", title="Validation; a star is the best epoch")
     scores.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
-    last = max(history.epoch.max() for history in histories.values())
     rates.set(xlabel="epoch", ylabel="learning rate", yscale="log")
+    last = max(history.epoch.max() for history in histories.values())
     rates.set_xlim(0.5, last + 0.5)
     rates.xaxis.set_major_locator(_whole_numbers())
     rates.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -108,39 +131,24 @@ def plot_histories(
 
 
 def _whole_numbers() -> MaxNLocator:
-    return MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True, min_n_ticks=1)
+    """Matplotlib's own choice of ticks, but for fractions of an epoch."""
+    steps = [1, 2, 2.5, 5, 10]
+    return MaxNLocator("auto", steps=steps, integer=True, min_n_ticks=1)
 
 
-def _colour(number: int, total: int) -> str | tuple[float, float, float, float]:
+def _draw_scores(
+    axes: Axes, history: pd.DataFrame, score: str, name: str, colour: Any, dot: str
+) -> None:
+    epochs = history.epoch
+    valid, train = history[f"valid_{score}"], history[f"train_{score}"]
+    label = f"{name}: {valid.max():.2f} dB"
+    axes.plot(epochs, valid, ".-", color=colour, label=label, markersize=4)
+    axes.plot(epochs, train, f"{dot}:", color=colour, alpha=0.6, linewidth=1)
+    best = valid.idxmax()
+    axes.plot(epochs[best], valid[best], "*", color=colour, markersize=12)
+
+
+def _colour(number: int, total: int) -> Any:
     if total <= len(PALETTE):
         return PALETTE[number]
     return matplotlib.colormaps["turbo"](number / max(total - 1, 1))
-
-
-def plot_training(folder: str | Path) -> None:
-    """Draws a results folder's ``training_curve.png``, if it has a ``history.csv``."""
-    folder = Path(folder)
-    if (folder / "history.csv").exists():
-        history = pd.read_csv(folder / "history.csv")
-        name = "/".join(folder.absolute().parts[-2:])
-        save(plot_history(history, name), folder / "training_curve.png")
-
-
-def plot_history(history: pd.DataFrame, name: str) -> Figure:
-    """SI-SDRi in training and validation over the epochs of one training."""
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot()
-    for split, colour, label in (
-        ("train", SKY, "training, as drawn and cropped"),
-        ("valid", BLUE, "validation"),
-    ):
-        gain = history[f"{split}_si_sdri"]
-        axes.plot(history.epoch, gain, ".-", color=colour, label=label)
-    best = history.loc[history.valid_si_sdr.idxmax()]
-    star = axes.plot(best.epoch, best.valid_si_sdri, "*", markersize=14, color=BLUE)
-    star[0].set_label("best checkpoint")
-    axes.xaxis.set_major_locator(_whole_numbers())
-    axes.set(xlabel="epoch", ylabel="SI-SDRi (dB)", title=f"{name}: training")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    return figure

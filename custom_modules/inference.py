@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -11,17 +11,19 @@ from huggingface_hub.utils import EntryNotFoundError
 from speechbrain.inference.interfaces import Pretrained
 from speechbrain.lobes.models import conv_tasnet
 from speechbrain.utils.data_utils import split_path
-from speechbrain.utils.fetching import FetchConfig, LocalStrategy, fetch
+from speechbrain.utils.fetching import fetch
 from speechbrain.utils.superpowers import import_from_path
 from torch import Tensor, nn
 
 from custom_modules.audio import READ_SECONDS, open_audio, read_blocks, resample_blocks
 from custom_modules.errors import InputError
-from custom_modules.longform import CHUNK_SECONDS, LongForm
-from custom_modules.longform.stitching import check_normalize, scale_to_peak
+from custom_modules.longform.stitching import CHUNK_SECONDS, LongForm
 from custom_modules.models.masking import MaskingSeparator, improve_conv_tasnet
 
 INTERFACE_FILE = "custom_interface.py"
+NORMALIZATIONS = ("mixture", "peak", "none")
+#: Options of SpeechBrain's that say how files are fetched.
+_FETCHING = ("savedir", "local_strategy", "fetch_config")
 
 
 class PolSESSSeparation(Pretrained):
@@ -63,34 +65,23 @@ class PolSESSSeparation(Pretrained):
         super().__init__(modules, hparams, *args, **kwargs)
         self.chunk_seconds, self.overlap_seconds = chunk_seconds, overlap_seconds
         self.batch_size = batch_size or (1 if self.device_type == "cpu" else 8)
-        self._longform(match_level=False)  # refuses what does not fit at once
+        self._longform("none")  # refuses what does not fit at once
 
     @classmethod
     def from_hparams(
-        cls,
-        source: str | Path,
-        hparams_file: str = "hyperparams.yaml",
-        savedir: str | None = None,
-        local_strategy: LocalStrategy = LocalStrategy.SYMLINK,
-        fetch_config: FetchConfig = FetchConfig(),  # noqa: B008  (as in SpeechBrain)
-        **kwargs: Any,
-    ) -> "PolSESSSeparation":
+        cls, source: str | Path, hparams_file: str = "hyperparams.yaml", **options: Any
+    ) -> Self:
         """As in SpeechBrain; what the folder brings of the model's code is loaded.
 
         Folders of SpeechBrain's own separators, which bring none, work as well.
         """
-        options = {
-            "source": source,
-            "savedir": savedir,
-            "local_strategy": local_strategy,
-            "fetch_config": fetch_config,
-        }
+        fetching = {key: options[key] for key in _FETCHING if key in options}
         interface = None
         with suppress(ValueError, EntryNotFoundError):  # there is none on the hub
-            interface = fetch(INTERFACE_FILE, **options)
+            interface = fetch(INTERFACE_FILE, source, **fetching)
         if interface is not None and interface.exists():
             import_from_path(interface)
-        return super().from_hparams(hparams_file=hparams_file, **options, **kwargs)
+        return super().from_hparams(source, hparams_file, **options)
 
     def estimate(self, mixture: Tensor) -> Tensor:
         """The model's output as it is: neither chunks nor levels.
@@ -114,10 +105,8 @@ class PolSESSSeparation(Pretrained):
         level SI-SDR leaves open; see :meth:`separate_file` for the others.
         """
         if mix.dim() != 2 or not mix.shape[1]:
-            raise InputError(
-                f"mixtures must be [batch, time] with at least a sample, "
-                f"not {list(mix.shape)}"
-            )
+            shape = f"not {list(mix.shape)}"
+            raise InputError(f"mixtures must be [batch, time] with samples, {shape}")
         block = round(READ_SECONDS * self.hparams.sample_rate)
         return self._separate(mix.float().cpu().split(block, dim=1), normalize)
 
@@ -146,7 +135,9 @@ class PolSESSSeparation(Pretrained):
         if not parts:
             raise InputError(f"{name}: holds no samples")
         sources = torch.cat(parts, dim=1)
-        sources = scale_to_peak(sources) if normalize == "peak" else sources
+        if normalize == "peak":
+            peak = sources.abs().amax(1, keepdim=True)
+            sources = sources / torch.where(peak > 0, peak, 1)  # silence stays
         return sources.to(self.device)
 
     def stream(
@@ -158,10 +149,17 @@ class PolSESSSeparation(Pretrained):
         rate → parts of any length, ``[batch, time, sources]``. ``normalize`` is as for
         :meth:`separate_file`; ``"peak"`` needs all of it, and is left to the caller.
         """
-        check_normalize(normalize)
-        return self._longform(match_level=normalize == "mixture").stream(blocks)
+        if normalize not in NORMALIZATIONS:
+            known = ", ".join(NORMALIZATIONS)
+            raise InputError(f"normalize={normalize!r} is unknown; there are {known}")
+        return self._longform(normalize).stream(blocks)
 
-    def _longform(self, match_level: bool) -> LongForm:
+    def _longform(self, normalize: str) -> LongForm:
+        if self.precision != "fp32":
+            remedy = f"use --precision fp32 instead of {self.precision}"
+        else:
+            name = getattr(self.hparams, "model_name", "the model")
+            remedy = f"the weights of {name} may be broken: export another checkpoint"
         return LongForm(
             self.estimate,
             self.hparams.sample_rate,
@@ -169,16 +167,9 @@ class PolSESSSeparation(Pretrained):
             self.overlap_seconds,
             self.batch_size,
             widen=self.hparams.num_spks > 1,
-            match_level=match_level,
-            remedy=self._remedy(),
+            match_level=normalize == "mixture",
+            remedy=remedy,
         )
-
-    def _remedy(self) -> str:
-        """What to do if the model returns values that are no numbers."""
-        if self.precision != "fp32":
-            return f"use --precision fp32 instead of {self.precision}"
-        name = getattr(self.hparams, "model_name", "the model")
-        return f"the weights of {name} may be broken: export another checkpoint"
 
     def forward(self, mix: Tensor) -> Tensor:
         """Separates a batch, see :meth:`separate_batch`."""

@@ -7,7 +7,7 @@ audio for both, and the true message when W&B cannot start.
 import importlib.util
 import os
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,54 +23,54 @@ from custom_modules.files import atomic_path
 
 WANDB_MODES = ("online", "offline")
 
+_SPLITS = ("train_", "valid_")
+
 
 class Tracker:
-    """Tracks nothing; what all trackers do.
+    """Tracks nothing; what all trackers do."""
 
-    ``last_epoch`` is the last that is done already, 0 at the start of a training.
-    """
+    plays = False  # whether it is worth keeping audio for it
 
-    #: Whether it is worth keeping audio for it.
-    hears = False
-
-    def __init__(self, folder: str | Path, config: dict[str, Any], last_epoch: int):
-        """Opens it; ``config`` holds the plain hparams."""
-
-    def add(self, row: dict[str, Any]) -> None:
+    def add(self, row: Mapping[str, Any]) -> None:
         """Adds an epoch, a row of ``history.csv``."""
 
     def add_audio(
         self, epoch: int, name: str, signal: Tensor, sample_rate: int
     ) -> None:
-        """Adds a signal to listen to, ``[time]``, within ±1; named as ``val_7/s1``."""
+        """Adds a signal ``[time]``, within ±1, such as ``"val_7/s1"``."""
 
     def finish(self) -> None:
         """Says that the training is over."""
 
 
-_SPLITS = ("train_", "valid_")
-
-
 class TensorBoardTracker(Tracker):
     """Writes ``<folder>/tensorboard``; epochs are its steps, also after a resume."""
 
-    hears = True
+    plays = True
 
-    def __init__(self, folder: str | Path, config: dict[str, Any], last_epoch: int):
+    def __init__(
+        self, folder: str | Path, config: Mapping[str, Any], last_epoch: int
+    ) -> None:
         self.logger = TensorboardLogger(f"{folder}/tensorboard")
         self.logger.global_step["meta"] = last_epoch
         if not last_epoch:
-            lines = yaml.safe_dump(config, sort_keys=False).splitlines()
+            lines = yaml.safe_dump(dict(config), sort_keys=False).splitlines()
             text = "".join(f"    {line}\n" for line in lines)
             self.logger.writer.add_text("config", text)
 
-    def add(self, row: dict[str, Any]) -> None:
-        for split in _SPLITS:  # SpeechBrain's logger counts each metric from 1
-            steps = dict.fromkeys(_of(row, split), row["epoch"] - 1)
+    def add(self, row: Mapping[str, Any]) -> None:
+        stats = {
+            split: {
+                k.removeprefix(split): v for k, v in row.items() if k.startswith(split)
+            }
+            for split in _SPLITS
+        }
+        for split, values in stats.items():  # SpeechBrain's counts each metric from 1
+            steps = dict.fromkeys(values, row["epoch"] - 1)
             self.logger.global_step[split.rstrip("_")] = steps
         self.logger.global_step["meta"] = row["epoch"] - 1
         meta = {k: v for k, v in row.items() if not k.startswith(_SPLITS)}
-        train, valid = (_of(row, split) for split in _SPLITS)
+        train, valid = stats.values()
         self.logger.log_stats(meta, train_stats=train, valid_stats=valid)
         self.logger.writer.flush()
 
@@ -83,20 +83,18 @@ class TensorBoardTracker(Tracker):
         self.logger.writer.close()
 
 
-def _of(row: dict[str, Any], split: str) -> dict[str, Any]:
-    return {k.removeprefix(split): v for k, v in row.items() if k.startswith(split)}
-
-
 class WandbTracker(Tracker):
     """Logs to W&B; a resumed training goes on in the same run.
 
     The run's id is in ``<folder>/wandb_run_id.txt``, unless ``WANDB_RUN_ID`` gives
-    it, as ``wandb agent`` does. InputError with what W&B says if it does not start.
+    it, as ``wandb agent`` does.
     """
 
-    hears = True
+    plays = True
 
-    def __init__(self, folder: str | Path, config: dict[str, Any], last_epoch: int):
+    def __init__(
+        self, folder: str | Path, config: Mapping[str, Any], last_epoch: int
+    ) -> None:
         import wandb
 
         try:
@@ -107,7 +105,7 @@ class WandbTracker(Tracker):
                 id=_run_id(folder),
                 resume="allow",
                 dir=str(folder),
-                config=config,
+                config=dict(config),
             )
         except wandb.Error as error:
             reason = " ".join(str(error).split())
@@ -117,7 +115,7 @@ class WandbTracker(Tracker):
             ) from error
         self.logger = WandBLogger(lambda: run)
 
-    def add(self, row: dict[str, Any]) -> None:
+    def add(self, row: Mapping[str, Any]) -> None:
         # By the names of history.csv: a sweep's metric may not be nested.
         self.logger.log_stats(row)
 
@@ -133,21 +131,7 @@ class WandbTracker(Tracker):
         self.logger.run.finish()
 
 
-def _run_id(folder: str | Path) -> str:
-    """The same for all parts of a training."""
-    path = Path(folder) / "wandb_run_id.txt"
-    given = os.environ.get("WANDB_RUN_ID")
-    if given or not path.exists():
-        with atomic_path(path) as partial:
-            partial.write_text(f"{given or uuid.uuid4().hex[:12]}\n", encoding="utf-8")
-    return path.read_text(encoding="utf-8").strip()
-
-
-TRACKERS: dict[str, type[Tracker]] = {
-    "none": Tracker,
-    "tensorboard": TensorBoardTracker,
-    "wandb": WandbTracker,
-}
+_KINDS = {"tensorboard": TensorBoardTracker, "wandb": WandbTracker}
 
 
 def check_tracker(tracker: str, wandb_mode: str) -> None:
@@ -157,8 +141,9 @@ def check_tracker(tracker: str, wandb_mode: str) -> None:
     Traceback (most recent call last):
     custom_modules.errors.InputError: --wandb_mode=sometimes: choose online or offline
     """
-    if tracker not in TRACKERS:
-        raise InputError(f"--tracker={tracker}: choose one of {', '.join(TRACKERS)}")
+    if tracker not in ("none", *_KINDS):
+        names = ", ".join(("none", *_KINDS))
+        raise InputError(f"--tracker={tracker}: choose one of {names}")
     if wandb_mode not in WANDB_MODES:
         raise InputError(f"--wandb_mode={wandb_mode}: choose online or offline")
     if tracker != "none" and importlib.util.find_spec(tracker) is None:
@@ -168,32 +153,37 @@ def check_tracker(tracker: str, wandb_mode: str) -> None:
         )
 
 
-def open_tracker(hparams: dict[str, Any], last_epoch: int) -> Tracker:
-    """The tracker that the hparams ask for; only the first process has one."""
-    kind = TRACKERS[hparams["tracker"]] if if_main_process() else Tracker
+def open_tracker(hparams: Mapping[str, Any], last_epoch: int) -> Tracker:
+    """The tracker that the hparams ask for; on other processes, one that does nothing.
+
+    ``last_epoch`` is the last that is done already; 0 if training starts.
+    """
+    if hparams["tracker"] == "none" or not if_main_process():
+        return Tracker()
+    kind = _KINDS[hparams["tracker"]]
     return kind(hparams["output_folder"], plain(hparams), last_epoch)
 
 
 def audible_signals(
-    batch: PaddedBatch, outputs: dict[str, Tensor], names: Collection[str]
+    batch: PaddedBatch, outputs: Mapping[str, Any], names: Collection[str]
 ) -> list[tuple[str, Tensor]]:
-    """What a tracker plays of the named mixtures of a batch, as loud as can be.
+    """What a tracker plays of these mixtures, each signal as loud as can be.
 
-    ``outputs`` holds ``mixture`` ``[batch, time]`` and ``estimates``
-    ``[batch, time, sources]``. Signals are ``[time]``, named as ``val_7_SER/s1``.
+    From ``mixture`` ``[batch, time]`` and ``estimates`` ``[batch, time, sources]``:
+    names, such as ``"val_7_SER/s1"``, and signals, ``[time]``.
     """
-    heard: list[tuple[str, Tensor]] = []
+    played: list[tuple[str, Tensor]] = []
     for i in (i for i, name in enumerate(batch.id) if name in names):
         mixture, estimates = outputs["mixture"][i, :, None], outputs["estimates"][i]
         signals = torch.cat([mixture, estimates], dim=1).float().cpu()
         signals /= signals.abs().amax(0).clamp_min(1e-8)
         labels = ["mixture", *(f"s{s + 1}" for s in range(estimates.shape[1]))]
         paths = [f"{batch.id[i]}_{batch.variant[i]}/{label}" for label in labels]
-        heard += zip(paths, signals.T, strict=True)
-    return heard
+        played += zip(paths, signals.T, strict=True)
+    return played
 
 
-def plain(hparams: dict[str, Any]) -> dict[str, Any]:
+def plain(hparams: Mapping[str, Any]) -> dict[str, Any]:
     """What can be written down of hparams: numbers, text, lists; no objects.
 
     >>> plain({"lr": 1.0e-3, "task": "SB", "opt_class": print, "__set_seed": None})
@@ -205,3 +195,13 @@ def plain(hparams: dict[str, Any]) -> dict[str, Any]:
         for key, value in hparams.items()
         if isinstance(value, kinds) and not key.startswith("__")
     }
+
+
+def _run_id(folder: str | Path) -> str:
+    """The same for all parts of a training."""
+    path = Path(folder) / "wandb_run_id.txt"
+    given = os.environ.get("WANDB_RUN_ID")
+    if given or not path.exists():
+        with atomic_path(path) as partial:
+            partial.write_text(f"{given or uuid.uuid4().hex[:12]}\n", encoding="utf-8")
+    return path.read_text(encoding="utf-8").strip()

@@ -211,7 +211,7 @@ def _finish(row: Row, layers: Layers, subset: str, index: int, attempt: int) -> 
             raise RejectedError(f"silent {name}", SILENCE_REMEDY)
     mix = np.sum(list(integers.values()), axis=0, dtype=np.int32)
     _check_peak(mix / audio.FULL_SCALE, "mix at full scale")
-    integers["mix"] = mix.astype(np.int16)
+    integers["mix"] = np.asarray(mix, np.int16)
     row |= layout.file_cells(subset, index, integers)
     return Mixture(row, integers, attempt + 1)
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _CARD = """\
 ---
 language: pl
-license: {license}
+license: {facts.license_id}
 library_name: speechbrain
 pipeline_tag: audio-to-audio
 tags:
@@ -23,18 +23,18 @@ tags:
 - speech-separation
 - speech-enhancement
 - PolSESS
-- {architecture}
+- {recipe.architecture}
 metrics:
 - si-sdr
 ---
 
-# {name}: {task_words}
+# {keys[model_name]}: {task_words}
 
-{architecture} trained on {corpus}, of the format of PolSESS (Polish speech in
+{recipe.architecture} trained on {corpus}, of the format of PolSESS (Polish speech in
 everyday sound scenes), with MM-IPC augmentation (Kleć, Szklanny and Wieczorkowska
 2024).
 {output_words}
-It takes mono audio of {sample_rate} Hz; `separate_file` converts any other.
+It takes mono audio of {keys[sample_rate]} Hz; `separate_file` converts any other.
 
 ## Use
 
@@ -45,11 +45,11 @@ torch and torchaudio of one version):
 from speechbrain.inference.interfaces import foreign_class
 
 model = foreign_class(
-    source="{source}",
+    source="{facts.source}",
     pymodule_file="custom_interface.py",
     classname="PolSESSSeparation",
 )
-# [1, time, sources] at {sample_rate} Hz
+# [1, time, sources] at {keys[sample_rate]} Hz
 sources = model.separate_file("recording.wav")
 # [batch, time] -> [batch, time, sources]
 sources = model.separate_batch(mixtures)
@@ -65,11 +65,11 @@ separated in overlapping chunks{order_words}.
 
 | | |
 |---|---|
-| architecture | {architecture}, {parameters:,} parameters |
-| task | {task}: {task_words} |
-| sampling rate | {sample_rate} Hz |
+| architecture | {recipe.architecture}, {parameters:,} parameters |
+| task | {keys[task]}: {task_words} |
+| sampling rate | {keys[sample_rate]} Hz |
 | training corpus | {corpus}, MM-IPC variants {variants} |
-| checkpoint | {checkpoint} |
+| checkpoint | {facts.checkpoint} |
 
 ```yaml
 {hyperparameters}
@@ -129,36 +129,28 @@ def training_keys(tree: dict[str, Any]) -> dict[str, Any]:
 
 def write_card(recipe: "ModelRecipe", separator: nn.Module, facts: CardFacts) -> str:
     """A model card with its front matter."""
-    task = recipe.keys["task"]
-    task_words, output_words = _TASKS[task]
-    shown = {key: value for key, value in facts.training.items() if key != "corpus"}
-    lines = [f"{key}: {value}" for key, value in shown.items()]
+    separates = recipe.keys["task"] == "SB"
+    task_words, output_words = _TASKS[recipe.keys["task"]]
+    training = dict(facts.training)
+    corpus = training.pop("corpus", "PolSESS")
+    lines = [f"{key}: {value}" for key, value in training.items()]
+    folded = _FOLDED.format(norm_eps=recipe.norm_eps) if recipe.is_folded else ""
+    stock = _STOCK.format(source=facts.source, folded=folded)
     return _CARD.format(
-        license=facts.license_id,
-        tag="Separation" if task == "SB" else "Enhancement",
-        architecture=recipe.architecture,
-        name=recipe.keys["model_name"],
-        task=task,
+        recipe=recipe,
+        keys=recipe.keys,
+        facts=facts,
+        corpus=corpus,
+        tag="Separation" if separates else "Enhancement",
         task_words=task_words,
         output_words=output_words,
-        order_words=", and speakers keep their places" if task == "SB" else "",
-        sample_rate=recipe.keys["sample_rate"],
-        source=facts.source,
-        stock=_stock_words(recipe, facts.source),
+        order_words=", and speakers keep their places" if separates else "",
+        stock=stock if recipe.is_masking else "",
         results=_results_words(facts.results),
         parameters=sum(p.numel() for p in separator.parameters()),
-        corpus=facts.training.get("corpus", "PolSESS"),
-        variants=", ".join(facts.training.get("train_variants") or ["unknown"]),
-        checkpoint=facts.checkpoint,
+        variants=", ".join(training.get("train_variants") or ["unknown"]),
         hyperparameters="\n".join([*lines, recipe.sizes()]),
     )
-
-
-def _stock_words(recipe: "ModelRecipe", source: str) -> str:
-    if not recipe.is_masking:
-        return ""
-    folded = _FOLDED.format(norm_eps=recipe.norm_eps) if recipe.is_folded else ""
-    return _STOCK.format(source=source, folded=folded)
 
 
 def _results_words(table: str | None) -> str:

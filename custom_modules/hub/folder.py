@@ -22,7 +22,7 @@ from custom_modules.hparams import HPARAMS_FILE
 from custom_modules.hub.card import CardFacts, write_card
 from custom_modules.hub.recipe import ModelRecipe
 from custom_modules.inference import INTERFACE_FILE, PolSESSSeparation
-from custom_modules.models.masking import fold_norm_eps
+from custom_modules.models.masking import MaskingSeparator, fold_norm_eps
 
 PROJECT = "custom_modules"
 _ROOT = Path(custom_modules.__file__).parent
@@ -81,10 +81,9 @@ PolSESSSeparation = importlib.import_module(f"{{PACKAGE}}.inference").PolSESSSep
 
 
 def bundle(modules: list[str], source: str = "owner/name") -> tuple[str, str]:
-    """Writes modules of this project, and what they import of it, into one file.
+    """A file of modules of this project and of what they import of it.
 
-    Returns the package under which the file imports them, and its text, whose
-    docstring says how to load the model from ``source``.
+    Returns the package under which the file imports them, and its text.
     """
     sources = collect([f"{PROJECT}.inference", *modules])
     digest = hashlib.sha256("\0".join(sources.values()).encode()).hexdigest()
@@ -110,35 +109,25 @@ def collect(modules: Iterable[str]) -> dict[str, str]:
     waiting = list(modules)
     while waiting:
         name = waiting.pop()
-        path = _path(name)
-        if name in sources or path is None:
-            continue
-        sources[name] = path.read_text(encoding="utf-8")
-        waiting += _mentioned(sources[name])
-        if "." in name:
-            waiting.append(name.rpartition(".")[0])
+        path = _ROOT.joinpath(*name.split(".")[1:])
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        if name not in sources and path.is_file():
+            sources[name] = path.read_text(encoding="utf-8")
+            waiting += [*_mentioned(sources[name]), name.rsplit(".", 1)[0]]
     return dict(sorted(sources.items()))
-
-
-def _path(module: str) -> Path | None:
-    """The file of a module; None if there is no such module."""
-    path = _ROOT.joinpath(*module.split(".")[1:])
-    candidates = (path / "__init__.py", path.with_suffix(".py"))
-    return next((p for p in candidates if p.is_file()), None)
 
 
 def _mentioned(source: str) -> Iterator[str]:
     """What may be modules of this project, in import statements and strings."""
     for node in ast.walk(ast.parse(source)):
+        names = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            module = node.module or ""
-            names = [module, *(f"{module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inner = (f"{node.module}.{alias.name}" for alias in node.names)
+            names = [node.module, *inner]
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             names = [node.value]  # of importlib.import_module
-        else:
-            continue
         yield from (n for n in names if re.fullmatch(rf"{PROJECT}(\.\w+)*", n))
 
 
@@ -151,23 +140,20 @@ def write_folder(
 ) -> None:
     """Writes a folder that SpeechBrain loads, and loads it to make sure.
 
-    The separator is the recipe's, with trained weights. ``overwrite`` replaces a hub
-    folder of that name. Raises InputError if the folder exists or cannot be written, or
-    does not compute what the separator does.
+    The separator is the recipe's, with trained weights; ``overwrite`` replaces a hub
+    folder of that name. Raises InputError if the folder cannot be written, or does not
+    compute what the separator does.
     """
     separator = copy.deepcopy(separator).cpu().eval()
     exported = copy.deepcopy(separator)
-    if recipe.is_folded:
+    if isinstance(exported, MaskingSeparator) and recipe.is_folded:
         fold_norm_eps(exported)
     package, interface = bundle(recipe.project_modules(), facts.source)
+    card = write_card(recipe, separator, facts)
     with new_folder(folder, overwrite) as partial:
-        texts = {
-            HPARAMS_FILE: recipe.write(package),
-            INTERFACE_FILE: interface,
-            "README.md": write_card(recipe, separator, facts),
-        }
-        for name, text in texts.items():
-            (partial / name).write_text(text, encoding="utf-8")
+        (partial / HPARAMS_FILE).write_text(recipe.write(package), "utf-8")
+        (partial / INTERFACE_FILE).write_text(interface, "utf-8")
+        (partial / "README.md").write_text(card, "utf-8")
         for name, module in recipe.modules_of(exported).items():
             torch.save(module.state_dict(), partial / f"{name}.ckpt")
         _check(partial, separator, recipe.keys["sample_rate"])

@@ -2,6 +2,7 @@
 
 import io
 import re
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,14 @@ _DUAL_PATH = {"SBRNNBlock": "DPRNN", "SBTransformerBlock": "SepFormer"}
 #: What matters in training alone, or on the machine of the training.
 _LEFT_OUT = ("checkpoint_blocks", "scan_backend")
 
+_PRETRAINER = """\
+modules:
+{}
+# Each module's weights are in <name>.ckpt
+pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
+  loadables:
+{}"""
+
 RESULTS_TABLE = "test_summary.md"
 
 
@@ -70,8 +79,11 @@ class ModelRecipe:
     @property
     def is_masking(self) -> bool:
         """Whether SpeechBrain's stock interface can load the model."""
-        ours = {name for name in _classes(self._separator) if _is_ours(name)}
+        ours = self._our_classes()
         return _MASKING in ours and ours <= {_MASKING, *_STOCK}
+
+    def _our_classes(self) -> set[str]:
+        return {c for c in _classes(self._separator) if c.startswith("custom_modules.")}
 
     @property
     def norm_eps(self) -> float:
@@ -107,9 +119,7 @@ class ModelRecipe:
 
     def project_modules(self) -> list[str]:
         """Modules of this project that the exported model needs."""
-        if self.is_masking:
-            return []
-        ours = filter(_is_ours, _classes(self._separator))
+        ours = set() if self.is_masking else self._our_classes()
         return sorted({name.rpartition(".")[0] for name in ours})
 
     def write(self, package: str) -> str:
@@ -117,31 +127,24 @@ class ModelRecipe:
         parts, left_out = {"separator": self._separator}, list(_LEFT_OUT)
         if self.is_masking:  # any other epsilon than SpeechBrain's is folded
             parts, left_out = dict(self._separator), [*_LEFT_OUT, "norm_eps"]
-        text = _write_yaml(self.keys | {"num_spks": self.num_sources}) + "\n"
-        for name, node in parts.items():
-            text += _write_yaml({name: _copy(node, left_out)}) + "\n"
+        trees = [{name: _copy(node, left_out)} for name, node in parts.items()]
+        trees.insert(0, self.keys | {"num_spks": self.num_sources})
+        text = "".join(f"{_write_yaml(tree)}\n" for tree in trees)
         if self.is_masking:
             for ours, stock in _STOCK.items():
                 text = text.replace(f":{ours}\n", f":{stock}\n")
             # SpeechBrain's networks copy a module, where ours call a constructor.
             text = text.replace("!name:", "!new:")
         text = text.replace(":custom_modules.", f":{package}.")
-        references = [f"{name}: !ref <{name}>" for name in parts]
-        lines = ["modules:", *(f"  {line}" for line in references), ""]
-        lines += ["# Each module's weights are in <name>.ckpt"]
-        lines += ["pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer"]
-        lines += ["  loadables:", *(f"    {line}" for line in references)]
-        return text + "\n".join(lines) + "\n"
+        references = "".join(f"  {name}: !ref <{name}>\n" for name in parts)
+        return text + _PRETRAINER.format(references, textwrap.indent(references, "  "))
 
     def sizes(self) -> str:
         """The hyperparameters of the model, as YAML."""
-        name = "masknet" if self.is_masking else "separator"
-        node = self._separator["masknet"] if self.is_masking else self._separator
-        return _write_yaml({name: _copy(node)}).rstrip("\n")
-
-
-def _is_ours(name: str) -> bool:
-    return name.startswith("custom_modules.")
+        tree = {"separator": self._separator}
+        if self.is_masking:
+            tree = {"masknet": self._separator["masknet"]}
+        return _write_yaml({name: _copy(tree[name]) for name in tree}).rstrip("\n")
 
 
 def _nodes(node: Any) -> Iterator[Any]:
@@ -192,9 +195,8 @@ def load_best(argv: list[str]) -> tuple[ModelRecipe, nn.Module, CardFacts]:
     recorded = read_hparams(hparams_file).get("data_folder")
     if isinstance(recorded, str):  # the environment says where a corpus is now
         overrides["data_folder"] = given.get("data_folder", recorded)
-    is_known = "data_folder" in overrides
-    if recorded is not None and not is_known:
-        overrides["data_folder"] = "not needed"
+    elif recorded is not None:  # a placeholder
+        overrides.setdefault("data_folder", "PolSESS")
     tree = resolve(hparams_file, overrides)
     recipe = ModelRecipe(hparams_file, overrides)
     folder = _results_folder(hparams_file, tree)
@@ -203,8 +205,6 @@ def load_best(argv: list[str]) -> tuple[ModelRecipe, nn.Module, CardFacts]:
     best = checkpointer.recover_if_possible(max_key="si_sdr")
     if best is None:
         raise InputError(f"{folder / 'save'}: no checkpoint to export; {TRAIN_FIRST}")
-    if not is_known:
-        tree.pop("data_folder", None)
     table = folder / RESULTS_TABLE
     facts = CardFacts(
         training_keys(tree),
@@ -237,8 +237,7 @@ def import_old(
     """The separator of a checkpoint of the predecessor, as from :func:`load_best`.
 
     ``hparams_file`` is of the same architecture; ``path`` names the checkpoint in
-    messages. Raises InputError if a parameter is missing, is not known, or has another
-    shape.
+    messages. Raises InputError if a parameter does not fit.
     """
     overrides = {**old.overrides, "data_folder": old.data_folder}
     recipe = ModelRecipe(str(hparams_file), overrides)
@@ -253,14 +252,13 @@ def _load_exactly(
     separator: nn.Module, state_dict: dict[str, Tensor], path: str | Path
 ) -> None:
     """Loads weights; what does not fit is named in one line."""
-    own = separator.state_dict()
-    shared = own.keys() & state_dict.keys()
+    own = {name: value.shape for name, value in separator.state_dict().items()}
+    given = {name: value.shape for name, value in state_dict.items()}
+    shared = own.keys() & given.keys()
     problems = {
         "has no": own.keys() - shared,
-        "has an unknown": state_dict.keys() - shared,
-        "has another shape of": {
-            name for name in shared if own[name].shape != state_dict[name].shape
-        },
+        "has an unknown": given.keys() - shared,
+        "has another shape of": {name for name in shared if own[name] != given[name]},
     }
     for words, names in problems.items():
         if names:
@@ -283,11 +281,8 @@ def write_results_folder(
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder}: is not empty; name another --results")
-    overrides = {
-        **old.overrides,
-        "data_folder": old.data_folder,
-        "output_folder": str(folder),
-    }
+    folders = {"data_folder": old.data_folder, "output_folder": str(folder)}
+    overrides = {**old.overrides, **folders}
     hparams = load_hparams(str(hparams_file), overrides)
     hparams["separator"].load_state_dict(old.state_dict)
     hparams["epoch_counter"].current = old.epoch
@@ -296,10 +291,8 @@ def write_results_folder(
     checkpointer = hparams["checkpointer"]
     # What the Brain adds to the checkpoints of a training.
     checkpointer.add_recoverable("optimizer", hparams["opt_class"](parameters))
-    brain = {
-        **{"step": 0, "avg_train_loss": 0.0, "optimizer_step": 0},
-        "initial_lr": hparams["lr"],
-    }
+    brain = {"step": 0, "avg_train_loss": 0.0, "optimizer_step": 0}
+    brain["initial_lr"] = hparams["lr"]
     checkpointer.add_recoverable("brain", brain, custom_save_hook=_save_yaml)
     checkpointer.save_checkpoint(meta={"si_sdr": old.si_sdr, "epoch": old.epoch})
 

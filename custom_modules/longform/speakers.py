@@ -1,7 +1,6 @@
 """Which estimate of a chunk continues which source: waveforms, else voices."""
 
 import itertools
-from collections.abc import Sequence
 
 import torch
 import torchaudio
@@ -30,7 +29,7 @@ class SpeakerTracker:
 
     >>> tracker = SpeakerTracker(8000)
     >>> sources = torch.randn(1200, 2)
-    >>> tracker.follow(sources[:800], None)
+    >>> tracker.follow(sources[:800], sources[:0])
     [0, 1]
     >>> tracker.follow(sources[400:].flip(1), sources[400:800])
     [1, 0]
@@ -41,17 +40,17 @@ class SpeakerTracker:
         self.profiles: list[VoiceProfile] = []
         self.loudest = 0.0
 
-    def follow(self, estimates: Tensor, written: Tensor | None) -> list[int]:
+    def follow(self, estimates: Tensor, written: Tensor) -> list[int]:
         """The estimate of the next chunk that belongs to each source.
 
         ``[time, sources]``, and what was written of its beginning,
-        ``[overlap, sources]``; None for the first chunk.
+        ``[overlap, sources]``, which counts from the second chunk on.
         """
         order = list(range(estimates.shape[1]))
         self.loudest = max(self.loudest, float(estimates.square().mean()))
         if len(order) == 1:
             return order
-        if written is None:
+        if not self.profiles:
             self.profiles = self.features(estimates, self.loudest)
             return order
         order = self._order(estimates, written)
@@ -67,9 +66,10 @@ class SpeakerTracker:
         if quiet > SILENCE_RATIO * self.loudest and lead > MARGIN:
             return order
         voices = self.features(estimates, self.loudest)
-        if any(p.frames for p in self.profiles) and any(v.frames for v in voices):
-            return match_voices(self.profiles, voices)
-        return order
+        if not all(any(v.frames for v in known) for known in (self.profiles, voices)):
+            return order
+        costs = [[p.distance(voice) for voice in voices] for p in self.profiles]
+        return _two_cheapest(torch.tensor(costs, dtype=torch.float64))[0][1]
 
 
 def match_waveforms(written: Tensor, estimates: Tensor) -> tuple[list[int], float]:
@@ -87,19 +87,6 @@ def match_waveforms(written: Tensor, estimates: Tensor) -> tuple[list[int], floa
     best, second = _two_cheapest(-agreement)
     energy = written.double().norm() * estimates.double().norm()
     return best[1], float((second[0] - best[0]) / energy.clamp(min=1e-30))
-
-
-def match_voices(
-    profiles: Sequence["VoiceProfile"], voices: Sequence["VoiceProfile"]
-) -> list[int]:
-    """The order in which voices fit profiles best; at least one of each is known."""
-    # An unknown voice is as good as one that is just not the same.
-    costs = [
-        [p.distance(v) if p.frames and v.frames else SAME_VOICE for v in voices]
-        for p in profiles
-    ]
-    best, _ = _two_cheapest(torch.tensor(costs, dtype=torch.float64))
-    return best[1]
 
 
 def _two_cheapest(costs: Tensor) -> list[tuple[float, list[int]]]:
@@ -132,6 +119,8 @@ class VoiceProfile:
 
     def distance(self, other: "VoiceProfile") -> float:
         """Between two voices: spectra in dB, plus pitch in semitones."""
+        if not (self.frames and other.frames):
+            return SAME_VOICE  # an unknown one is as good as one that is not the same
         bands = self.bands / self.frames - other.bands / other.frames
         spectrum = float(bands.square().mean().sqrt())
         if not (self.pitches.sum() and other.pitches.sum()):
@@ -163,8 +152,7 @@ class VoiceFeatures:
         ``loudest`` is the power of the loudest chunk, far below which nothing is heard.
         """
         if len(estimates) < self.frame:
-            empty = torch.zeros(0, self.frame)
-            return [self._profile(empty) for _ in range(estimates.shape[1])]
+            return [self._profile(source[:0]) for source in estimates.T]
         frames = estimates.T.float().unfold(1, self.frame, self.hop)
         power = frames.square().mean(2)  # [sources, frames]
         # What leaks from the other source is not this one's voice.

@@ -3,6 +3,7 @@
 Start reading at :meth:`LongForm.stream`.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
@@ -22,8 +23,6 @@ SPEECH_SECONDS = 0.5
 #: better with one pass over it (30 dB instead of 25 with a DPRNN).
 _STEP_SECONDS = 1.0
 _FRAME_SECONDS = 0.02
-
-NORMALIZATIONS = ("mixture", "peak", "none")
 
 _LEVEL_FRAME_SECONDS = 0.05
 #: How far the sum may stay below the mixture (-3 dB).
@@ -103,13 +102,6 @@ class Chunker:
         return min(self.overlap + steps * self.step, self.widest)
 
 
-def check_normalize(normalize: str) -> None:
-    """Refuses what is none of :data:`NORMALIZATIONS`."""
-    if normalize not in NORMALIZATIONS:
-        known = ", ".join(NORMALIZATIONS)
-        raise InputError(f"normalize={normalize!r} is unknown; there are {known}")
-
-
 class MixtureLevel:
     """The gain with which the sources sum to about the mixture's level.
 
@@ -123,7 +115,9 @@ class MixtureLevel:
 
     def gain(self, mixture: Tensor, total: Tensor) -> float:
         """Takes in a chunk's mixture and the sum of its sources, ``[time]`` each."""
-        mixture, total = self._frames(mixture), self._frames(total)
+        both = torch.stack([mixture, total]).double()
+        padded = F.pad(both, (0, -len(mixture) % self.frame))
+        mixture, total = padded.unflatten(1, (-1, self.frame))
         power, mixture_power = total.square().sum(1), mixture.square().sum(1)
         self.sums += torch.stack(
             [
@@ -139,16 +133,6 @@ class MixtureLevel:
         if not (energy > 0 and squares > 0):
             return 1.0
         return max(product / energy, _LEAST_SHARE * (joint / squares) ** 0.5)
-
-    def _frames(self, signal: Tensor) -> Tensor:
-        signal = signal.double()
-        return F.pad(signal, (0, -len(signal) % self.frame)).view(-1, self.frame)
-
-
-def scale_to_peak(sources: Tensor) -> Tensor:
-    """Scales each of ``[batch, time, sources]`` to a peak of 1; silence stays."""
-    peak = sources.abs().amax(1, keepdim=True)
-    return sources / torch.where(peak > 0, peak, 1)
 
 
 class LongForm:
@@ -199,14 +183,14 @@ class LongForm:
         Raises InputError if the model returns a value that is no number, which would
         spoil the level of all that comes after it.
         """
-        stitcher = None
+        stitcher: _Stitcher | None = None
         for group in _groups(self.chunker(blocks), self.batch_size):
             mixtures = torch.stack([chunk for _, chunk in group])
             estimates = self.estimate(mixtures.flatten(0, 1)).float().cpu()
             estimates = estimates.unflatten(0, mixtures.shape[:2])
             for (start, mixture), chunk in zip(group, estimates, strict=True):
                 self._check_finite(start, chunk)
-                stitcher = stitcher or self._stitcher(len(mixture))
+                stitcher = stitcher or _Stitcher(self, len(mixture))
                 yield from stitcher.add(start, mixture, chunk)
         if stitcher and stitcher.held is not None:
             yield stitcher.held
@@ -220,34 +204,21 @@ class LongForm:
                 f"{self.remedy}"
             )
 
-    def _stitcher(self, batch: int) -> "_Stitcher":
-        trackers = [SpeakerTracker(self.sample_rate) for _ in range(batch)]
-        levels = [MixtureLevel(self.sample_rate) for _ in trackers]
-        return _Stitcher(trackers, levels if self.match_level else [], self.fade)
-
 
 def _groups(chunks: Iterable[Chunk], size: int) -> Iterator[list[Chunk]]:
     """Chunks that the model can take together: the last one may be shorter."""
-    group: list[Chunk] = []
-    for start, chunk in chunks:
-        if group and chunk.shape != group[0][1].shape:
+    for _, alike in itertools.groupby(chunks, key=lambda chunk: chunk[1].shape):
+        while group := list(itertools.islice(alike, size)):
             yield group
-            group = []
-        group.append((start, chunk))
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
-        yield group
 
 
 class _Stitcher:
     """Joins the chunks of a batch of signals; holds what may still be faded."""
 
-    def __init__(
-        self, trackers: list[SpeakerTracker], levels: list[MixtureLevel], fade: int
-    ) -> None:
-        self.trackers, self.levels, self.fade = trackers, levels, fade
+    def __init__(self, longform: LongForm, batch: int) -> None:
+        rate, self.fade = longform.sample_rate, longform.fade
+        self.trackers = [SpeakerTracker(rate) for _ in range(batch)]
+        self.levels = [MixtureLevel(rate) for _ in range(batch * longform.match_level)]
         self.held: Tensor | None = None
         self.held_from = 0
 
@@ -258,7 +229,7 @@ class _Stitcher:
         estimates, mixture = estimates[:, skipped:], mixture[:, skipped:]
         start += skipped
         if self.held is None:
-            self.held = self._put_in_order(estimates, mixture, None)
+            self.held = self._put_in_order(estimates, mixture, estimates[:, :0])
             return
         written = self.held[:, start - self.held_from :]
         estimates = self._put_in_order(estimates, mixture, written)
@@ -271,14 +242,13 @@ class _Stitcher:
         self.held_from = start + before + self.fade
 
     def _put_in_order(
-        self, estimates: Tensor, mixture: Tensor, written: Tensor | None
+        self, estimates: Tensor, mixture: Tensor, written: Tensor
     ) -> Tensor:
         """Each signal's estimates in the order, and at the level, of before."""
         ordered = []
         for i, tracker in enumerate(self.trackers):
-            before = None if written is None else written[i]
             scaled = estimates[i]
             if self.levels:
                 scaled = scaled * self.levels[i].gain(mixture[i], scaled.sum(1))
-            ordered.append(scaled[:, tracker.follow(scaled, before)])
+            ordered.append(scaled[:, tracker.follow(scaled, written[i])])
         return torch.stack(ordered)

@@ -1,14 +1,17 @@
 """Which recordings to separate, where their outputs go, and what made those there."""
 
 import glob
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+
+import soundfile as sf
+from PIL import Image
 
 from custom_modules.audio import SUFFIXES, open_audio
 from custom_modules.errors import InputError
 from custom_modules.evaluation.loading import fingerprint
 from custom_modules.inference import PolSESSSeparation
-from custom_modules.recordings.spectrograms import comment_of_picture
 
 #: How the comments begin of the files that ``separate.py`` has written.
 MADE_HERE = "separate.py "
@@ -72,67 +75,47 @@ def find_recordings(
     if len(missing) == len(inputs):
         raise InputError(missing[-1], missing[:-1])
     recordings = _name_outputs(sorted(names.values(), key=lambda pair: pair[1]), folder)
-    _refuse_overwriting(recordings, set(names))
+    for recording in recordings:
+        for output in recording.outputs(2) + recording.outputs(2, channels=2):
+            if output.resolve() in names:
+                raise InputError(
+                    f"{recording.path}: its output would replace the recording "
+                    f"{output}; choose another --output_folder"
+                )
     return recordings, missing
+
+
+def _expand(item: str) -> list[tuple[Path, Path]]:
+    """Files of an input, each with the folder that its name is relative to."""
+    path = Path(item)
+    if path.exists() and not path.is_dir():
+        return [(path, path.parent)]
+    if not (path.exists() or glob.has_magic(item)):
+        raise InputError(f"{item}: no such file or folder")
+    listed = path.rglob("*") if path.is_dir() else glob.glob(item, recursive=True)
+    known = (p for p in map(Path, listed) if p.suffix.lower() in SUFFIXES)
+    files = sorted(p for p in known if p.is_file())
+    if not files:
+        raise InputError(f"{item}: no recordings ({', '.join(SUFFIXES)})")
+    return [(file, path if path.is_dir() else file.parent) for file in files]
 
 
 def _name_outputs(
     names: list[tuple[Path, Path]], folder: str | Path
 ) -> list[Recording]:
     """Recordings, each with the stem of its outputs; raises InputError if two meet."""
-    by_stem: dict[Path, list[tuple[Path, Path]]] = {}
-    for path, name in names:
-        by_stem.setdefault(name.with_suffix(""), []).append((path, name))
+    stems = Counter(name.with_suffix("") for _, name in names)
+    paths: dict[Path, Path] = {}
     recordings = []
-    for stem, same in by_stem.items():
-        if len({name for _, name in same}) < len(same):
+    for path, name in names:
+        stem = name.with_suffix("")
+        if paths.setdefault(name, path) != path:
             raise InputError(
-                f"{same[0][0]} and {same[1][0]}: both would be written as {stem}; "
+                f"{paths[name]} and {path}: both would be written as {stem}; "
                 "separate them into different folders"
             )
-        recordings += [
-            Recording(path, Path(folder) / (name if len(same) > 1 else stem))
-            for path, name in same
-        ]
+        recordings.append(Recording(path, folder / (name if stems[stem] > 1 else stem)))
     return recordings
-
-
-def _refuse_overwriting(recordings: list[Recording], inputs: set[Path]) -> None:
-    """Raises InputError if a recording's output is another recording."""
-    for recording in recordings:
-        for output in recording.outputs(2) + recording.outputs(2, channels=2):
-            if output.resolve() in inputs:
-                raise InputError(
-                    f"{recording.path}: its output would replace the recording "
-                    f"{output}; choose another --output_folder"
-                )
-
-
-def _expand(item: str) -> list[tuple[Path, Path]]:
-    """Files of an input, each with the folder that its name is relative to."""
-    path = Path(item)
-    if path.is_dir():
-        files = [(p, path) for p in sorted(path.rglob("*")) if _is_audio(p)]
-    elif path.exists():
-        files = [(path, path.parent)]
-    else:
-        matches = [Path(p) for p in sorted(glob.glob(item, recursive=True))]
-        files = [(p, p.parent) for p in matches if _is_audio(p)]
-        if not files and not glob.has_magic(item):
-            raise InputError(f"{item}: no such file or folder")
-    if not files:
-        where = "in it" if path.is_dir() else "that it matches"
-        raise InputError(f"{item}: no {', '.join(SUFFIXES)} {where}")
-    return files
-
-
-def _is_audio(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and path.is_file()
-
-
-def shard(recordings: list[Recording], index: int, count: int) -> list[Recording]:
-    """Every ``count``-th recording from ``index`` on, for one of several processes."""
-    return recordings[index::count]
 
 
 def outputs_of(recording: Recording, sources: int, channels: str) -> list[Path]:
@@ -146,23 +129,28 @@ def outputs_of(recording: Recording, sources: int, channels: str) -> list[Path]:
 def finished_by(recording: Recording, outputs: list[Path]) -> str | None:
     """What made the outputs of a recording, if all are there and newer than it.
 
-    The comment that they have in common, ``""`` if they have none. Raises InputError if
-    a file is in the place of an output that no comment says was made here.
+    The comment that they have in common, ``""`` if they have none.
     """
-    present = [path for path in outputs if _is_present(path)]
-    comments = [_comment_of(path) for path in present]
-    for path, comment in zip(present, comments, strict=True):
-        _check_made_here(path, comment)
     changed = recording.path.stat().st_mtime
-    if present != outputs or any(p.stat().st_mtime < changed for p in present):
+    if not all(_is_present(p) and p.stat().st_mtime >= changed for p in outputs):
         return None
-    return comments[0] if len(set(comments)) == 1 else ""
+    comments = {_comment_of(path) for path in outputs}
+    return comments.pop() if len(comments) == 1 else ""
 
 
-def check_picture(path: Path) -> None:
-    """Refuses to replace a picture that was not drawn here."""
-    if _is_present(path):
-        _check_made_here(path, comment_of_picture(path))
+def check_made_here(paths: list[Path]) -> None:
+    """Refuses to replace a file that no comment says was made here."""
+    for path in paths:
+        if _is_present(path) and not is_made_here(path):
+            raise InputError(
+                f"{path} is there and does not say that separate.py made it; move it "
+                "away, or replace it with --overwrite"
+            )
+
+
+def is_made_here(path: Path) -> bool:
+    """Whether ``separate.py`` has written a file, as its comment says."""
+    return _comment_of(path).startswith(MADE_HERE)
 
 
 def _is_present(path: Path) -> bool:
@@ -170,32 +158,13 @@ def _is_present(path: Path) -> bool:
     return path.exists() and path.stat().st_size > 0
 
 
-def _check_made_here(path: Path, comment: str) -> None:
-    if not comment.startswith(MADE_HERE):
-        raise InputError(
-            f"{path} is there and does not say that separate.py made it; move it "
-            "away, or replace it with --overwrite"
-        )
-
-
-def left_beside(outputs: list[Path], sources: int) -> list[Path]:
-    """Files of a model with more sources, which lie beside those of this one.
-
-    Of those that were made here, the next source's.
-    """
-    last, following = f"_s{sources}.wav", f"_s{sources + 1}.wav"
-    candidates = [
-        path.with_name(path.name.removesuffix(last) + following)
-        for path in outputs
-        if path.name.endswith(last)
-    ]
-    return [path for path in candidates if _comment_of(path).startswith(MADE_HERE)]
-
-
 def _comment_of(path: Path) -> str:
-    """A file's own comment; none if it is missing or no audio."""
+    """A file's own comment; none if it is missing, or neither picture nor audio."""
     try:
-        with open_audio(path) as audio:
+        if path.suffix == ".png":
+            with Image.open(path) as picture:
+                return picture.info.get("Comment", "")
+        with sf.SoundFile(path) as audio:
             return audio.comment
-    except InputError:
+    except (OSError, ValueError, SyntaxError, sf.SoundFileError):  # Pillow has many
         return ""

@@ -2,11 +2,9 @@
 
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import soundfile as sf
 from matplotlib.figure import Figure
-from PIL import Image
 from scipy.signal import stft
 
 from custom_modules.files import atomic_path
@@ -24,13 +22,13 @@ def plot_spectrograms(
 
     As a PNG that carries the ``comment``; above ``highest``, in Hz, is nothing to see.
     """
-    paths = [mixture, *sources]
-    spectrograms = [spectrogram(path) for path in paths]
-    peak = max(levels.max() for levels, _, _ in spectrograms)
-    figure = Figure(figsize=(11, 1 + 2.1 * len(paths)), layout="constrained")
-    all_axes = figure.subplots(len(paths), sharex=True, sharey=True, squeeze=False)
-    for axes, path, drawn in zip(all_axes[:, 0], paths, spectrograms, strict=True):
-        levels, seconds, nyquist = drawn
+    drawn = {path: spectrogram(path) for path in (mixture, *sources)}
+    peak = max(levels.max() for levels, _, _ in drawn.values())
+    figure = Figure(figsize=(11, 1 + 2.1 * len(drawn)), layout="constrained")
+    rows = figure.subplots(len(drawn), sharex=True, sharey=True)
+    for axes, (path, (levels, seconds, nyquist)) in zip(
+        rows, drawn.items(), strict=True
+    ):
         image = axes.imshow(
             levels,
             origin="lower",
@@ -42,21 +40,12 @@ def plot_spectrograms(
             interpolation="nearest",
         )
         axes.set_title(path.name, loc="left", fontsize=10)
-    all_axes[0, 0].set_ylim(0, min(highest * 1.1, nyquist) / 1000)
-    all_axes[-1, 0].set_xlabel("time (s)")
+    rows[0].set_ylim(0, min(highest * 1.1, nyquist) / 1000)
+    rows[-1].set_xlabel("time (s)")
     figure.supylabel("frequency (kHz)", fontsize=10)
-    figure.colorbar(image, ax=list(all_axes[:, 0]), label="level (dB)", aspect=40)
-    with atomic_path(picture) as partial, matplotlib.rc_context({"savefig.dpi": 130}):
-        figure.savefig(partial, format="png", metadata={"Comment": comment})
-
-
-def comment_of_picture(path: Path) -> str:
-    """What a PNG says of itself; nothing if it is none."""
-    try:
-        with Image.open(path) as picture:
-            return picture.info.get("Comment", "")
-    except (OSError, ValueError, SyntaxError):  # Pillow's ways to say that it is none
-        return ""
+    figure.colorbar(image, ax=list(rows), label="level (dB)", aspect=40)
+    with atomic_path(picture) as partial:
+        figure.savefig(partial, format="png", dpi=130, metadata={"Comment": comment})
 
 
 def spectrogram(path: Path) -> tuple[np.ndarray, float, float]:
@@ -70,13 +59,11 @@ def spectrogram(path: Path) -> tuple[np.ndarray, float, float]:
         hop = max(frame // 2, audio.frames // _COLUMNS)
         columns = []
         # A block for each column: one frame, or where columns are longer, several.
-        for block in audio.blocks(
-            max(hop, frame),
-            overlap=max(0, frame - hop),
-            dtype="float32",
-            always_2d=True,
-            fill_value=0,
-        ):
+        size, overlap = max(hop, frame), max(0, frame - hop)
+        blocks = audio.blocks(
+            size, overlap, dtype="float32", always_2d=True, fill_value=0
+        )
+        for block in blocks:
             signal = block.mean(1)
             _, _, bins = stft(signal, nperseg=frame, boundary=None, padded=False)
             columns.append((np.abs(bins) ** 2).mean(1))

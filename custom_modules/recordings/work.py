@@ -12,18 +12,11 @@ import torch
 from huggingface_hub.errors import HFValidationError, HTTPError
 from tqdm import tqdm
 
-from custom_modules.audio import open_audio
+from custom_modules.distributed import check_device
 from custom_modules.errors import InputError
-from custom_modules.hparams import HPARAMS_FILE, check_device, read_yaml
+from custom_modules.hparams import HPARAMS_FILE, read_yaml
 from custom_modules.inference import PolSESSSeparation
-from custom_modules.recordings.jobs import (
-    Recording,
-    check_picture,
-    describe_settings,
-    finished_by,
-    left_beside,
-    outputs_of,
-)
+from custom_modules.recordings import jobs
 from custom_modules.recordings.spectrograms import plot_spectrograms
 from custom_modules.recordings.streams import separate_recording
 
@@ -72,110 +65,81 @@ def _check_model_folder(source: str) -> None:
         )
     if not folder.exists():
         # Where there is a folder of that name, nobody means a hub's owner.
-        if source.count("/") != 1 or folder.parent.exists():
-            raise InputError(f"{source}: no such folder; export.py writes models")
-        return
-    if not (folder / HPARAMS_FILE).is_file():
-        raise InputError(f"{source}: has no {HPARAMS_FILE}; export.py writes models")
-    missing = [key for key in _KEYS if key not in read_yaml(f"{folder}/{HPARAMS_FILE}")]
-    if missing:
-        raise InputError(
-            f"{folder}/{HPARAMS_FILE}: has no {missing[0]}; export.py writes models"
-        )
-
-
-def separate_all(
-    model: PolSESSSeparation,
-    recordings: list[Recording],
-    channels: str = "mix",
-    normalize: str = "mixture",
-    overwrite: bool = False,
-    plot: bool = False,
-    show_progress: bool = True,
-) -> int:
-    """Separates recordings one after the other, reports, and counts what failed.
-
-    ``channels`` and ``normalize`` are as for
-    :func:`custom_modules.recordings.streams.separate_recording`. ``overwrite`` also
-    separates what is finished, and replaces files that were not made here; what another
-    model or other settings have finished is always separated again. ``plot`` draws each
-    recording's spectrograms, also where only they are missing.
-    """
-    settings = describe_settings(model, channels, normalize)
-    quiet = not show_progress
-    worker = _Worker(model, channels, normalize, settings, overwrite, plot, quiet)
-    failures, skipped, notes = [], 0, []
-    for recording in tqdm(recordings, desc="recordings", disable=quiet):
-        try:
-            was_finished, told = worker.separate(recording)
-        except (InputError, OSError) as error:  # of a file; a bug ends the run
-            name, reason = str(recording.path), str(error)
-            failures.append(reason if name in reason else f"{name}: {reason}")
-            continue
-        skipped += was_finished
-        notes += [f"{recording.path}: {note}" for note in told]
-    for line in notes:
-        print(line)
-    done = len(recordings) - skipped - len(failures)
-    print(f"{done} separated, {skipped} finished before, {len(failures)} failed")
-    for failure in failures:
-        print(f"failed: {failure}", file=sys.stderr)
-    return len(failures)
+        if source.count("/") == 1 and not folder.parent.exists():
+            return
+        problem = "no such folder"
+    elif not (folder / HPARAMS_FILE).is_file():
+        problem = f"has no {HPARAMS_FILE}"
+    else:
+        tree = read_yaml(f"{folder}/{HPARAMS_FILE}")
+        missing = [key for key in _KEYS if key not in tree]
+        if not missing:
+            return
+        problem = f"{HPARAMS_FILE} has no {missing[0]}"
+    raise InputError(f"{source}: {problem}; export.py writes models")
 
 
 @dataclass
-class _Worker:
-    """Separates one recording after the other in the same way."""
+class Separation:
+    """Separates recordings one after the other in the same way."""
 
     model: PolSESSSeparation
-    channels: str
-    normalize: str
-    settings: str  # all that makes the outputs what they are
-    overwrite: bool
-    plot: bool
-    quiet: bool
+    channels: str = "mix"  # see separate_recording
+    normalize: str = "mixture"
+    overwrite: bool = False  # also what is finished, or was not made here
+    plot: bool = False  # spectrograms, also where only they are missing
+    show_progress: bool = True
 
-    def separate(self, recording: Recording) -> tuple[bool, list[str]]:
+    def separate_all(self, recordings: list[jobs.Recording]) -> int:
+        """Separates, reports, and counts what failed.
+
+        What another model or other settings have finished is always separated again.
+        """
+        settings = jobs.describe_settings(self.model, self.channels, self.normalize)
+        failures, skipped, notes = [], 0, []
+        for recording in tqdm(
+            recordings, desc="recordings", disable=not self.show_progress
+        ):
+            try:
+                was_finished, told = self._separate(recording, settings)
+            except (InputError, OSError) as error:  # of a file; a bug ends the run
+                name, reason = str(recording.path), str(error)
+                failures.append(reason if name in reason else f"{name}: {reason}")
+                continue
+            skipped += was_finished
+            notes += [f"{recording.path}: {note}" for note in told]
+        for line in notes:
+            print(line)
+        done = len(recordings) - skipped - len(failures)
+        print(f"{done} separated, {skipped} finished before, {len(failures)} failed")
+        for failure in failures:
+            print(f"failed: {failure}", file=sys.stderr)
+        return len(failures)
+
+    def _separate(
+        self, recording: jobs.Recording, settings: str
+    ) -> tuple[bool, list[str]]:
         """Whether it was finished before, and what the user should know of it."""
         picture = recording.stem.with_name(f"{recording.stem.name}.png")
-        if self.plot and not self.overwrite:
-            check_picture(picture)
         sources = self.model.hparams.num_spks
-        outputs = outputs_of(recording, sources, self.channels)
-        before = None if self.overwrite else finished_by(recording, outputs)
-        was_finished = before == self.settings
+        outputs = jobs.outputs_of(recording, sources, self.channels)
+        before = None
+        if not self.overwrite:
+            jobs.check_made_here([picture, *outputs] if self.plot else outputs)
+            before = jobs.finished_by(recording, outputs)
         notes = []
-        if not was_finished:
-            notes = self._write(recording.path, outputs)
-            notes += _note_before(before, left_beside(outputs, sources))
-        if self.plot and not (was_finished and picture.exists()):
+        if before != settings:
+            options = (self.channels, self.normalize, settings, self.show_progress)
+            notes = separate_recording(self.model, recording.path, outputs, *options)
+            # One source more is what a model with more sources has left behind.
+            wider = jobs.outputs_of(recording, sources + 1, self.channels)
+            left = [p for p in wider if p not in outputs and jobs.is_made_here(p)]
+            notes += _note_before(before, left)
+        if self.plot and not (before == settings and picture.exists()):
             # There is nothing in them above what the model can return.
             highest = self.model.hparams.sample_rate / 2
-            plot_spectrograms(recording.path, outputs, picture, highest, self.settings)
-        return was_finished, notes
-
-    def _write(self, path: Path, outputs: list[Path]) -> list[str]:
-        with (
-            open_audio(path) as audio,
-            tqdm(
-                total=audio.frames,
-                desc=path.name,
-                unit="s",
-                unit_scale=1 / audio.samplerate,
-                leave=False,
-                # None: not in a log, where moving between two bars leaves "[A" behind.
-                disable=self.quiet or None,
-            ) as bar,
-        ):
-            return separate_recording(
-                self.model,
-                path,
-                outputs,
-                self.channels,
-                self.normalize,
-                tick=bar.update,
-                comment=self.settings,
-            )
+            plot_spectrograms(recording.path, outputs, picture, highest, settings)
+        return before == settings, notes
 
 
 def _note_before(before: str | None, left: list[Path]) -> list[str]:

@@ -31,14 +31,14 @@ from custom_modules.dataio import MixtureDataset
 from custom_modules.errors import exit_cleanly
 from custom_modules.evaluation.loading import (
     Model,
-    load_subject,
+    find_model,
     prepare_options,
     test_set,
 )
 from custom_modules.evaluation.options import split_options
 from custom_modules.evaluation.runner import Scope, score_test_set
 from custom_modules.evaluation.store import ScoreStore
-from custom_modules.metrics import GROUPS, PESQ_MODES, align, bss_eval
+from custom_modules.metrics import PESQ_MODES, align, bss_eval, metric_groups
 from custom_modules.mmipc import VARIANTS, variants_of
 from custom_modules.processes import available_cores
 from polsess_prepare import prepare_polsess
@@ -94,7 +94,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--mixtures", type=int, default=12, help="of the test set")
     own, rest = parser.parse_known_args(argv)
     options, rest = split_options([*rest, f"--max_samples={own.mixtures}"])
-    subject = load_subject(rest)
+    subject = find_model(rest)
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
         prepare_polsess(**prepare_options(subject, Path(folder), options.split))
@@ -106,7 +106,7 @@ def main(argv: Sequence[str]) -> None:
         """As ``evaluate.py`` does; afterwards the loop has its threads again."""
         with tempfile.TemporaryDirectory() as folder:
             store = ScoreStore(Path(folder), "benchmark")
-            scope = Scope(GROUPS, progressbar=False)
+            scope = Scope(metric_groups(), progressbar=False)
             efforts.append(score_test_set(model, dataset, store, scope))
         torch.set_num_threads(threads)
 

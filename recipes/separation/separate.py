@@ -32,11 +32,11 @@ from custom_modules.errors import (
     exit_cleanly,
 )
 from custom_modules.files import prepare_folder
-from custom_modules.longform import CHUNK_SECONDS
-from custom_modules.longform.stitching import NORMALIZATIONS
-from custom_modules.recordings.jobs import find_recordings, shard
+from custom_modules.inference import NORMALIZATIONS
+from custom_modules.longform.stitching import CHUNK_SECONDS
+from custom_modules.recordings.jobs import find_recordings
 from custom_modules.recordings.streams import CHANNELS
-from custom_modules.recordings.work import load_model, separate_all
+from custom_modules.recordings.work import Separation, load_model
 
 EXIT_SOME_FAILED = 1
 CHUNK_HELP = f"default: {CHUNK_SECONDS:g}"
@@ -49,7 +49,6 @@ def main(argv: list[str]) -> int:
     recordings, missing = find_recordings(options.inputs, options.output_folder)
     prepare_folder(options.output_folder)
     index, count = options.shard
-    recordings = shard(recordings, index, count)
     model = load_model(
         options.model,
         options.device,
@@ -58,15 +57,15 @@ def main(argv: list[str]) -> int:
         overlap_seconds=options.overlap_seconds,
         batch_size=options.batch_size,
     )
-    failed = separate_all(
+    separation = Separation(
         model,
-        recordings,
-        channels=options.channels,
-        normalize=options.normalize,
-        overwrite=options.overwrite,
-        plot=options.plot,
+        options.channels,
+        options.normalize,
+        options.overwrite,
+        options.plot,
         show_progress=index == 0,
     )
+    failed = separation.separate_all(recordings[index::count])
     wait_for_others()
     if missing and index == 0:  # once, not in every process
         for line in missing:

@@ -10,9 +10,9 @@ import pandas as pd
 from custom_modules import markdown
 from custom_modules.errors import InputError
 from custom_modules.evaluation.comparison import (
-    GAINS,
     decimals_of,
     heading_of,
+    improvements,
     mean_over_seeds,
 )
 from custom_modules.evaluation.summary import ALL_MIXTURES
@@ -77,7 +77,7 @@ def _score_table(scores: pd.DataFrame, key: str) -> str:
     A cell is the mean ± the standard deviation over seeds, and the 95 % bootstrap
     interval of the mean.
     """
-    scores = scores[scores.metric.isin(GAINS)]
+    scores = scores[scores.metric.isin(improvements())]
     models = list(dict.fromkeys(scores.model))
     lines = [[key, "n", *models]]
     for row, part in scores.groupby(key, sort=False):
