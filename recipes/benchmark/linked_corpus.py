@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,8 @@ def make_linked_corpus(root: Path, rows: int) -> list[str]:
     originals = [_write_mixture(root, number) for number in range(MIXTURES)]
     table, files = [], []
     for number in range(rows):
-        row = {"SSR": number % 11 - 5, "sceneClass": "bus", "eventClass": "bell"}
+        row: dict[str, Any] = {"SSR": number % 11 - 5}
+        row |= {"sceneClass": "bus", "eventClass": "bell"}
         for speaker in (1, 2):
             row[f"speech{speaker}OryginalPath"] = f"speaker_{number % 97}/{number}.wav"
             row[f"speech{speaker}Start"] = 5 * speaker

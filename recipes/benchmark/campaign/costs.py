@@ -18,19 +18,17 @@ from recipes.benchmark.measuring import Work, measure, training_step
 SECONDS = 4.0
 
 
-def measure_costs(
-    hparams_file: str, options: Sequence[str] = (), repeats: int = 3
-) -> dict[str, float]:
+def measure_costs(hparams_file: str, options: Sequence[str] = ()) -> dict[str, float]:
     """Measures an architecture, untrained, in processes of its own.
 
     Returns ``parameters``; ``macs_per_second``, multiplications with additions for a
     second of audio; ``real_time_factor``, seconds per second of audio, and
     ``inference_mib``, peak memory, of one mixture of 4 s; ``step_seconds`` and
     ``step_mib`` of a training step. On a CPU with one thread, by process time; the
-    fastest of the ``repeats`` counts.
+    fastest of three counts.
     """
     inference, step = (
-        measure(make_work, (hparams_file, options, training), repeats=repeats)
+        measure(make_work, (hparams_file, options, training))
         for training in (False, True)
     )
     hparams = load_model(hparams_file, options)
