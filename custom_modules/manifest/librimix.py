@@ -9,6 +9,7 @@ speech separation".
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -53,7 +54,7 @@ def prepare_librimix(
     check_number("--workers", workers, least=1, whole=True)
     root = _root(data_folder, sample_rate, mode, check, train_set)
     genders = read_speakers(speakers_file) if speakers_file else {}
-    tables: dict[str, list[dict]] = {}
+    tables: dict[str, list[dict[str, Any]]] = {}
     problems: list[str] = []
     for subset, folder in _subset_folders(root, train_set).items():
         tables[subset] = rows = _rows(data_folder, folder, genders)
@@ -130,7 +131,7 @@ def _subset_folders(root: Path, train_set: str) -> dict[str, Path]:
 
 def _rows(
     data_folder: str | Path, folder: Path, genders: dict[str, str]
-) -> list[dict[str, str | int]]:
+) -> list[dict[str, Any]]:
     """Each mixture's speakers, and its files by layer, relative to the data folder."""
     noisy = (folder / NOISY).is_dir() and (folder / "noise").is_dir()
     mixtures = folder / (NOISY if noisy else CLEAN)
