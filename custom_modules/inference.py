@@ -107,6 +107,8 @@ class PolSESSSeparation(Pretrained):
         block = round(READ_SECONDS * self.hparams.sample_rate)
         return self._separate(mix.float().cpu().split(block, dim=1), normalize)
 
+    forward = separate_batch
+
     def separate_file(
         self, path: str, savedir: str | None = None, normalize: str = "mixture"
     ) -> Tensor:
@@ -167,10 +169,6 @@ class PolSESSSeparation(Pretrained):
             match_level=normalize == "mixture",
             remedy=remedy,
         )
-
-    def forward(self, mix: Tensor) -> Tensor:
-        """Separates a batch, see :meth:`separate_batch`."""
-        return self.separate_batch(mix)
 
 
 def average_channels(block: np.ndarray) -> np.ndarray:

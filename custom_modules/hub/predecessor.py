@@ -38,7 +38,7 @@ _TAKEN = {
     ),
 }
 #: What the models here are; other values cannot be imported.
-_FIXED = {
+_FIXED: dict[str, dict[str, Any]] = {
     "convtasnet": {"causal": False},
     "dprnn": {"num_rnn_layers": 1, "norm_type": "ln"},
     "sepformer": {"causal": False},
