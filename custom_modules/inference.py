@@ -22,7 +22,6 @@ from custom_modules.models.masking import MaskingSeparator, improve_conv_tasnet
 
 INTERFACE_FILE = "custom_interface.py"
 NORMALIZATIONS = ("mixture", "peak", "none")
-#: Options of SpeechBrain's that say how files are fetched.
 _FETCHING = ("savedir", "local_strategy", "fetch_config")
 
 
