@@ -22,7 +22,6 @@ from custom_modules.models.masking import MaskingSeparator, improve_conv_tasnet
 
 INTERFACE_FILE = "custom_interface.py"
 NORMALIZATIONS = ("mixture", "peak", "none")
-#: Options of SpeechBrain's that say how files are fetched.
 _FETCHING = ("savedir", "local_strategy", "fetch_config")
 
 
@@ -107,6 +106,8 @@ class PolSESSSeparation(Pretrained):
         block = round(READ_SECONDS * self.hparams.sample_rate)
         return self._separate(mix.float().cpu().split(block, dim=1), normalize)
 
+    forward = separate_batch
+
     def separate_file(
         self, path: str, savedir: str | None = None, normalize: str = "mixture"
     ) -> Tensor:
@@ -167,10 +168,6 @@ class PolSESSSeparation(Pretrained):
             match_level=normalize == "mixture",
             remedy=remedy,
         )
-
-    def forward(self, mix: Tensor) -> Tensor:
-        """Separates a batch, see :meth:`separate_batch`."""
-        return self.separate_batch(mix)
 
 
 def average_channels(block: np.ndarray) -> np.ndarray:

@@ -20,8 +20,7 @@ from custom_modules.models.spmamba import convert_state_dict
 #: What torch and pickle raise for a damaged file.
 _DAMAGED = (RuntimeError, EOFError, LookupError, ValueError, pickle.UnpicklingError)
 
-#: What is taken from a model's section, by its name here, and ``ours=theirs`` if that
-#: is another.
+#: What is taken from a model's section; ``ours=theirs`` where the names differ.
 _TAKEN = {
     "convtasnet": "num_sources=C N kernel_size B H P X R norm_type mask_nonlinear",
     "dprnn": (

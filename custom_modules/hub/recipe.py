@@ -258,7 +258,9 @@ def write_results_folder(
     checkpointer.add_recoverable("optimizer", loaded["opt_class"](parameters))
     brain = {"step": 0, "avg_train_loss": 0.0, "optimizer_step": 0}
     brain["initial_lr"] = loaded["lr"]
-    checkpointer.add_recoverable(
-        "brain", brain, lambda state, path: path.write_text(yaml.safe_dump(state))
-    )
+
+    def save(state: dict[str, Any], path: Path) -> None:
+        path.write_text(yaml.safe_dump(state), encoding="utf-8")
+
+    checkpointer.add_recoverable("brain", brain, custom_save_hook=save)
     checkpointer.save_checkpoint(meta={"si_sdr": old.si_sdr, "epoch": old.epoch})

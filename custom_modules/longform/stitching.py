@@ -73,7 +73,9 @@ class Chunker:
                 # The last chunk may have to begin right after this one's start.
                 held, held_from = held[:, start - held_from :], start
                 end = start + self.length
-                power = self._frame_power(chunk)
+                missing = -self.length % self.frame
+                frames = F.pad(chunk, (missing, 0)).unflatten(1, (-1, self.frame))
+                power = frames.square().mean(2).flip(1)  # counted from the end
                 loud = power.quantile(0.95, dim=1)
                 level = loud if level is None else torch.maximum(loud, level / 2)
                 speech = power > SILENCE_RATIO * level.unsqueeze(1)
@@ -83,12 +85,6 @@ class Chunker:
             total = held_from + held.shape[1]
             start = max(held_from, min(start, total - self.length // 4))
             yield start, held[:, start - held_from :]
-
-    def _frame_power(self, chunk: Tensor) -> Tensor:
-        """``[batch, time]`` → ``[batch, frames]``, frames counted from the end."""
-        missing = -chunk.shape[1] % self.frame
-        frames = F.pad(chunk, (missing, 0)).unflatten(1, (-1, self.frame))
-        return frames.square().mean(2).flip(1)
 
     def _next_overlap(self, speech: Tensor) -> int:
         """The narrowest overlap with enough speech in every signal of the batch."""

@@ -68,9 +68,8 @@ def _notes(recording: sf.SoundFile, clipped: int) -> list[str]:
     if re.search(r"(?m)^data : \d+ \(should be \d+\)", recording.extra_info):
         notes.append("shorter than its header says; what there is was separated")
     if clipped:
-        samples = "1 sample" if clipped == 1 else f"{clipped} samples"
         notes.append(
-            f"{samples} of its sources beyond full scale, cut off; "
+            f"{clipped} of its sources' samples beyond full scale, cut off; "
             "--normalize peak avoids it"
         )
     return notes

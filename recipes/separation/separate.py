@@ -98,12 +98,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--plot", action="store_true", help="draw <name>.png: spectrograms")
     options = parser.parse_args(argv)
     world_size = int(os.environ.get("WORLD_SIZE", 1))
-    if options.shard is None:
-        options.shard = (int(os.environ.get("RANK", 0)), world_size)
-    elif world_size > 1:
-        raise errors.InputError(
-            "--shard and torchrun both split the work; use one of them"
-        )
+    if options.shard and world_size > 1:
+        raise errors.InputError("--shard and torchrun both split the work; use one")
+    options.shard = options.shard or (int(os.environ.get("RANK", 0)), world_size)
     errors.check_number("--chunk_seconds", options.chunk_seconds, above=0)
     if options.batch_size is not None:
         errors.check_number("--batch_size", options.batch_size, least=1, whole=True)
