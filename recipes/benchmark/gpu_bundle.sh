@@ -19,7 +19,7 @@ trap 'rm -rf "$tools"' EXIT
 
 # What such a machine lacks, and what that needs; versions as in requirements.txt.
 names="speechbrain torchaudio hyperpyyaml ruamel.yaml PyYAML soundfile cffi pycparser
-    fast_bss_eval pystoi threadpoolctl espeakng-loader joblib sentencepiece mir_eval
+    pystoi threadpoolctl espeakng-loader joblib sentencepiece mir_eval
     decorator jsonschema jsonschema-specifications referencing rpds-py attrs packaging
     requests urllib3 idna certifi charset-normalizer pytest-xdist execnet einops ninja
     cython wheel setuptools<82"
@@ -46,7 +46,7 @@ missing=$((${#pinned[@]} - $(find "$out/wheels" -name '*.whl' | wc -l)))
 "$python" -m pip install --quiet --target "$tools" wheel 'setuptools<82' packaging ninja \
     2>&1 | grep -v -e ^WARNING -e ^ERROR || true
 export MAMBA_SKIP_CUDA_BUILD=TRUE CAUSAL_CONV1D_SKIP_CUDA_BUILD=TRUE
-for name in pesq mamba-ssm causal-conv1d; do
+for name in fast_bss_eval pesq mamba-ssm causal-conv1d; do
     PYTHONPATH=$tools download --no-binary="$name" --no-build-isolation \
         --dest "$out/sources" "$name"
     compgen -G "$out/sources/${name//-/_}-*" >/dev/null || echo "without $name: not to be had"
@@ -88,7 +88,9 @@ if ! "$python" -c 'import recipes.separation.evaluate, pystoi, pytest, hypothesi
         >"$here/venv/lib/python3.12/site-packages/parent.pth"
     python=$here/venv/bin/python
     "$python" "${install[@]}" -r "$here/wheels/names.txt" || exit 2
-    "$python" "${install[@]}" "$here"/sources/pesq-*.tar.gz || echo "without pesq"
+    for name in fast_bss_eval pesq; do
+        "$python" "${install[@]}" "$here/sources/$name"-*.tar.gz || echo "without $name"
+    done
 fi
 
 # Of mamba_ssm only the scan of Mamba-1, for this GPU alone: its setup.py names nine.
@@ -114,7 +116,7 @@ fi
 
 measure() { # within so many seconds
     "$python" recipes/benchmark/gpu.py --output "$results/figures" ${tiny[@]+"${tiny[@]}"} \
-        --minutes "$(("$1" / 60)).$(("$1" % 60 * 100 / 60 + 100))" 2>&1
+        --minutes "$(awk "BEGIN { print $1 / 60 }")" 2>&1
 }
 nvidia-smi >"$results/nvidia-smi.txt" 2>&1
 timeout "$(left)" "$python" -m pytest -p no:cacheprovider tests/gpu ${gpu[@]+"${gpu[@]}"} \
