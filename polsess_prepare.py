@@ -17,30 +17,19 @@ import argparse
 import logging
 import os
 import sys
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from custom_modules.errors import InputError, OptionParser, exit_cleanly
+from custom_modules.errors import InputError, OptionParser, check_number, exit_cleanly
 from custom_modules.files import atomic_path
 from custom_modules.layout import SPEAKERS_FILE, SUBSETS
+from custom_modules.manifest import csv_tables, report
 from custom_modules.manifest.checks import LEVELS, survey_audio
-from custom_modules.manifest.csv_tables import (
-    add_speakers,
-    find_table,
-    read_genders,
-    read_table,
-)
-from custom_modules.manifest.duplicates import find_repetitions
+from custom_modules.manifest.csv_tables import Table
+from custom_modules.manifest.duplicates import Repetition, find_repetitions
 from custom_modules.manifest.entries import write_entries
-from custom_modules.manifest.report import (
-    RECORD_FILE,
-    Report,
-    count_rows,
-    describe,
-    finding_lines,
-    recorded_report,
-    write_record,
-)
+from custom_modules.manifest.report import Report
 from custom_modules.processes import available_cores
 
 #: In the save folder: what the command prints.
@@ -50,83 +39,62 @@ logger = logging.getLogger(__name__)
 
 
 def prepare_polsess(
-    data_folder,
-    save_folder,
-    subsets=SUBSETS,
-    skip_prep=False,
-    check="header",
-    skip_bad_rows=False,
-    allow_leakage=False,
-    workers=None,
-):
+    data_folder: str | Path,
+    save_folder: str | Path,
+    subsets: Collection[str] = SUBSETS,
+    skip_prep: bool = False,
+    check: str = "header",
+    skip_bad_rows: bool = False,
+    allow_leakage: bool = False,
+    workers: int | None = None,
+) -> Report | None:
     """Checks a PolSESS corpus and writes a manifest for each subset.
+
+    ``check`` is one of :data:`~custom_modules.manifest.checks.LEVELS`; by default there
+    is a worker per core. Returns what was seen, None if ``skip_prep``. After an
+    ``InputError``, what existed before is unchanged.
 
     Nothing is done if the tables, the options and the manifests are as an
     earlier run left them. The audio is not looked at for this: remove the save
     folder after changing it.
-
-    Arguments
-    ---------
-    data_folder : str or pathlib.Path
-        The corpus: the folder that holds ``train``, ``val`` and ``test``.
-    save_folder : str or pathlib.Path
-        Where ``<subset>.json`` and ``prepare_report.txt`` go.
-    subsets : iterable of str
-        Which of ``"train"``, ``"val"``, ``"test"`` to prepare.
-    skip_prep : bool
-        Do nothing at all, as in SpeechBrain's recipes.
-    check : str
-        ``"header"``: every file is there, is readable, has one channel, the
-        corpus' sample rate and its mixture's length. ``"full"``: also, every
-        sample is finite, no speaker is silent, and each mixture is the sum of
-        its layers. ``"none"``: only the headers of the mixtures are read.
-    skip_bad_rows : bool
-        Leave bad rows out of the manifests instead of stopping.
-    allow_leakage : bool
-        Do not stop if subsets share mixtures or speech.
-    workers : int
-        Number of processes; by default, one per available core.
-
-    Returns
-    -------
-    Report or None
-        What was seen, now or by the earlier run; None if ``skip_prep``.
-
-    Raises
-    ------
-    InputError
-        If the corpus has bad rows or leaks, a table is missing or unreadable,
-        or the manifests cannot be written. What existed before is unchanged.
-
-    Example
-    -------
-    >>> prepare_polsess("data/PolSESS", "results/manifests", skip_prep=True)
     """
     if skip_prep:
         logger.info("Skipping preparation, as asked")
         return None
+    workers = available_cores() if workers is None else workers
     subsets = _valid_options(data_folder, subsets, check, workers)
     root, save_folder = str(data_folder), Path(save_folder)
-    paths = {subset: find_table(root, subset) for subset in subsets}
+    paths = {subset: csv_tables.find_table(root, subset) for subset in subsets}
     targets = {subset: save_folder / f"{subset}.json" for subset in subsets}
-    options = {"data_folder": os.path.abspath(root), "check": check}
+    options: dict[str, object] = {"data_folder": os.path.abspath(root), "check": check}
     options |= {"skip_bad_rows": skip_bad_rows, "allow_leakage": allow_leakage}
     watched = [*paths.values(), Path(root, SPEAKERS_FILE), *targets.values()]
-    report = recorded_report(save_folder, describe(options, watched))
-    if report:
+    earlier = report.recorded_report(save_folder, report.describe(options, watched))
+    if earlier:
         logger.info(f"Skipping preparation: manifests in {save_folder} are up to date")
-        _warn(report)
-        return report
-    tables = [read_table(path, subset, root) for subset, path in paths.items()]
-    report = _examine(tables, root, check, skip_bad_rows, allow_leakage, workers)
-    _write(tables, targets, save_folder, report)
-    write_record(save_folder, describe(options, watched), report)
-    _log(report)
+        _warn(earlier)
+        return earlier
+    tables = [csv_tables.read_table(path, s, root) for s, path in paths.items()]
+    genders = csv_tables.read_genders(root)
+    tables, rate = survey_audio(tables, root, check, workers)
+    notes = [note for table in tables for note in table.notes]
+    notes += _bad_row_notes(tables, skip_bad_rows)
+    tables = [table.without_bad_rows() for table in tables]
+    repetitions = find_repetitions(tables, root, workers)
+    _refuse_leakage(repetitions, allow_leakage)
+    counts = {table.subset: report.count_rows(table, repetitions) for table in tables}
+    seen = Report(check, rate, counts, report.finding_lines(repetitions), notes)
+    _write(tables, genders, targets, save_folder, seen)
+    report.write_record(save_folder, report.describe(options, watched), seen)
+    _log(seen)
     logger.info(f"Manifests are in {save_folder}")
-    return report
+    return seen
 
 
-def _valid_options(data_folder, subsets, check, workers):
+def _valid_options(
+    data_folder: str | Path, subsets: Collection[str], check: str, workers: int
+) -> list[str]:
+    """Refuses bad options; returns the subsets in their usual order."""
     unknown = set(subsets) - set(SUBSETS)
     if unknown or not subsets:
         raise InputError(
@@ -135,8 +103,7 @@ def _valid_options(data_folder, subsets, check, workers):
         )
     if check not in LEVELS:
         raise InputError(f"check: {check}; choose from {', '.join(LEVELS)}")
-    if workers is not None and workers < 1:
-        raise InputError(f"workers: {workers}; choose at least 1")
+    check_number("--workers", workers, least=1, whole=True)
     if not os.path.isdir(data_folder):
         raise InputError(
             f"{data_folder}: no such folder; check --data_folder, or "
@@ -145,99 +112,86 @@ def _valid_options(data_folder, subsets, check, workers):
     return [subset for subset in SUBSETS if subset in subsets]
 
 
-def _examine(tables, root, check, skip_bad_rows, allow_leakage, workers):
-    """Looks at the audio; drops or refuses bad rows; refuses leakage."""
-    workers = workers or available_cores()
-    genders = read_genders(root)
-    sample_rate = survey_audio(tables, root, check, workers)
-    notes = [note for table in tables for note in table.notes]
-    notes += _deal_with_bad_rows(tables, skip_bad_rows)
-    repetitions = find_repetitions(tables, root, workers)
-    _refuse_leakage(repetitions, allow_leakage)
-    if genders is not None:
-        for table in tables:
-            add_speakers(table.rows, genders)
-    counts = {table.subset: count_rows(table, repetitions) for table in tables}
-    return Report(check, sample_rate, counts, finding_lines(repetitions), notes)
-
-
-def _deal_with_bad_rows(tables, skip_bad_rows):
-    """Drops the bad rows and returns the notes about it, or stops."""
-    problems = [str(problem) for table in tables for problem in table.problems]
+def _bad_row_notes(tables: Sequence[Table], skip_bad_rows: bool) -> list[str]:
+    """What is said of the bad rows if they, and not whole tables, may be left out."""
+    problems = [line for table in tables for line in table.problem_lines()]
     if not problems:
         return []
     bad = sum(len(table.bad_rows) for table in tables)
     total = sum(len(table.rows) for table in tables)
-    spoilt = [table for table in tables if table.problems]
     if not skip_bad_rows:
+        paths = ", ".join(str(table.path) for table in tables if table.problems)
         raise InputError(
-            f"{', '.join(str(table.path) for table in spoilt)}: {bad} of {total} "
-            "rows are bad, as listed; mend them, or leave them out with "
-            "--skip_bad_rows=True",
+            f"{paths}: {bad} of {total} rows are bad, as listed; fix them, or leave "
+            "them out with --skip_bad_rows=True",
             problems,
         )
-    for table in spoilt:
-        table.drop_bad_rows()
-        if table.rows.empty:
+    for table in tables:
+        if len(table.bad_rows) == len(table.rows):
             raise InputError(f"{table.path}: every row is bad, as listed", problems)
     return [f"left out {bad} bad rows of {total}:", *problems]
 
 
-def _refuse_leakage(repetitions, allow_leakage):
+def _refuse_leakage(repetitions: Sequence[Repetition], allow_leakage: bool) -> None:
     leaks = [repetition for repetition in repetitions if repetition.is_leakage]
     if leaks and not allow_leakage:
         pairs = sorted({f"{leak.original} and {leak.copy}" for leak in leaks})
         raise InputError(
             f"{', '.join(pairs)} share speech or mixtures, as listed; "
-            "make the subsets anew, or use --allow_leakage=True",
-            finding_lines(leaks),
+            "make the subsets again, or use --allow_leakage=True",
+            report.finding_lines(leaks),
         )
 
 
-def _write(tables, targets, save_folder, report):
+def _write(
+    tables: Sequence[Table],
+    genders: Mapping[str, str] | None,
+    targets: Mapping[str, Path],
+    save_folder: Path,
+    seen: Report,
+) -> None:
     """Writes all manifests and the report, or none of them."""
-    report_path, record_path = save_folder / REPORT_FILE, save_folder / RECORD_FILE
-    for path in (*targets.values(), report_path, record_path):
+    report_path = save_folder / REPORT_FILE
+    for path in (*targets.values(), report_path, save_folder / report.RECORD_FILE):
         if os.path.isdir(path):
             raise InputError(f"{path}: is a folder, not a file; remove it")
     with ExitStack() as stack:
         report_part = stack.enter_context(atomic_path(report_path))
-        report_part.write_text(str(report), encoding="utf-8")
+        report_part.write_text(str(seen), encoding="utf-8")
         for table in tables:
             part = stack.enter_context(atomic_path(targets[table.subset]))
-            write_entries(part, table.rows)
+            rows = table.rows
+            known = rows if genders is None else csv_tables.with_speakers(rows, genders)
+            write_entries(part, known)
 
 
-def _log(report):
-    logger.info(report.table())
-    _warn(report)
-    for note in report.notes:
+def _log(seen: Report) -> None:
+    logger.info(seen.table())
+    _warn(seen)
+    for note in seen.notes:
         logger.info(note)
 
 
-def _warn(report):
+def _warn(seen: Report) -> None:
     # Every time: a duplicate does not get better by being known.
-    for finding in report.findings:
+    for finding in seen.findings:
         logger.warning(finding)
 
 
-def _truth(text):
+def _truth(text: str) -> bool:
     if text.lower() not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
     return text.lower() == "true"
 
 
-def _parse(argv):
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = OptionParser(
         description="Checks a PolSESS corpus and writes a JSON manifest per subset.",
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add(
-        "--data_folder",
-        default=os.environ.get("POLSESS_DATA_ROOT"),
-        help="the corpus; by default, the environment variable POLSESS_DATA_ROOT",
-    )
+    root = os.environ.get("POLSESS_DATA_ROOT")
+    add("--data_folder", default=root, help="the corpus; default: $POLSESS_DATA_ROOT")
     add("--save_folder", default="results/manifests", help="where the manifests go")
     add("--subsets", default=",".join(SUBSETS), help="which, separated by commas")
     add("--check", default="header", choices=LEVELS, help="how thoroughly")
@@ -252,14 +206,8 @@ def _parse(argv):
     return parser.parse_args(argv)
 
 
-def main(argv=None):
-    """The command; ``--help`` lists its options.
-
-    Arguments
-    ---------
-    argv : list of str
-        Without the program's name; by default, the command line's.
-    """
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command; ``--help`` lists its options."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     with exit_cleanly():
         options = vars(_parse(argv))

@@ -1,319 +1,41 @@
-"""Reading and writing samples, and the few measures that mixing needs."""
+"""Reading and writing audio, and the few measures that mixing needs.
+
+Signals are numpy arrays: what worker processes import needs no torch.
+"""
 
 import math
-from math import gcd
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
-import soundfile
 import soundfile as sf
-import torch
 from scipy.signal import firwin, resample_poly
 
 from custom_modules.errors import InputError
 from custom_modules.files import atomic_path
-from custom_modules.layout import LIMIT
 
-#: What separation and the corpus generator take for recordings in a folder.
+#: What is taken for a recording in a folder.
 SUFFIXES = (
-    *(
-        ".wav",
-        ".flac",
-        ".mp3",
-        ".ogg",
-        ".oga",
-        ".opus",
-        ".aif",
-        ".aiff",
-        ".w64",
-        ".caf",
-    ),
+    *(".wav", ".flac", ".mp3", ".ogg", ".oga"),
+    *(".opus", ".aif", ".aiff", ".w64", ".caf"),
 )
+#: The published generator of PolSESS limits every signal at this magnitude.
+LIMIT = 0.999
 FULL_SCALE = 32768  # soundfile reads int16 samples as value / 32768
 FRAME_SECONDS = 0.02
 ACTIVITY_RANGE_DB = 40.0
+READ_SECONDS = 10.0
 
-
-def read_header(path):
-    """A recording's length and rate, from its header and its last sample.
-
-    Arguments
-    ---------
-    path : str or pathlib.Path
-        Anything that soundfile opens: wav, flac, ogg, mp3 …
-
-    Returns
-    -------
-    seconds : float
-    rate : int
-        In Hz.
-
-    Raises
-    ------
-    InputError
-        If it is no recording, or empty, or ends before its header says so.
-    """
-    try:
-        with soundfile.SoundFile(path) as file:
-            frames, rate = file.frames, file.samplerate
-            # A truncated file betrays itself at its end, and not in its header.
-            file.seek(max(frames - 1, 0))
-            last = file.read(1)
-    except (soundfile.SoundFileError, OSError) as error:
-        raise InputError(f"{path}: {_reason(error)}; mend or remove it") from error
-    if not len(last):
-        raise InputError(f"{path}: is empty or cut off; mend or remove it")
-    return frames / rate, rate
-
-
-def read_span(path, start, length, rate):
-    """A stretch of a recording, mono, at another rate.
-
-    Arguments
-    ---------
-    path : str or pathlib.Path
-        A recording of any rate and number of channels.
-    start : int
-        First sample, counted at ``rate``.
-    length : int
-        Samples wanted, counted at ``rate``.
-    rate : int
-        Sampling rate of the result in Hz.
-
-    Returns
-    -------
-    numpy.ndarray
-        ``[length]``; zeros where the recording has ended.
-
-    Raises
-    ------
-    InputError
-        If it cannot be read, or holds samples that are not finite.
-    """
-    try:
-        with soundfile.SoundFile(path) as file:
-            own_rate = file.samplerate
-            first = min(round(start * own_rate / rate), file.frames)
-            file.seek(first)
-            samples = file.read(-(-length * own_rate // rate), always_2d=True)
-    except (soundfile.SoundFileError, OSError) as error:
-        raise InputError(f"{path}: {_reason(error)}; mend or remove it") from error
-    if not np.isfinite(samples).all():
-        raise InputError(
-            f"{path}: holds samples that are not finite; mend or remove it"
-        )
-    return fit(resample(samples.mean(axis=1), own_rate, rate), length)
-
-
-def _reason(error):
-    """What soundfile says, without the path that it repeats."""
-    return str(error).rsplit(": ", 1)[-1].strip().rstrip(".") or "cannot be read"
-
-
-def resample(samples, old_rate, new_rate):
-    """Changes the sampling rate, with an anti-aliasing filter.
-
-    Arguments
-    ---------
-    samples : numpy.ndarray
-        ``[time]``.
-    old_rate, new_rate : int
-        In Hz.
-
-    Returns
-    -------
-    numpy.ndarray
-        ``[time * new_rate / old_rate]``, rounded up.
-
-    Example
-    -------
-    >>> resample(np.zeros(441), 44100, 8000).shape
-    (80,)
-    """
-    if old_rate == new_rate or not len(samples):
-        return samples
-    common = gcd(old_rate, new_rate)
-    return resample_poly(samples, new_rate // common, old_rate // common)
-
-
-def fit(samples, length):
-    """Cuts or zero-pads at the end.
-
-    Example
-    -------
-    >>> fit(np.ones(2), 3)
-    array([1., 1., 0.])
-    """
-    return np.pad(samples[:length], (0, max(0, length - len(samples))))
-
-
-def rms(samples):
-    """Root of the mean square. Not by ``np.dot``: BLAS kernels differ in rounding.
-
-    Example
-    -------
-    >>> rms(np.array([1.0, -1.0]))
-    1.0
-    """
-    return float(np.sqrt(np.mean(np.square(samples))))
-
-
-def from_db(level):
-    """A level in dB as an amplitude ratio.
-
-    Example
-    -------
-    >>> from_db(20)
-    10.0
-    """
-    return 10.0 ** (level / 20.0)
-
-
-def limit(samples):
-    """The hard limiter of the published script, at ±0.999.
-
-    Example
-    -------
-    >>> limit(np.array([0.5, -2.0]))
-    array([ 0.5  , -0.999])
-    """
-    return np.clip(samples, -LIMIT, LIMIT)
-
-
-def active_frames(samples, rate):
-    """In which frames of 20 ms somebody speaks.
-
-    A frame is active if its level is within 40 dB of the loudest frame's.
-
-    Arguments
-    ---------
-    samples : numpy.ndarray
-        ``[time]``.
-    rate : int
-        In Hz.
-
-    Returns
-    -------
-    numpy.ndarray
-        Booleans, ``[frames]``; a last incomplete frame is left out.
-
-    Example
-    -------
-    >>> active_frames(np.repeat([1.0, 0.0, 0.5], 160), 8000)
-    array([ True, False,  True])
-    """
-    size = max(1, round(FRAME_SECONDS * rate))
-    frames = samples[: len(samples) // size * size].reshape(-1, size)
-    power = np.mean(np.square(frames), axis=1)
-    if not power.size:
-        return np.zeros(0, bool)
-    return (power > 0) & (power >= power.max() * 10 ** (-ACTIVITY_RANGE_DB / 10))
-
-
-def quantise(samples):
-    """Rounds to 16 bit.
-
-    Arguments
-    ---------
-    samples : numpy.ndarray
-        ``[time]``, within ±0.999.
-
-    Returns
-    -------
-    numpy.ndarray
-        int16, ``[time]``.
-
-    Example
-    -------
-    >>> quantise(np.array([0.5, -0.999]))
-    array([ 16384, -32735], dtype=int16)
-    """
-    return np.round(samples * FULL_SCALE).astype(np.int16)
-
-
-def write_pcm16(path, samples, rate):
-    """Writes a mono wav file, whole or not at all.
-
-    Arguments
-    ---------
-    path : pathlib.Path
-        The file; its folder is created if missing.
-    samples : numpy.ndarray
-        int16, ``[time]``.
-    rate : int
-        In Hz.
-
-    Raises
-    ------
-    InputError
-        If it cannot be written.
-    """
-    with atomic_path(path) as partial:
-        try:
-            soundfile.write(partial, samples, rate, subtype="PCM_16", format="WAV")
-        except soundfile.SoundFileError as error:
-            raise OSError(_reason(error)) from error
-
-
-def cancel(mix, layers):
-    """Adds layers to a mix with their phase inverted.
-
-    Arguments
-    ---------
-    mix : numpy.ndarray
-        ``[time]``.
-    layers : iterable of numpy.ndarray
-        What to cancel, each ``[time]``.
-
-    Returns
-    -------
-    numpy.ndarray
-        ``[time]``; the inputs stay as they were.
-
-    Example
-    -------
-    >>> import numpy as np
-    >>> cancel(np.float32([3, 4]), [np.float32([1, 1]), np.float32([1, 0])])
-    array([1., 3.], dtype=float32)
-    """
-    mixture = mix.copy()
-    for layer in layers:
-        mixture -= layer
-    return mixture
-
-
-def read_layer(path, start, frames):
-    """Reads a part of a layer.
-
-    Arguments
-    ---------
-    path : str
-        A file of one channel.
-    start : int
-        The first sample.
-    frames : int
-        How many samples.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32, ``[time]``; sums and differences of PCM_16 stay exact in it.
-
-    Raises
-    ------
-    InputError
-        If the file has gone since it was prepared, or is damaged.
-    """
-    try:
-        samples, _ = sf.read(path, frames=frames, start=start, dtype="float32")
-    except (sf.LibsndfileError, OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); prepare again") from error
-    if samples.shape != (frames,):
-        raise InputError(
-            f"{path}: not as it was prepared, {samples.shape} samples from {start} on "
-            f"instead of {frames}; restore it, or remove the manifests to prepare again"
-        )
-    return samples
-
+#: Sample formats that a wav file keeps, in bytes.
+WAV_BYTES = {
+    **{"PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4},
+    **{"ULAW": 1, "ALAW": 1, "FLOAT": 4, "DOUBLE": 8},
+}
+#: Where a wav file's four-byte sizes end.
+_WAV_LIMIT = 2**32 - 2**16
 
 #: Zero crossings of the filter on each side, and its stop band, as in resampy's
 #: kaiser_best: aliases are 90 dB down.
@@ -322,39 +44,161 @@ _KAISER_BETA = 9.0
 _ROLLOFF = 0.95
 
 
-def resample_blocks(blocks, rate, new_rate):
-    """Changes the sampling rate of a stream; the same as doing it at once.
+@contextmanager
+def _reading(path: str | Path, remedy: str = "") -> Iterator[None]:
+    """Names the file that soundfile cannot read; only its calls belong inside."""
+    try:
+        yield
+    except (sf.SoundFileError, OSError, TypeError, ValueError) as error:
+        reason = re.sub(r"^Error opening .*?: ", "", str(error)).strip().rstrip(".")
+        raise InputError(f"{path}: cannot be read ({reason}){remedy}") from error
 
-    Arguments
-    ---------
-    blocks : iterable of torch.Tensor
-        Parts of a stream, one after the other, ``[batch, time]``.
-    rate, new_rate : int
-        Hz.
 
-    Yields
-    ------
-    torch.Tensor
-        ``[batch, time]``; a stream of n samples becomes one of
-        ``ceil(n * new_rate / rate)``.
+def open_audio(path: str | Path) -> sf.SoundFile:
+    """Opens an audio file for reading, or names what is wrong with it."""
+    if not os.path.exists(path):
+        raise InputError(f"{path}: no such file")
+    with _reading(path):
+        return sf.SoundFile(path)
 
-    Example
-    -------
-    >>> blocks = torch.randn(1, 44100).split(5000, dim=1)
-    >>> torch.cat(list(resample_blocks(blocks, 44100, 8000)), dim=1).shape
-    torch.Size([1, 8000])
+
+def read_blocks(
+    audio: sf.SoundFile, seconds: float = READ_SECONDS
+) -> Iterator[np.ndarray]:
+    """Blocks of an open file, float32 ``[channels, time]``; NaN and infinity raise."""
+    size = max(1, round(seconds * audio.samplerate))
+    start = 0
+    # Headers may be wrong about the length: read until nothing comes.
+    while True:
+        with _reading(audio.name):
+            block = audio.read(size, dtype="float32", always_2d=True).T
+        if not block.size:
+            return
+        bad = np.flatnonzero(~np.isfinite(block).all(0))
+        if len(bad):
+            second = (start + bad[0]) / audio.samplerate
+            raise InputError(
+                f"{audio.name}: a value that is no number at {second:.3f} s"
+            )
+        start += block.shape[1]
+        yield block
+
+
+def read_header(path: str | Path) -> tuple[float, int]:
+    """A recording's length in s and rate in Hz, from its header and last sample."""
+    with _reading(path, "; fix or remove it"), sf.SoundFile(path) as audio:
+        frames, rate = audio.frames, audio.samplerate
+        # A truncated file betrays itself at its end, and not in its header.
+        audio.seek(max(frames - 1, 0))
+        last = audio.read(1)
+    if not len(last):
+        raise InputError(f"{path}: is empty or cut off; fix or remove it")
+    return frames / rate, rate
+
+
+def read_span(path: str | Path, start: int, length: int, rate: int) -> np.ndarray:
+    """A stretch of a recording of any kind, mono, ``[length]``.
+
+    ``start`` and ``length`` are samples at ``rate``, the result's. Zeros follow where
+    the recording has ended.
+    """
+    with _reading(path, "; fix or remove it"), sf.SoundFile(path) as audio:
+        own_rate = audio.samplerate
+        audio.seek(min(round(start * own_rate / rate), audio.frames))
+        samples = audio.read(-(-length * own_rate // rate), always_2d=True)
+    if not np.isfinite(samples).all():
+        raise InputError(f"{path}: holds samples that are not finite; fix or remove it")
+    return fit(resample(samples.mean(axis=1), own_rate, rate), length)
+
+
+def read_layer(path: str | Path, start: int, frames: int) -> np.ndarray:
+    """A part of a corpus file of one channel, ``[frames]``.
+
+    Sums and differences of PCM_16 stay exact in its float32.
+    """
+    with _reading(path, "; prepare again"):
+        samples, _ = sf.read(path, frames=frames, start=start, dtype="float32")
+    if samples.shape != (frames,):
+        raise InputError(
+            f"{path}: not as it was prepared, {samples.shape} samples from {start} on "
+            f"instead of {frames}; restore it, or remove the manifests to prepare again"
+        )
+    return samples
+
+
+@contextmanager
+def create_wav(
+    path: str | Path, rate: int, subtype: str, frames: int, comment: str = ""
+) -> Iterator[Callable[[np.ndarray], None]]:
+    """Yields what writes ``[time]`` to a mono wav file; OSError if the disk is full.
+
+    ``frames`` is about its length, which decides how its sizes are stored.
+    """
+    written = 0
+
+    def write(samples: np.ndarray) -> None:
+        nonlocal written
+        try:
+            audio.write(np.ascontiguousarray(samples))
+        except AssertionError:  # soundfile's, if the disk took less than it was given
+            raise OSError("no space left on device") from None
+        written += len(samples)
+
+    # Of the formats that soundfile writes, RF64 alone is a wav of any size.
+    kind = "RF64" if frames * WAV_BYTES[subtype] > _WAV_LIMIT else "WAV"
+    with sf.SoundFile(path, "w", rate, 1, subtype, format=kind) as audio:
+        if comment:
+            audio.comment = comment
+        yield write
+    with sf.SoundFile(path) as audio:  # libsndfile does not report what it lacks
+        if audio.frames != written:
+            raise OSError(f"only {audio.frames} of {written} samples were written")
+
+
+def write_pcm16(path: Path, samples: np.ndarray, rate: int) -> None:
+    """Writes int16 samples ``[time]`` into a mono wav file, whole or not at all."""
+    with atomic_path(path) as partial:
+        sf.write(partial, samples, rate, subtype="PCM_16", format="WAV")
+
+
+def resample(samples: np.ndarray, old_rate: int, new_rate: int) -> np.ndarray:
+    """A signal ``[time]`` at another rate; its length is rounded up.
+
+    >>> resample(np.zeros(441), 44100, 8000).shape
+    (80,)
+    """
+    if old_rate == new_rate or not len(samples):
+        return samples
+    common = math.gcd(old_rate, new_rate)
+    return resample_poly(samples, new_rate // common, old_rate // common)
+
+
+def resample_blocks(
+    blocks: Iterable[np.ndarray], rate: int, new_rate: int
+) -> Iterator[np.ndarray]:
+    """A stream of blocks ``[batch, time]`` at another rate, as if done at once.
+
+    A stream of n samples becomes one of ``ceil(n * new_rate / rate)``.
+
+    >>> blocks = np.array_split(np.zeros((1, 44100), "float32"), 9, axis=1)
+    >>> np.concatenate(list(resample_blocks(blocks, 44100, 8000)), axis=1).shape
+    (1, 8000)
     """
     if rate == new_rate:
         yield from blocks
         return
     divisor = math.gcd(rate, new_rate)
     up, down = new_rate // divisor, rate // divisor
-    taps = _filter(up, down)
+    slower = max(up, down)
+    # A sinc below the lower of the two Nyquist frequencies.
+    window = ("kaiser", _KAISER_BETA)
+    taps = firwin(2 * _HALF_WIDTH * slower + 1, _ROLLOFF / slower, window=window)
+    taps = taps.astype("float32")
     # Whole periods of both rates, so that blocks fit onto each other.
-    context = down * math.ceil(_HALF_WIDTH * max(up, down) / up / down)
+    context = down * math.ceil(_HALF_WIDTH * slower / up / down)
     held, past = None, 0  # the stream from `past` samples before what comes next
     for block in blocks:
-        held = block if held is None else torch.cat([held, block], dim=1)
+        held = block if held is None else np.concatenate([held, block], axis=1)
         ready = (held.shape[1] - past - context) // down * down
         if ready <= 0:
             continue
@@ -366,17 +210,58 @@ def resample_blocks(blocks, rate, new_rate):
         yield _resample(held, up, down, taps)[:, past // down * up :]
 
 
-def _filter(up, down):
-    """Kaiser-windowed sinc below the lower of the two Nyquist frequencies."""
-    slower = max(up, down)
-    taps = firwin(
-        2 * _HALF_WIDTH * slower + 1,
-        _ROLLOFF / slower,
-        window=("kaiser", _KAISER_BETA),
-    )
-    return taps.astype("float32")
+def _resample(signal: np.ndarray, up: int, down: int, taps: np.ndarray) -> np.ndarray:
+    return resample_poly(signal, up, down, axis=1, window=taps).astype("float32")
 
 
-def _resample(signal, up, down, taps):
-    resampled = resample_poly(signal.numpy(), up, down, axis=1, window=taps)
-    return torch.from_numpy(resampled.astype("float32"))
+def fit(samples: np.ndarray, length: int) -> np.ndarray:
+    """Cuts or zero-pads at the end."""
+    return np.pad(samples[:length], (0, max(0, length - len(samples))))
+
+
+def rms(samples: np.ndarray) -> float:
+    """Root of the mean square. Not by ``np.dot``: BLAS kernels differ in rounding."""
+    return float(np.sqrt(np.mean(np.square(samples))))
+
+
+def from_db(level: float) -> float:
+    """A level in dB as an amplitude ratio."""
+    return 10.0 ** (level / 20.0)
+
+
+def limit(samples: np.ndarray) -> np.ndarray:
+    """The hard limiter of the published script, at ±0.999."""
+    return np.clip(samples, -LIMIT, LIMIT)
+
+
+def active_frames(samples: np.ndarray, rate: int) -> np.ndarray:
+    """Which frames of 20 ms are within 40 dB of the loudest, booleans ``[frames]``.
+
+    A last incomplete frame is left out.
+
+    >>> active_frames(np.repeat([1.0, 0.0, 0.5], 160), 8000)
+    array([ True, False,  True])
+    """
+    size = max(1, round(FRAME_SECONDS * rate))
+    frames = samples[: len(samples) // size * size].reshape(-1, size)
+    power = np.mean(np.square(frames), axis=1)
+    if not power.size:
+        return np.zeros(0, bool)
+    return (power > 0) & (power >= power.max() * 10 ** (-ACTIVITY_RANGE_DB / 10))
+
+
+def quantise(samples: np.ndarray) -> np.ndarray:
+    """Samples within ±0.999 as int16."""
+    return np.round(samples * FULL_SCALE).astype(np.int16)
+
+
+def cancel(mix: np.ndarray, layers: Iterable[np.ndarray]) -> np.ndarray:
+    """Adds layers ``[time]`` to a copy of a mix with their phase inverted.
+
+    >>> cancel(np.float32([3, 4]), [np.float32([1, 1]), np.float32([1, 0])])
+    array([1., 3.], dtype=float32)
+    """
+    mixture = mix.copy()
+    for layer in layers:
+        mixture -= layer
+    return mixture

@@ -4,12 +4,16 @@ Start reading at :class:`Separation`: ``compute_forward`` and
 ``compute_objectives`` say what is trained, ``on_stage_end`` what is kept.
 """
 
+from collections.abc import Mapping
 from math import inf
+from pathlib import Path
+from typing import Any
 
 import speechbrain as sb
 import torch
 import yaml
-from speechbrain.core import INTRA_EPOCH_CKPT_FLAG
+from speechbrain import Stage
+from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.utils.checkpoints import (
     mark_as_loader,
     mark_as_saver,
@@ -17,13 +21,15 @@ from speechbrain.utils.checkpoints import (
 )
 from speechbrain.utils.distributed import main_process_only
 from speechbrain.utils.logger import get_logger
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
 
-from custom_modules.dataio import collate
+from custom_modules.dataio import MixtureDataset, collate
 from custom_modules.distributed import rank_and_processes
 from custom_modules.objectives import pit_si_sdr_loss
-from custom_modules.steps import ExactSteps
-from custom_modules.trackers import audible_signals, open_tracker
+from custom_modules.steps import ExactSteps, Outputs
+from custom_modules.trackers import Tracker, audible_signals, open_tracker
 from custom_modules.training_log import Averages, EpochCost, TrainingLog
 
 logger = get_logger(__name__)
@@ -31,36 +37,42 @@ logger = get_logger(__name__)
 
 @register_checkpoint_hooks
 class Separation(ExactSteps):
-    """Trains a separator with the permutation-invariant SI-SDR loss.
+    """Trains a separator with the hparams' loss; all scores are SI-SDR in dB.
 
     Its test is :mod:`custom_modules.evaluation`'s, the same for every model.
 
     Needs ``modules["separator"]`` (``[batch, time] → [batch, time, sources]``)
     and, among the hparams, ``seed``, ``epoch_counter``, ``lr_scheduler``,
-    ``train_logger`` and ``output_folder``. Its
-    datasets are :class:`custom_modules.dataio.MixtureDataset`.
+    ``train_logger`` and ``output_folder``. ``loss`` takes estimates, targets and
+    lengths as :func:`pit_si_sdr_loss`, its default, and returns a loss ``[batch]``
+    and a permutation. Its datasets are :class:`custom_modules.dataio.MixtureDataset`.
 
     The checkpoint with the highest ``si_sdr`` on the validation set is the best
     one; it and the last are kept.
     """
 
-    seconds_before, sizes_before, tracker = 0.0, None, None
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Results folders of earlier versions name no loss.
+        self.loss = getattr(self.hparams, "loss", pit_si_sdr_loss)
+        self.tracker = Tracker()
+        self.heard: list[str] = []  # the mixtures whose separation it plays
+        self.audible: list[tuple[str, Tensor]] = []
+        # Of the interrupted epoch that goes on, if one does.
+        self.seconds_before, self.sizes_before = 0.0, None
 
-    def compute_forward(self, batch, stage):
+    def compute_forward(self, batch: PaddedBatch, stage: Stage) -> Outputs:
         """Separates a batch.
 
-        Returns
-        -------
-        dict
-            ``estimates`` and ``targets`` ``[batch, time, sources]``, ``mixture``
-            ``[batch, time]``, and ``lengths`` in samples, ``[batch]``, or None if
-            nothing is padded.
+        ``estimates`` and ``targets`` ``[batch, time, sources]``, ``mixture``
+        ``[batch, time]``, and ``lengths`` in samples, ``[batch]``, or None if nothing
+        is padded.
         """
         batch = batch.to(self.device)
         mixture, relative = batch.mixture
         padded = bool((relative < 1).any())
-        separator = self.modules.separator
-        if stage != sb.Stage.TRAIN and isinstance(separator, DistributedDataParallel):
+        separator = self.modules["separator"]
+        if stage != Stage.TRAIN and isinstance(separator, DistributedDataParallel):
             # Processes may have unequal numbers of batches, and need not meet.
             separator = separator.module
         return {
@@ -70,39 +82,46 @@ class Separation(ExactSteps):
             "lengths": (relative * mixture.shape[1]).round() if padded else None,
         }
 
-    def compute_objectives(self, predictions, batch, stage):
-        """Mean over the batch of the permutation-invariant negative SI-SDR, dB."""
-        loss, _ = pit_si_sdr_loss(
-            predictions["estimates"], predictions["targets"], predictions["lengths"]
-        )
-        predictions["si_sdr"] = -loss.detach()
+    def compute_objectives(
+        self, predictions: Outputs, batch: PaddedBatch, stage: Stage
+    ) -> Tensor:
+        """The mean loss of a batch; ``predictions`` get ``si_sdr``, dB, ``[batch]``."""
+        estimates = predictions["estimates"]
+        with torch.autocast(estimates.device.type, enabled=False):
+            loss, _ = self.loss(
+                estimates.float(), predictions["targets"], predictions["lengths"]
+            )
+        is_score = self.loss is pit_si_sdr_loss  # not the same work twice
+        predictions["si_sdr"] = -loss.detach() if is_score else _si_sdr(predictions)
         return loss.mean()
 
-    def _save_intra_epoch_ckpt(self):
+    def _save_intra_epoch_ckpt(self) -> None:
         self.averages_of_all = self.averages.of_all_processes()
         super()._save_intra_epoch_ckpt()
 
-    def on_fit_batch_end(self, batch, outputs, loss, should_step):
+    def on_fit_batch_end(
+        self, batch: PaddedBatch, outputs: Outputs, loss: Tensor, should_step: bool
+    ) -> None:
         """Adds a training batch to the averages of its step."""
         if self.share.mixtures:
-            self._add_to(self.step_averages, batch, outputs)
+            _add_to(self.step_averages, batch, outputs)
 
     @torch.no_grad()
-    def evaluate_batch(self, batch, stage):
-        """Adds a validation batch to the averages."""
+    def evaluate_batch(self, batch: PaddedBatch, stage: Stage) -> Tensor:
+        """Adds a validation batch to the averages; its mean SI-SDR, negative."""
         with self.evaluation_ctx:
             outputs = self.compute_forward(batch, stage)
-            loss = self.compute_objectives(outputs, batch, stage)
-        self._add_to(self.averages, batch, outputs)
-        if self.tracker.hears:
+        outputs["si_sdr"] = _si_sdr(outputs)
+        _add_to(self.averages, batch, outputs)
+        if self.tracker.plays:
             self.audible += audible_signals(batch, outputs, self.heard)
-        return loss.detach().cpu()
+        return -outputs["si_sdr"].mean().cpu()
 
     def make_dataloader(
-        self, dataset, stage, ckpt_prefix="dataloader-", **loader_kwargs
-    ):
+        self, dataset: MixtureDataset, stage: Stage, *args: Any, **loader_kwargs: Any
+    ) -> DataLoader:
         """As in SpeechBrain, with our collation; validation is split, too."""
-        if stage == sb.Stage.TRAIN:
+        if stage == Stage.TRAIN:
             self.train_set = dataset
         else:
             self.heard = dataset.data_ids[: self.hparams.save_audio]
@@ -111,20 +130,19 @@ class Separation(ExactSteps):
             if self.hparams.per_variant_validation:  # up to five examples a mixture
                 loader_kwargs["batch_size"] = max(1, loader_kwargs["batch_size"] // 5)
         loader_kwargs.setdefault("collate_fn", collate)
-        return super().make_dataloader(dataset, stage, ckpt_prefix, **loader_kwargs)
+        return super().make_dataloader(dataset, stage, *args, **loader_kwargs)
 
-    def fit(self, *args, **kwargs):
-        """As in SpeechBrain; the tracker hears that it is over."""
+    def fit(self, *args: Any, **kwargs: Any) -> None:
+        """As in SpeechBrain; the tracker is told that it is over."""
         super().fit(*args, **kwargs)
-        if self.tracker is not None:
-            self.tracker.finish()
+        self.tracker.finish()
         if self.debug and not self.debug_persistently:
             logger.info(
                 "--debug keeps no checkpoint to evaluate or export; "
                 "add --debug_persistently for that"
             )
 
-    def on_fit_start(self):
+    def on_fit_start(self) -> None:
         """Resumes, and forgets what the log says of epochs that are not done."""
         self.initial_lr = self.hparams.lr
         super().on_fit_start()
@@ -141,7 +159,7 @@ class Separation(ExactSteps):
         self.log = TrainingLog(self.hparams.train_logger, self.hparams.output_folder)
         self.log.forget_after(done)
 
-    def _fit_position(self):
+    def _fit_position(self) -> None:
         """Goes on at the same mixture if batches or steps are of another size now."""
         before, now = self.sizes_before, self._sizes()
         if not self.step or before in (None, now):
@@ -151,7 +169,7 @@ class Separation(ExactSteps):
         loader = self.checkpointer.recoverables["dataloader-TRAIN"]
         loader._speechbrain_recovery_skip_to = self.step
 
-    def _sizes(self):
+    def _sizes(self) -> dict[str, int] | None:
         """Mixtures in a batch of all processes, and batches in a step."""
         sampler = self.train_sampler
         if sampler is None:
@@ -159,29 +177,28 @@ class Separation(ExactSteps):
         batch = sampler.batch_size * sampler.processes
         return {"batch": batch, "accumulation": sampler.accumulation}
 
-    def on_stage_start(self, stage, epoch=None):
-        """Starts the averages anew, unless an interrupted epoch goes on."""
-        self.epoch = epoch
-        if stage == sb.Stage.TRAIN:
-            self.train_set.set_epoch(epoch)
-            self.train_sampler.set_epoch(epoch)
-        if stage != sb.Stage.TRAIN or self.step == 0:
-            self.averages = Averages()
-        if stage == sb.Stage.TRAIN:
+    def on_stage_start(self, stage: Stage, epoch: int | None = None) -> None:
+        """Tells the dataset which epoch begins, and starts its clock."""
+        super().on_stage_start(stage, epoch)
+        if stage == Stage.TRAIN:
+            self.train_set.set_epoch(self.epoch)
             self.cost = EpochCost(self.device, self.seconds_before)
             self.seconds_before = 0.0
         self.audible = []
 
-    def on_stage_end(self, stage, stage_loss, epoch=None):
+    def on_stage_end(
+        self, stage: Stage, stage_loss: float, epoch: int | None = None
+    ) -> None:
         """Keeps averages; schedules, logs and saves after validation."""
-        if stage == sb.Stage.TRAIN:
-            self.train_averages = self.averages.of_all_processes()
-            if self.train_averages.skipped and not self.train_averages.mixtures:
+        averages = self.averages.of_all_processes()
+        if stage == Stage.TRAIN:
+            self.train_averages = averages
+            if averages.skipped and not averages.mixtures:
                 self._give_up("no batch had a finite loss")
         else:
-            self._end_epoch(epoch, self.averages.of_all_processes())
+            self._end_epoch(self.epoch, averages)
 
-    def _end_epoch(self, epoch, valid):
+    def _end_epoch(self, epoch: int, valid: Averages) -> None:
         """Schedules, stops, logs and saves, by what validation says."""
         if valid.failed and not valid.mixtures:
             self._give_up("no estimate of the validation set is finite")
@@ -197,7 +214,7 @@ class Separation(ExactSteps):
         self._save_epoch({"si_sdr": stats["si_sdr"], "epoch": epoch})
 
     @main_process_only  # SpeechBrain's loggers would wait for the other processes
-    def _track(self, epoch, row):
+    def _track(self, epoch: int, row: Mapping[str, float]) -> None:
         """Tells the tracker of an epoch, with audio if it is the best so far."""
         self.tracker.add(row)
         best = max((r["valid_si_sdr"] for r in self.log.rows()[:-1]), default=-inf)
@@ -205,7 +222,7 @@ class Separation(ExactSteps):
             for name, signal in self.audible:
                 self.tracker.add_audio(epoch, name, signal, self.hparams.sample_rate)
 
-    def _schedule(self, epoch, si_sdr_db):
+    def _schedule(self, epoch: int, si_sdr_db: float) -> float:
         """Sets the rate of the next epoch and returns that of this one."""
         lr = self.optimizer.param_groups[0]["lr"]
         if self.train_set.curriculum.scheduler_runs_at(epoch):
@@ -213,29 +230,18 @@ class Separation(ExactSteps):
             sb.nnet.schedulers.update_learning_rate(self.optimizer, next_lr)
         return lr
 
-    def _save_epoch(self, meta):
-        if not self.hparams.save_all_checkpoints:
+    def _save_epoch(self, meta: Mapping[str, float]) -> None:
+        if self.hparams.save_all_checkpoints:
+            self.checkpointer.save_checkpoint(meta=meta)
+            self._forget_intra_epoch_checkpoints()
+        else:
             # The default of importance_keys is a list shared between calls.
-            return self.checkpointer.save_and_keep_only(
+            self.checkpointer.save_and_keep_only(
                 meta=meta, max_keys=["si_sdr"], importance_keys=[]
             )
-        self.checkpointer.save_checkpoint(meta=meta)
-        self.checkpointer.delete_checkpoints(
-            num_to_keep=0, ckpt_predicate=lambda c: INTRA_EPOCH_CKPT_FLAG in c.meta
-        )
-
-    @staticmethod
-    def _add_to(averages, batch, outputs):
-        averages.add(
-            outputs["si_sdr"],
-            outputs["mixture"],
-            outputs["targets"],
-            batch.variant,
-            outputs["lengths"],
-        )
 
     @mark_as_saver
-    def _save(self, path):
+    def _save(self, path: Path) -> None:
         super()._save(path)
         averages = self.averages_of_all if self.step else self.averages
         state = {
@@ -248,7 +254,7 @@ class Separation(ExactSteps):
             yaml.safe_dump(state, stream)
 
     @mark_as_loader
-    def _recover(self, path, end_of_epoch):
+    def _recover(self, path: Path, end_of_epoch: bool) -> None:
         super()._recover(path, end_of_epoch)
         with open(path, encoding="utf-8") as stream:
             saved = yaml.safe_load(stream)
@@ -256,3 +262,15 @@ class Separation(ExactSteps):
         if "averages" in saved:
             self.averages = Averages.restore(saved["averages"])
             self.seconds_before, self.sizes_before = saved["seconds"], saved["sizes"]
+
+
+@torch.no_grad()
+def _si_sdr(outputs: Outputs) -> Tensor:
+    """SI-SDR of each mixture under its best permutation, dB, ``[batch]``."""
+    targets, lengths = outputs["targets"], outputs["lengths"]
+    return -pit_si_sdr_loss(outputs["estimates"], targets, lengths)[0]
+
+
+def _add_to(averages: Averages, batch: PaddedBatch, outputs: Outputs) -> None:
+    mixture, targets = outputs["mixture"], outputs["targets"]
+    averages.add(outputs["si_sdr"], mixture, targets, batch.variant, outputs["lengths"])

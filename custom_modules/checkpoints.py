@@ -4,9 +4,10 @@ import logging
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
-from speechbrain.utils.checkpoints import CKPT_PREFIX, Checkpointer
+from speechbrain.utils.checkpoints import CKPT_PREFIX, Checkpoint, Checkpointer
 from speechbrain.utils.distributed import ddp_barrier, if_main_process
 from speechbrain.utils.logger import get_logger
 
@@ -18,6 +19,9 @@ logger = get_logger(__name__)
 #: What to do where there is no checkpoint.
 TRAIN_FIRST = "train first (--debug keeps none without --debug_persistently)"
 
+# Of the RuntimeErrors that torch's writer raises.
+_TORCH_CANNOT_WRITE = ("PytorchStreamWriter", "inline_container", "Parent directory")
+
 
 class AtomicCheckpointer(Checkpointer):
     """SpeechBrain's checkpointer, safe against being killed while it writes.
@@ -26,117 +30,70 @@ class AtomicCheckpointer(Checkpointer):
     leaves what looks like the newest checkpoint and is not whole. This one
     writes beside and renames, and passes over folders that are not whole. It makes
     ``checkpoints_dir`` with the first checkpoint: a start that fails leaves nothing.
-
-    Arguments
-    ---------
-    checkpoints_dir : str or pathlib.Path
-    *args, **kwargs
-        As for ``speechbrain.utils.checkpoints.Checkpointer``.
-
-    Raises
-    ------
-    InputError
-        If there can be no such folder.
-
-    Example
-    -------
-    >>> import torch
-    >>> folder = getfixture("tmp_path") / "save"
-    >>> checkpointer = AtomicCheckpointer(folder, {"model": torch.nn.Linear(2, 2)})
-    >>> folder.exists()
-    False
-    >>> checkpoint = checkpointer.save_checkpoint()
-    >>> checkpointer.find_checkpoint().path == checkpoint.path
-    True
-    >>> checkpoint.paramfiles["model"].unlink()
-    >>> checkpointer.find_checkpoint() is None
-    True
     """
 
-    def __init__(self, checkpoints_dir, *args, **kwargs):
+    def __init__(self, checkpoints_dir: str | Path, *args: Any, **kwargs: Any) -> None:
         _check_folder(Path(checkpoints_dir))
         # SpeechBrain makes the folder that it is given at once; this one is there.
         super().__init__(Path.cwd(), *args, **kwargs)
         self.checkpoints_dir = Path(checkpoints_dir)
 
-    def save_checkpoint(self, *args, verbosity=logging.INFO, **kwargs):
-        """As in SpeechBrain; the folder gets its name when all is in it.
-
-        Raises
-        ------
-        InputError
-            If it cannot be written.
-        """
+    def save_checkpoint(
+        self, *args: Any, verbosity: int = logging.INFO, **kwargs: Any
+    ) -> Checkpoint | None:
+        """As in SpeechBrain; the folder gets its name when all is in it."""
         self._remove_partial()
         try:
             self.checkpoints_dir.mkdir(parents=True, exist_ok=True)
             checkpoint = super().save_checkpoint(
                 *args, verbosity=logging.DEBUG, **kwargs
             )
-        except (OSError, RuntimeError) as error:  # torch's writer raises the latter
+        except (OSError, RuntimeError) as error:
+            of_torch = any(sign in str(error) for sign in _TORCH_CANNOT_WRITE)
+            if not (isinstance(error, OSError) or of_torch):
+                raise
             raise InputError(
                 f"{self.checkpoints_dir}: a checkpoint cannot be written ({error}); "
                 "check permissions and free space. The checkpoints before it are whole"
             ) from error
         ddp_barrier()  # other processes may still be writing
         if checkpoint is not None:
-            checkpoint = self._give_name(checkpoint, verbosity)
+            checkpoint = _give_name(checkpoint)
+            logger.log(verbosity, "Saved a checkpoint in %s", checkpoint.path)
         ddp_barrier()  # or they would list checkpoints without this one
         return checkpoint
 
-    def _give_name(self, checkpoint, verbosity):
-        """What was written beside becomes a checkpoint."""
-        whole = checkpoint.path.with_name(
-            checkpoint.path.name.removeprefix(".").removesuffix(PARTIAL_SUFFIX)
-        )
-        _flush(checkpoint.path)
-        os.replace(checkpoint.path, whole)
-        logger.log(verbosity, "Saved a checkpoint in %s", whole)
-        paramfiles = {
-            name: whole / path.name for name, path in checkpoint.paramfiles.items()
-        }
-        return checkpoint._replace(path=whole, paramfiles=paramfiles)
-
-    def list_checkpoints(self):
+    def list_checkpoints(self) -> list[Checkpoint]:
         """The checkpoints that are whole, as SpeechBrain lists them."""
         checkpoints = super().list_checkpoints()
-        whole = [c for c in checkpoints if not self._missing(c)]
-        for checkpoint in checkpoints:
-            if checkpoint not in whole:
+        missing = [", ".join(self._missing(c)) for c in checkpoints]
+        for checkpoint, names in zip(checkpoints, missing, strict=True):
+            if names:
+                path = checkpoint.path
                 logger.warning(
-                    "%s is not whole (%s) and is passed over; delete it",
-                    checkpoint.path,
-                    ", ".join(self._missing(checkpoint)),
+                    "%s is not whole (%s) and is passed over; delete it", path, names
                 )
-        return whole
+        return [c for c, names in zip(checkpoints, missing, strict=True) if not names]
 
-    def recover_if_possible(self, *args, **kwargs):
+    def recover_if_possible(self, *args: Any, **kwargs: Any) -> Checkpoint | None:
         """As in SpeechBrain; says what a killed process left behind.
 
-        Raises
-        ------
-        InputError
-            If there are checkpoints and none of them is whole: to start anew
-            would forget the training that they are of.
+        Refuses a folder none of whose checkpoints is whole: to start from nothing
+        would forget the training that they are of.
         """
         for path in self._partial_paths():
             logger.warning("%s was never finished and is passed over", path)
-        found = super().recover_if_possible(*args, **kwargs)
-        if found is None and super().list_checkpoints() and not self.list_checkpoints():
+        checkpoint = super().recover_if_possible(*args, **kwargs)
+        lost = checkpoint is None and super().list_checkpoints()
+        if lost and not self.list_checkpoints():
             raise InputError(
                 f"{self.checkpoints_dir}: none of its checkpoints is whole; "
-                "restore one, or remove them to start anew"
+                "restore one, or remove them to start from nothing"
             )
-        return found
+        return checkpoint
 
-    def load_checkpoint(self, checkpoint):
-        """As in SpeechBrain.
-
-        Raises
-        ------
-        InputError
-            If the checkpoint belongs to a model of another size or task.
-        """
+    def load_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """As in SpeechBrain; refuses that of a model of another size or task."""
         try:
             super().load_checkpoint(checkpoint)
         except RuntimeError as error:
@@ -144,18 +101,11 @@ class AtomicCheckpointer(Checkpointer):
                 raise
             raise _misfit(checkpoint) from error
 
-    def check_fit(self, name):
+    def check_fit(self, name: str) -> None:
         """Refuses a folder of checkpoints of another model before it is touched.
 
-        Arguments
-        ---------
-        name : str
-            Of the recoverable module to compare with the newest checkpoint.
-
-        Raises
-        ------
-        InputError
-            If names or shapes of parameters differ.
+        The recoverable module of that name is compared with the newest checkpoint, by
+        names and shapes of its parameters.
         """
         newest = self.find_checkpoint()
         if newest is None:
@@ -169,20 +119,20 @@ class AtomicCheckpointer(Checkpointer):
         }:
             raise _misfit(newest)
 
-    def has_checkpoints(self):
+    def has_checkpoints(self) -> bool:
         """Whether there are any, be they whole or not."""
         return bool(self._list_checkpoint_dirs())
 
-    def _list_checkpoint_dirs(self):
+    def _list_checkpoint_dirs(self) -> list[Path]:
         return super()._list_checkpoint_dirs() if self.checkpoints_dir.exists() else []
 
-    def _new_checkpoint_dirpath(self):
+    def _new_checkpoint_dirpath(self) -> Path:
         return _partial(super()._new_checkpoint_dirpath())
 
-    def _custom_checkpoint_dirpath(self, name):
+    def _custom_checkpoint_dirpath(self, name: str) -> Path:
         return _partial(super()._custom_checkpoint_dirpath(name))
 
-    def _missing(self, checkpoint):
+    def _missing(self, checkpoint: Checkpoint) -> list[str]:
         """Names of recoverables whose file is not there or empty."""
         files = checkpoint.paramfiles
         return [
@@ -193,20 +143,22 @@ class AtomicCheckpointer(Checkpointer):
             and (name not in files or files[name].stat().st_size == 0)
         ]
 
-    def _partial_paths(self):
+    def _partial_paths(self) -> list[Path]:
         return list(self.checkpoints_dir.glob(f".{CKPT_PREFIX}*{PARTIAL_SUFFIX}"))
 
-    def _remove_partial(self):
+    def _remove_partial(self) -> None:
         if if_main_process():
             for path in self._partial_paths():
                 shutil.rmtree(path)
 
 
-def _check_folder(folder):
-    """Raises InputError if a folder is none, or cannot be made."""
+def _check_folder(folder: Path) -> None:
+    """Refuses a file, and a folder that cannot be made."""
     nearest = nearest_existing(folder)
     if not nearest.is_dir():
-        raise InputError(f"{nearest}: is no folder, but checkpoints would go into it")
+        raise InputError(
+            f"{nearest}: is not a folder, but checkpoints would go into it"
+        )
     if nearest != folder and not os.access(nearest, os.W_OK):
         raise InputError(
             f"{folder}: cannot be made ({nearest} is not writable); name another "
@@ -214,19 +166,24 @@ def _check_folder(folder):
         )
 
 
-def _misfit(checkpoint):
+def _misfit(checkpoint: Checkpoint) -> InputError:
     return InputError(
         f"{checkpoint.path}: does not fit this model; "
         "use the options it was trained with, or another --output_folder"
     )
 
 
-def _partial(path):
+def _partial(path: Path) -> Path:
     return path.with_name(f".{path.name}{PARTIAL_SUFFIX}")
 
 
-def _flush(folder):
-    """Has the files on the disk before the folder gets its name."""
-    for path in folder.iterdir():
+def _give_name(checkpoint: Checkpoint) -> Checkpoint:
+    """What was written beside becomes a checkpoint, once its files are on the disk."""
+    for path in checkpoint.path.iterdir():
         with open(path, "rb") as stream:
             os.fsync(stream.fileno())
+    name = checkpoint.path.name.removeprefix(".").removesuffix(PARTIAL_SUFFIX)
+    whole = checkpoint.path.with_name(name)
+    os.replace(checkpoint.path, whole)
+    paramfiles = {key: whole / p.name for key, p in checkpoint.paramfiles.items()}
+    return checkpoint._replace(path=whole, paramfiles=paramfiles)

@@ -1,11 +1,14 @@
-"""The curves of several trainings in one picture."""
+"""Curves of trainings: one's own after it, several in one picture; colours for all."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from speechbrain.utils.logger import get_logger
 
 from custom_modules.errors import InputError
@@ -19,103 +22,64 @@ BLUE, VERMILION, GREEN, PINK, ORANGE, SKY, BLACK = PALETTE = (
 )
 
 
-def read_histories(folders):
-    """The epochs of several trainings.
-
-    Arguments
-    ---------
-    folders : list of str or pathlib.Path
-        Results folders, or ``history.csv`` files. Those without a history, as of a
-        training in its first epoch, are passed over with a warning.
-
-    Returns
-    -------
-    dict of str to pandas.DataFrame
-        By names that tell them apart, such as ``dprnn/42``.
-
-    Raises
-    ------
-    InputError
-        If none has a history, or one is named twice.
-    """
-    paths = [Path(folder) for folder in folders]
-    paths = [path if path.suffix == ".csv" else path / "history.csv" for path in paths]
-    found, problems = [], []
-    for path in paths:
-        try:
-            found.append((path, _read(path)))
-        except InputError as error:
-            problems.append(str(error))
-    if not found:
-        raise InputError(problems[-1], problems[:-1])
-    for problem in problems:
-        logger.warning("%s; left out", problem)
-    names = _short_names([path.parent for path, _ in found])
-    return {name: history for name, (_, history) in zip(names, found, strict=True)}
+def save(figure: Figure, path: Path) -> Path:
+    """Writes a figure as PNG."""
+    with atomic_path(path) as partial, matplotlib.rc_context({"savefig.dpi": 130}):
+        figure.savefig(partial, format="png")
+    return path
 
 
-def plot_histories(histories, score="si_sdri"):
-    """Validation, training and learning rate over the epochs.
+def plot_training(folder: str | Path) -> None:
+    """Draws a results folder's ``history.csv``, if any, as ``training_curve.png``."""
+    folder = Path(folder)
+    if (folder / "history.csv").exists():
+        history = pd.read_csv(folder / "history.csv")
+        name = "/".join(folder.absolute().parts[-2:])
+        save(plot_history(history, name), folder / "training_curve.png")
 
-    Arguments
-    ---------
-    histories : dict of str to pandas.DataFrame
-        From :func:`read_histories`.
-    score : str
-        ``si_sdr`` or ``si_sdri``.
 
-    Returns
-    -------
-    matplotlib.figure.Figure
-    """
-    figure = Figure(figsize=(9, 6.5), layout="constrained")
-    scores, rates = figure.subplots(2, sharex=True, height_ratios=(4, 1))
-    for number, (name, history) in enumerate(histories.items()):
-        colour = _colour(number, len(histories))
-        epochs, valid = history.epoch, history[f"valid_{score}"]
-        label = f"{name}: {valid.max():.2f} dB"
-        scores.plot(epochs, valid, ".-", color=colour, label=label, markersize=4)
-        # Of a single epoch there is no line to be seen.
-        dot = "." if len(history) == 1 else ""
-        train = history[f"train_{score}"]
-        scores.plot(epochs, train, f"{dot}:", color=colour, alpha=0.6, linewidth=1)
-        best = valid.idxmax()
-        scores.plot(epochs[best], valid[best], "*", color=colour, markersize=12)
-        rates.step(epochs, history.lr, dot, color=colour, where="mid")
-    scores.plot([], [], ":", color="0.4", label="dotted: training")
-    kind = "SI-SDRi" if score == "si_sdri" else "SI-SDR"
-    scores.set(ylabel=f"{kind} (dB)", title="Validation; a star is the best epoch")
-    scores.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
-    rates.set(xlabel="epoch", ylabel="learning rate", yscale="log")
-    rates.set_xlim(
-        0.5, max(history.epoch.max() for history in histories.values()) + 0.5
-    )
-    rates.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
-    rates.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    rates.yaxis.set_major_formatter("{x:.3g}")
-    rates.yaxis.set_minor_locator(NullLocator())
-    for axes in (scores, rates):
-        axes.grid(alpha=0.3)
+def plot_history(history: pd.DataFrame, name: str) -> Figure:
+    """SI-SDRi in training and validation over the epochs; ``name`` is the title's."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for split, colour, label in (
+        ("train", SKY, "training, as drawn and cropped"),
+        ("valid", BLUE, "validation"),
+    ):
+        gain = history[f"{split}_si_sdri"]
+        axes.plot(history.epoch, gain, ".-", color=colour, label=label)
+    best = history.loc[[history.valid_si_sdr.idxmax()]]
+    star: dict[str, Any] = {"markersize": 14, "color": BLUE, "label": "best checkpoint"}
+    axes.plot(best.epoch, best.valid_si_sdri, "*", **star)
+    axes.xaxis.set_major_locator(_whole_numbers())
+    axes.set(xlabel="epoch", ylabel="SI-SDRi (dB)", title=f"{name}: training")
+    axes.grid(alpha=0.3)
+    axes.legend()
     return figure
 
 
-def _colour(number, total):
-    if total <= len(PALETTE):
-        return PALETTE[number]
-    return matplotlib.colormaps["turbo"](number / max(total - 1, 1))
+def read_histories(folders: Sequence[str | Path]) -> dict[str, pd.DataFrame]:
+    """The epochs of results folders, or ``history.csv`` files, by short names.
+
+    Those without a history, as of a training in its first epoch, are passed over with
+    a warning. The names, such as ``dprnn/42``, tell them apart.
+    """
+    histories, problems = [], []
+    for path in map(Path, folders):
+        path = path if path.suffix == ".csv" else path / "history.csv"
+        try:
+            histories.append((path.parent, _read(path)))
+        except InputError as error:
+            problems.append(str(error))
+    if not histories:
+        raise InputError(problems[-1], problems[:-1])
+    for problem in problems:
+        logger.warning("%s; left out", problem)
+    names = _short_names([folder for folder, _ in histories])
+    return {n: history for n, (_, history) in zip(names, histories, strict=True)}
 
 
-def _short_names(folders):
-    """As many parts of the paths, from their ends, as tell them apart."""
-    parts = [folder.resolve().parts for folder in folders]
-    for length in range(2, max(map(len, parts)) + 1):
-        names = ["/".join(part[-length:]) for part in parts]
-        if len(set(names)) == len(names):
-            return names
-    raise InputError(f"{folders[0]}: is named more than once")
-
-
-def _read(path):
+def _read(path: Path) -> pd.DataFrame:
     try:
         history = pd.read_csv(path)
     except (OSError, UnicodeDecodeError, pd.errors.ParserError) as error:
@@ -129,61 +93,62 @@ def _read(path):
     return history
 
 
-def plot_training(folder):
-    """Draws ``history.csv`` as ``training_curve.png``, if there is one.
-
-    Arguments
-    ---------
-    folder : str or pathlib.Path
-        The results folder.
-    """
-    folder = Path(folder)
-    if (folder / "history.csv").exists():
-        history = pd.read_csv(folder / "history.csv")
-        name = "/".join(folder.absolute().parts[-2:])
-        save(plot_history(history, name), folder / "training_curve.png")
+def _short_names(folders: list[Path]) -> list[str]:
+    """As many parts of the paths, from their ends, as tell them apart."""
+    parts = [folder.resolve().parts for folder in folders]
+    for length in range(2, max(map(len, parts)) + 1):
+        names = ["/".join(part[-length:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    raise InputError(f"{folders[0]}: is named more than once")
 
 
-def plot_history(history, name):
-    """SI-SDRi in training and validation over the epochs.
-
-    Arguments
-    ---------
-    history : pandas.DataFrame
-        ``history.csv``.
-    name : str
-        Of the training, for the title.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-    """
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot()
-    for split, colour, label in (
-        ("train", SKY, "training, as drawn and cropped"),
-        ("valid", BLUE, "validation"),
-    ):
-        gain = history[f"{split}_si_sdri"]
-        axes.plot(history.epoch, gain, ".-", color=colour, label=label)
-    best = history.valid_si_sdr.idxmax()
-    axes.plot(
-        history.epoch[best],
-        history.valid_si_sdri[best],
-        "*",
-        markersize=14,
-        color=BLUE,
-        label="best checkpoint",
-    )
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.set(xlabel="epoch", ylabel="SI-SDRi (dB)", title=f"{name}: training")
-    axes.grid(alpha=0.3)
-    axes.legend()
+def plot_histories(
+    histories: Mapping[str, pd.DataFrame], score: str = "si_sdri"
+) -> Figure:
+    """Validation, training and learning rate; ``si_sdr`` or ``si_sdri`` is drawn."""
+    figure = Figure(figsize=(9, 6.5), layout="constrained")
+    scores, rates = figure.subplots(2, sharex=True, height_ratios=(4, 1))
+    for number, (name, history) in enumerate(histories.items()):
+        colour = _colour(number, len(histories))
+        dot = "." if len(history) == 1 else ""  # of one epoch there is no line to see
+        _draw_scores(scores, history, score, name, colour, dot)
+        rates.step(history.epoch, history.lr, dot, color=colour, where="mid")
+    scores.plot([], [], ":", color="0.4", label="dotted: training")
+    kind = "SI-SDRi" if score == "si_sdri" else "SI-SDR"
+    scores.set(ylabel=f"{kind} (dB)", title="Validation; a star is the best epoch")
+    scores.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
+    rates.set(xlabel="epoch", ylabel="learning rate", yscale="log")
+    last = max(history.epoch.max() for history in histories.values())
+    rates.set_xlim(0.5, last + 0.5)
+    rates.xaxis.set_major_locator(_whole_numbers())
+    rates.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    rates.yaxis.set_major_formatter("{x:.3g}")
+    rates.yaxis.set_minor_locator(NullLocator())
+    for axes in (scores, rates):
+        axes.grid(alpha=0.3)
     return figure
 
 
-def save(figure: Figure, path: Path) -> Path:
-    """Writes a figure as PNG."""
-    with atomic_path(path) as partial, matplotlib.rc_context({"savefig.dpi": 130}):
-        figure.savefig(partial, format="png")
-    return path
+def _whole_numbers() -> MaxNLocator:
+    """Matplotlib's own choice of ticks, but for fractions of an epoch."""
+    steps = [1, 2, 2.5, 5, 10]
+    return MaxNLocator("auto", steps=steps, integer=True, min_n_ticks=1)
+
+
+def _draw_scores(
+    axes: Axes, history: pd.DataFrame, score: str, name: str, colour: Any, dot: str
+) -> None:
+    epochs = history.epoch
+    valid, train = history[f"valid_{score}"], history[f"train_{score}"]
+    label = f"{name}: {valid.max():.2f} dB"
+    axes.plot(epochs, valid, ".-", color=colour, label=label, markersize=4)
+    axes.plot(epochs, train, f"{dot}:", color=colour, alpha=0.6, linewidth=1)
+    best = valid.idxmax()
+    axes.plot(epochs[best], valid[best], "*", color=colour, markersize=12)
+
+
+def _colour(number: int, total: int) -> Any:
+    if total <= len(PALETTE):
+        return PALETTE[number]
+    return matplotlib.colormaps["turbo"](number / max(total - 1, 1))

@@ -1,12 +1,21 @@
-"""What ends a training that is nobody's bug, told in one line."""
+"""Devices and processes of a run, and what ends it that is nobody's bug."""
 
+import contextlib
+import dataclasses
+import io
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import speechbrain as sb
 import torch
 from speechbrain.utils.distributed import is_distributed_initialized
+from speechbrain.utils.logger import get_logger
+from speechbrain.utils.run_opts import RunOptions
 
-from custom_modules.errors import InputError
+from custom_modules.errors import InputError, check_number
+
+logger = get_logger(__name__)
 
 # A CPU's allocator, cuBLAS and cuDNN raise a plain RuntimeError.
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
@@ -14,38 +23,110 @@ _LOST_PROCESS = ("Connection closed by peer", "Connection reset by peer", "Broke
 _RERUN = "Nothing is lost: the same command goes on from the last checkpoint"
 
 
+def read_run_options(arguments: list[str]) -> RunOptions:
+    """SpeechBrain's own options, from ``hparams.split_arguments``."""
+    printed = io.StringIO()  # its parser would print its usage
+    try:
+        with contextlib.redirect_stderr(printed):
+            run_opts = RunOptions.from_command_line_args(arguments)[1]
+    except SystemExit:
+        reason = printed.getvalue().strip().rpartition("error: ")[2]
+        raise InputError(f"{reason}; see --help") from None
+    if "device" in run_opts.overridden_args:
+        check_device(run_opts.device)
+    limit = run_opts.optimizer_step_limit  # its parser leaves it a string
+    if limit is not None:
+        with contextlib.suppress(ValueError):
+            limit = int(limit)
+        check_number("--optimizer_step_limit", limit, least=1, whole=True)
+    return dataclasses.replace(run_opts, optimizer_step_limit=limit)
+
+
+def check_device(device: str) -> None:
+    """Refuses a device that is not there.
+
+    >>> check_device("cpu")
+    >>> check_device("gpu")
+    Traceback (most recent call last):
+    custom_modules.errors.InputError: --device=gpu: is not a device; use cpu, cuda or \
+cuda:1
+    """
+    try:
+        asked = torch.device(device)
+    except RuntimeError:
+        raise InputError(
+            f"--device={device}: is not a device; use cpu, cuda or cuda:1"
+        ) from None
+    # Not by a tensor there: each process of many would take memory of the first GPU.
+    if asked.type == "cuda":
+        count = torch.cuda.device_count()
+        if (asked.index or 0) >= count:
+            raise InputError(
+                f"--device={device}: {count} CUDA devices are in reach; "
+                "leave the option out, or use cpu"
+            )
+        return
+    try:
+        torch.empty(1, device=asked)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"--device={device}: cannot be used ({reason})") from error
+
+
+def settle_precision(hparams: dict[str, Any], run_opts: RunOptions) -> None:
+    """Makes fp16, which a CPU has not, fp32 there; refuses it if it was asked for."""
+    device = run_opts.device or hparams.get("device")
+    on_cpu = device == "cpu" if device else not torch.cuda.is_available()
+    if not on_cpu:
+        return
+    for key in ("precision", "eval_precision"):
+        if key in run_opts.overridden_args and run_opts[key] == "fp16":
+            raise InputError(f"--{key}=fp16 needs a GPU; use bf16 or fp32 on a CPU")
+        if hparams.get(key) == "fp16" and key not in run_opts.overridden_args:
+            logger.info("%s: fp16 needs a GPU; fp32 on this CPU", key)
+            hparams[key] = "fp32"
+
+
+def join_processes(run_opts: RunOptions) -> None:
+    """Joins the processes that ``torchrun`` started, if it did."""
+    try:
+        sb.utils.distributed.ddp_init_group(run_opts)
+    except ValueError as error:  # fewer GPUs than processes, or no such backend
+        reason = " ".join(str(error).removeprefix("Killing process ").split())
+        raise InputError(
+            f"torchrun: {reason} Start at most one process per GPU "
+            f"({torch.cuda.device_count()} here), or "
+            "take CPUs with --distributed_backend=gloo --device=cpu"
+        ) from error
+
+
+def rank_and_processes() -> tuple[int, int]:
+    """Which process of ``torchrun`` this is, and how many there are; else 0 and 1."""
+    if not is_distributed_initialized():
+        return 0, 1
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
+def leave_processes() -> None:
+    """Takes leave of the others; a process that just ends may be aborted by gloo."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 @contextmanager
-def explained_failures(hparams):
+def explained_failures(hparams: Mapping[str, Any]) -> Iterator[None]:
     """Turns running out of memory, and losing a process, into one line.
 
-    Arguments
-    ---------
-    hparams : dict
-        ``batch_size``, ``segment_seconds``, ``grad_accumulation_factor``, and
-        ``precision``.
-
-    Raises
-    ------
-    InputError
-        Says what to lower.
-
-    Example
-    -------
-    >>> sizes = {
-    ...     "batch_size": 8, "segment_seconds": None, "grad_accumulation_factor": 1
-    ... }
-    >>> with explained_failures(sizes):  # doctest: +ELLIPSIS
-    ...     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate …")
-    Traceback (most recent call last):
-    custom_modules.errors.InputError: out of memory with batch_size 8; use \
---batch_size=4 --grad_accumulation_factor=2, which takes the same steps, ...
+    It says what to lower, from ``batch_size``, ``segment_seconds``,
+    ``grad_accumulation_factor`` and ``precision``. A bug of the model is not among
+    its reasons.
     """
     try:
         yield
     except RuntimeError as error:
         if is_out_of_memory(error):
             message = f"out of memory with {_remedy(hparams)}"
-        elif type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        elif _is_of_the_compiler(error):
             raise InputError(
                 f"torch.compile fails for this model ({type(error).__name__}); "
                 "train without --compile and --compile_module_keys"
@@ -57,94 +138,36 @@ def explained_failures(hparams):
         raise InputError(f"{message}. {_RERUN}") from error
 
 
-def is_out_of_memory(error):
-    """Whether a device, or the machine, had no memory left.
-
-    Arguments
-    ---------
-    error : Exception
-
-    Returns
-    -------
-    bool
-    """
-    told = any(sign in str(error) for sign in _OUT_OF_MEMORY)
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and told)
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device, or the machine, had no memory left."""
+    says_so = any(sign in str(error) for sign in _OUT_OF_MEMORY)
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and says_so
+    )
 
 
-def is_lost_process(error):
-    """Whether another process of ``torchrun`` could not be reached any more.
-
-    Arguments
-    ---------
-    error : Exception
-
-    Returns
-    -------
-    bool
-    """
-    told = any(sign in str(error) for sign in _LOST_PROCESS)
-    return isinstance(error, torch.distributed.DistError) or told
+def is_lost_process(error: Exception) -> bool:
+    """Whether another process of ``torchrun`` could not be reached any more."""
+    says_so = any(sign in str(error) for sign in _LOST_PROCESS)
+    return isinstance(error, torch.distributed.DistError) or says_so
 
 
-def _remedy(hparams):
+def _is_of_the_compiler(error: Exception) -> bool:
+    """Its ``TorchRuntimeError`` is what the model itself raises, while traced."""
+    module = type(error).__module__
+    is_compilers = module.startswith(("torch._dynamo", "torch._inductor"))
+    return is_compilers and type(error).__name__ != "TorchRuntimeError"
+
+
+def _remedy(hparams: Mapping[str, Any]) -> str:
     """What to lower, dearest last."""
     size, factor = hparams["batch_size"], hparams["grad_accumulation_factor"]
-    whole = hparams.get("precision") == "fp32"
-    remedies = ["--precision=bf16"] if whole else []
+    remedies = ["--precision=bf16"] if hparams.get("precision") == "fp32" else []
     if size > 1:
         half, double = size // 2, factor * 2
         same = ", which takes the same steps" if size % 2 == 0 else ""
         smaller = f"--batch_size={half} --grad_accumulation_factor={double}{same}"
         remedies.insert(0, smaller)
     seconds = hparams["segment_seconds"]
-    shorter = 2.0 if seconds is None else seconds / 2
-    remedies.append(f"--segment_seconds={shorter:g}")
+    remedies.append(f"--segment_seconds={2.0 if seconds is None else seconds / 2:g}")
     return f"batch_size {size}; use {', or '.join(remedies)}"
-
-
-def join_processes(run_opts):
-    """Joins the processes that ``torchrun`` started, if it did.
-
-    Arguments
-    ---------
-    run_opts : speechbrain.utils.run_opts.RunOptions
-
-    Raises
-    ------
-    InputError
-        If there are fewer GPUs than processes, or the backend is not there.
-    """
-    try:
-        sb.utils.distributed.ddp_init_group(run_opts)
-    except ValueError as error:
-        reason = " ".join(str(error).removeprefix("Killing process ").split())
-        raise InputError(
-            f"torchrun: {reason} Start at most one process per GPU "
-            f"({torch.cuda.device_count()} here), or "
-            "take CPUs with --distributed_backend=gloo --device=cpu"
-        ) from error
-
-
-def rank_and_processes():
-    """Which of the processes of ``torchrun`` this one is, and how many there are.
-
-    Returns
-    -------
-    rank, processes : int
-        0 and 1 without ``torchrun``.
-
-    Example
-    -------
-    >>> rank_and_processes()
-    (0, 1)
-    """
-    if not is_distributed_initialized():
-        return 0, 1
-    return torch.distributed.get_rank(), torch.distributed.get_world_size()
-
-
-def leave_processes():
-    """Takes leave of the others; a process that just ends may be aborted by gloo."""
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()

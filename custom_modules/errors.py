@@ -1,14 +1,16 @@
 """How every command of this project ends when its input is bad.
 
-A mistake that the user can mend is raised as :class:`InputError`; ``main``
-functions run under :func:`exit_cleanly`, which prints it as one line and
-leaves with status 2. Anything else keeps its traceback: it is our bug.
+What the user can fix is raised as :class:`InputError`; ``main`` functions run under
+:func:`exit_cleanly`, which prints it as one line and leaves with status 2. Anything
+else keeps its traceback: it is a bug.
 """
 
 import argparse
 import math
 import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import NoReturn
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -17,28 +19,18 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 class InputError(Exception):
     """Bad input, told in one line that names the file, the row and the remedy.
 
-    Arguments
-    ---------
-    message : str
-        What is wrong, where, and what to do about it.
-    details : list of str
-        Further findings of the same kind, one line each, printed before the
-        message. A user with forty bad rows wants to see forty lines, once.
+    ``details`` are printed before it: a user with forty bad rows wants to see them all.
 
-    Example
-    -------
     >>> error = InputError("2 bad rows; use --skip_bad_rows", ["row 3: a", "row 9: b"])
-    >>> print(error)
-    2 bad rows; use --skip_bad_rows
-    >>> error.details
-    ['row 3: a', 'row 9: b']
+    >>> str(error), error.details
+    ('2 bad rows; use --skip_bad_rows', ['row 3: a', 'row 9: b'])
     """
 
-    def __init__(self, message, details=()):
+    def __init__(self, message: str, details: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.details = list(details)
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[type, tuple[str, list[str]]]:
         # Exceptions cross process borders by pickling, and the default
         # reduction would forget the details.
         return type(self), (str(self), self.details)
@@ -47,26 +39,19 @@ class InputError(Exception):
 class OptionParser(argparse.ArgumentParser):
     """Refuses a command line in one line; argparse would print its usage, too.
 
-    Example
-    -------
     >>> OptionParser(add_help=False).parse_args(["--what"])
     Traceback (most recent call last):
     custom_modules.errors.InputError: unrecognized arguments: --what; see --help
     """
 
-    def error(self, message):
-        """Raises :class:`InputError`."""
+    def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see --help")
 
 
 @contextmanager
-def exit_cleanly():
-    """Turns :class:`InputError` into one line and exit status 2.
+def exit_cleanly() -> Iterator[None]:
+    """Turns :class:`InputError` into one line and exit status 2, Ctrl-C into 130.
 
-    Ctrl-C ends with status 130 and a line instead of a traceback.
-
-    Example
-    -------
     >>> with exit_cleanly():
     ...     raise InputError("data/train.csv: no such file; check --data_folder")
     Traceback (most recent call last):

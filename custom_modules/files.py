@@ -1,6 +1,7 @@
 """Writing files so that a killed process never leaves half of one."""
 
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,31 +13,14 @@ PARTIAL_SUFFIX = ".partial"
 
 
 @contextmanager
-def atomic_path(target):
+def atomic_path(target: str | Path) -> Iterator[Path]:
     """Yields a path beside ``target`` and renames it to ``target`` at the end.
 
-    If the block raises, or the process dies, ``target`` is as it was before.
+    If the block raises, or the process dies, ``target`` is as it was before. Its folder
+    is made if it is missing. The path carries the process id, so that two processes
+    never share it.
 
-    Arguments
-    ---------
-    target : str or pathlib.Path
-        The file to write. Its folder is created if missing.
-
-    Yields
-    ------
-    pathlib.Path
-        Where to write. Ends in ``.partial`` and carries the process id, so
-        that two processes never share it.
-
-    Raises
-    ------
-    InputError
-        If the folder or the file cannot be written.
-
-    Example
-    -------
-    >>> import tempfile
-    >>> target = Path(tempfile.mkdtemp()) / "new" / "a.txt"
+    >>> target = getfixture("tmp_path") / "new" / "a.txt"
     >>> with atomic_path(target) as path:
     ...     _ = path.write_text("whole")
     >>> target.read_text()
@@ -59,38 +43,13 @@ def atomic_path(target):
             partial.unlink()
 
 
-def nearest_existing(path):
-    """A path itself if it exists, else the nearest folder above it that does.
-
-    Arguments
-    ---------
-    path : pathlib.Path
-
-    Returns
-    -------
-    pathlib.Path
-
-    Example
-    -------
-    >>> folder = getfixture("tmp_path")
-    >>> nearest_existing(folder / "a" / "b") == folder
-    True
-    """
+def nearest_existing(path: Path) -> Path:
+    """A path itself if it exists, else the nearest folder above it that does."""
     return next(known for known in (path, *path.parents) if known.exists())
 
 
-def prepare_folder(folder):
-    """Makes a folder, and makes sure that it can be written to.
-
-    Arguments
-    ---------
-    folder : str or pathlib.Path
-
-    Raises
-    ------
-    InputError
-        If not.
-    """
+def prepare_folder(folder: str | Path) -> None:
+    """Makes a folder, and makes sure that it can be written to."""
     probe = Path(folder) / f".writable.{os.getpid()}"
     try:
         with atomic_path(probe) as path:

@@ -1,17 +1,16 @@
-"""What an estimate is worth: which metrics there are, and how each is computed.
+"""What an estimate is worth: one table of metrics, and what computes them.
 
-Every metric is taken of three signals against each target: the estimate, the
-mixture, whose difference is the improvement, and the *background-removal
-oracle*, the clean sum of the speakers. Removing the background alone raises
-SI-SDR on a noisy mixture without parting the speakers, and the oracle says by
-how much; the speaker-to-speaker SIR is what only separation raises.
+A metric is taken of three signals against each target: the estimate; the mixture, whose
+difference is the improvement; and the *background-removal oracle*, the clean sum of the
+speakers, which says how much is gained without parting them.
 
-What cannot be computed raises :class:`Uncomputable`, whose text tables count.
-Only the alignment and SI-SDR use torch; all else is left to forked worker
-processes, which must not.
+To add a metric, write its function and one entry of :data:`METRICS`; options, tables,
+pictures and comparisons follow. Functions run in forked worker processes, which must
+not touch torch; only those that take a batch on the device do.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -20,11 +19,10 @@ from numpy.lib.stride_tricks import sliding_window_view
 from pesq import BufferTooShortError, NoUtterancesError, PesqError, pesq
 from pystoi import utils
 from pystoi.stoi import BETA, DYN_RANGE, FS, N_FRAME, NFFT, OBM, N
+from torch import Tensor
 
-from custom_modules.objectives import pit_si_sdr_loss, reorder, si_sdr
-
-#: A target below this energy is silent, and no ratio to it means anything.
-SILENCE_ENERGY = 1e-8
+from custom_modules.errors import InputError
+from custom_modules.objectives import SILENCE_ENERGY, pit_si_sdr_loss, reorder, si_sdr
 
 #: Taps of the distortion filter that BSS-eval allows; 512 in all its versions.
 BSS_FILTER_TAPS = 512
@@ -38,69 +36,18 @@ COSINE_ERROR = 1e-6
 #: PESQ's mode at each sample rate in Hz that it is defined for.
 PESQ_MODES = {8000: "nb", 16000: "wb"}
 
-
-class Metric(NamedTuple):
-    """A metric as tables show it; ``<name>i`` is its improvement.
-
-    Arguments
-    ---------
-    heading : str
-    unit : str
-        ``"dB"``, or ``""`` for none.
-    decimals : int
-        Of a mean in a table.
-    group : str
-        What is computed in one go, and chosen by one option.
-    """
-
-    heading: str
-    unit: str
-    decimals: int
-    group: str
-
-
-#: Column → metric, in the order of tables.
-METRICS = {
-    "si_sdr": Metric("SI-SDR", "dB", 2, "si_sdr"),
-    "sdr": Metric("SDR", "dB", 2, "sdr"),
-    "sir": Metric("SIR", "dB", 2, "sdr"),
-    "pesq": Metric("PESQ", "", 2, "pesq"),
-    "stoi": Metric("STOI", "", 3, "stoi"),
-    "estoi": Metric("ESTOI", "", 3, "stoi"),
-}
-
-#: What can be chosen beside SI-SDR, which is always there.
-GROUPS = ("sdr", "pesq", "stoi")
-
 #: What is scored: suffix of its columns → its name.
 SIGNALS = {"": "estimate", "_mixture": "mixture", "_oracle": "oracle"}
 
 
 class Uncomputable(Exception):  # noqa: N818 - a finding, not an error
-    """A metric that does not exist for a signal; the text names the reason."""
+    """A metric that does not exist for a signal; the text says why, for tables."""
 
 
-def align(estimates, targets):
-    """Puts estimates into the order of their targets, by the best mean SI-SDR.
+def align(estimates: Tensor, targets: Tensor) -> Tensor:
+    """Estimates in the order of their targets, by the best mean SI-SDR.
 
-    Arguments
-    ---------
-    estimates : torch.Tensor
-        ``[batch, time, sources]``, in any order. One that is not finite is
-        assigned to what the others leave.
-    targets : torch.Tensor
-        ``[batch, time, sources]``.
-
-    Returns
-    -------
-    torch.Tensor
-        ``[batch, time, sources]``.
-
-    Example
-    -------
-    >>> targets = torch.randn(1, 800, 2)
-    >>> torch.equal(align(targets.flip(-1), targets), targets)
-    True
+    ``[batch, time, sources]``. One that is not finite gets what the others leave.
     """
     finite = torch.isfinite(estimates).all(1, keepdim=True)
     usable = torch.where(finite, estimates, estimates.new_zeros(()))
@@ -108,72 +55,38 @@ def align(estimates, targets):
     return reorder(estimates, permutation)
 
 
-def si_sdr_of_signals(aligned, targets, mixture):
-    """SI-SDR of the estimates, the mixture and the oracle.
+def scores_on_device(
+    names: Collection[str], aligned: Tensor, targets: Tensor, mixture: Tensor
+) -> dict[str, dict[str, Tensor]]:
+    """Metric → suffix of :data:`SIGNALS` → ``[batch, sources]``; SI-SDR, for one.
 
-    Arguments
-    ---------
-    aligned : torch.Tensor
-        ``[batch, time, sources]``, from :func:`align`.
-    targets : torch.Tensor
-        ``[batch, time, sources]``.
-    mixture : torch.Tensor
-        ``[batch, time]``.
-
-    Returns
-    -------
-    dict of str to torch.Tensor
-        Suffix of :data:`SIGNALS` → dB, ``[batch, sources]``. The oracle is
-        missing if there is one source only.
-
-    Example
-    -------
-    >>> targets = torch.randn(1, 8000, 2)
-    >>> scores = si_sdr_of_signals(targets, targets, targets.sum(-1))
-    >>> bool((scores[""] - scores["_mixture"] > 60).all())
-    True
+    Of those names that take a batch. ``aligned`` and ``targets`` are ``[batch, time,
+    sources]``, ``mixture`` is ``[batch, time]``. One source alone has no oracle.
     """
-    scores = {
-        "": si_sdr(aligned, targets),
-        "_mixture": si_sdr(mixture.unsqueeze(2).expand_as(targets), targets),
-    }
+    signals = {"": aligned, "_mixture": mixture.unsqueeze(2).expand_as(targets)}
     if targets.shape[2] > 1:
-        speech = targets.sum(2, keepdim=True)
-        scores["_oracle"] = si_sdr(speech.expand_as(targets), targets)
-    return scores
+        signals["_oracle"] = targets.sum(2, keepdim=True).expand_as(targets)
+    return {
+        name: {k: METRICS[name].function(x, targets) for k, x in signals.items()}
+        for name in names
+        if METRICS[name].takes == "batch"
+    }
 
 
-def bss_eval(references, signals):
-    """SDR and SIR of BSS-eval, of every signal against every reference.
+def bss_eval(references: np.ndarray, signals: np.ndarray) -> tuple[np.ndarray, ...]:
+    """SDR and SIR of BSS-eval in dB, of every signal against every reference.
 
-    A time-invariant filter of 512 taps is forgiven. SDR: what the filtered
-    reference explains, over the rest. SIR: that, over what only the other
-    references explain.
+    ``[references, time]``, none of them silent, and ``[signals, time]``, finite →
+    twice ``[references, signals]``, at most 100 in magnitude; NaN where the references
+    leave the filter undetermined. A column depends on its own signal and on the number
+    of signals alone, to the last bit.
+
+    A time-invariant filter of 512 taps is forgiven. SDR: what the filtered reference
+    explains, over the rest. SIR: that, over what only the other references explain.
 
     Source: Vincent et al. 2006; Scheibler 2022, "SDR – medium rare with fast
     computations", whose ``fast_bss_eval`` computes it.
 
-    Arguments
-    ---------
-    references : numpy.ndarray
-        ``[references, time]``, none of them silent.
-    signals : numpy.ndarray
-        ``[signals, time]``, finite. Each column of the result depends on its
-        own signal and on the number of signals alone, to the last bit.
-
-    Returns
-    -------
-    sdr, sir : numpy.ndarray
-        dB, ``[references, signals]``, at most 100 in magnitude; NaN where the
-        references leave the filter undetermined.
-
-    Raises
-    ------
-    Uncomputable
-        If the signals are shorter than the filter.
-
-    Example
-    -------
     >>> noise = np.random.default_rng(1).standard_normal((2, 8000))
     >>> sdr, sir = bss_eval(noise, noise[:1] + 0.1 * noise[1:])
     >>> bool(abs(sdr[0, 0] - 20) < 1), bool(abs(sir[0, 0] - 20) < 1)
@@ -194,7 +107,7 @@ def bss_eval(references, signals):
     return _to_db(own), _to_db(sir)
 
 
-def _to_db(cosine):
+def _to_db(cosine: np.ndarray) -> np.ndarray:
     """The ratio that a squared cosine stands for; NaN if it is none."""
     least = 1 / (1 + 10 ** (BSS_LIMIT_DB / 10))
     possible = (cosine > -COSINE_ERROR) & (cosine < 1 + COSINE_ERROR)
@@ -202,34 +115,12 @@ def _to_db(cosine):
     return np.where(possible, 10 * np.log10(cosine / (1 - cosine)), np.nan)
 
 
-def pesq_score(target, signal, sample_rate):
+def pesq_score(target: np.ndarray, signal: np.ndarray, sample_rate: int) -> float:
     """Perceptual evaluation of speech quality, MOS-LQO.
 
+    ``[time]``, never padded: zeros change the score.
+
     Source: ITU-T P.862 (narrow band, at 8 kHz) and P.862.2 (wide band, 16 kHz).
-
-    Arguments
-    ---------
-    target, signal : numpy.ndarray
-        ``[time]``, never padded: zeros change the score.
-    sample_rate : int
-        Hz.
-
-    Returns
-    -------
-    float
-
-    Raises
-    ------
-    Uncomputable
-        If PESQ finds no utterance, the signals are shorter than 0.25 s, or the
-        rate is another one.
-
-    Example
-    -------
-    >>> time = np.arange(16000) / 8000
-    >>> chirps = np.sin(800 * np.sin(9 * time) * time) * (np.sin(20 * time) > 0)
-    >>> round(pesq_score(chirps, chirps, 8000), 2)
-    4.55
     """
     if sample_rate not in PESQ_MODES:
         raise Uncomputable(f"undefined at {sample_rate} Hz")
@@ -243,131 +134,18 @@ def pesq_score(target, signal, sample_rate):
         raise Uncomputable("PESQ gives up") from error
 
 
-def is_silent(signals):
-    """Which signals are constant.
-
-    Arguments
-    ---------
-    signals : torch.Tensor
-        ``[batch, time, sources]``.
-
-    Returns
-    -------
-    torch.Tensor
-        bool, ``[batch, sources]``.
-
-    Example
-    -------
-    >>> is_silent(torch.tensor([[[0.5, 1.0], [0.5, -1.0]]]))
-    tensor([[ True, False]])
-    """
-    centred = signals - signals.mean(1, keepdim=True)
-    return centred.square().sum(1) < SILENCE_ENERGY
-
-
-def fault(signal):
-    """Why nothing can be computed of a signal.
-
-    Arguments
-    ---------
-    signal : numpy.ndarray
-        ``[time]``.
-
-    Returns
-    -------
-    str or None
-
-    Example
-    -------
-    >>> fault(np.float32([0.5, 0.5])), fault(np.float32([1, np.nan]))
-    ('silent', 'not finite')
-    """
-    signal = signal.astype(np.float64)
-    if not np.isfinite(signal).all():
-        return "not finite"
-    energy = np.square(signal - signal.mean()).sum()
-    return "silent" if energy < SILENCE_ENERGY else None
-
-
-def columns_of(groups, sources):
-    """The columns of scores in ``test_results.csv``.
-
-    Arguments
-    ---------
-    groups : collection of str
-        Some of :data:`GROUPS`.
-    sources : int
-        How many the task has. With one there is neither an oracle nor SIR.
-
-    Returns
-    -------
-    list of str
-
-    Example
-    -------
-    >>> columns_of((), 1)
-    ['si_sdr', 'si_sdr_mixture', 'si_sdri']
-    >>> columns_of((), 2)[-2:]
-    ['si_sdr_oracle', 'si_sdri_oracle']
-    """
-    columns = []
-    for name in metrics_of(groups, sources):
-        columns += [name, f"{name}_mixture", f"{name}i"]
-        if sources > 1:
-            columns += [f"{name}_oracle", f"{name}i_oracle"]
-    return columns
-
-
-def metrics_of(groups, sources):
-    """The names of the metrics of some groups.
-
-    Arguments
-    ---------
-    groups : collection of str
-        Some of :data:`GROUPS`.
-    sources : int
-        How many the task has.
-
-    Returns
-    -------
-    list of str
-
-    Example
-    -------
-    >>> metrics_of(("sdr",), 2), metrics_of(("sdr",), 1)
-    (['si_sdr', 'sdr', 'sir'], ['si_sdr', 'sdr'])
-    """
-    return [
-        name
-        for name, metric in METRICS.items()
-        if metric.group in ("si_sdr", *groups) and (name != "sir" or sources > 1)
-    ]
-
-
 _HOP = N_FRAME // 2
 _WINDOW = np.hanning(N_FRAME + 2)[1:-1]
 _CLIP = 1 + 10 ** (-BETA / 20)
 
 
 class StoiReference:
-    """A target, prepared for scoring signals against it.
+    """Clean speech, ``[time]``, prepared for scoring signals against it.
+
+    Uncomputable if fewer than 30 frames (0.4 s) of it are not silent.
 
     Source: Taal et al. 2011 (STOI); Jensen and Taal 2016 (ESTOI).
 
-    Arguments
-    ---------
-    target : numpy.ndarray
-        Clean speech, ``[time]``.
-    sample_rate : int
-        Hz.
-
-    Raises
-    ------
-    Uncomputable
-        If fewer than 30 frames (0.4 s) of it are not silent.
-
-    Example
-    -------
     >>> from pystoi import stoi as pystoi
     >>> noise = np.random.default_rng(1).standard_normal((2, 16000))
     >>> stoi, estoi = StoiReference(noise[0], 8000).score(noise[0] + 0.3 * noise[1])
@@ -375,7 +153,7 @@ class StoiReference:
     True
     """
 
-    def __init__(self, target, sample_rate):
+    def __init__(self, target: np.ndarray, sample_rate: int) -> None:
         self.sample_rate = sample_rate
         frames = self._frames(target)
         if not len(frames):
@@ -386,18 +164,8 @@ class StoiReference:
         self._direction = _to_unit(self._segments)
         self._normalised = _normalise(self._segments)
 
-    def score(self, signal):
-        """STOI and ESTOI of a signal.
-
-        Arguments
-        ---------
-        signal : numpy.ndarray
-            ``[time]``, as long as the target.
-
-        Returns
-        -------
-        stoi, estoi : float
-        """
+    def score(self, signal: np.ndarray) -> tuple[float, float]:
+        """STOI and ESTOI of a signal as long as the target."""
         segments = self._to_segments(self._frames(signal))
         scale = _norm(self._segments) / (_norm(segments) + utils.EPS)
         clipped = np.minimum(segments * scale, self._segments * _CLIP)
@@ -405,7 +173,7 @@ class StoiReference:
         products = np.sum(self._normalised * _normalise(segments), axis=(1, 2))
         return float(stoi), float(np.mean(products) / N)
 
-    def _frames(self, signal):
+    def _frames(self, signal: np.ndarray) -> np.ndarray:
         """Windowed frames at 10 kHz, ``[frames, samples]``."""
         signal = signal.astype(np.float64)
         if self.sample_rate != FS:
@@ -414,7 +182,7 @@ class StoiReference:
             return np.zeros((0, N_FRAME))
         return _cut(signal) * _WINDOW
 
-    def _to_segments(self, frames):
+    def _to_segments(self, frames: np.ndarray) -> np.ndarray:
         """Third-octave envelopes where the target speaks, [segments, bands, 30]."""
         signal = utils._overlap_and_add(frames[self._heard], _HOP)
         if len(signal) - N_FRAME <= (N - 1) * _HOP:
@@ -424,21 +192,21 @@ class StoiReference:
         return sliding_window_view(bands, N, axis=1).transpose(1, 0, 2)
 
 
-def _cut(signal):
+def _cut(signal: np.ndarray) -> np.ndarray:
     """Overlapping frames; like pystoi without the last one if it just fits."""
     return sliding_window_view(signal, N_FRAME)[:-1:_HOP]
 
 
-def _norm(segments):
+def _norm(segments: np.ndarray) -> np.ndarray:
     return np.linalg.norm(segments, axis=2, keepdims=True)
 
 
-def _to_unit(segments):
+def _to_unit(segments: np.ndarray) -> np.ndarray:
     centred = segments - segments.mean(axis=2, keepdims=True)
     return centred / (_norm(centred) + utils.EPS)
 
 
-def _normalise(segments):
+def _normalise(segments: np.ndarray) -> np.ndarray:
     """Rows, then columns, without their mean and of unit norm.
 
     ``pystoi`` adds noise at the level of rounding, so that nothing is divided by
@@ -447,3 +215,111 @@ def _normalise(segments):
     rows = _to_unit(segments)
     columns = rows - rows.mean(axis=1, keepdims=True)
     return columns / (np.linalg.norm(columns, axis=1, keepdims=True) + utils.EPS)
+
+
+class Metric(NamedTuple):
+    """How a metric is computed and shown; ``<name>i`` is its improvement.
+
+    What cannot be computed raises :class:`Uncomputable`, or is NaN. The function of a
+
+    - ``pair``: takes target and signal, ``[time]``, and the sample rate → a number;
+    - ``targets``: takes those that are not silent, ``[targets, time]``, and the signals
+      of all variants, ``[signals, time]`` → ``[targets, signals]``;
+    - ``batch``: takes signals and targets on the device, torch, ``[batch, time,
+      sources]``, in one order → ``[batch, sources]``.
+    """
+
+    function: Callable
+    heading: str
+    unit: str  # "dB", or "" for none
+    decimals: int  # of a mean in a table
+    group: str  # chosen by one option, as ``--no_<group>``
+    takes: Literal["pair", "targets", "batch"] = "pair"
+    part: int | None = None  # which, if the function returns several such results
+    #: Of a pair, done once for a target: ``prepare(target, sample_rate)`` stands in for
+    #: the target, and the function takes no sample rate.
+    prepare: Callable | None = None
+    across: bool = False  # compares sources: needs several, none of them silent
+    undefined: str = "not a number"  # what NaN stands for
+
+
+_BSS_NAN = "target leaves the filter undetermined"
+
+#: Column → metric, in the order of tables.
+METRICS = {
+    "si_sdr": Metric(si_sdr, "SI-SDR", "dB", 2, "si_sdr", "batch"),
+    "sdr": Metric(bss_eval, "SDR", "dB", 2, "sdr", "targets", 0, undefined=_BSS_NAN),
+    "sir": Metric(
+        bss_eval, "SIR", "dB", 2, "sdr", "targets", 1, across=True, undefined=_BSS_NAN
+    ),
+    "pesq": Metric(pesq_score, "PESQ", "", 2, "pesq"),
+    "stoi": Metric(
+        StoiReference.score, "STOI", "", 3, "stoi", part=0, prepare=StoiReference
+    ),
+    "estoi": Metric(
+        StoiReference.score, "ESTOI", "", 3, "stoi", part=1, prepare=StoiReference
+    ),
+}
+
+#: Always computed, as estimates are aligned by it.
+BASE_GROUP = "si_sdr"
+
+
+def metric_groups() -> tuple[str, ...]:
+    """What can be chosen beside SI-SDR, which is always there."""
+    groups = dict.fromkeys(metric.group for metric in METRICS.values())
+    return tuple(name for name in groups if name != BASE_GROUP)
+
+
+def checked_groups(
+    names: Sequence[str], option: str = "test_metrics"
+) -> tuple[str, ...]:
+    """A choice of groups in the order of the table; InputError if one is unknown.
+
+    >>> checked_groups(["stoi", "sdr"])
+    ('sdr', 'stoi')
+    """
+    known = metric_groups()
+    if not isinstance(names, list | tuple) or not set(names) <= set(known):
+        raise InputError(
+            f"{option} {names}: choose a list of {', '.join(known)}; "
+            "SI-SDR is always computed"
+        )
+    return tuple(name for name in known if name in names)
+
+
+def metrics_of(groups: Collection[str], sources: int) -> list[str]:
+    """The metrics of some groups that exist for so many sources.
+
+    >>> metrics_of(("sdr",), 2), metrics_of(("sdr",), 1)
+    (['si_sdr', 'sdr', 'sir'], ['si_sdr', 'sdr'])
+    """
+    return [
+        name
+        for name, metric in METRICS.items()
+        if metric.group in (BASE_GROUP, *groups) and (sources > 1 or not metric.across)
+    ]
+
+
+def columns_of(groups: Collection[str], sources: int) -> list[str]:
+    """The scores in ``test_results.csv``; of one source there is no oracle.
+
+    >>> columns_of((), 2)
+    ['si_sdr', 'si_sdr_mixture', 'si_sdri', 'si_sdr_oracle', 'si_sdri_oracle']
+    """
+    suffixes = ("", "_mixture", "i", "_oracle", "i_oracle")[: 3 if sources == 1 else 5]
+    names = metrics_of(groups, sources)
+    return [f"{name}{suffix}" for name in names for suffix in suffixes]
+
+
+def fault(signal: np.ndarray) -> str | None:
+    """Why nothing can be computed of a signal, ``[time]``.
+
+    >>> fault(np.float32([0.5, 0.5])), fault(np.float32([1, np.nan]))
+    ('silent', 'not finite')
+    """
+    signal = signal.astype(np.float64)
+    if not np.isfinite(signal).all():
+        return "not finite"
+    energy = np.square(signal - signal.mean()).sum()
+    return "silent" if energy < SILENCE_ENERGY else None

@@ -12,6 +12,7 @@ Source: Kleć, Szklanny, Wieczorkowska 2024.
 """
 
 import hashlib
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from custom_modules.errors import InputError
 VARIANTS = ("SER", "SR", "ER", "R", "C", "SE", "S", "E")
 
 #: environment → variant → the layers that it cancels
-CANCELLED_LAYERS = {
+CANCELLED_LAYERS: dict[str, dict[str, tuple[str, ...]]] = {
     "indoor": {
         "SER": (),
         "SR": ("event", "event_reverb"),
@@ -29,20 +30,10 @@ CANCELLED_LAYERS = {
         "R": ("scene", "event", "event_reverb"),
         "C": ("scene", "event", "event_reverb", "s1_reverb", "s2_reverb"),
     },
-    "outdoor": {
-        "SE": (),
-        "S": ("event",),
-        "E": ("scene",),
-        "C": ("scene", "event"),
-    },
+    "outdoor": {"SE": (), "S": ("event",), "E": ("scene",), "C": ("scene", "event")},
     # Other corpora: Libri2Mix has noise, or nothing, beside its speakers.
-    "scene only": {
-        "C": ("scene",),
-        "S": (),
-    },
-    "clean": {
-        "C": (),
-    },
+    "scene only": {"C": ("scene",), "S": ()},
+    "clean": {"C": ()},
 }
 
 #: task → how many sources the separator returns
@@ -53,62 +44,27 @@ TASK_SOURCES = {
 }
 
 
-def variants_of(environment, allowed=VARIANTS):
-    """The variants that exist in an environment, restricted to allowed ones.
+def variants_of(environment: str, allowed: Iterable[str] = VARIANTS) -> tuple[str, ...]:
+    """The allowed variants that exist in an environment, in the order of VARIANTS.
 
-    Arguments
-    ---------
-    environment : str
-        A key of :data:`CANCELLED_LAYERS`; in PolSESS ``"indoor"`` or
-        ``"outdoor"``.
-    allowed : iterable of str
-        The variants to choose from.
-
-    Returns
-    -------
-    tuple of str
-        In the order of :data:`VARIANTS`, whatever the order of ``allowed``.
-
-    Example
-    -------
-    >>> variants_of("outdoor")
-    ('C', 'SE', 'S', 'E')
     >>> variants_of("indoor", allowed=["SE", "SER"])
     ('SER',)
     """
-    allowed = set(allowed)
     existing = CANCELLED_LAYERS[environment]
-    return tuple(v for v in VARIANTS if v in existing and v in allowed)
+    return tuple(v for v in _in_order(allowed) if v in existing)
 
 
-def draw_variant(environment, allowed, seed, epoch, mixture_id):
-    """Draws the variant that a mixture takes in an epoch.
+def _in_order(variants: Iterable[str]) -> tuple[str, ...]:
+    chosen = set(variants)
+    return tuple(v for v in VARIANTS if v in chosen)
 
-    Arguments
-    ---------
-    environment : str
-        ``"indoor"`` or ``"outdoor"``.
-    allowed : iterable of str
-        The variants to draw from; their order does not matter.
-    seed : int
-        The experiment's seed.
-    epoch : int
-        The epoch; validation passes a fixed one.
-    mixture_id : str
-        The mixture's key in its manifest.
 
-    Returns
-    -------
-    str or None
-        A variant, all being equally likely, or None if no allowed variant
-        exists in this environment.
+def draw_variant(
+    environment: str, allowed: Iterable[str], seed: int, epoch: int, mixture_id: str
+) -> str | None:
+    """The variant that a mixture takes in an epoch, all being equally likely.
 
-    Example
-    -------
-    >>> draw_variant("indoor", ["R", "C"], seed=42, epoch=1, mixture_id="train_7")
-    'C'
-    >>> draw_variant("indoor", ["SE"], seed=42, epoch=1, mixture_id="train_7") is None
-    True
+    None if no allowed one exists in its environment. Validation passes a fixed epoch.
     """
     candidates = variants_of(environment, allowed)
     if not candidates:
@@ -117,130 +73,44 @@ def draw_variant(environment, allowed, seed, epoch, mixture_id):
     return candidates[int(fraction * len(candidates))]
 
 
-def draw_fraction(*key):
-    """A number in [0, 1) that depends on nothing but the key.
+def draw_fraction(*key: int | str) -> float:
+    """A number in [0, 1) that depends on nothing but the key, uniform over keys.
 
-    Arguments
-    ---------
-    *key : int or str
-        What the number is for, such as ``("crop", seed, epoch, mixture_id)``.
-
-    Returns
-    -------
-    float
-        Uniformly distributed over keys.
-
-    Example
-    -------
-    >>> draw_fraction("crop", 42, 1, "a") == draw_fraction("crop", 42, 1, "a")
-    True
-    >>> draw_fraction("crop", 42, 1, "a") == draw_fraction("crop", 42, 2, "a")
-    False
+    The key says what it is for, such as ``("crop", seed, epoch, mixture_id)``.
     """
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     # 53 bits: all that a double holds; 64 could round up to 1.0.
-    return (int.from_bytes(digest, "big") >> 11) * 2.0**-53
+    return (_hash(key, 8) >> 11) * 2.0**-53
 
 
-def num_sources(task):
-    """How many sources a separator returns for a task.
+def _hash(key: object, size: int) -> int:
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=size).digest()
+    return int.from_bytes(digest, "big")
 
-    Arguments
-    ---------
-    task : str
-        ``"SB"``, ``"EB"`` or ``"ES"``.
 
-    Returns
-    -------
-    int
-
-    Raises
-    ------
-    InputError
-        If there is no such task.
-
-    Example
-    -------
-    >>> num_sources("SB")
-    2
-    """
+def num_sources(task: str) -> int:
+    """How many sources a separator returns for a task; refuses an unknown one."""
     if task not in TASK_SOURCES:
         raise InputError(f"task {task!r} is unknown; choose one of SB, EB, ES")
     return TASK_SOURCES[task]
 
 
-def is_target(variant, sources):
-    """Whether a variant's mixture is the target itself: it cannot be improved.
-
-    Arguments
-    ---------
-    variant : str
-    sources : int
-        Of the task; with one, nothing of a clean mixture is to be removed.
-
-    Returns
-    -------
-    bool
-
-    Example
-    -------
-    >>> is_target("C", num_sources("ES")), is_target("C", num_sources("SB"))
-    (True, False)
-    """
+def is_target(variant: str, sources: int) -> bool:
+    """Whether a mixture, clean and of one source, is the target itself."""
     return sources == 1 and variant == "C"
 
 
-def generator(*key):
-    """A random generator of its own for each key.
-
-    Arguments
-    ---------
-    *key : int or str
-        What the numbers are for, such as ``(seed, "train", 17)``.
-
-    Returns
-    -------
-    numpy.random.Generator
-
-    Example
-    -------
-    >>> first = int(generator(42, "train", 0).integers(1000))
-    >>> first == int(generator(42, "train", 0).integers(1000))
-    True
-    >>> first == int(generator(42, "train", 1).integers(1000))
-    False
-    """
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=16).digest()
-    return np.random.default_rng(int.from_bytes(digest, "big"))
+def generator(*key: int | str) -> np.random.Generator:
+    """A random generator of its own for each key, ``(seed, "train", 17)`` say."""
+    return np.random.default_rng(_hash(key, 16))
 
 
-def shuffled(items, *key):
+def shuffled(items: Iterable[str], *key: int | str) -> list[str]:
     """The items in an order that depends on the key and on the items alone.
 
-    Each item is ranked by a hash of its own, so that adding one item to a list
-    leaves the order of the others as it was.
-
-    Arguments
-    ---------
-    items : iterable of str
-        In any order.
-    *key : int or str
-        What the order is for.
-
-    Returns
-    -------
-    list of str
-
-    Example
-    -------
-    >>> shuffled(["a", "b", "c"], 1) == shuffled(["c", "a", "b"], 1)
-    True
+    Each is ranked by a hash of its own, so that one item more leaves the order of
+    the others as it was.
     """
-    return sorted(items, key=lambda item: (_rank(item, key), item))
-
-
-def _rank(item, key):
-    return hashlib.blake2b(repr((key, item)).encode(), digest_size=8).hexdigest()
+    return sorted(items, key=lambda item: (_hash((key, item), 8), item))
 
 
 _KEYS = {"epoch", "variants", "lr_scheduler"}
@@ -248,25 +118,13 @@ _EXAMPLE = "write it as [{epoch: 1, variants: [C, R]}, {epoch: 3, variants: [SER
 
 
 class Curriculum:
-    """A schedule of variants, easier ones first.
+    """A schedule of variants, easier ones first; None trains on everything at once.
 
-    Arguments
-    ---------
-    schedule : list of dict, optional
-        Entries ``{epoch: 3, variants: [C, R]}``, the first of epoch 1, each valid
-        until the next. One may say ``lr_scheduler: start``: before that epoch the
-        rate stays as it is, because what is trained on becomes harder and the loss
-        says little. By default everything is trained on at once.
-    train_variants : iterable of str
-        Nothing else is ever drawn.
+    Each entry, ``{epoch: 3, variants: [C, R]}``, is valid until the next; the first is
+    of epoch 1. One may say ``lr_scheduler: start``: before that epoch the rate stays
+    as it is, because what is trained on becomes harder and the loss says little.
+    Nothing but ``train_variants`` is ever drawn.
 
-    Raises
-    ------
-    InputError
-        If the schedule is none, or one of its epochs has nothing to train on.
-
-    Example
-    -------
     >>> easy = {"epoch": 1, "variants": ["C", "R"]}
     >>> hard = {"epoch": 3, "variants": ["C", "SER"], "lr_scheduler": "start"}
     >>> curriculum = Curriculum([easy, hard])
@@ -276,72 +134,65 @@ class Curriculum:
     [False, True]
     """
 
-    def __init__(self, schedule=None, train_variants=VARIANTS):
+    def __init__(
+        self,
+        schedule: Sequence[dict] | None = None,
+        train_variants: Iterable[str] = VARIANTS,
+    ) -> None:
+        trained = list(train_variants)
         if schedule is None:
-            schedule = [{"epoch": 1, "variants": train_variants}]
-        self._check(schedule)
-        self.scheduler_start = 1
-        self.steps = []
-        for entry in schedule:
-            if entry.get("lr_scheduler") == "start":
-                self.scheduler_start = entry["epoch"]
-            allowed = set(entry["variants"]) & set(train_variants)
-            if not allowed:
-                raise InputError(
-                    f"curriculum: epoch {entry['epoch']} has none of train_variants "
-                    f"{list(train_variants)}; use --curriculum=null to train on them "
-                    "from the first epoch"
-                )
-            variants = tuple(v for v in VARIANTS if v in allowed)
-            self.steps.append((entry["epoch"], variants))
+            schedule = [{"epoch": 1, "variants": trained}]
+        _check_schedule(schedule)
+        starts = [e["epoch"] for e in schedule if e.get("lr_scheduler") == "start"]
+        self.scheduler_start = starts[0] if starts else 1
+        #: First epoch and variants of each entry.
+        self.steps = [(e["epoch"], _trained(e, trained)) for e in schedule]
 
-    def variants_at(self, epoch):
-        """The variants to draw from.
-
-        Arguments
-        ---------
-        epoch : int
-            From 1; 0 is as 1.
-
-        Returns
-        -------
-        tuple of str
-        """
+    def variants_at(self, epoch: int) -> tuple[str, ...]:
+        """The variants to draw from; epoch 0 is as 1."""
         begun = [variants for start, variants in self.steps if start <= max(epoch, 1)]
         return begun[-1]
 
-    def all_variants(self):
+    def all_variants(self) -> tuple[str, ...]:
         """Every variant that is drawn from in some epoch."""
-        return tuple(v for v in VARIANTS if any(v in names for _, names in self.steps))
+        return _in_order(v for _, variants in self.steps for v in variants)
 
-    def scheduler_runs_at(self, epoch):
+    def scheduler_runs_at(self, epoch: int) -> bool:
         """Whether the learning rate may change at the end of an epoch."""
         return epoch >= self.scheduler_start
 
-    @staticmethod
-    def _check(schedule):
-        """Refuses what is no schedule."""
-        if not isinstance(schedule, list) or not schedule:
-            raise InputError(f"curriculum {schedule!r}: no schedule; {_EXAMPLE}")
-        for number, entry in enumerate(schedule, start=1):
-            reason = _fault_of(entry)
-            if reason:
-                raise InputError(f"curriculum, entry {number}: {reason}; {_EXAMPLE}")
-        epochs = [entry["epoch"] for entry in schedule]
-        if epochs[0] != 1 or sorted(set(epochs)) != epochs:
-            raise InputError(
-                f"curriculum: epochs {epochs} must begin with 1 and rise; {_EXAMPLE}"
-            )
-        if sum("lr_scheduler" in entry for entry in schedule) > 1:
-            raise InputError("curriculum: the LR scheduler can start only once")
+
+def _trained(entry: dict, train_variants: list[str]) -> tuple[str, ...]:
+    variants = _in_order(set(entry["variants"]) & set(train_variants))
+    if not variants:
+        raise InputError(
+            f"curriculum: epoch {entry['epoch']} has none of train_variants "
+            f"{train_variants}; use --curriculum=null to train on them from the first "
+            "epoch"
+        )
+    return variants
 
 
-def _fault_of(entry):
-    """What is wrong with an entry of a schedule, or None."""
+def _check_schedule(schedule: object) -> None:
+    if not isinstance(schedule, list) or not schedule:
+        raise InputError(f"curriculum {schedule!r}: is not a schedule; {_EXAMPLE}")
+    for number, entry in enumerate(schedule, start=1):
+        if reason := _fault_of(entry):
+            raise InputError(f"curriculum, entry {number}: {reason}; {_EXAMPLE}")
+    epochs = [entry["epoch"] for entry in schedule]
+    if epochs[0] != 1 or sorted(set(epochs)) != epochs:
+        raise InputError(
+            f"curriculum: epochs {epochs} must begin with 1 and rise; {_EXAMPLE}"
+        )
+    if sum("lr_scheduler" in entry for entry in schedule) > 1:
+        raise InputError("curriculum: the LR scheduler can start only once")
+
+
+def _fault_of(entry: object) -> str | None:
     if not isinstance(entry, dict) or not {"epoch", "variants"} <= set(entry) <= _KEYS:
         return f"{entry!r} must have epoch and variants, and may have lr_scheduler"
     if type(entry["epoch"]) is not int:
-        return f"epoch {entry['epoch']!r} is no whole number"
+        return f"epoch {entry['epoch']!r} is not a whole number"
     if entry.get("lr_scheduler", "start") != "start":
         return f"lr_scheduler: {entry['lr_scheduler']!r} can only be start"
     variants = entry["variants"]

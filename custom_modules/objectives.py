@@ -5,10 +5,14 @@ change their inputs, and have finite values and gradients for silence.
 """
 
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
 #: Keeps ratios and logarithms finite; SpeechBrain's value, so that both agree.
 #: It is absolute: below an amplitude of about 1e-3 it begins to show.
@@ -18,30 +22,19 @@ EPS = 1e-8
 #: Hungarian algorithm finds the best one without listing them.
 MAX_LISTED_SOURCES = 6
 
+#: A signal with less energy than this, its mean removed, is silent.
+SILENCE_ENERGY = 1e-8
 
-def si_sdr(estimates, targets, lengths=None):
-    """Scale-invariant signal-to-distortion ratio, after removing the mean.
+
+def si_sdr(estimates: Tensor, targets: Tensor, lengths: Tensor | None = None) -> Tensor:
+    """Scale-invariant signal-to-distortion ratio without means, in dB.
 
     Source: Le Roux et al. 2019, "SDR – half-baked or well done?", eq. 5.
 
-    Arguments
-    ---------
-    estimates : torch.Tensor
-        Estimated sources, ``[batch, time, sources]``.
-    targets : torch.Tensor
-        Reference sources, ``[batch, time, sources]``, or broadcastable to it.
-    lengths : torch.Tensor, optional
-        True lengths in samples, ``[batch]``. What lies beyond is padding and
-        takes no part. By default everything counts.
+    ``[batch, time, sources]`` twice, or what can be broadcast → ``[batch, sources]``;
+    ``lengths`` in samples, ``[batch]``, beyond which is padding. -80 dB where target
+    or estimate is silent: finite, and with a gradient of zero.
 
-    Returns
-    -------
-    torch.Tensor
-        dB, ``[batch, sources]``. -80 dB where the target or the estimate is
-        silent: finite, and with a gradient of zero.
-
-    Example
-    -------
     >>> target = torch.tensor([1.0, -1.0, 1.0, -1.0]).view(1, 4, 1)
     >>> noise = torch.tensor([1.0, 1.0, -1.0, -1.0]).view(1, 4, 1)
     >>> si_sdr(3 * target + 0.3 * noise, target)  # a tenth of the amplitude
@@ -51,33 +44,14 @@ def si_sdr(estimates, targets, lengths=None):
     return pairwise_si_sdr(estimates, targets, lengths).diagonal(dim1=1, dim2=2)
 
 
-def pairwise_si_sdr(estimates, targets, lengths=None):
-    """SI-SDR of every estimate against every target.
-
-    Arguments
-    ---------
-    estimates : torch.Tensor
-        Estimated sources, ``[batch, time, sources]``.
-    targets : torch.Tensor
-        Reference sources, ``[batch, time, sources]``.
-    lengths : torch.Tensor, optional
-        True lengths in samples, ``[batch]``.
-
-    Returns
-    -------
-    torch.Tensor
-        dB, ``[batch, target, estimate]``.
-
-    Example
-    -------
-    >>> sources = torch.randn(1, 1000, 3)
-    >>> pairwise_si_sdr(sources, sources).argmax(-1)
-    tensor([[0, 1, 2]])
-    """
+def pairwise_si_sdr(
+    estimates: Tensor, targets: Tensor, lengths: Tensor | None = None
+) -> Tensor:
+    """:func:`si_sdr` of each pair, ``[batch, targets, estimates]``."""
     dtype = torch.promote_types(estimates.dtype, torch.float32)
     sources = targets.shape[2]
     with torch.autocast(estimates.device.type, enabled=False):
-        covariance = _covariance(torch.cat([targets, estimates], dim=2), lengths)
+        covariance = _Covariance.apply(targets, estimates, lengths)
         energy = covariance.diagonal(dim1=1, dim2=2)
         reference, power = energy[:, :sources, None], energy[:, None, sources:]
         inner = covariance[:, :sources, sources:]
@@ -88,30 +62,17 @@ def pairwise_si_sdr(estimates, targets, lengths=None):
         return (10 * torch.log10(ratio + EPS)).to(dtype)
 
 
-def pit_si_sdr_loss(estimates, targets, lengths=None):
-    """Negative SI-SDR under the best assignment of estimates to targets.
+def pit_si_sdr_loss(
+    estimates: Tensor, targets: Tensor, lengths: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Negative SI-SDR under the best assignment of estimates to targets, in dB.
 
     Source: Yu et al. 2017, "Permutation invariant training", utterance level.
 
-    Arguments
-    ---------
-    estimates : torch.Tensor
-        Estimated sources, ``[batch, time, sources]``, in any order.
-    targets : torch.Tensor
-        Reference sources, ``[batch, time, sources]``; any number of sources.
-    lengths : torch.Tensor, optional
-        True lengths in samples, ``[batch]``.
+    As for :func:`si_sdr`, the estimates in any order → the loss, averaged over the
+    sources, ``[batch]``; and the permutation ``[batch, sources]``, whose entry ``i``
+    is the estimate of target ``i``.
 
-    Returns
-    -------
-    loss : torch.Tensor
-        Negative SI-SDR in dB, averaged over the sources, ``[batch]``.
-    permutation : torch.Tensor
-        ``[batch, sources]``; entry ``i`` is the estimate that belongs to
-        target ``i``, as :func:`reorder` takes it.
-
-    Example
-    -------
     >>> sources = torch.randn(1, 1000, 2)
     >>> loss, permutation = pit_si_sdr_loss(sources.flip(-1), sources)
     >>> permutation
@@ -125,50 +86,77 @@ def pit_si_sdr_loss(estimates, targets, lengths=None):
     return -chosen.mean(dim=1), permutation
 
 
-def reorder(estimates, permutation):
-    """Puts estimates into the order of their targets.
+def reorder(estimates: Tensor, permutation: Tensor) -> Tensor:
+    """Puts estimates ``[batch, time, sources]`` into the order of their targets.
 
-    Arguments
-    ---------
-    estimates : torch.Tensor
-        ``[batch, time, sources]``.
-    permutation : torch.Tensor
-        ``[batch, sources]``, from :func:`pit_si_sdr_loss`.
-
-    Returns
-    -------
-    torch.Tensor
-        ``[batch, time, sources]``.
-
-    Example
-    -------
     >>> reorder(torch.tensor([[[1.0, 2.0]]]), torch.tensor([[1, 0]]))
     tensor([[[2., 1.]]])
     """
     return estimates.gather(2, permutation.unsqueeze(1).expand_as(estimates))
 
 
-def _covariance(signals, lengths):
-    """Inner products over time of signals without their means, [batch, s, s].
+def is_silent(signals: Tensor) -> Tensor:
+    """Which signals are constant: ``[batch, time, sources]`` → ``[batch, sources]``.
 
-    Everything that SI-SDR needs, in one matrix product. In float64, as its
-    residual is a difference that would cancel in float32.
+    >>> is_silent(torch.tensor([[[0.5, 1.0], [0.5, -1.0]]]))
+    tensor([[ True, False]])
     """
-    # Apple's GPUs know no float64.
-    on_mps = signals.device.type == "mps"
-    signals = signals.to(torch.float32 if on_mps else torch.float64)
-    time = signals.shape[1]
-    if lengths is not None:
-        time = lengths.to(signals)[:, None, None]
-        samples = torch.arange(signals.shape[1], device=signals.device)
-        # where, not a product: what lies in the padding may be NaN
-        inside = samples[None, :, None] < time
-        signals = torch.where(inside, signals, signals.new_zeros(()))
-    total = signals.sum(dim=1, keepdim=True)
-    return signals.transpose(1, 2) @ signals - total.transpose(1, 2) @ total / time
+    centred = signals - signals.mean(1, keepdim=True)
+    return centred.square().sum(1) < SILENCE_ENERGY
 
 
-def _best_permutation(scores):
+class _Covariance(Function):
+    """Inner products over time of signals without their means.
+
+    ``[batch, time, sources]`` twice → ``[batch, both, both]``: all that SI-SDR needs,
+    in one matrix product. In float64, as its residual is a difference that would
+    cancel in float32. Autograd's own backward pass has the same bits, but works on
+    the targets, too, and takes three times as long.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, targets: Tensor, estimates: Tensor, lengths: Tensor | None
+    ) -> Tensor:
+        device, sources = targets.device, targets.shape[2]
+        # Apple's GPUs know no float64.
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        shape = (*targets.shape[:2], sources + estimates.shape[2])
+        signals = torch.empty(shape, dtype=dtype, device=device)
+        signals[..., :sources], signals[..., sources:] = targets, estimates
+        time: int | Tensor = targets.shape[1]
+        inside = None
+        if lengths is not None:
+            time = lengths.to(signals)[:, None, None]
+            inside = torch.arange(shape[1], device=device)[None, :, None] < time
+            # where, not a product: what lies in the padding may be NaN
+            signals = torch.where(inside, signals, signals.new_zeros(()))
+        total = signals.sum(dim=1, keepdim=True)
+        ctx.save_for_backward(signals, total, inside)
+        ctx.time, ctx.dtypes = time, (targets.dtype, estimates.dtype)
+        ctx.columns = slice(None, sources), slice(sources, None)
+        return signals.mT @ signals - total.mT @ total / time
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        signals, total, inside = ctx.saved_tensors
+        of_term = -gradient / ctx.time
+        of_total = total @ of_term + (of_term @ total.mT).mT
+        found: list[Tensor | None] = [None, None]
+        for i in (i for i in (0, 1) if ctx.needs_input_grad[i]):
+            own = ctx.columns[i]
+            # Three sums in autograd's order, for its bits.
+            result = signals @ gradient[:, :, own]
+            result += signals @ gradient.mT[:, :, own]
+            result += of_total[:, :, own]
+            if inside is not None:
+                result = torch.where(inside, result, result.new_zeros(()))
+            found[i] = result.to(ctx.dtypes[i])
+        return *found, None
+
+
+def _best_permutation(scores: Tensor) -> Tensor:
     """The assignment with the highest mean score, ``[batch, sources]``."""
     sources = scores.shape[1]
     if sources > MAX_LISTED_SOURCES:

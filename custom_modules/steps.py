@@ -1,12 +1,16 @@
 """Steps of the optimiser: exact over accumulated batches and processes, or none."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import speechbrain as sb
 import torch
 import yaml
+from speechbrain import Stage
 from speechbrain.core import INTRA_EPOCH_CKPT_FLAG
+from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.sampler import ReproducibleRandomSampler
 from speechbrain.utils.checkpoints import (
     mark_as_loader,
@@ -16,19 +20,36 @@ from speechbrain.utils.checkpoints import (
 from speechbrain.utils.distributed import is_distributed_initialized
 from speechbrain.utils.epoch_loop import EpochCounterWithStopper
 from speechbrain.utils.logger import get_logger
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Sampler
 
 from custom_modules.distributed import rank_and_processes
-from custom_modules.errors import InputError
+from custom_modules.errors import InputError, check_number
 from custom_modules.mmipc import draw_fraction
 from custom_modules.training_log import Averages
 
 logger = get_logger(__name__)
 
+#: What ``compute_forward`` returns, and ``compute_objectives`` adds to.
+Outputs = dict[str, Any]
+
 
 class NonFiniteError(Exception):
     """A batch whose loss or gradient is not finite; its step is dropped."""
+
+
+class Share(NamedTuple):
+    """What one process contributes to a step of the optimiser."""
+
+    #: How many of its batch count; 0 if it has none to take and repeats one, because
+    #: all processes must go along.
+    mixtures: int
+    #: Multiplies the mean loss of its batch, so that the gradients that the processes
+    #: average are those of the mean over all mixtures of the step.
+    weight: float
+    first: bool = True  # whether this batch begins the step
+    last: bool = True  # whether it completes the step
 
 
 class ExactSteps(sb.Brain):
@@ -40,15 +61,21 @@ class ExactSteps(sb.Brain):
     step with a loss or a gradient that is not finite never touches the weights,
     on any process.
 
-    Needs ``seed`` among the hparams. What a step adds to the epoch's averages is
+    Needs ``seed`` among the hparams. What a step adds to the epoch's ``averages`` is
     collected in ``step_averages`` and counts once the step is taken.
     """
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.averages = Averages()
+    step: int  # of this epoch, from 1; SpeechBrain counts
 
-    def _train_loader_specifics(self, dataset, loader_kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.epoch = 0
+        self.averages, self.step_averages = Averages(), Averages()
+        self.share, self.step_dropped = Share(1, 1.0), False
+
+    def _train_loader_specifics(
+        self, dataset: Any, loader_kwargs: dict[str, Any]
+    ) -> dict[str, Any]:
         """Our own batches instead of SpeechBrain's samplers, which repeat mixtures."""
         self.train_sampler = TrainBatches(
             dataset,
@@ -60,14 +87,14 @@ class ExactSteps(sb.Brain):
         loader_kwargs.pop("shuffle", None)
         return loader_kwargs | {"batch_sampler": self.train_sampler}
 
-    def fit_batch(self, batch):
-        """A batch: a step of the optimiser, or a part of one.
+    def on_stage_start(self, stage: Stage, epoch: int | None = None) -> None:
+        """Starts the averages from nothing, unless an interrupted epoch goes on."""
+        self.epoch = epoch or 0
+        if stage != Stage.TRAIN or self.step == 0:
+            self.averages = Averages()
 
-        Returns
-        -------
-        torch.Tensor
-            The mean loss of the batch, NaN if its step is dropped.
-        """
+    def fit_batch(self, batch: PaddedBatch) -> Tensor:
+        """Takes a step, or a part of one; the mean loss, NaN if the step is dropped."""
         self._seed_step()
         sampler = self.train_sampler
         self.share = share = sampler.share(self.step) if sampler else Share(1, 1.0)
@@ -88,23 +115,24 @@ class ExactSteps(sb.Brain):
             self.averages.merge(self.step_averages)
         return loss.detach().cpu()
 
-    def _seed_step(self):
+    def _seed_step(self) -> None:
         # Dropout is drawn from seed, epoch and step, so that a resumed run goes
         # on with the numbers of an uninterrupted one.
-        place = (self.hparams.seed, self.epoch, self.step, rank_and_processes()[0])
+        rank = self.train_sampler.rank if self.train_sampler else 0
+        place = (self.hparams.seed, self.epoch, self.step, rank)
         torch.manual_seed(int(draw_fraction("step", *place) * 2**62))
 
-    def _accumulate(self, batch, share):
+    def _accumulate(self, batch: PaddedBatch, share: Share) -> tuple[Outputs, Tensor]:
         """Forward and backward pass, as SpeechBrain's, every mixture weighing alike."""
         with self.no_sync(not share.last):
             with self.training_ctx:
-                outputs = self.compute_forward(batch, sb.Stage.TRAIN)
-                loss = self.compute_objectives(outputs, batch, sb.Stage.TRAIN)
+                outputs = self.compute_forward(batch, Stage.TRAIN)
+                loss = self.compute_objectives(outputs, batch, Stage.TRAIN)
             self._check_finite(loss.detach(), "loss")
             self.scaler.scale(loss * share.weight).backward()
         return outputs, loss
 
-    def _drop_step(self):
+    def _drop_step(self) -> None:
         """Forgets a step: all of it, as if it had been one batch."""
         self.step_dropped = True
         self.zero_grad(set_to_none=True)
@@ -112,7 +140,7 @@ class ExactSteps(sb.Brain):
             if isinstance(module, DistributedDataParallel):
                 module.require_backward_grad_sync = True
 
-    def optimizers_step(self):
+    def optimizers_step(self) -> None:
         """One step, unless a gradient is not finite.
 
         In fp16 that is mostly the loss scaled too high: the scaler leaves the step
@@ -137,15 +165,10 @@ class ExactSteps(sb.Brain):
             )
         super().optimizers_step()
 
-    def _check_finite(self, value, name):
+    def _check_finite(self, value: Tensor, name: str) -> None:
         """Drops the step, or ends the run after ``nonfinite_patience`` of them.
 
-        Raises
-        ------
-        NonFiniteError
-            On all processes if it is not finite on any.
-        InputError
-            If the patience of this epoch is exhausted.
+        Raises :class:`NonFiniteError` on all processes if it is not finite on any.
         """
         finite = torch.isfinite(value).float()
         if is_distributed_initialized():
@@ -158,74 +181,40 @@ class ExactSteps(sb.Brain):
             self._give_up(f"{self.nonfinite_count} batches whose {name} is not finite")
         logger.warning(
             "epoch %d, step %d: %s is not finite, batch dropped (%d of at most %d)",
-            self.epoch,
-            self.step,
-            name,
-            self.nonfinite_count,
-            self.nonfinite_patience,
+            *(self.epoch, self.step, name),
+            *(self.nonfinite_count, self.nonfinite_patience),
         )
         raise NonFiniteError
 
-    def _give_up(self, reason):
+    def _give_up(self, reason: str) -> None:
         """Ends a run that diverged, where a rerun can go on from sound weights."""
         if self.checkpointer is not None:
-            self.checkpointer.delete_checkpoints(
-                num_to_keep=0, ckpt_predicate=lambda c: INTRA_EPOCH_CKPT_FLAG in c.meta
-            )
+            self._forget_intra_epoch_checkpoints()
         raise InputError(
             f"epoch {self.epoch}: {reason}; lower --lr or --max_grad_norm, or train "
             "with --precision=fp32. A rerun goes on from the end of the last epoch"
         )
 
-    def _should_save_intra_epoch_ckpt(self, last_ckpt_time, steps_since_ckpt):
+    def _forget_intra_epoch_checkpoints(self) -> None:
+        self.checkpointer.delete_checkpoints(
+            num_to_keep=0, ckpt_predicate=lambda c: INTRA_EPOCH_CKPT_FLAG in c.meta
+        )
+
+    def _should_save_intra_epoch_ckpt(
+        self, last_ckpt_time: float, steps_since_ckpt: int
+    ) -> bool:
         """Only where no gradients are under way: a checkpoint holds none."""
         wanted = super()._should_save_intra_epoch_ckpt(last_ckpt_time, steps_since_ckpt)
         return wanted and self.share.last
 
 
-@dataclass(frozen=True)
-class Share:
-    """What one process contributes to a step of the optimiser.
-
-    Arguments
-    ---------
-    mixtures : int
-        How many of its batch count; 0 if it has none to take and repeats one,
-        because all processes must go along.
-    weight : float
-        Multiplies the mean loss of its batch, so that the gradients that the
-        processes average are those of the mean over all mixtures of the step.
-    first, last : bool
-        Whether this batch begins, and whether it completes the step.
-    """
-
-    mixtures: int
-    weight: float
-    first: bool = True
-    last: bool = True
-
-
-class TrainBatches(Sampler):
+class TrainBatches(Sampler[list[int]]):
     """Batches of a process: the same mixtures per step, whatever their number.
 
     ``processes × accumulation`` batches of ``batch_size`` make the step that one
-    batch of that many mixtures would make on one process.
+    batch of that many mixtures would make on one process. Seed and epoch order them;
+    ``dataset.indices_at(epoch)`` says which of its mixtures an epoch has.
 
-    Arguments
-    ---------
-    dataset : custom_modules.dataio.MixtureDataset
-        Says which of its mixtures an epoch has.
-    batch_size : int
-        Mixtures per process and batch.
-    seed : int
-        Orders them, together with the epoch.
-    rank, processes : int
-        This process, and how many there are.
-    accumulation : int
-        Batches per step of the optimiser.
-
-    Example
-    -------
     >>> class Five:
     ...     def indices_at(self, epoch):
     ...         return [0, 1, 2, 3, 4]
@@ -237,42 +226,35 @@ class TrainBatches(Sampler):
 Share(mixtures=0, weight=0.0, first=True, last=True))
     """
 
-    def __init__(self, dataset, batch_size, seed, rank=0, processes=1, accumulation=1):
+    def __init__(
+        self,
+        dataset: Any,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        processes: int = 1,
+        accumulation: int = 1,
+    ) -> None:
         self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
         self.rank, self.processes, self.accumulation = rank, processes, accumulation
         self.set_epoch(1)
 
-    def set_epoch(self, epoch):
-        """Orders the mixtures of an epoch.
-
-        Arguments
-        ---------
-        epoch : int
-        """
+    def set_epoch(self, epoch: int) -> None:
+        """Orders the mixtures of an epoch; SpeechBrain calls it."""
         indices = self.dataset.indices_at(epoch)
         sampler = ReproducibleRandomSampler(indices, seed=self.seed, epoch=epoch)
         self.order = [indices[place] for place in sampler]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return -(-len(self.order) // (self.batch_size * self.processes))
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[list[int]]:
         for number in range(len(self)):
             batch = self._of_all(number)
             yield batch[self.rank :: self.processes] or batch[:1]
 
-    def share(self, step):
-        """What the batch of a step counts for.
-
-        Arguments
-        ---------
-        step : int
-            From 1, as ``Brain.step``.
-
-        Returns
-        -------
-        Share
-        """
+    def share(self, step: int) -> Share:
+        """What the batch of a step counts for; steps from 1, as ``Brain.step``."""
         number = step - 1
         first = number - number % self.accumulation
         last = min(first + self.accumulation, len(self)) - 1
@@ -281,7 +263,7 @@ Share(mixtures=0, weight=0.0, first=True, last=True))
         weight = own * self.processes / total
         return Share(own, weight, first=number == first, last=number == last)
 
-    def _of_all(self, number):
+    def _of_all(self, number: int) -> list[int]:
         """The mixtures that all processes take together in a batch."""
         size = self.batch_size * self.processes
         return self.order[number * size : (number + 1) * size]
@@ -293,53 +275,27 @@ class StoppingEpochCounter(EpochCounterWithStopper):
 
     SpeechBrain's counts a value as better that is above ``(1 - 1e-6) × best``.
     With positive values that is below the best: one that stays the same would
-    never stop. Here only what is above the best is better. The patience may be
-    changed between runs.
-
-    Arguments
-    ---------
-    limit : int
-        Epochs at most.
-    patience : int, optional
-        Epochs without a better value after which to stop. By default never.
-    warmup : int
-        Epochs that are not judged, such as those before a curriculum is complete.
-
-    Raises
-    ------
-    InputError
-        If a number does not fit.
-
-    Example
-    -------
-    >>> counter = StoppingEpochCounter(100, patience=2, warmup=1)
-    >>> values = iter([9.0, 3.0, 5.0, 5.0, 4.0, 6.0])
-    >>> for epoch in counter:
-    ...     counter.update_metric(next(values))
-    >>> epoch, counter.best_score
-    (5, 5.0)
+    never stop. Here only what is above the best is better. The patience, in epochs,
+    may be changed between runs; None never stops. The first ``warmup`` epochs are not
+    judged, such as those before a curriculum is complete.
     """
 
-    def __init__(self, limit, patience=None, warmup=0):
-        for name, value, least in (("patience", patience, 1), ("warmup", warmup, 0)):
-            if name == "patience" and value is None:
-                continue
-            if type(value) is not int or value < least:
-                raise InputError(
-                    f"--early_stopping_{name}={value}: must be a whole number from "
-                    f"{least}" + (", or null" if name == "patience" else "")
-                )
-        patience = math.inf if patience is None else patience
-        super().__init__(limit, patience, warmup, direction="max")
+    def __init__(
+        self, limit: int, patience: int | None = None, warmup: int = 0
+    ) -> None:
+        if patience is not None:
+            check_number("--early_stopping_patience", patience, least=1, whole=True)
+        check_number("--early_stopping_warmup", warmup, least=0, whole=True)
+        super().__init__(limit, patience or math.inf, warmup, direction="max")
         self.min_delta = 0
         self.best_limit = warmup
 
     @mark_as_saver
-    def _save(self, path):
+    def _save(self, path: Path) -> None:
         super()._save(path)
 
     @mark_as_loader
-    def _recover(self, path, end_of_epoch=True):
+    def _recover(self, path: Path, end_of_epoch: bool = True) -> None:
         with open(path, encoding="utf-8") as stream:
             saved = yaml.safe_load(stream)
         if not isinstance(saved, dict):  # by a counter that does not stop

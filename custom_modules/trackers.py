@@ -7,95 +7,79 @@ audio for both, and the true message when W&B cannot start.
 import importlib.util
 import os
 import uuid
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
+from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.train_logger import TensorboardLogger, WandBLogger
+from torch import Tensor
 
 from custom_modules.errors import InputError
 from custom_modules.files import atomic_path
 
-TRACKERS = ("none", "tensorboard", "wandb")
 WANDB_MODES = ("online", "offline")
+
+_SPLITS = ("train_", "valid_")
 
 
 class Tracker:
-    """Tracks nothing; what all trackers do.
+    """Tracks nothing; what all trackers do."""
 
-    Arguments
-    ---------
-    folder : str or pathlib.Path
-        Of the results.
-    config : dict
-        The plain hparams.
-    last_epoch : int
-        The last that is done already; 0 if training starts anew.
-    """
+    plays = False  # whether it is worth keeping audio for it
 
-    #: Whether it is worth keeping audio for it.
-    hears = False
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Adds an epoch, a row of ``history.csv``."""
 
-    def __init__(self, folder, config, last_epoch):
-        """Opens it."""
+    def add_audio(
+        self, epoch: int, name: str, signal: Tensor, sample_rate: int
+    ) -> None:
+        """Adds a signal ``[time]``, within ±1, such as ``"val_7/s1"``."""
 
-    def add(self, row):
-        """Adds an epoch.
-
-        Arguments
-        ---------
-        row : dict
-            Of ``history.csv``.
-        """
-
-    def add_audio(self, epoch, name, signal, sample_rate):
-        """Adds a signal to listen to.
-
-        Arguments
-        ---------
-        epoch : int
-        name : str
-            Such as ``"val_7/s1"``.
-        signal : torch.Tensor
-            ``[time]``, within ±1.
-        sample_rate : int
-            Hz.
-        """
-
-    def finish(self):
+    def finish(self) -> None:
         """Says that the training is over."""
-
-
-_SPLITS = ("train_", "valid_")
 
 
 class TensorBoardTracker(Tracker):
     """Writes ``<folder>/tensorboard``; epochs are its steps, also after a resume."""
 
-    hears = True
+    plays = True
 
-    def __init__(self, folder, config, last_epoch):
+    def __init__(
+        self, folder: str | Path, config: Mapping[str, Any], last_epoch: int
+    ) -> None:
         self.logger = TensorboardLogger(f"{folder}/tensorboard")
         self.logger.global_step["meta"] = last_epoch
         if not last_epoch:
-            text = "".join(f"    {line}\n" for line in _as_yaml(config).splitlines())
+            lines = yaml.safe_dump(dict(config), sort_keys=False).splitlines()
+            text = "".join(f"    {line}\n" for line in lines)
             self.logger.writer.add_text("config", text)
 
-    def add(self, row):
-        for split in _SPLITS:  # SpeechBrain's logger counts each metric from 1
-            steps = dict.fromkeys(_of(row, split), row["epoch"] - 1)
+    def add(self, row: Mapping[str, Any]) -> None:
+        stats = {
+            split: {
+                k.removeprefix(split): v for k, v in row.items() if k.startswith(split)
+            }
+            for split in _SPLITS
+        }
+        for split, values in stats.items():  # SpeechBrain's counts each metric from 1
+            steps = dict.fromkeys(values, row["epoch"] - 1)
             self.logger.global_step[split.rstrip("_")] = steps
         self.logger.global_step["meta"] = row["epoch"] - 1
         meta = {k: v for k, v in row.items() if not k.startswith(_SPLITS)}
-        stats = {f"{split}stats": _of(row, split) for split in _SPLITS}
-        self.logger.log_stats(meta, **stats)
+        train, valid = stats.values()
+        self.logger.log_stats(meta, train_stats=train, valid_stats=valid)
         self.logger.writer.flush()
 
-    def add_audio(self, epoch, name, signal, sample_rate):
+    def add_audio(
+        self, epoch: int, name: str, signal: Tensor, sample_rate: int
+    ) -> None:
         self.logger.log_audio(f"audio/{name}", signal[None], sample_rate)
 
-    def finish(self):
+    def finish(self) -> None:
         self.logger.writer.close()
 
 
@@ -104,16 +88,13 @@ class WandbTracker(Tracker):
 
     The run's id is in ``<folder>/wandb_run_id.txt``, unless ``WANDB_RUN_ID`` gives
     it, as ``wandb agent`` does.
-
-    Raises
-    ------
-    InputError
-        If W&B does not start, with what it says.
     """
 
-    hears = True
+    plays = True
 
-    def __init__(self, folder, config, last_epoch):
+    def __init__(
+        self, folder: str | Path, config: Mapping[str, Any], last_epoch: int
+    ) -> None:
         import wandb
 
         try:
@@ -124,7 +105,7 @@ class WandbTracker(Tracker):
                 id=_run_id(folder),
                 resume="allow",
                 dir=str(folder),
-                config=config,
+                config=dict(config),
             )
         except wandb.Error as error:
             reason = " ".join(str(error).split())
@@ -134,42 +115,35 @@ class WandbTracker(Tracker):
             ) from error
         self.logger = WandBLogger(lambda: run)
 
-    def add(self, row):
+    def add(self, row: Mapping[str, Any]) -> None:
         # By the names of history.csv: a sweep's metric may not be nested.
         self.logger.log_stats(row)
 
-    def add_audio(self, epoch, name, signal, sample_rate):
+    def add_audio(
+        self, epoch: int, name: str, signal: Tensor, sample_rate: int
+    ) -> None:
         import wandb
 
         audio = wandb.Audio(signal.numpy(), sample_rate=sample_rate)
         self.logger.run.log({f"audio/{name}": audio}, step=epoch)
 
-    def finish(self):
+    def finish(self) -> None:
         self.logger.run.finish()
 
 
-def check_tracker(tracker, wandb_mode):
-    """Refuses a tracker that there is not, or whose package is missing.
+_KINDS = {"tensorboard": TensorBoardTracker, "wandb": WandbTracker}
 
-    Arguments
-    ---------
-    tracker : str
-        One of :data:`TRACKERS`.
-    wandb_mode : str
-        One of :data:`WANDB_MODES`.
 
-    Raises
-    ------
-    InputError
+def check_tracker(tracker: str, wandb_mode: str) -> None:
+    """Refuses a tracker that does not exist, or whose package is missing.
 
-    Example
-    -------
     >>> check_tracker("wandb", "sometimes")
     Traceback (most recent call last):
     custom_modules.errors.InputError: --wandb_mode=sometimes: choose online or offline
     """
-    if tracker not in TRACKERS:
-        raise InputError(f"--tracker={tracker}: choose one of {', '.join(TRACKERS)}")
+    if tracker not in ("none", *_KINDS):
+        names = ", ".join(("none", *_KINDS))
+        raise InputError(f"--tracker={tracker}: choose one of {names}")
     if wandb_mode not in WANDB_MODES:
         raise InputError(f"--wandb_mode={wandb_mode}: choose online or offline")
     if tracker != "none" and importlib.util.find_spec(tracker) is None:
@@ -179,65 +153,39 @@ def check_tracker(tracker, wandb_mode):
         )
 
 
-def open_tracker(hparams, last_epoch):
+def open_tracker(hparams: Mapping[str, Any], last_epoch: int) -> Tracker:
     """The tracker that the hparams ask for; on other processes, one that does nothing.
 
-    Arguments
-    ---------
-    hparams : dict
-        ``tracker``, ``output_folder``, and what the run is described by.
-    last_epoch : int
-
-    Returns
-    -------
-    Tracker
+    ``last_epoch`` is the last that is done already; 0 if training starts.
     """
-    kinds = {"tensorboard": TensorBoardTracker, "wandb": WandbTracker}
-    kind = kinds.get(hparams["tracker"], Tracker) if if_main_process() else Tracker
+    if hparams["tracker"] == "none" or not if_main_process():
+        return Tracker()
+    kind = _KINDS[hparams["tracker"]]
     return kind(hparams["output_folder"], plain(hparams), last_epoch)
 
 
-def audible_signals(batch, outputs, names):
-    """What a tracker plays of a validation batch, each signal as loud as can be.
+def audible_signals(
+    batch: PaddedBatch, outputs: Mapping[str, Any], names: Collection[str]
+) -> list[tuple[str, Tensor]]:
+    """What a tracker plays of these mixtures, each signal as loud as can be.
 
-    Arguments
-    ---------
-    batch : speechbrain.dataio.batch.PaddedBatch
-        ``id`` and ``variant``.
-    outputs : dict
-        ``mixture`` ``[batch, time]`` and ``estimates`` ``[batch, time, sources]``.
-    names : list of str
-        The mixtures to be heard.
-
-    Returns
-    -------
-    list of tuple
-        Names, such as ``"val_7_SER/s1"``, and signals, ``[time]``.
+    From ``mixture`` ``[batch, time]`` and ``estimates`` ``[batch, time, sources]``:
+    names, such as ``"val_7_SER/s1"``, and signals, ``[time]``.
     """
-    heard = []
+    played: list[tuple[str, Tensor]] = []
     for i in (i for i, name in enumerate(batch.id) if name in names):
         mixture, estimates = outputs["mixture"][i, :, None], outputs["estimates"][i]
         signals = torch.cat([mixture, estimates], dim=1).float().cpu()
         signals /= signals.abs().amax(0).clamp_min(1e-8)
         labels = ["mixture", *(f"s{s + 1}" for s in range(estimates.shape[1]))]
         paths = [f"{batch.id[i]}_{batch.variant[i]}/{label}" for label in labels]
-        heard += zip(paths, signals.T, strict=True)
-    return heard
+        played += zip(paths, signals.T, strict=True)
+    return played
 
 
-def plain(hparams):
+def plain(hparams: Mapping[str, Any]) -> dict[str, Any]:
     """What can be written down of hparams: numbers, text, lists; no objects.
 
-    Arguments
-    ---------
-    hparams : dict
-
-    Returns
-    -------
-    dict
-
-    Example
-    -------
     >>> plain({"lr": 1.0e-3, "task": "SB", "opt_class": print, "__set_seed": None})
     {'lr': 0.001, 'task': 'SB'}
     """
@@ -249,15 +197,7 @@ def plain(hparams):
     }
 
 
-def _of(row, split):
-    return {k.removeprefix(split): v for k, v in row.items() if k.startswith(split)}
-
-
-def _as_yaml(config):
-    return yaml.safe_dump(config, sort_keys=False)
-
-
-def _run_id(folder):
+def _run_id(folder: str | Path) -> str:
     """The same for all parts of a training."""
     path = Path(folder) / "wandb_run_id.txt"
     given = os.environ.get("WANDB_RUN_ID")

@@ -3,7 +3,9 @@
 import re
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -12,117 +14,17 @@ from speechbrain.utils.distributed import (
     is_distributed_initialized,
     main_process_only,
 )
+from speechbrain.utils.train_logger import FileTrainLogger
+from torch import Tensor
 
 from custom_modules.files import atomic_path
-from custom_modules.metrics import is_silent
 from custom_modules.mmipc import VARIANTS, is_target
-from custom_modules.objectives import si_sdr
+from custom_modules.objectives import is_silent, si_sdr
 
-_EPOCH = re.compile(r"epoch: (\d+)")
-
-
-class TrainingLog:
-    """``train_log.txt`` for people and ``history.csv`` for programs.
-
-    Arguments
-    ---------
-    train_logger : speechbrain.utils.train_logger.FileTrainLogger
-        Writes ``train_log.txt``.
-    folder : str or pathlib.Path
-        Where ``history.csv`` goes.
-    """
-
-    def __init__(self, train_logger, folder):
-        self.train_logger = train_logger
-        self.history = Path(folder) / "history.csv"
-
-    def add(self, epoch, lr, train, valid, variants, cost):
-        """Adds an epoch.
-
-        Arguments
-        ---------
-        epoch : int
-        lr : float
-            The learning rate that the epoch was trained with.
-        train : custom_modules.training_log.Averages
-            Of all processes.
-        valid : dict
-            ``si_sdr`` and ``si_sdri`` in dB.
-        variants : dict of str to dict
-            The same for each variant, if they are to be told apart.
-        cost : custom_modules.training_log.EpochCost
-
-        Returns
-        -------
-        dict
-            The row of ``history.csv``.
-        """
-        row = {"epoch": epoch, "lr": lr, "skipped": train.skipped}
-        row["grad_norm"] = train.grad_norm
-        row |= {f"train_{name}": value for name, value in train.means().items()}
-        row |= {f"valid_{name}": value for name, value in valid.items()}
-        for variant, stats in variants.items():
-            row |= {f"valid_{name}_{variant}": value for name, value in stats.items()}
-        row |= {"seconds": cost.seconds(), "peak_memory_gb": cost.peak_memory_gb()}
-        self._keep(row, train.means(), valid, variants)
-        return row
-
-    @main_process_only
-    def _keep(self, row, train, valid, variants):
-        self._write_lines(row, train, valid, variants)
-        self._write([*self.rows(), row])
-
-    def _write_lines(self, row, train, valid, variants):
-        """What people read: no clock, so that a resumed run has the same lines."""
-        meta = {"epoch": row["epoch"], "lr": f"{row['lr']:.3e}"}
-        meta |= {"skipped": row["skipped"], "grad_norm": f"{row['grad_norm']:.3g}"}
-        self.train_logger.log_stats(
-            meta, train_stats=_in_db(train), valid_stats=_in_db(valid)
-        )
-        for variant, stats in variants.items():
-            self.train_logger.log_stats(
-                {"epoch": row["epoch"], "variant": variant}, valid_stats=_in_db(stats)
-            )
-
-    @main_process_only
-    def forget_after(self, epoch):
-        """Removes epochs that were logged but whose checkpoint was never saved.
-
-        Arguments
-        ---------
-        epoch : int
-            The last epoch that is done; 0 if training starts anew.
-        """
-        log = Path(self.train_logger.save_file)
-        if log.exists():
-            lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
-            with atomic_path(log) as path:
-                kept = [line for line in lines if _epoch_of(line) <= epoch]
-                path.write_text("".join(kept), encoding="utf-8")
-        self._write([row for row in self.rows() if row["epoch"] <= epoch])
-
-    def rows(self):
-        """The epochs so far, as a list of dict."""
-        if not self.history.exists():
-            return []
-        return pd.read_csv(self.history).to_dict("records")
-
-    def _write(self, rows):
-        if not rows:
-            return self.history.unlink(missing_ok=True)
-        with atomic_path(self.history) as path:
-            pd.DataFrame(rows).to_csv(path, index=False, float_format="%.10g")
-
-
-def _in_db(stats):
-    """As text: SpeechBrain's logger writes negative numbers as ``-5.21e+00``."""
-    return {name: f"{value:.2f}" for name, value in stats.items()}
-
-
-def _epoch_of(line):
-    match = _EPOCH.match(line)
-    return int(match[1]) if match else 0
-
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 #: Summed over the mixtures of a variant: dB over those that can be scored, their
 #: number, and that of mixtures whose estimate was not finite. The improvement of a
@@ -133,41 +35,30 @@ SCORES = ("si_sdr", "si_sdri", "mixtures", "failed")
 #: steps that were dropped.
 COUNTS = ("steps", "grad_norm", "skipped")
 
+_EPOCH = re.compile(r"epoch: (\d+)")
+
+Stats = Mapping[str, float]  # si_sdr and si_sdri, dB
+
 
 class Averages:
-    """Sums of an epoch, kept per variant.
+    """Sums of an epoch, kept per variant."""
 
-    Example
-    -------
-    >>> averages = Averages()
-    >>> targets = torch.randn(2, 800, 2)
-    >>> scores = torch.tensor([10.0, 20.0])
-    >>> averages.add(scores, targets.sum(2), targets, ["C", "SER"])
-    >>> averages.means()["si_sdr"]
-    15.0
-    >>> averages.means("SER")["si_sdr"]
-    20.0
-    """
-
-    def __init__(self):
+    def __init__(self) -> None:
         self.scores = torch.zeros(len(VARIANTS), len(SCORES), dtype=torch.float64)
-        self.counts = dict.fromkeys(COUNTS, 0)
+        self.counts: dict[str, float] = dict.fromkeys(COUNTS, 0)
 
-    def add(self, scores, mixture, targets, variants, lengths=None):
-        """Adds a batch; mixtures with a silent target have no score.
+    def add(
+        self,
+        scores: Tensor,
+        mixture: Tensor,
+        targets: Tensor,
+        variants: Sequence[str],
+        lengths: Tensor | None = None,
+    ) -> None:
+        """Adds the SI-SDR of a batch; mixtures with a silent target have no score.
 
-        Arguments
-        ---------
-        scores : torch.Tensor
-            SI-SDR of each mixture, dB, ``[batch]``.
-        mixture : torch.Tensor
-            ``[batch, time]``.
-        targets : torch.Tensor
-            ``[batch, time, sources]``.
-        variants : list of str
-            The variant of each mixture.
-        lengths : torch.Tensor, optional
-            In samples, ``[batch]``.
+        ``scores`` in dB, ``[batch]``; ``mixture`` ``[batch, time]``; ``targets``
+        ``[batch, time, sources]``; ``lengths`` in samples, ``[batch]``.
         """
         baseline = si_sdr(mixture.unsqueeze(2), targets, lengths).mean(1)
         audible, finite = ~is_silent(targets).any(1), torch.isfinite(scores)
@@ -181,19 +72,14 @@ class Averages:
         rows = torch.tensor([VARIANTS.index(name) for name in variants])
         self.scores.index_add_(0, rows, values)
 
-    def merge(self, other):
+    def merge(self, other: "Averages") -> None:
         """Adds the sums of another."""
         self.scores += other.scores
         for name in COUNTS:
             self.counts[name] += other.counts[name]
 
-    def of_all_processes(self):
-        """A copy that holds the sums over all processes.
-
-        Returns
-        -------
-        Averages
-        """
+    def of_all_processes(self) -> "Averages":
+        """A copy that holds the sums over all processes."""
         whole = Averages()
         whole.merge(self)
         if is_distributed_initialized():
@@ -203,19 +89,11 @@ class Averages:
             whole.scores = sums.cpu()
         return whole
 
-    def means(self, variant=None):
-        """Means per mixture; -inf if one failed, so that it is never the best.
+    def means(self, variant: str | None = None) -> dict[str, float]:
+        """SI-SDR and SI-SDRi in dB, per mixture, of all or of one variant.
 
-        Arguments
-        ---------
-        variant : str, optional
-            Only of its mixtures. By default of all.
-
-        Returns
-        -------
-        dict
-            ``si_sdr`` and ``si_sdri``, dB; that of the variants that can be
-            improved, NaN if there was none.
+        -inf if one failed, so that it is never the best. SI-SDRi is that of the
+        variants that can be improved, NaN if there was none.
         """
         rows = self.scores if variant is None else self.scores[VARIANTS.index(variant)]
         rows = rows.reshape(-1, len(SCORES))
@@ -223,83 +101,48 @@ class Averages:
         if failed or not mixtures:
             return {"si_sdr": -float("inf"), "si_sdri": -float("inf")}
         _, si_sdri_sum, improved, _ = rows[~rows[:, 1].isnan()].sum(0)
+        gain = float(si_sdri_sum / improved)
+        return {"si_sdr": si_sdr_sum / mixtures, "si_sdri": gain}
+
+    def means_by_variant(self) -> dict[str, dict[str, float]]:
+        """:meth:`means` of each variant that has mixtures with audible targets."""
+        seen = self.scores[:, 2:].sum(1)
         return {
-            "si_sdr": si_sdr_sum / mixtures,
-            "si_sdri": float(si_sdri_sum / improved),
+            name: self.means(name) for name in VARIANTS if seen[VARIANTS.index(name)]
         }
 
-    def means_by_variant(self):
-        """:meth:`means` of each variant that has mixtures with audible targets.
-
-        Returns
-        -------
-        dict of str to dict
-        """
-        seen = self.scores[:, 2:].sum(1).tolist()
-        return {
-            name: self.means(name)
-            for name, count in zip(VARIANTS, seen, strict=True)
-            if count
-        }
-
-    def means_over_variants(self):
-        """Means of :meth:`means_by_variant`, every variant weighing alike.
-
-        Returns
-        -------
-        dict
-            As :meth:`means`.
-        """
-        variants = self.means_by_variant().values()
-        if not variants:
-            return self.means()
-        table = torch.tensor(
-            [[v[n] for n in SCORES[:2]] for v in variants], dtype=torch.float64
-        )
-        means = table.nanmean(0).tolist()
-        return dict(zip(SCORES[:2], means, strict=True))
+    def means_over_variants(self) -> dict[str, float]:
+        """Means of :meth:`means_by_variant`, every variant weighing alike."""
+        variants = list(self.means_by_variant().values())
+        return pd.DataFrame(variants).mean().to_dict() if variants else self.means()
 
     @property
-    def mixtures(self):
+    def mixtures(self) -> int:
         """How many were scored."""
         return int(self.scores[:, SCORES.index("mixtures")].sum())
 
     @property
-    def failed(self):
+    def failed(self) -> int:
         """How many had an estimate that was not finite."""
         return int(self.scores[:, SCORES.index("failed")].sum())
 
     @property
-    def skipped(self):
+    def skipped(self) -> int:
         """Steps that were dropped."""
-        return self.counts["skipped"]
+        return int(self.counts["skipped"])
 
     @property
-    def grad_norm(self):
+    def grad_norm(self) -> float:
         """Mean over the steps, before clipping."""
         return self.counts["grad_norm"] / max(self.counts["steps"], 1)
 
-    def state(self):
-        """Plain numbers, to be saved.
-
-        Returns
-        -------
-        dict
-        """
+    def state(self) -> dict[str, Any]:
+        """Plain numbers, to be saved."""
         return {"scores": self.scores.tolist(), "counts": dict(self.counts)}
 
     @classmethod
-    def restore(cls, state):
-        """What :meth:`state` saved of all processes, to go on with.
-
-        Arguments
-        ---------
-        state : dict
-
-        Returns
-        -------
-        Averages
-        """
+    def restore(cls, state: Mapping[str, Any]) -> "Averages":
+        """What :meth:`state` saved of all processes, to go on with."""
         averages = cls()
         averages.counts |= state["counts"]
         if if_main_process():  # or they would be added up once for each process
@@ -307,50 +150,111 @@ class Averages:
         return averages
 
 
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None
-
-
 class EpochCost:
     """Wall time and peak memory of an epoch, its interruptions not counted.
 
-    Arguments
-    ---------
-    device : str or torch.device
-        Whose memory is meant.
-    spent : float
-        Seconds that were spent on this epoch before a run was interrupted.
+    ``spent`` are the seconds before a run was interrupted.
 
-    Example
-    -------
     >>> cost = EpochCost("cpu", spent=10.0)
     >>> cost.seconds() >= 10.0, cost.peak_memory_gb() > 0
     (True, True)
     """
 
-    def __init__(self, device, spent=0.0):
+    def __init__(self, device: str | torch.device, spent: float = 0.0) -> None:
         self.device = torch.device(device)
         self._start = time.monotonic() - spent
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
 
-    def seconds(self):
+    def seconds(self) -> float:
         """Since the epoch began."""
         return time.monotonic() - self._start
 
-    def peak_memory_gb(self):
-        """Allocated on a GPU in this epoch, or held by the process since it began.
-
-        Returns
-        -------
-        float
-            GiB; NaN where it is not known.
-        """
+    def peak_memory_gb(self) -> float:
+        """GiB: of a GPU in this epoch, else of the process ever; NaN if not known."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 2**30
         if resource is None:
             return float("nan")
         unit = 1 if sys.platform == "darwin" else 2**10
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+class TrainingLog:
+    """``train_log.txt`` for people and ``history.csv``, in a folder, for programs."""
+
+    def __init__(self, train_logger: FileTrainLogger, folder: str | Path) -> None:
+        self.train_logger = train_logger
+        self.history = Path(folder) / "history.csv"
+
+    def add(
+        self,
+        epoch: int,
+        lr: float,
+        train: Averages,
+        valid: Stats,
+        variants: Mapping[str, Stats],
+        cost: EpochCost,
+    ) -> dict[str, Any]:
+        """Adds an epoch and returns its row of ``history.csv``.
+
+        ``lr`` it was trained with, ``train`` is of all processes; ``variants`` holds
+        the scores of each, if they are to be told apart.
+        """
+        row: dict[str, Any] = {"epoch": epoch, "lr": lr, "skipped": train.skipped}
+        row["grad_norm"] = train.grad_norm
+        row |= {f"train_{name}": value for name, value in train.means().items()}
+        row |= {f"valid_{name}": value for name, value in valid.items()}
+        for variant, stats in variants.items():
+            row |= {f"valid_{name}_{variant}": value for name, value in stats.items()}
+        row |= {"seconds": cost.seconds(), "peak_memory_gb": cost.peak_memory_gb()}
+        self._write_lines(row, train.means(), valid, variants)
+        self._write([*self.rows(), row])
+        return row
+
+    @main_process_only
+    def _write_lines(
+        self, row: Stats, train: Stats, valid: Stats, variants: Mapping[str, Stats]
+    ) -> None:
+        """What people read: no clock, so that a resumed run has the same lines."""
+        meta = {"epoch": row["epoch"], "lr": f"{row['lr']:.3e}"}
+        meta |= {"skipped": row["skipped"], "grad_norm": f"{row['grad_norm']:.3g}"}
+        log = self.train_logger.log_stats
+        log(meta, train_stats=_in_db(train), valid_stats=_in_db(valid))
+        for variant, stats in variants.items():
+            meta = {"epoch": row["epoch"], "variant": variant}
+            log(meta, valid_stats=_in_db(stats))
+
+    @main_process_only
+    def forget_after(self, epoch: int) -> None:
+        """Removes epochs that were logged but whose checkpoint was never saved."""
+        log = Path(self.train_logger.save_file)
+        if log.exists():
+            lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
+            with atomic_path(log) as path:
+                kept = [line for line in lines if _epoch_of(line) <= epoch]
+                path.write_text("".join(kept), encoding="utf-8")
+        self._write([row for row in self.rows() if row["epoch"] <= epoch])
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The epochs so far."""
+        if not self.history.exists():
+            return []
+        return pd.read_csv(self.history).to_dict("records")
+
+    @main_process_only
+    def _write(self, rows: list[dict[str, Any]]) -> None:
+        if not rows:
+            return self.history.unlink(missing_ok=True)
+        with atomic_path(self.history) as path:
+            pd.DataFrame(rows).to_csv(path, index=False, float_format="%.10g")
+
+
+def _in_db(stats: Stats) -> dict[str, str]:
+    """As text: SpeechBrain's logger writes negative numbers as ``-5.21e+00``."""
+    return {name: f"{value:.2f}" for name, value in stats.items()}
+
+
+def _epoch_of(line: str) -> int:
+    match = _EPOCH.match(line)
+    return int(match[1]) if match else 0

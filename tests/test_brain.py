@@ -1,11 +1,12 @@
 """What the Brain adds to SpeechBrain's: averages, and batches that are dropped."""
 
 import pytest
+import speechbrain as sb
 import torch
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.utils.epoch_loop import EpochCounter
 
-from custom_modules.brain import Separation
+from custom_modules.brain import Separation, _add_to
 from custom_modules.errors import InputError
 from custom_modules.objectives import pit_si_sdr_loss, si_sdr
 from custom_modules.training_log import Averages
@@ -32,11 +33,12 @@ def batch_of(values):
     )
 
 
-def brain_with(patience=1, **options):
+def brain_with(patience=1, loss=pit_si_sdr_loss, **options):
+    hparams = {"seed": 1, "nonfinite_patience": patience, "loss": loss}
     brain = Separation(
         {"separator": Bend()},
         lambda parameters: torch.optim.SGD(parameters, lr=0.1),
-        {"seed": 1, "nonfinite_patience": patience, "epoch_counter": EpochCounter(1)},
+        hparams | {"epoch_counter": EpochCounter(1)},
         {"device": "cpu", "noprogressbar": True, **options},
     )
     brain.init_optimizers()
@@ -92,7 +94,7 @@ def test_averages_are_means_over_mixtures_with_audible_targets():
             batch.targets.data[..., 1] = 0
         outputs = brain.compute_forward(batch, None)
         brain.compute_objectives(outputs, batch, None)
-        brain._add_to(brain.averages, batch, outputs)
+        _add_to(brain.averages, batch, outputs)
         if values < 3:
             mixture, targets = batch.mixture.data, batch.targets.data
             loss, _ = pit_si_sdr_loss(Bend()(mixture), targets)
@@ -121,3 +123,43 @@ def test_padding_changes_no_loss():
 
     alone = torch.cat([loss_of(items[:1]), loss_of(items[1:])])
     torch.testing.assert_close(loss_of(items), alone, atol=1e-4, rtol=0)
+
+
+def half_and_a_thousand(estimates, targets, lengths=None):
+    loss, permutation = pit_si_sdr_loss(estimates, targets, lengths)
+    return 0.5 * loss + 1000, permutation
+
+
+def test_the_score_is_not_the_loss():
+    ours, other = brain_with(), brain_with(loss=half_and_a_thousand)
+    for brain in (ours, other):
+        for values in (1, 2, 3):
+            brain.step += 1
+            loss = brain.fit_batch(batch_of(values))
+    assert other.averages.means()["si_sdr"] < 50
+    assert loss > 900
+    # At the first step, before the weights part: the same score, half the gradient.
+    ours, other = brain_with(), brain_with(loss=half_and_a_thousand)
+    for brain in (ours, other):
+        brain.step += 1
+        brain.fit_batch(batch_of(1))
+    assert other.averages.means() == ours.averages.means()
+    assert other.averages.grad_norm == pytest.approx(ours.averages.grad_norm / 2)
+    for brain in (ours, other):
+        brain.modules.separator = Bend()
+        brain.averages = Averages()
+        brain.evaluate_batch(batch_of(2), sb.Stage.VALID)
+    assert other.averages.means() == ours.averages.means()
+
+
+def test_a_loss_gets_float32_outside_autocast():
+    seen = []
+
+    def loss(estimates, targets, lengths):
+        seen.append((estimates.dtype, torch.is_autocast_enabled("cpu")))
+        return pit_si_sdr_loss(estimates, targets, lengths)
+
+    brain = brain_with(loss=loss, precision="bf16")
+    brain.step += 1
+    brain.fit_batch(batch_of(1))
+    assert seen == [(torch.float32, False)]

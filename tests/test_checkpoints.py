@@ -50,6 +50,25 @@ def test_a_full_disk_ends_in_one_line_and_loses_nothing(tmp_path):
     assert len(checkpointer.list_checkpoints()) == 1
 
 
+def test_the_folder_is_made_with_the_first_checkpoint(tmp_path):
+    checkpointer = AtomicCheckpointer(tmp_path / "save", {"model": model_with(1.0)})
+    assert checkpointer.find_checkpoint() is None
+    assert not (tmp_path / "save").exists()
+    checkpoint = checkpointer.save_checkpoint()
+    assert checkpointer.find_checkpoint().path == checkpoint.path
+
+
+def test_a_bug_of_what_is_saved_keeps_its_traceback(tmp_path):
+    checkpointer = AtomicCheckpointer(tmp_path, {"model": model_with(1.0)})
+
+    def broken(obj, path):
+        raise RuntimeError("a bug")
+
+    checkpointer.custom_save_hooks["model"] = broken
+    with pytest.raises(RuntimeError, match="a bug"):
+        checkpointer.save_checkpoint()
+
+
 @pytest.mark.parametrize("damage", ["remove", "empty"])
 def test_folders_that_are_not_whole_are_passed_over(tmp_path, damage):
     model = model_with(1.0)

@@ -47,7 +47,7 @@ def test_the_command_draws_and_refuses_in_one_line(runs, tmp_path, capsys):
     for name, message in (
         ("none", "train first"),
         ("empty.csv", "is empty"),
-        ("other.csv", "no history"),
+        ("other.csv", "not the history"),
     ):
         with pytest.raises(InputError, match=message):
             main([str(tmp_path / name)])

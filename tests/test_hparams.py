@@ -1,22 +1,33 @@
 """The hparams files, and how a command line changes them."""
 
+import pydoc
 import re
+import traceback
+from collections import OrderedDict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from soundfile import write as save
 
+from custom_modules.corpus.folders import SpeechFolder
 from custom_modules.errors import InputError
 from custom_modules.hparams import (
     RUN_OPTIONS,
     load_experiment,
     load_hparams,
     print_help,
+    read_hparams,
     read_yaml,
+    resolve,
     split_arguments,
+    split_base,
+    tag_of,
     write_hparams,
 )
+from custom_modules.steps import StoppingEpochCounter
 
 ROOT = Path(__file__).parents[1]
 BASELINES = {"convtasnet": 8_708_672, "dprnn": 2_609_793, "sepformer": 25_679_361}
@@ -70,7 +81,10 @@ HPARAMS = [p for f in ("hparams", "hparams/corpus") for p in (ROOT / f).glob("*.
 @pytest.mark.parametrize("path", sorted(HPARAMS), ids=lambda path: path.stem)
 def test_every_key_is_used(path):
     """By a reference in the file, by the code, or by SpeechBrain's Brain."""
-    text, code = path.read_text(), code_of("custom_modules", "recipes")
+    base, changes = split_base(path)
+    code = code_of("custom_modules", "recipes")
+    text = Path(base).read_text()
+    assert set(changes) <= set(read_yaml(base))
     keys = [line.split(":")[0] for line in text.splitlines() if line[:1].isalpha()]
     templates = {
         f"{split}_{key}"
@@ -304,3 +318,118 @@ def test_a_results_folder_stands_for_its_file(tmp_path):
     found, run_arguments, _ = split_arguments([str(tmp_path), "--debug"])
     assert found == str(file)
     assert run_arguments == [str(file), "--debug"]
+
+
+@pytest.mark.parametrize(
+    ("old", "kind"),
+    [
+        ("custom_modules.training.stopping.StoppingEpochCounter", StoppingEpochCounter),
+        ("custom_modules.corpus.speech_folder.SpeechFolder", SpeechFolder),
+    ],
+)
+def test_files_made_before_a_class_was_moved_are_read(tmp_path, old, kind):
+    arguments = {StoppingEpochCounter: "limit: 3", SpeechFolder: f"folder: {tmp_path}"}
+    (tmp_path / "a" / "a.wav").parent.mkdir()
+    save(tmp_path / "a" / "a.wav", np.ones(8000), 8000)
+    path = derived(tmp_path, "old", f"thing: !new:{old}\n  {arguments[kind]}\n")
+    assert isinstance(load_hparams(path, {})["thing"], kind)
+    assert tag_of(read_yaml(path)["thing"]).endswith(f".{kind.__name__}")
+    for tree in (resolve(path, {}), read_hparams(path)):
+        assert old not in tag_of(tree["thing"])
+    write_hparams(path, {}, tmp_path / "new.yaml")
+    assert old not in (tmp_path / "new.yaml").read_text()
+
+
+BROKEN = """
+class Broken:
+    def __init__(self, size=1):
+        self.share = 1 / (size - 1)
+
+def broken(value):
+    raise ValueError("a bug")
+"""
+
+
+@pytest.mark.parametrize(
+    ("thing", "error"),
+    [
+        ("!new:broken_model.Broken", ZeroDivisionError),
+        ("!new:broken_model.Broken {size: a}", TypeError),
+        ("!apply:broken_model.broken [1]", ValueError),
+        ("!new:broken_module.Model", pydoc.ErrorDuringImport),
+    ],
+)
+def test_what_an_object_raises_keeps_its_traceback(tmp_path, thing, error):
+    (tmp_path / "broken_model.py").write_text(BROKEN)
+    (tmp_path / "broken_module.py").write_text("import no_such_package\n")
+    path = derived(tmp_path, "mine", f"separator: {thing}\n")
+    with pytest.raises(error) as caught:
+        load_hparams(path, {})
+    shown = "".join(traceback.format_exception(caught.value))
+    assert re.search(r'broken_mod(el|ule).py", line \d', shown)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: !new:no.such.Thing", "no.such.Thing"),
+        ("a: !new:collections.OrderedDict.fromkeys", "should be a class"),
+        ("a: !new:torch.nn.Linear {inputs: 1}", "unexpected keyword argument 'inputs'"),
+        ("a: !ref <b>", 'reference "b" is not valid'),
+        ("a: !PLACEHOLDER", "set --a=A"),
+        ("a: !apply:datetime.date.today {b: 1}", "takes no keyword arguments"),
+    ],
+)
+def test_what_the_file_itself_gets_wrong_is_one_line(tmp_path, text, message):
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
+        load_hparams(derived(tmp_path, "mine", text), {})
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("convtasnet", {"kernel_size": 0}),
+        ("convtasnet", {"N": 1.5}),
+        ("convtasnet", {"R": "two"}),
+        ("convtasnet", {"seed": -1}),
+        ("dprnn", {"hidden_size": 0}),
+        ("dprnn", {"rnn_type": "RRR"}),
+        ("sepformer", {"nhead": 3}),
+        ("sepformer", {"N": 9, "nhead": 3}),
+        ("sepformer", {"dropout": 2}),
+        ("spmamba", {"emb_dim": 0}),
+        ("spmamba", {"stride": 256}),
+        ("spmamba", {"scan_backend": "cuda"}),
+        ("convtasnet", {"lr": {"a": 1}}),
+    ],
+)
+def test_values_that_make_no_model_are_refused_by_their_option(load, name, changes):
+    with pytest.raises(InputError, match=f"--{'|--'.join(changes)}") as caught:
+        load(name, **changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_derived_file_exchanges_an_object_with_all_its_arguments(tmp_path):
+    derived(tmp_path, "a", "data_folder: x\nb: !new:collections.Counter {d: 2}\nc: 1")
+    last = derived(
+        tmp_path, "b", "base: a.yaml\nb: !new:collections.OrderedDict\n  e: !ref <c>\n"
+    )
+    thing = load_hparams(last, {"c": 5})["b"]
+    assert (type(thing), dict(thing)) == (OrderedDict, {"e": 5})
+
+
+def test_a_module_beside_the_file_is_found_and_goes_with_the_results(tmp_path):
+    (tmp_path / "losses_of_mine.py").write_text("def loss(*args):\n    return 7\n")
+    text = f"base: {ROOT}/hparams/demo.yaml\nloss: !name:losses_of_mine.loss\n"
+    path = derived(tmp_path, "mine", text)
+    assert load_hparams(path, {"data_folder": "x"})["loss"]() == 7
+    results = tmp_path / "results" / "hyperparams.yaml"
+    write_hparams(path, {"data_folder": "x"}, results)
+    assert (results.parent / "losses_of_mine.py").is_file()
+    assert sorted(p.name for p in results.parent.iterdir()) == [
+        "hyperparams.yaml",
+        "losses_of_mine.py",
+    ]
+    assert load_hparams(results, {})["loss"]() == 7

@@ -12,16 +12,18 @@ import pytest
 import soundfile as sf
 import torch
 from pesq import pesq
+from pystoi import stoi as pystoi
 
 from custom_modules.metrics import (
+    StoiReference,
     Uncomputable,
     align,
     bss_eval,
     fault,
-    is_silent,
     pesq_score,
-    si_sdr_of_signals,
+    scores_on_device,
 )
+from custom_modules.objectives import is_silent
 
 PAIR = Path(__file__).parent / "data" / "pesq_pair"
 
@@ -47,6 +49,10 @@ def coloured(sources, time=6000, seed=0):
 def pair():
     """A reference and a degraded signal whose scores are known, 16 kHz."""
     return (sf.read(PAIR / f"{n}.wav")[0] for n in ("speech", "speech_bab_0dB"))
+
+
+def si_sdr_of_signals(aligned, targets, mixture):
+    return scores_on_device(["si_sdr"], aligned, targets, mixture)["si_sdr"]
 
 
 def mir_eval_of(targets, estimates):
@@ -178,10 +184,60 @@ def test_there_is_no_oracle_for_one_source():
     assert set(si_sdr_of_signals(targets, targets, targets[..., 0])) == {"", "_mixture"}
 
 
-def test_silence_and_faults_are_told():
+def test_silence_and_faults_have_names():
     s1, *_ = orthogonal().T.float()
     targets = torch.stack([s1, torch.full_like(s1, 0.5)], 1)[None]
     assert is_silent(targets).tolist() == [[False, True]]
     assert fault(s1.numpy()) is None
     assert fault(np.zeros(1)) == "silent"
     assert fault(np.array([1.0, np.inf])) == "not finite"
+
+
+def speech_like(time, seed):
+    """Noise that comes and goes, with silence in it."""
+    random = np.random.default_rng(seed)
+    envelope = np.clip(np.sin(np.arange(time) / 700 + seed), 0, None)
+    return random.standard_normal((2, time)) * [envelope, np.full(time, 0.3)]
+
+
+@pytest.mark.parametrize("rate", [8000, 10000, 16000])
+@pytest.mark.parametrize("time", [15000, 32000, 32123])
+def test_stoi_and_estoi_agree_with_pystoi(rate, time):
+    target, noise = speech_like(time, seed=time + rate)
+    reference = StoiReference(target, rate)
+    for signal in (target + noise, target, 100 * noise, 0.5 * target + noise):
+        stoi, estoi = reference.score(signal)
+        assert stoi == pytest.approx(pystoi(target, signal, rate), abs=1e-9)
+        expected = pystoi(target, signal, rate, extended=True)
+        assert estoi == pytest.approx(expected, abs=1e-9)
+
+
+def test_stoi_of_the_known_pair():
+    target, signal = pair()
+    stoi, estoi = StoiReference(target, 16000).score(signal)
+    assert stoi == pytest.approx(0.6739177895331301, abs=1e-6)
+    assert estoi == pytest.approx(0.39044999, abs=1e-6)
+
+
+@pytest.mark.parametrize("time", [1, 200, 250, 1000, 3000])
+@pytest.mark.filterwarnings("ignore:Not enough STFT frames")
+def test_stoi_refuses_too_little_speech_where_pystoi_only_warns(time):
+    target, noise = speech_like(time, seed=1)
+    if time > 250:
+        assert pystoi(target, target + noise, 8000) == 1e-5
+    with pytest.raises(Uncomputable, match="30 frames"):
+        StoiReference(target, 8000).score(target + noise)
+
+
+@pytest.mark.filterwarnings("ignore:Not enough STFT frames")
+def test_the_limit_of_stoi_is_pystoi_s():
+    decisions = set()
+    for time in range(3200, 3500, 20):
+        target, signal = np.random.default_rng(time).standard_normal((2, time))
+        refused_by_pystoi = pystoi(target, signal, 8000) == 1e-5
+        try:
+            StoiReference(target, 8000)
+            decisions.add((refused_by_pystoi, False))
+        except Uncomputable:
+            decisions.add((refused_by_pystoi, True))
+    assert decisions == {(True, True), (False, False)}

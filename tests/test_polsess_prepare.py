@@ -125,7 +125,7 @@ CHANGES = [
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_whatever_changes_it_is_prepared_anew(
+def test_whatever_changes_it_is_prepared_again(
     prepare, corpus, tmp_path, change, caplog
 ):
     prepare()
@@ -137,7 +137,7 @@ def test_whatever_changes_it_is_prepared_anew(
     assert report.subsets["test"]["rows"] == len(corpus.rows["test"])
 
 
-def test_other_options_prepare_anew(prepare):
+def test_other_options_prepare_again(prepare):
     prepare()
     assert prepare(check="full").check == "full"
 
@@ -278,7 +278,7 @@ def test_a_part_of_the_subsets(prepare, corpus, tmp_path):
         ({"subsets": ["tset"]}, "tset; choose from train"),
         ({"subsets": []}, "none; choose from"),
         ({"check": "fully"}, "fully; choose from"),
-        ({"workers": 0}, "at least 1"),
+        ({"workers": 0}, "--workers=0: must be a whole number from 1"),
     ],
 )
 def test_options_that_make_no_sense(prepare, tmp_path, options, complaint):

@@ -1,13 +1,17 @@
-"""Steps over accumulated batches: what one big batch would do, or nothing."""
+"""Steps over accumulated batches, what they are made of, and when they end."""
+
+import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from speechbrain.dataio.batch import PaddedBatch
-from torch._dynamo.exc import TorchDynamoException
+from speechbrain.utils.epoch_loop import EpochCounter
 
-from custom_modules.distributed import explained_failures
+from custom_modules.checkpoints import AtomicCheckpointer
 from custom_modules.errors import InputError
-from custom_modules.steps import TrainBatches
+from custom_modules.steps import StoppingEpochCounter, TrainBatches
 from custom_modules.training_log import Averages
 from tests.test_brain import batch_of, brain_with
 
@@ -63,29 +67,6 @@ def test_a_bad_batch_drops_its_whole_step_as_if_it_had_been_one_batch(bad):
     )
     assert brain.averages.means() == reference.averages.means()
     assert brain.averages.skipped == 1
-
-
-@pytest.mark.parametrize(
-    ("error", "message"),
-    [
-        (torch.OutOfMemoryError("CUDA out of memory."), "--batch_size=3 --grad_accum"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "batch_size 6"),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"), "--segment_seconds=1"),
-        (
-            TorchDynamoException("no backend"),
-            "torch.compile fails .* without --compile",
-        ),
-        (torch.distributed.DistNetworkError("reset"), "another process"),
-        (RuntimeError("[gloo] Connection closed by peer [::1]"), "another process"),
-    ],
-)
-def test_what_ends_a_training_is_told_in_one_line(error, message):
-    sizes = {"batch_size": 6, "segment_seconds": 2.0, "grad_accumulation_factor": 1}
-    with pytest.raises(InputError, match=message) as caught, explained_failures(sizes):
-        raise error
-    assert "\n" not in str(caught.value)
-    with pytest.raises(RuntimeError, match="a bug"), explained_failures(sizes):
-        raise RuntimeError("a bug")
 
 
 def test_every_group_of_the_optimiser_is_clipped():
@@ -152,3 +133,136 @@ def test_gradients_that_no_scale_makes_finite_end_the_run(scaled_brain):
         take_steps(scaled_brain, 1)
     assert scaled_brain.averages.skipped == 5
     assert torch.equal(scaled_brain.modules.separator.weight, before)
+
+
+few = st.integers(1, 4)
+
+
+class Shifted:
+    """A dataset that has other mixtures in even epochs."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def indices_at(self, epoch):
+        return list(range(epoch % 2, self.number + epoch % 2))
+
+
+def steps_of(number, size, processes, accumulation, epoch=1):
+    """The mixtures of each step with their weights, over all processes."""
+    steps = {}
+    for rank in range(processes):
+        part = TrainBatches(Shifted(number), size, 42, rank, processes, accumulation)
+        part.set_epoch(epoch)
+        batches = list(part)
+        assert len(batches) == len(part)
+        for step, batch in enumerate(batches, start=1):
+            share = part.share(step)
+            assert share.mixtures <= len(batch) <= size
+            for mixture in batch[: share.mixtures]:
+                # The loss is a mean over the batch, gradients one over processes.
+                weight = share.weight / len(batch) / processes
+                steps.setdefault((step - 1) // accumulation, {})[mixture] = weight
+    return [steps[key] for key in sorted(steps)]
+
+
+@given(st.integers(1, 30), few, few, few)
+def test_steps_are_those_of_one_big_batch(number, size, processes, accumulation):
+    steps = steps_of(number, size, processes, accumulation)
+    whole = steps_of(number, size * processes * accumulation, 1, 1)
+    assert [set(step) for step in steps] == [set(step) for step in whole]
+    assert sorted(m for step in steps for m in step) == Shifted(number).indices_at(1)
+    for step in steps:
+        for weight in step.values():
+            assert math.isclose(weight, 1 / len(step))
+
+
+@given(st.integers(1, 30), few, few, few)
+def test_all_processes_begin_and_complete_a_step_together(n, size, processes, grouped):
+    parts = [
+        TrainBatches(Shifted(n), size, 42, rank, processes, grouped)
+        for rank in range(processes)
+    ]
+    for step in range(1, len(parts[0]) + 1):
+        shares = {(p.share(step).first, p.share(step).last) for p in parts}
+        last = step % grouped == 0 or step == len(parts[0])
+        assert shares == {((step - 1) % grouped == 0, last)}
+
+
+def test_the_order_changes_with_seed_and_epoch_and_is_repeatable():
+    def order(seed, epoch):
+        batches = TrainBatches(Shifted(20), 4, seed)
+        batches.set_epoch(epoch)
+        return list(batches)
+
+    assert order(1, 3) == order(1, 3)
+    assert order(1, 3) != order(1, 5)
+    assert order(1, 3) != order(2, 3)
+    assert min(min(batch) for batch in order(1, 2)) == 0  # as the dataset says
+
+
+def epochs_run(counter, values, checkpointer=None, until=99):
+    for epoch in counter:
+        counter.update_metric(values[epoch - 1])
+        if checkpointer is not None:
+            checkpointer.save_and_keep_only(importance_keys=[])
+        if epoch == until:
+            break
+    return counter.current
+
+
+@pytest.mark.parametrize(
+    ("values", "patience", "warmup", "last"),
+    [
+        ([1.0, 2.0, 1.5, 1.9, 3.0], 2, 0, 4),
+        ([-9.0, -8.0, -8.5, -8.1, -7.0], 3, 0, 5),  # below 0 dB, too
+        ([5.0, 5.0, 5.0, 5.0, 5.0], 2, 0, 3),  # SpeechBrain's would go on for ever
+        ([9.0, 8.0, 1.0, 2.0, 1.0], 2, 3, 5),  # the warm-up is forgotten
+        ([9.0, 8.0, -float("inf"), 2.0, 3.0], 2, 2, 5),  # a failed epoch is not five
+        ([5.0, 4.0, 3.0, 2.0, 1.0], None, 0, 5),
+    ],
+)
+def test_it_stops_where_a_count_by_hand_does(tmp_path, values, patience, warmup, last):
+    assert epochs_run(StoppingEpochCounter(5, patience, warmup), values) == last
+    for killed_after in range(1, last):
+        folder = tmp_path / str(killed_after)
+        counters = [StoppingEpochCounter(5, patience, warmup) for _ in range(2)]
+        checkpointers = [AtomicCheckpointer(folder, {"c": c}) for c in counters]
+        epochs_run(counters[0], values, checkpointers[0], until=killed_after)
+        checkpointers[1].recover_if_possible()
+        assert epochs_run(counters[1], values) == last
+
+
+def test_more_patience_lets_a_stopped_training_go_on(tmp_path):
+    values = [5.0, 4.0, 3.0, 6.0, 7.0]
+    first = StoppingEpochCounter(5, patience=2)
+    epochs_run(first, values, AtomicCheckpointer(tmp_path, {"c": first}))
+    assert first.current == 3
+    for patience, last in ((2, 3), (3, 5)):
+        again = StoppingEpochCounter(5, patience)
+        AtomicCheckpointer(tmp_path, {"c": again}).recover_if_possible()
+        assert epochs_run(again, values) == last
+
+
+def test_checkpoints_of_a_counter_that_does_not_stop_are_read(tmp_path):
+    plain = EpochCounter(9)
+    next(plain)
+    AtomicCheckpointer(tmp_path, {"c": plain}).save_checkpoint()
+    counter = StoppingEpochCounter(9, patience=2)
+    AtomicCheckpointer(tmp_path, {"c": counter}).recover_if_possible()
+    assert next(counter) == 2
+
+
+@pytest.mark.parametrize(
+    ("patience", "warmup", "message"),
+    [
+        (0, 0, "--early_stopping_patience=0"),
+        ("ten", 0, "--early_stopping_patience=ten"),
+        (True, 0, "--early_stopping_patience=True"),
+        (2, -1, "--early_stopping_warmup=-1"),
+        (2, None, "--early_stopping_warmup=None"),
+    ],
+)
+def test_numbers_that_do_not_fit_are_refused(patience, warmup, message):
+    with pytest.raises(InputError, match=message):
+        StoppingEpochCounter(9, patience, warmup)

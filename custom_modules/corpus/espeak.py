@@ -1,25 +1,29 @@
 """Polish speech from espeak-ng: the speech of Mini-PolSESS.
 
-The voices of the pip package ``espeakng-loader`` speak Polish sentences, a
-process per voice (see :mod:`custom_modules.corpus.speak`), and the recordings
-are kept in the corpus, so that one can listen to where a segment comes from.
-Base voices and sentences are divided over train, validation and test; voices
+The voices of the package ``espeakng-loader`` speak Polish sentences, and the
+recordings are kept in the corpus, so that one can listen to where a segment comes
+from. Base voices and sentences are divided over train, validation and test; voices
 that sound alike are on the same side.
 """
 
 import json
 import os
+import struct
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from custom_modules import audio
-from custom_modules.corpus.sources import Recording, SpeechSource, packaged_rows
+from custom_modules.corpus import sources
+from custom_modules.corpus.sources import Listing, Recording, Samples, Setup
 from custom_modules.errors import InputError
 from custom_modules.mmipc import generator, shuffled
 
@@ -33,95 +37,93 @@ QUIET_VOLUME = 60
 LONGEST_PATH = 120
 SENTENCES_PER_RECORDING = 3
 
+#: Keys ``speaker, subset, gender, variant, pitch`` (0 to 99), ``rate`` (words/minute).
+Voice = dict[str, str]
 
-class EspeakSpeech(SpeechSource):
-    """Spoken Polish sentences.
 
-    Arguments
-    ---------
-    seconds_per_voice : float
-        How much each voice speaks at least, in s.
-    voices : list of dict
-        With the keys ``speaker, subset, gender, variant, pitch`` (0 to 99) and
-        ``rate`` (words per minute). None: the table ``data/voices.csv``.
-    level : float
-        RMS of a recording in dB relative to full scale.
-    """
+@dataclass
+class EspeakSpeech(sources.SpeechSource):
+    """Spoken Polish sentences."""
 
-    def __init__(self, seconds_per_voice=60.0, voices=None, level=-26.0):
-        self.seconds_per_voice = seconds_per_voice
-        self.voices = voices or packaged_rows("voices.csv")
-        self.level = level
+    seconds_per_voice: float = 60.0  # at least
+    voices: list[Voice] = field(default_factory=list)  # empty: `data/voices.csv`
+    level: float = -26.0  # RMS of a recording in dB relative to full scale
+    folder: Path = field(default=Path(), init=False)  # the corpus's, once it is known
 
-    def check(self, setup):
-        """See :meth:`custom_modules.corpus.sources.Source.check`."""
+    def __post_init__(self) -> None:
+        self.voices = self.voices or sources.packaged_rows("voices.csv")
+
+    def check(self, setup: Setup) -> None:
+        """An unknown variant would silently be spoken by the plain voice."""
         with _espeak() as (_, data):
-            _check_variants(self.voices, data)
+            known = set(os.listdir(os.path.join(data, "voices", "!v")))
+        for voice in self.voices:
+            if voice["variant"] not in known:
+                raise InputError(
+                    f"voice {voice['speaker']}: espeak-ng has no variant "
+                    f"{voice['variant']!r}; it has {', '.join(sorted(known))}"
+                )
 
-    def prepare(self, setup):
-        """See :meth:`custom_modules.corpus.sources.Source.prepare`."""
+    def prepare(self, setup: Setup) -> Listing:
+        self.folder = setup.output_folder
         voices = [v for v in self.voices if v["subset"] in setup.subsets]
-        with _espeak() as (library, data):
-
-            def speak(voice):
-                return self._speak(voice, setup, library, data)
-
-            with ThreadPoolExecutor(max(1, setup.workers)) as pool:
-                spoken = pool.map(speak, voices)
-                bar = setup.progress(spoken, desc="voices", total=len(voices))
-                by_voice = list(bar)
-        self.folder = str(setup.output_folder)
-        result = {subset: [] for subset in setup.subsets}
-        for voice, recordings in zip(voices, by_voice, strict=True):
-            result[voice["subset"]] += recordings
+        result: Listing = {subset: [] for subset in setup.subsets}
+        with _espeak() as espeak, ThreadPoolExecutor(setup.workers) as pool:
+            spoken = pool.map(partial(self._speak, setup, *espeak), voices)
+            bar = setup.progress(spoken, "voices", len(voices))
+            for voice, recordings in zip(voices, bar, strict=True):
+                result[voice["subset"]] += recordings
         return result
 
-    def read(self, recording, start, length, rate):
-        """See :meth:`custom_modules.corpus.sources.Source.read`."""
+    def read(self, recording: Recording, start: int, length: int, rate: int) -> Samples:
         return audio.read_span(Path(self.folder, recording.path), start, length, rate)
 
-    def _speak(self, voice, setup, library, data):
+    def _speak(
+        self, setup: Setup, library: str, data: str, voice: Voice
+    ) -> list[Recording]:
         """The recordings of one voice; those of an earlier run are kept."""
         texts = self._texts(voice, setup.seed)
-        folder = FOLDER / voice["speaker"]
-        paths = [folder / f"{number:03d}.wav" for number in range(len(texts))]
-        whole = [setup.output_folder / path for path in paths]
-        if not all(path.is_file() for path in whole):
-            job = _job(voice, texts, setup.seed, library, data)
-            for path, (samples, rate) in zip(whole, _run(job), strict=True):
-                samples = audio.resample(samples, rate, setup.rate)
-                audio.write_pcm16(path, self._levelled(samples), setup.rate)
-        return [
-            Recording(
-                path.as_posix(),
-                voice["speaker"],
-                round(audio.read_header(setup.output_folder / path)[0] * setup.rate),
-                voice["gender"],
-            )
-            for path in paths
-        ]
+        folder = setup.output_folder / FOLDER / voice["speaker"]
+        files = [folder / f"{number:03d}.wav" for number in range(len(texts))]
+        if not all(path.is_file() for path in files):
+            pitch, rate = voice["pitch"], voice["rate"]
+            job = {
+                "library": library,
+                "data": data,
+                "voice": f"pl+{voice['variant']}",
+                "seed": int(generator(setup.seed, voice["speaker"]).integers(2**31)),
+                "parameters": {RATE: rate, VOLUME: QUIET_VOLUME, PITCH: pitch},
+                "texts": texts,
+            }
+            for file, (samples, own_rate) in zip(files, _run(job), strict=True):
+                samples = audio.resample(samples, own_rate, setup.rate)
+                gain = audio.from_db(self.level) / max(audio.rms(samples), 1e-9)
+                samples = audio.quantise(audio.limit(samples * gain))
+                audio.write_pcm16(file, samples, setup.rate)
+        recordings = []
+        for file in files:
+            path = file.relative_to(setup.output_folder).as_posix()
+            length = round(audio.read_header(file)[0] * setup.rate)
+            speaker, gender = voice["speaker"], voice["gender"]
+            recordings.append(Recording(path, speaker, length, gender))
+        return recordings
 
-    def _texts(self, voice, seed):
+    def _texts(self, voice: Voice, seed: int) -> list[str]:
         """Texts of a few sentences each, in an order of the voice's own."""
-        rows = packaged_rows("sentences.csv")
+        rows = sources.packaged_rows("sentences.csv")
         own = [row["sentence"] for row in rows if row["subset"] == voice["subset"]]
         own = shuffled(own, "sentences", seed, voice["speaker"])
         step = SENTENCES_PER_RECORDING
-        texts = [
-            " ".join(own[i : i + step]) for i in range(0, len(own) - step + 1, step)
-        ]
+        starts = range(0, len(own) - step + 1, step)
+        texts = [" ".join(own[i : i + step]) for i in starts]
         letters_per_second = 0.09 * float(voice["rate"])
         needed = self.seconds_per_voice * letters_per_second
         sums = np.cumsum([len(text) for text in texts])
         return texts[: int(np.searchsorted(sums, needed)) + 1]
 
-    def _levelled(self, samples):
-        gain = audio.from_db(self.level) / max(audio.rms(samples), 1e-9)
-        return audio.quantise(audio.limit(samples * gain))
-
 
 @contextmanager
-def _espeak():
+def _espeak() -> Iterator[tuple[str, str]]:
     """Where espeak-ng's library and its data are, under a path short enough."""
     try:
         import espeakng_loader
@@ -139,31 +141,8 @@ def _espeak():
         yield espeakng_loader.get_library_path(), data
 
 
-def _check_variants(voices, data):
-    """An unknown variant would silently be spoken by the plain voice."""
-    known = set(os.listdir(os.path.join(data, "voices", "!v")))
-    for voice in voices:
-        if voice["variant"] not in known:
-            raise InputError(
-                f"voice {voice['speaker']}: espeak-ng has no variant "
-                f"{voice['variant']!r}; it has {', '.join(sorted(known))}"
-            )
-
-
-def _job(voice, texts, seed, library, data):
-    parameters = {RATE: voice["rate"], VOLUME: QUIET_VOLUME, PITCH: voice["pitch"]}
-    return {
-        "library": library,
-        "data": data,
-        "voice": f"pl+{voice['variant']}",
-        "seed": int(generator(seed, voice["speaker"]).integers(2**31)),
-        "parameters": parameters,
-        "texts": texts,
-    }
-
-
-def _run(job):
-    """Samples in full scale ±1 and rate of each text, from a process of its own."""
+def _run(job: dict) -> list[tuple[np.ndarray, int]]:
+    """Samples (full scale ±1) and rate of each text, from a process of its own."""
     command = [sys.executable, str(SCRIPT)]
     done = subprocess.run(command, input=json.dumps(job).encode(), capture_output=True)
     if done.returncode:
@@ -172,10 +151,9 @@ def _run(job):
             f"espeak-ng's voice {job['voice']} failed with status {done.returncode} "
             f"({reason}); reinstall espeakng-loader==0.2.4"
         )
-    rate = int.from_bytes(done.stdout[:4], "little")
-    position, pieces = 4, []
+    rate, position, pieces = *struct.unpack_from("<i", done.stdout), 4, []
     while position < len(done.stdout):
-        count = int.from_bytes(done.stdout[position : position + 4], "little")
+        (count,) = struct.unpack_from("<i", done.stdout, position)
         samples = np.frombuffer(done.stdout, "<i2", count, position + 4)
         pieces.append((samples / audio.FULL_SCALE, rate))
         position += 4 + 2 * count

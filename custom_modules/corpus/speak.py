@@ -16,6 +16,7 @@ import json
 import signal
 import struct
 import sys
+from collections.abc import Iterator
 
 SYNCHRONOUS = 2  # the retrieval mode (1) deadlocks in forked processes
 UTF8 = 1
@@ -24,51 +25,39 @@ CALLBACK = ctypes.CFUNCTYPE(
 )
 
 
-class Speaker:
-    """One espeak-ng voice, seeded once."""
+def speak(job: dict) -> Iterator[bytes]:
+    """Yields what goes to standard output."""
+    library = ctypes.CDLL(job["library"])
+    rate = library.espeak_Initialize(SYNCHRONOUS, 0, job["data"].encode(), 0)
+    if rate <= 0:
+        sys.exit(f"espeak-ng cannot read its data at {job['data']}")
+    library.espeak_ng_SetRandSeed(ctypes.c_long(job["seed"]))
+    if library.espeak_SetVoiceByName(job["voice"].encode()) != 0:
+        sys.exit(f"espeak-ng knows no voice {job['voice']}")
+    for parameter, value in job["parameters"].items():
+        library.espeak_SetParameter(int(parameter), int(value), 0)
+    yield struct.pack("<i", rate)
+    pieces: list[bytes] = []
 
-    def __init__(self, job):
-        self.library = ctypes.CDLL(job["library"])
-        data = job["data"].encode()
-        self.rate = self.library.espeak_Initialize(SYNCHRONOUS, 0, data, 0)
-        if self.rate <= 0:
-            sys.exit(f"espeak-ng cannot read its data at {job['data']}")
-        self.library.espeak_ng_SetRandSeed(ctypes.c_long(job["seed"]))
-        if self.library.espeak_SetVoiceByName(job["voice"].encode()) != 0:
-            sys.exit(f"espeak-ng knows no voice {job['voice']}")
-        for parameter, value in job["parameters"].items():
-            self.library.espeak_SetParameter(int(parameter), int(value), 0)
-        self.pieces = []
-        # ctypes keeps no reference to a callback; without one it is collected.
-        self.callback = CALLBACK(self._collect)
-        self.library.espeak_SetSynthCallback(self.callback)
-
-    def _collect(self, samples, count, _events):
+    # ctypes keeps no reference to a callback; this function's frame does.
+    @CALLBACK
+    def collect(samples: "ctypes._Pointer", count: int, _events: int) -> int:
         if samples and count > 0:
-            self.pieces.append(ctypes.string_at(samples, 2 * count))
+            pieces.append(ctypes.string_at(samples, 2 * count))
         return 0
 
-    def say(self, text):
-        """Returns the int16 samples of a text, as bytes."""
-        self.pieces.clear()
+    library.espeak_SetSynthCallback(collect)
+    for text in job["texts"]:
+        pieces.clear()
         encoded = text.encode()
         size = ctypes.c_size_t(len(encoded) + 1)
-        if self.library.espeak_Synth(encoded, size, 0, 0, 0, UTF8, None, None) != 0:
+        if library.espeak_Synth(encoded, size, 0, 0, 0, UTF8, None, None) != 0:
             sys.exit(f"espeak-ng cannot say: {text}")
-        return b"".join(self.pieces)
-
-
-def main():
-    """Speaks what standard input asks for."""
-    # Ctrl-C reaches the whole process group; the parent does the talking.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    job = json.load(sys.stdin)
-    speaker = Speaker(job)
-    sys.stdout.buffer.write(struct.pack("<i", speaker.rate))
-    for text in job["texts"]:
-        samples = speaker.say(text)
-        sys.stdout.buffer.write(struct.pack("<i", len(samples) // 2) + samples)
+        samples = b"".join(pieces)
+        yield struct.pack("<i", len(samples) // 2) + samples
 
 
 if __name__ == "__main__":
-    main()
+    # Ctrl-C reaches the whole process group; the parent reports it.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    sys.stdout.buffer.writelines(speak(json.load(sys.stdin)))

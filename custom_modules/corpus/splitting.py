@@ -2,7 +2,10 @@
 
 import re
 from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from itertools import chain, zip_longest
 
+from custom_modules.corpus.sources import Listing, Recording, by_group
 from custom_modules.errors import InputError
 from custom_modules.mmipc import shuffled
 
@@ -12,32 +15,17 @@ SPEAKERS_NEEDED = 2  # in every subset: a mixture has two different ones
 VAL_SPEAKERS = ("disjoint", "train")
 
 
-def split_speakers(genders, subsets, seed, val_speakers="disjoint"):
-    """Divides speakers over subsets, genders balanced as far as they go.
+def split_speakers(
+    genders: Mapping[str, str],
+    subsets: Collection[str],
+    seed: int,
+    val_speakers: str = "disjoint",
+) -> dict[str, list[str]]:
+    """Divides speakers over subsets, genders (or "") balanced as far as they go.
 
-    Arguments
-    ---------
-    genders : dict of str to str
-        Speaker → gender, which may be empty.
-    subsets : tuple of str
-        The subsets wanted.
-    seed : int
-        What the choice depends on.
-    val_speakers : str
-        ``"disjoint"``, or ``"train"``: validation has the training's speakers
-        (other recordings of theirs), as in WSJ0-2mix's cv set.
+    With ``val_speakers="train"``, validation has the training's speakers (other
+    recordings of theirs), as in WSJ0-2mix's cv set.
 
-    Returns
-    -------
-    dict of str to list of str
-
-    Raises
-    ------
-    InputError
-        If a subset would have fewer than two speakers.
-
-    Example
-    -------
     >>> genders = dict.fromkeys("abc", "female") | dict.fromkeys("xyz", "male")
     >>> split = split_speakers(genders, ("train", "val", "test"), seed=1)
     >>> {subset: len(names) for subset, names in split.items()}
@@ -45,8 +33,13 @@ def split_speakers(genders, subsets, seed, val_speakers="disjoint"):
     """
     shared = val_speakers == "train" and "val" in subsets
     own = [s for s in subsets if not (s == "val" and shared)]
+    if len(genders) < SPEAKERS_NEEDED * max(len(own), 1):
+        other = ", or set --val_speakers=train" if "val" in own else ""
+        raise InputError(
+            f"{len(genders)} speakers are too few for {', '.join(own)}, which need two "
+            f"each; add speakers{other}"
+        )
     waiting = _genders_alternating(genders, seed)
-    _check_number(len(waiting), own, shared)
     result = {}
     for subset, share in HELD_OUT_SHARES.items():
         if subset in own:
@@ -54,49 +47,22 @@ def split_speakers(genders, subsets, seed, val_speakers="disjoint"):
             result[subset], waiting = waiting[:number], waiting[number:]
     if "train" in own:
         result["train"] = waiting
-    if shared:
-        result["val"] = result.get("train") or waiting
-    return result
+    return result | {"val": waiting} if shared else result
 
 
-def _genders_alternating(genders, seed):
-    by_gender = defaultdict(list)
+def _genders_alternating(genders: Mapping[str, str], seed: int) -> list[str]:
+    queues = defaultdict(list)
     for speaker in shuffled(genders, "speakers", seed):
-        by_gender[genders[speaker]].append(speaker)
-    queues = [by_gender[gender] for gender in sorted(by_gender)]
-    longest = max(map(len, queues), default=0)
-    return [q[turn] for turn in range(longest) for q in queues if turn < len(q)]
+        queues[genders[speaker]].append(speaker)
+    turns = zip_longest(*(queues[gender] for gender in sorted(queues)))
+    return [speaker for speaker in chain(*turns) if speaker is not None]
 
 
-def _check_number(number, own, shared):
-    needed = SPEAKERS_NEEDED * max(len(own), 1)
-    if number >= needed:
-        return
-    remedy = "add speakers"
-    if "val" in own and not shared:
-        remedy += ", or set --val_speakers=train"
-    raise InputError(
-        f"{number} speakers are too few for {', '.join(own)}, which need two each; "
-        + remedy
-    )
-
-
-def check_explicit(split, speakers):
-    """Checks speakers that the user has divided.
-
-    Arguments
-    ---------
-    split : dict of str to list of str
-        Subset → speakers.
-    speakers : container of str
-        Those that exist.
-
-    Raises
-    ------
-    InputError
-        If one is unknown or in two subsets, or a subset has fewer than two.
-    """
-    seen = {}
+def check_explicit(
+    split: Mapping[str, Iterable[str]], speakers: Collection[str]
+) -> None:
+    """Refuses a division with unknown, repeated or too few speakers."""
+    seen: dict[str, str] = {}
     for subset, names in split.items():
         for name in names:
             if name not in speakers:
@@ -112,80 +78,49 @@ def check_explicit(split, speakers):
             )
 
 
-def hold_out(recordings, seed, share=HELD_OUT_SHARES["val"]):
-    """Takes some of each speaker's recordings away, for validation.
+def hold_out(
+    recordings: list[Recording], seed: int, share: float = HELD_OUT_SHARES["val"]
+) -> tuple[list[Recording], list[Recording]]:
+    """Takes a share of each speaker's recordings, at least one, for validation.
 
-    Arguments
-    ---------
-    recordings : list of Recording
-        Of several speakers.
-    seed : int
-        What the choice depends on.
-    share : float
-        How many of a speaker's recordings to take; at least one.
-
-    Returns
-    -------
-    kept, taken : list of Recording
-
-    Raises
-    ------
-    InputError
-        If a speaker has a single recording.
+    Returns those that are kept and those that are taken.
     """
-    by_speaker = defaultdict(list)
-    for recording in recordings:
-        by_speaker[recording.group].append(recording.path)
-    taken = set()
-    for speaker, paths in by_speaker.items():
-        if len(paths) < 2:
+    taken: set[str] = set()
+    for speaker, own in by_group(recordings).items():
+        if len(own) < 2:
             raise InputError(
                 f"speaker {speaker!r} has one recording, too few to hold one out for "
                 "validation; cut it into several, or set --val_speakers=disjoint"
             )
-        taken.update(
-            shuffled(paths, "held out", seed)[: max(1, int(share * len(paths)))]
-        )
+        order = shuffled([recording.path for recording in own], "held out", seed)
+        taken.update(order[: max(1, int(share * len(own)))])
     kept = [r for r in recordings if r.path not in taken]
     return kept, [r for r in recordings if r.path in taken]
 
 
-def split_by_class(recordings, subsets, seed, same_recording=None):
-    """Divides the recordings of each class over subsets.
+def split_by_class(
+    recordings: list[Recording],
+    subsets: Collection[str],
+    seed: int,
+    same_recording: str | None = None,
+) -> Listing:
+    """Divides the recordings of each class; small classes are missing in some subsets.
 
-    Arguments
-    ---------
-    recordings : list of Recording
-        Of several classes.
-    subsets : tuple of str
-        The subsets wanted.
-    seed : int
-        What the choice depends on.
-    same_recording : str
-        A regular expression. Files in whose name it finds the same text are
-        parts of one recording and stay together.
-
-    Returns
-    -------
-    dict of str to list of Recording
-        A class with fewer recordings than subsets is missing in some.
-
-    Raises
-    ------
-    InputError
-        If a subset would have none at all.
+    ``same_recording`` is a regular expression: files in whose name it finds the same
+    text are parts of one recording and stay together.
     """
-    classes = defaultdict(lambda: defaultdict(list))
-    for recording in recordings:
-        origin = _origin(recording.path, same_recording)
-        classes[recording.group][origin].append(recording)
-    result = {subset: [] for subset in subsets}
-    for name in sorted(classes):
-        origins = shuffled(classes[name], "recordings", seed, name)
-        for subset, chosen in _deal(origins, subsets).items():
-            result[subset] += [r for origin in chosen for r in classes[name][origin]]
-    for subset, chosen in result.items():
-        if not chosen:
+    result: Listing = {subset: [] for subset in subsets}
+    for name, own in sorted(by_group(recordings).items()):
+        origins = defaultdict(list)
+        for recording in own:
+            file = recording.path.rsplit("/", 1)[-1]
+            match = re.search(same_recording, file) if same_recording else None
+            origins[match.group() if match else recording.path].append(recording)
+        order = shuffled(origins, "recordings", seed, name)
+        for subset, chosen in _deal(order, subsets).items():
+            result[subset] += [r for origin in chosen for r in origins[origin]]
+    for subset, listed in result.items():
+        if not listed:
             raise InputError(
                 f"{len(recordings)} recordings are too few for {subset} to have one of "
                 "its own; add recordings, or cut long ones"
@@ -193,16 +128,10 @@ def split_by_class(recordings, subsets, seed, same_recording=None):
     return {subset: sorted(rs, key=lambda r: r.path) for subset, rs in result.items()}
 
 
-def _origin(path, pattern):
-    match = re.search(pattern, path.rsplit("/", 1)[-1]) if pattern else None
-    return match.group() if match else path
-
-
-def _deal(origins, subsets):
+def _deal(origins: list[str], subsets: Collection[str]) -> dict[str, list[str]]:
     """Gives each subset its share; where there are few, training comes first."""
     first, *others = [s for s in ("train", "test", "val") if s in subsets]
-    left = list(origins)
-    dealt = {}
+    dealt, left = {}, origins
     for subset in others[: len(origins) - 1]:
         number = max(1, round(HELD_OUT_SHARES[subset] * len(origins)))
         dealt[subset], left = left[:number], left[number:]

@@ -1,16 +1,17 @@
 """Several results side by side, as table, CSV and plot."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from custom_modules import markdown
-from custom_modules.curves import PALETTE, save
+from custom_modules.curves import save
 from custom_modules.errors import InputError
+from custom_modules.evaluation.plots import plot_comparison
 from custom_modules.evaluation.record import RECORD_FILE, command, without_folders
 from custom_modules.evaluation.summary import (
     ALL_MIXTURES,
@@ -20,8 +21,10 @@ from custom_modules.evaluation.summary import (
     split_by_variant,
 )
 from custom_modules.files import atomic_path
-from custom_modules.metrics import METRICS
+from custom_modules.metrics import METRICS, Metric
 from custom_modules.mmipc import VARIANTS
+
+COMPARISON_FOLDER = "results/comparison"
 
 #: What must be the same of all results, and how it is named.
 SHARED = {"task": "tasks", "sample_rate": "sample rates", "split": "splits"}
@@ -30,237 +33,150 @@ SHARED = {"task": "tasks", "sample_rate": "sample rates", "split": "splits"}
 SAME_AUDIO_DB = 0.01
 
 
-class Contender(NamedTuple):
-    """The results of a model, of one seed or of several.
-
-    Arguments
-    ---------
-    name : str
-    folders : list of str
-        Of each seed, where its results are.
-    seeds : list of pandas.DataFrame
-        Of each seed, a row per mixture and variant.
-    """
+class ModelResults(NamedTuple):
+    """The results of a model, of one seed or of several."""
 
     name: str
-    folders: list
-    seeds: list
+    folders: list[str]  # of each seed, where its results are
+    seeds: list[pd.DataFrame]  # of each seed, a row per mixture and variant
 
 
-def read_contenders(folders):
-    """Reads results, those of several seeds of a model as one.
+def compare_results(
+    folders: list[str],
+    output_folder: str | Path = COMPARISON_FOLDER,
+    output: str | Path | None = None,
+) -> pd.DataFrame:
+    """Compares results folders and writes ``comparison.csv``, ``.md`` and ``.png``.
 
-    Arguments
-    ---------
-    folders : list of str
+    Seeds of one model are pooled. Every other model is compared with the first, on the
+    mixtures and variants that all have. ``output`` is another path for the CSV. Returns
+    what :func:`compare` does.
+    """
+    results = read_results(folders)
+    common = in_common(results)
+    table = compare(common)
+    folder = Path(output_folder)
+    for path in (folder / "comparison.csv", *([output] if output else [])):
+        with atomic_path(path) as partial:
+            table.to_csv(partial, index=False, float_format="%.6g")
+    text = report(table, left_out(results, common))
+    with atomic_path(folder / "comparison.md") as path:
+        path.write_text(text, encoding="utf-8")
+    save(plot_comparison(table), folder / "comparison.png")
+    print(f"{text}\nTo look at:")
+    for name in ("comparison.md", "comparison.png"):
+        print(f"  {folder / name}")
+    return table
 
-    Returns
-    -------
-    list of Contender
-        In the order of the folders. Folders of one model are pooled if each is of
-        a seed of its own. Otherwise, as for an exported folder, which knows of no
-        seed, they go by their paths.
 
-    Raises
-    ------
-    InputError
-        If there are fewer than two models, one is named twice, or tasks, sample
-        rates or splits differ.
+def read_results(folders: list[str]) -> list[ModelResults]:
+    """Reads results folders, those of several seeds of a model as one.
+
+    Folders of one model are pooled if each is of a seed of its own. Otherwise, as for
+    an exported folder, which knows of no seed, they go by their paths. InputError if
+    there are fewer than two models, one is named twice, or they are not of one task,
+    sample rate and split.
     """
     repeated = [f for f in folders if folders.count(f) > 1]
     if repeated:
         raise InputError(f"{repeated[0]}: named twice; name each result once")
     runs = [_read(Path(folder)) for folder in folders]
-    _check_shared(folders, [record for record, _ in runs])
-    by_name = {}
+    for key, name in SHARED.items():
+        known = {str(r.get(key)): f for f, (r, _) in zip(folders, runs, strict=True)}
+        if len(known) > 1:
+            values = ", ".join(f"{value} ({known[value]})" for value in sorted(known))
+            raise InputError(
+                f"{name} {values} cannot be compared; name results of one of them"
+            )
+    by_name: dict[str, list] = {}
     for folder, (record, table) in zip(folders, runs, strict=True):
-        by_name.setdefault(record["model_name"], []).append(
-            (str(folder), record["seed"], table)
-        )
-    contenders = [c for name, found in by_name.items() for c in _pooled(name, found)]
-    if len(contenders) < 2:
+        run = (str(folder), record.get("seed"), table)
+        by_name.setdefault(record.get("model_name", str(folder)), []).append(run)
+    results = [x for name, runs in by_name.items() for x in _pooled(name, runs)]
+    if len(results) < 2:
         raise InputError(
             f"{', '.join(map(str, folders))}: one model only; name the results of "
             "two or more to compare"
         )
-    return contenders
+    return results
 
 
-def _check_shared(folders, records):
-    for key, name in SHARED.items():
-        known = {str(r[key]): f for f, r in zip(folders, records, strict=True)}
-        if len(known) > 1:
-            found = ", ".join(f"{value} ({known[value]})" for value in sorted(known))
-            raise InputError(
-                f"{name} {found} cannot be compared; name results of one of them"
-            )
-
-
-def _pooled(name, found):
-    """One contender of several seeds, or one of each folder."""
-    folders, seeds, tables = map(list, zip(*found, strict=True))
-    if len(found) == 1 or (len(set(seeds)) == len(seeds) and None not in seeds):
-        return [Contender(name, folders, tables)]
-    return [Contender(f, [f], [t]) for f, t in zip(folders, tables, strict=True)]
-
-
-def compare(contenders):
-    """Means of each model, and paired differences from the first.
-
-    Arguments
-    ---------
-    contenders : list of Contender
-        With the same mixtures and variants.
-
-    Returns
-    -------
-    pandas.DataFrame
-        A row per model, variant (and average) and score: ``model``, ``seeds``,
-        ``variant``, ``metric``, ``n`` (mixtures), ``mean``, ``ci_low``,
-        ``ci_high``, ``std_over_seeds``; and for all but the first ``difference``
-        (mean over mixtures of this model's score minus the first's),
-        ``difference_ci_low``, ``difference_ci_high`` and ``won``, the share of
-        mixtures in which this model is better.
-    """
-    scores = _common_scores(contenders)
-    pooled = [_mean_over_seeds(contender, scores) for contender in contenders]
-    rows = []
-    for place, contender in enumerate(contenders):
-        table = pooled[place]
-        differences = table.copy()
-        differences[scores] -= pooled[0][scores]
-        for variant, part in split_by_variant(table):
-            rows.append(
-                _statistics(contender, variant, part, scores)
-                | _paired(variant, differences.loc[part.index], scores, place)
-            )
-    return pd.concat(map(pd.DataFrame, rows), ignore_index=True)
-
-
-def _statistics(contender, variant, part, scores):
-    means, low, high = _mean_and_interval(variant, part, scores)
-    of_seeds = [
-        _mean(variant, seed.loc[part.index], scores) for seed in contender.seeds
-    ]
-    several = len(of_seeds) > 1
-    return {
-        "model": contender.name,
-        "seeds": len(of_seeds),
-        "variant": variant,
-        "metric": scores,
-        "n": part[scores].notna().sum().to_numpy(),
-        "mean": means,
-        "ci_low": low,
-        "ci_high": high,
-        "std_over_seeds": np.std(of_seeds, axis=0, ddof=1) if several else np.nan,
-    }
-
-
-def _paired(variant, differences, scores, place):
-    if place == 0:
-        names = ("difference", "difference_ci_low", "difference_ci_high", "won")
-        return dict.fromkeys(names, np.nan)
-    means, low, high = _mean_and_interval(variant, differences, scores)
-    known = differences[scores].notna()
-    won = (differences[scores] > 0).where(known).mean().to_numpy(dtype=float)
-    return {
-        "difference": means,
-        "difference_ci_low": low,
-        "difference_ci_high": high,
-        "won": won,
-    }
-
-
-def _mean(variant, table, scores):
-    if variant != ALL_VARIANTS:
-        return table[scores].mean().to_numpy()
-    return table.groupby("variant")[scores].mean().mean(skipna=False).to_numpy()
-
-
-def _mean_and_interval(variant, table, scores):
-    strata = table.variant.to_numpy() if variant == ALL_VARIANTS else None
-    values = table[scores].to_numpy(dtype=float)
-    bounds = interval_of_mean(values, table.id.to_numpy(), strata)
-    return _mean(variant, table, scores), *bounds
-
-
-def _mean_over_seeds(contender, scores):
-    """The mean over seeds of each mixture; one that failed once has none."""
-    first = contender.seeds[0].copy()
-    values = np.stack([seed[scores].to_numpy(float) for seed in contender.seeds])
-    first[scores] = values.mean(axis=0)
-    return first
-
-
-def _read(folder):
+def _read(folder: Path) -> tuple[dict, pd.DataFrame]:
     """The record of a results folder and its scores, over sources."""
     path = folder / "test_results.csv"
     try:
-        rows = pd.read_csv(path, dtype={"id": str})
         record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
-        wanted = {"model_name": str(folder), "seed": None} | dict.fromkeys(SHARED)
-        table = over_sources(rows)
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+        rows = pd.read_csv(path, dtype={"id": str})
+        if not isinstance(record, dict) or not {"id", "variant", "source"} <= set(rows):
+            raise ValueError("neither a record nor scores")
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not as evaluate.py writes it"
         raise InputError(
             f"{getattr(error, 'filename', None) or path}: cannot be read ({reason}); "
             "run evaluate.py first"
         ) from error
-    return wanted | record, table
+    return record, over_sources(rows)
 
 
-def in_common(contenders):
+def _pooled(name: str, runs: list) -> list[ModelResults]:
+    """The results of several seeds as one, or those of each folder."""
+    folders, seeds, tables = map(list, zip(*runs, strict=True))
+    if len(runs) == 1 or (len(set(seeds)) == len(seeds) and None not in seeds):
+        return [ModelResults(name, folders, tables)]
+    return [ModelResults(f, [f], [t]) for f, t in zip(folders, tables, strict=True)]
+
+
+def in_common(results: list[ModelResults]) -> list[ModelResults]:
     """Only the mixtures and variants that all have, in one order.
 
-    Arguments
-    ---------
-    contenders : list of Contender
-
-    Returns
-    -------
-    list of Contender
-
-    Raises
-    ------
-    InputError
-        If there are none, or what has one name is other audio.
+    InputError if there are none, or what has one name is other audio.
     """
-    tables = [seed for contender in contenders for seed in contender.seeds]
-    keys = [pd.MultiIndex.from_frame(table[["id", "variant"]]) for table in tables]
+    keys = [pd.MultiIndex.from_frame(x[["id", "variant"]]) for _, x in _tables(results)]
     common = keys[0]
     for other in keys[1:]:
         common = common[common.isin(other)]
     if not len(common):
         raise InputError("the results have no mixture and variant in common")
 
-    def restrict(table):
+    def restrict(table: pd.DataFrame) -> pd.DataFrame:
         table = table.set_index(["id", "variant"], drop=False).loc[common]
         return table.reset_index(drop=True)
 
-    contenders = [
-        contender._replace(seeds=[restrict(table) for table in contender.seeds])
-        for contender in contenders
+    results = [
+        x._replace(seeds=[restrict(table) for table in x.seeds]) for x in results
     ]
-    _check_audio(contenders)
-    return contenders
+    _check_audio(results)
+    return results
 
 
-def left_out(contenders, common):
-    """What only some results have, and a comparison therefore leaves out.
+def _tables(results: list[ModelResults]) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Folder and scores of each seed of each model."""
+    for model in results:
+        yield from zip(model.folders, model.seeds, strict=True)
 
-    Arguments
-    ---------
-    contenders : list of Contender
-        As they were read.
-    common : list of Contender
-        From :func:`in_common`.
 
-    Returns
-    -------
-    str
-        Such as ``"variants S, E; metrics PESQ; 3 mixtures"``; empty if nothing is.
+def _check_audio(results: list[ModelResults]) -> None:
+    """Names alone say little: corpora made alike have them in common."""
+    (first, reference), *others = _tables(results)
+    for folder, table in others:
+        if not all("si_sdr_mixture" in x for x in (reference, table)):
+            continue
+        levels = reference.si_sdr_mixture, table.si_sdr_mixture
+        same = np.isclose(*levels, rtol=0, atol=SAME_AUDIO_DB, equal_nan=True)
+        if not same.all():
+            raise InputError(
+                f"{first} and {folder}: other audio under the same names, by the "
+                f"SI-SDR of the mixture, in {(~same).sum()} of {len(same)} mixtures "
+                "and variants; run evaluate.py with one --data_folder for both"
+            )
+
+
+def left_out(results: list[ModelResults], common: list[ModelResults]) -> str:
+    """What only some results have, as ``"variants S, E; metrics PESQ; 3 mixtures"``.
+
+    ``common`` is what :func:`in_common` leaves of them.
     """
-    tables = [seed for contender in contenders for seed in contender.seeds]
+    tables = [table for _, table in _tables(results)]
     kept = common[0].seeds[0]
     variants = set().union(*(table.variant for table in tables)) - set(kept.variant)
     mixtures = set().union(*(table.id for table in tables)) - set(kept.id)
@@ -280,97 +196,81 @@ def left_out(contenders, common):
     return "; ".join(parts)
 
 
-def _check_audio(contenders):
-    """Names alone say little: corpora made alike have them in common."""
-    (first, reference), *others = [
-        (folder, table)
-        for contender in contenders
-        for folder, table in zip(contender.folders, contender.seeds, strict=True)
-    ]
-    for folder, table in others:
-        levels = [t.get("si_sdr_mixture") for t in (reference, table)]
-        if any(level is None for level in levels):
-            continue
-        same = np.isclose(*levels, rtol=0, atol=SAME_AUDIO_DB, equal_nan=True)
-        if not same.all():
-            raise InputError(
-                f"{first} and {folder}: other audio under the same names, by the "
-                f"SI-SDR of the mixture, in {(~same).sum()} of {len(same)} mixtures "
-                "and variants; run evaluate.py with one --data_folder for both"
-            )
-
-
-def _common_scores(contenders):
-    tables = [seed for contender in contenders for seed in contender.seeds]
+def _common_scores(results: list[ModelResults]) -> list[str]:
     names = [name for metric in METRICS for name in (metric, f"{metric}i")]
-    return [name for name in names if all(name in table for table in tables)]
+    return [n for n in names if all(n in table for _, table in _tables(results))]
 
 
-#: Column of an improvement → its metric.
-GAINS = {f"{name}i": metric for name, metric in METRICS.items()}
+def compare(results: list[ModelResults]) -> pd.DataFrame:
+    """Means of each model, and paired differences from the first.
 
-COMPARISON_FOLDER = "results/comparison"
-
-
-def compare_results(folders, output_folder=COMPARISON_FOLDER, output=None):
-    """Compares results and writes what came out of it.
-
-    Seeds of one model are pooled. Every other model is compared with the first,
-    on the mixtures and variants that all have.
-
-    Arguments
-    ---------
-    folders : list of str
-        Results folders with ``test_results.csv``.
-    output_folder : str or pathlib.Path
-        ``comparison.csv``, ``comparison.md`` and ``comparison.png`` go there.
-    output : str, optional
-        Another path for the CSV.
-
-    Returns
-    -------
-    pandas.DataFrame
-        See :func:`~custom_modules.evaluation.comparison.compare`.
-
-    Raises
-    ------
-    InputError
-        If a folder holds no results, tasks differ, or no mixture is in all.
+    Of results :func:`in_common`. A row per model, variant (and average) and score:
+    ``model``, ``seeds``, ``variant``, ``metric``, ``n`` (mixtures), ``mean``,
+    ``ci_low``, ``ci_high``, ``std_over_seeds``; and for all but the first
+    ``difference`` (mean over mixtures of this model's score minus the first's),
+    ``difference_ci_low``, ``difference_ci_high`` and ``won``, the share of mixtures in
+    which this model is better.
     """
-    contenders = read_contenders(folders)
-    common = in_common(contenders)
-    table = compare(common)
-    folder = Path(output_folder)
-    for path in filter(None, (folder / "comparison.csv", output)):
-        with atomic_path(path) as partial:
-            table.to_csv(partial, index=False, float_format="%.6g")
-    text = report(table, left_out(contenders, common))
-    with atomic_path(folder / "comparison.md") as path:
-        path.write_text(text, encoding="utf-8")
-    save(plot_comparison(table), folder / "comparison.png")
-    print(f"{text}\nTo look at:")
-    for name in ("comparison.md", "comparison.png"):
-        print(f"  {folder / name}")
-    return table
+    scores = _common_scores(results)
+    pooled = [_mean_over_seeds(model, scores) for model in results]
+    parts = []
+    for model, table in zip(results, pooled, strict=True):
+        differences = table.copy()
+        differences[scores] -= pooled[0][scores] if model is not results[0] else np.nan
+        for variant, part in split_by_variant(table):
+            seeds = [_mean(variant, x.loc[part.index], scores) for x in model.seeds]
+            several = len(seeds) > 1
+            paired = differences.loc[part.index]
+            won = (paired[scores] > 0).where(paired[scores].notna()).mean()
+            columns = {
+                "model": model.name,
+                "seeds": len(seeds),
+                "variant": variant,
+                "metric": scores,
+                "n": part[scores].notna().sum().to_numpy(),
+                **_mean_and_interval(variant, part, scores, "mean", "ci"),
+                "std_over_seeds": np.std(seeds, axis=0, ddof=1) if several else np.nan,
+                **_mean_and_interval(
+                    variant, paired, scores, "difference", "difference_ci"
+                ),
+                "won": won.to_numpy(dtype=float),
+            }
+            parts.append(pd.DataFrame(columns))
+    return pd.concat(parts, ignore_index=True)
 
 
-def report(table, missing=""):
-    """A comparison as Markdown.
+def _mean_over_seeds(model: ModelResults, scores: list[str]) -> pd.DataFrame:
+    """The mean over seeds of each mixture; one that failed once has none."""
+    first = model.seeds[0].copy()
+    values = np.stack([seed[scores].to_numpy(float) for seed in model.seeds])
+    first[scores] = values.mean(axis=0)
+    return first
 
-    Arguments
-    ---------
-    table : pandas.DataFrame
-        From :func:`~custom_modules.evaluation.comparison.compare`.
-    missing : str
-        From :func:`~custom_modules.evaluation.comparison.left_out`.
 
-    Returns
-    -------
-    str
-    """
+def _mean_and_interval(
+    variant: str, table: pd.DataFrame, scores: list[str], mean: str, interval: str
+) -> dict[str, np.ndarray]:
+    """Columns with these names."""
+    strata = table.variant.to_numpy() if variant == ALL_VARIANTS else None
+    values = table[scores].to_numpy(dtype=float)
+    low, high = interval_of_mean(values, table.id.to_numpy(), strata)
+    means = _mean(variant, table, scores)
+    return {mean: means, f"{interval}_low": low, f"{interval}_high": high}
+
+
+def _mean(variant: str, table: pd.DataFrame, scores: list[str]) -> np.ndarray:
+    if variant != ALL_VARIANTS:
+        return table[scores].mean().to_numpy()
+    return table.groupby("variant")[scores].mean().mean(skipna=False).to_numpy()
+
+
+def report(table: pd.DataFrame, missing: str = "") -> str:
+    """What :func:`compare` returns as Markdown; ``missing`` is what was left out."""
     models = list(dict.fromkeys(table.model))
     gains = table[table.metric == "si_sdri"]
-    averages = table[(table.variant == ALL_MIXTURES) & table.metric.isin(GAINS)]
+    averages = table[
+        (table.variant == ALL_MIXTURES) & table.metric.isin(improvements())
+    ]
     seeds = dict.fromkeys(zip(table.model, table.seeds, strict=True))
     note = (
         f"Differences are from {models[0]}, mixture by mixture, with 95 % bootstrap "
@@ -384,122 +284,57 @@ def report(table, missing=""):
     parts = [
         f"# {', '.join(models)}",
         "## SI-SDRi (dB) by variant",
-        _comparison_table(gains, "variant", lambda _: 2),
+        _comparison_table(gains, "variant"),
         "## All metrics, over all mixtures",
-        _comparison_table(averages, "metric", decimals_of, heading_of),
+        _comparison_table(averages, "metric"),
         note,
         "\n".join([*facts, f"- Command: `{without_folders(command())}`"]),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _comparison_table(table, key, decimals, heading=str):
+def _comparison_table(table: pd.DataFrame, key: str) -> str:
+    """A row for each variant or metric, by ``key``."""
     models = list(dict.fromkeys(table.model))
-    cells = table.set_index(["model", key])
+    cells = table.set_index(["model", key], drop=False)
     lines = [[key, "n", *models]]
     for name in models[1:]:
         lines[0] += [f"{name} − {models[0]}", "95 % interval", "won"]
     for row in dict.fromkeys(table[key]):
-        places = decimals(row)
-        line = [heading(row), str(cells.loc[(models[0], row), "n"])]
-        line += [mean_over_seeds(cells.loc[(name, row)], places) for name in models]
-        for name in models[1:]:
-            cell = cells.loc[(name, row)]
+        of_models = [cells.loc[(name, row)] for name in models]
+        decimals = decimals_of(of_models[0].metric)
+        heading = heading_of(row) if key == "metric" else row
+        line = [heading, str(of_models[0].n)]
+        line += [mean_over_seeds(cell, decimals) for cell in of_models]
+        for cell in of_models[1:]:
             bounds = (cell.difference_ci_low, cell.difference_ci_high)
             line += [
-                markdown.number(cell.difference, places),
-                markdown.interval(*bounds, places),
+                markdown.number(cell.difference, decimals),
+                markdown.interval(*bounds, decimals),
+                markdown.DASH if pd.isna(cell.won) else f"{100 * cell.won:.0f} %",
             ]
-            line.append(
-                markdown.DASH if pd.isna(cell.won) else f"{100 * cell.won:.0f} %"
-            )
         lines.append(line)
     return markdown.table(lines)
 
 
-def mean_over_seeds(cell, decimals):
-    """A mean, ± the standard deviation over seeds if there are several.
-
-    Arguments
-    ---------
-    cell : pandas.Series
-        A row of :func:`~custom_modules.evaluation.comparison.compare`.
-    decimals : int
-
-    Returns
-    -------
-    str
-    """
+def mean_over_seeds(cell: pd.Series, decimals: int) -> str:
+    """The mean in a row of :func:`compare`, ± the deviation over seeds if several."""
     mean = markdown.number(cell["mean"], decimals)
     if cell.seeds == 1:
         return mean
     return f"{mean} ± {markdown.number(cell.std_over_seeds, decimals)}"
 
 
-def decimals_of(gain):
+def improvements() -> dict[str, Metric]:
+    """Column of an improvement → its metric."""
+    return {f"{name}i": metric for name, metric in METRICS.items()}
+
+
+def decimals_of(improvement: str) -> int:
     """Decimals that an improvement is shown with."""
-    return GAINS[gain].decimals
+    return improvements()[improvement].decimals
 
 
-def heading_of(gain):
+def heading_of(improvement: str) -> str:
     """What an improvement is called in a table."""
-    return f"{GAINS[gain].heading}i"
-
-
-def plot_comparison(table):
-    """SI-SDRi of all models by variant, and below it the paired differences.
-
-    Arguments
-    ---------
-    table : pandas.DataFrame
-        From :func:`~custom_modules.evaluation.comparison.compare`.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-    """
-    table = table[table.metric == "si_sdri"]
-    models = list(dict.fromkeys(table.model))
-    variants = list(dict.fromkeys(table.variant))
-    figure = Figure(figsize=(9.5, 6.4), layout="constrained")
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-    width = 0.8 / len(models)
-    for place, model in enumerate(models):
-        part = table[table.model == model].set_index("variant").loc[variants]
-        colour = PALETTE[place % len(PALETTE)]
-        where = np.arange(len(variants)) + (place - (len(models) - 1) / 2) * width
-        above.bar(
-            where,
-            part["mean"],
-            width,
-            yerr=_errors(part["mean"], part.ci_low, part.ci_high),
-            capsize=3,
-            color=colour,
-            label=model,
-        )
-        if place:
-            below.errorbar(
-                where,
-                part.difference,
-                yerr=_errors(
-                    part.difference, part.difference_ci_low, part.difference_ci_high
-                ),
-                fmt="o",
-                capsize=3,
-                color=colour,
-            )
-    for axes in (above, below):
-        axes.axhline(0, color="black", linewidth=0.8)
-        axes.grid(axis="y", alpha=0.3)
-        axes.set_axisbelow(True)
-    labels = [name.replace(" ", "\n", 1) for name in variants]
-    below.set_xticks(range(len(variants)), labels, fontsize=9)
-    above.set(ylabel="SI-SDRi (dB)", title="Improvement over the mixture")
-    below.set(ylabel=f"difference from\n{models[0]} (dB)")
-    # Inside, it would hide bars of some results.
-    figure.legend(loc="outside upper center", ncols=len(models), frameon=False)
-    return figure
-
-
-def _errors(mean, low, high):
-    return np.nan_to_num([mean - low, high - mean]).clip(0)
+    return f"{improvements()[improvement].heading}i"

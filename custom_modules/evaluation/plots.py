@@ -1,9 +1,19 @@
-"""Pictures of a test."""
+"""Pictures of a test, and of several side by side.
+
+``name`` is the model's, for the title; ``summary`` is what
+:func:`custom_modules.evaluation.summary.summarise` returns, ``rows`` are as in
+``test_results.csv``.
+"""
+
+from typing import Any
 
 import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
-from custom_modules.curves import BLUE, GREEN, ORANGE, PINK, SKY, VERMILION
+from custom_modules.curves import BLUE, GREEN, ORANGE, PALETTE, PINK, SKY, VERMILION
 from custom_modules.evaluation.summary import (
     ALL_MIXTURES,
     ALL_VARIANTS,
@@ -11,60 +21,68 @@ from custom_modules.evaluation.summary import (
     environments_of,
     over_sources,
 )
+from custom_modules.metrics import METRICS
 from custom_modules.mmipc import VARIANTS
 
-#: Readable in print, in grey and with the common colour blindnesses.
 COLOURS = {"model": BLUE, "indoor": BLUE, "outdoor": VERMILION, "oracle": ORANGE}
 COLOURS |= {"subsets and means": SKY, "scene only": GREEN, "clean": PINK}
 
+_ORACLE = "background removal alone (oracle)"
+_LINE: dict[str, Any] = {"color": "black", "linewidth": 0.8}
 
-def plot_variants(summary, name):
-    """SI-SDRi per variant with its interval, beside the background-removal oracle.
 
-    Arguments
-    ---------
-    summary : pandas.DataFrame
-        From :func:`custom_modules.evaluation.summary.summarise`.
-    name : str
-        The model's, for the title.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-    """
-    table = summary[(summary.group == EVERY) & (summary.metric == "si_sdri")]
-    table = table.set_index("variant")
+def plot_variants(summary: pd.DataFrame, name: str) -> Figure:
+    """SI-SDRi per variant with its interval, beside the background-removal oracle."""
+    every = summary[summary.group == EVERY]
+    table = every[every.metric == "si_sdri"].set_index("variant")
     figure = Figure(figsize=(9.5, 4.8), layout="constrained")
     axes = figure.add_subplot()
-    places = _places(list(table.index))
-    _draw_gains(axes, table, places)
-    _mark_oracle(axes, summary, list(table.index), places)
-    _mark_genders(axes, summary, list(table.index), places)
-    axes.axhline(0, color="black", linewidth=0.8)
+    places = _draw_gains(axes, every, "si_sdri")
+    gains = summary[summary.metric == "si_sdri"].set_index(["group", "variant"])["mean"]
+    for group, marker in (("same gender", "v"), ("cross gender", "^")):
+        if group in gains.index:
+            axes.plot(
+                places,
+                gains[group].reindex(table.index),
+                marker,
+                color="white",
+                markeredgecolor="black",
+                markersize=6,
+                label=group,
+                zorder=4,
+            )
     axes.set_ylim(bottom=min(axes.get_ylim()[0], -0.3))  # an oracle of 0 is seen
     labels = [f"{_broken(name)}\nn = {n}" for name, n in table.n.items()]
     axes.set_xticks(places, labels, fontsize=8.5)
     axes.set(ylabel="SI-SDRi (dB)", title=f"{name}: improvement over the mixture")
-    axes.grid(axis="y", alpha=0.3)
-    axes.set_axisbelow(True)
     figure.legend(loc="outside lower center", ncols=5, fontsize=9)
     return figure
 
 
-def plot_distribution(rows, name):
-    """How SI-SDRi is spread over the mixtures of each variant.
+def plot_metrics(summary: pd.DataFrame, name: str) -> Figure:
+    """The improvement in every metric per variant, each on its own axes."""
+    every = summary[summary.group == EVERY]
+    known = set(every.metric)
+    metrics = {f"{key}i": m for key, m in METRICS.items() if f"{key}i" in known}
+    columns = min(2, len(metrics))
+    lines = -(-len(metrics) // columns)
+    figure = Figure(figsize=(6.6 * columns, 2.8 * lines + 0.8), layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False)
+    for axes, (column, metric) in zip(grid.flat, metrics.items(), strict=False):
+        places = _draw_gains(axes, every, column)
+        labels = map(_broken, dict.fromkeys(every.variant))
+        axes.set_xticks(places, labels, fontsize=7)
+        axes.set_title(f"{metric.heading}i{f' ({metric.unit})' * bool(metric.unit)}")
+    for axes in list(grid.flat)[len(metrics) :]:
+        axes.set_axis_off()
+    figure.suptitle(f"{name}: improvement over the mixture")
+    shown = grid[0, 0].get_legend_handles_labels()
+    figure.legend(*shown, loc="outside lower center", ncols=3, fontsize=9)
+    return figure
 
-    Arguments
-    ---------
-    rows : pandas.DataFrame
-        As in ``test_results.csv``.
-    name : str
-        The model's, for the title.
 
-    Returns
-    -------
-    matplotlib.figure.Figure
-    """
+def plot_distribution(rows: pd.DataFrame, name: str) -> Figure:
+    """How SI-SDRi is spread over the mixtures of each variant."""
     table = over_sources(rows).dropna(subset="si_sdri")
     figure = Figure(figsize=(9.5, 4.8), layout="constrained")
     axes = figure.add_subplot()
@@ -74,15 +92,8 @@ def plot_distribution(rows, name):
         subset = table[table.variant == variant]
         for environment in environments_of(subset):
             gains = subset.si_sdri[subset.environment == environment]
-            axes.plot(
-                place + random.uniform(-0.28, 0.28, len(gains)),
-                gains,
-                ".",
-                color=COLOURS[environment],
-                markersize=4,
-                alpha=0.6 if len(gains) < 500 else 0.15,
-                zorder=1,
-            )
+            across = place + random.uniform(-0.28, 0.28, len(gains))
+            _draw_points(axes, across, gains, environment, alpha=0.15)
     gains = [table.si_sdri[table.variant == v] for v in variants]
     if gains:
         axes.boxplot(
@@ -93,64 +104,40 @@ def plot_distribution(rows, name):
             medianprops={"color": "black", "linewidth": 2},
             zorder=2,
         )
-    for environment in environments_of(table):
-        axes.plot([], [], "o", color=COLOURS[environment], label=environment)
-    axes.axhline(0, color="black", linewidth=0.8)
+    _name_environments(axes, table)
+    axes.axhline(0, **_LINE)
     labels = [f"{v}\nn = {len(g)}" for v, g in zip(variants, gains, strict=True)]
     axes.set_xticks(range(len(variants)), labels)
-    axes.set(
-        ylabel="SI-SDRi (dB)",
-        title=f"{name}: each mixture, with median and quartiles",
-    )
+    axes.set_ylabel("SI-SDRi (dB)")
+    axes.set_title(f"{name}: each mixture, with median and quartiles")
     axes.grid(axis="y", alpha=0.3)
     axes.legend()
     return figure
 
 
-def plot_in_out(rows, name):
-    """SI-SDR of the mixture against that of the estimate, a point per source.
-
-    Arguments
-    ---------
-    rows : pandas.DataFrame
-        As in ``test_results.csv``.
-    name : str
-        The model's, for the title.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-    """
+def plot_in_out(rows: pd.DataFrame, name: str) -> Figure:
+    """SI-SDR of the mixture against that of the estimate, a point per source."""
     rows = rows.dropna(subset=["si_sdr", "si_sdr_mixture"])
     variants = [v for v in VARIANTS if (rows.variant == v).any()]
     columns = min(4, len(variants)) or 1
     lines = -(-len(variants) // columns) or 1
-    figure = Figure(
-        figsize=(2.6 * columns + 0.6, 2.7 * lines + 0.6), layout="constrained"
-    )
+    size = (2.6 * columns + 0.6, 2.7 * lines + 0.6)
+    figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
     limits = _limits(rows)
     for axes, variant in zip(grid.flat, variants, strict=False):
         subset = rows[rows.variant == variant]
-        axes.plot(limits, limits, color="black", linewidth=0.8)
+        axes.plot(limits, limits, **_LINE)
         for environment in environments_of(subset):
             part = subset[subset.environment == environment]
-            axes.plot(
-                part.si_sdr_mixture,
-                part.si_sdr,
-                ".",
-                color=COLOURS[environment],
-                markersize=4,
-                alpha=0.6 if len(part) < 500 else 0.2,
-            )
+            _draw_points(axes, part.si_sdr_mixture, part.si_sdr, environment, alpha=0.2)
         better = (subset.si_sdr > subset.si_sdr_mixture).mean()
         axes.set_title(f"{variant}: {100 * better:.0f} % improved", fontsize=10)
         axes.grid(alpha=0.3)
         axes.set(xlim=limits, ylim=limits, aspect="equal")
     for axes in list(grid.flat)[len(variants) :]:
         axes.set_axis_off()
-    for environment in environments_of(rows):
-        grid[0, 0].plot([], [], "o", color=COLOURS[environment], label=environment)
+    _name_environments(grid[0, 0], rows)
     grid[0, 0].plot([], [], color="black", label="no improvement")
     figure.supxlabel("SI-SDR of the mixture (dB)", fontsize="medium")
     figure.supylabel("SI-SDR of the estimate (dB)", fontsize="medium")
@@ -159,25 +146,48 @@ def plot_in_out(rows, name):
     return figure
 
 
-def _places(names):
-    """Positions of bars, the averages set apart."""
-    gap = 0.5
-    return np.array(
-        [
-            place + gap * (name in (ALL_VARIANTS, ALL_MIXTURES))
-            for place, name in enumerate(names)
-        ]
-    )
+def plot_comparison(table: pd.DataFrame) -> Figure:
+    """SI-SDRi of all models by variant, and below it the paired differences.
+
+    Of what :func:`custom_modules.evaluation.comparison.compare` returns.
+    """
+    table = table[table.metric == "si_sdri"]
+    models = list(dict.fromkeys(table.model))
+    variants = list(dict.fromkeys(table.variant))
+    figure = Figure(figsize=(9.5, 6.4), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    width = 0.8 / len(models)
+    for number, model in enumerate(models):
+        part = table[table.model == model].set_index("variant").loc[variants]
+        colour = PALETTE[number % len(PALETTE)]
+        places = np.arange(len(variants)) + (number - (len(models) - 1) / 2) * width
+        spread = _spread(part["mean"], part.ci_low, part.ci_high)
+        look = {"capsize": 3, "color": colour}
+        above.bar(places, part["mean"], width, yerr=spread, label=model, **look)
+        if number:
+            bounds = part.difference_ci_low, part.difference_ci_high
+            spread = _spread(part.difference, *bounds)
+            below.errorbar(places, part.difference, yerr=spread, fmt="o", **look)
+    for axes in (above, below):
+        axes.axhline(0, **_LINE)
+        axes.grid(axis="y", alpha=0.3)
+        axes.set_axisbelow(True)
+    below.set_xticks(range(len(variants)), map(_broken, variants), fontsize=9)
+    above.set(ylabel="SI-SDRi (dB)", title="Improvement over the mixture")
+    below.set(ylabel=f"difference from\n{models[0]} (dB)")
+    # Inside, it would hide bars of some results.
+    figure.legend(loc="outside upper center", ncols=len(models), frameon=False)
+    return figure
 
 
-def _broken(name):
-    return name.replace(" ", "\n", 1)
-
-
-def _draw_gains(axes, table, places):
-    below, above = table["mean"] - table.ci_low, table.ci_high - table["mean"]
-    spread = np.nan_to_num([below, above]).clip(0)
-    is_variant = np.array([name in VARIANTS for name in table.index])
+def _draw_gains(axes: Axes, summary: pd.DataFrame, column: str) -> np.ndarray:
+    """Bars of an improvement with its oracle; their places, the averages set apart."""
+    table = summary[summary.metric == column].set_index("variant")
+    names = list(table.index)
+    apart = [0.5 * (name in (ALL_VARIANTS, ALL_MIXTURES)) for name in names]
+    places = np.arange(len(names)) + np.array(apart)
+    spread = _spread(table["mean"], table.ci_low, table.ci_high)
+    is_variant = np.array([name in VARIANTS for name in names])
     for kind, chosen in (("model", is_variant), ("subsets and means", ~is_variant)):
         axes.bar(
             places[chosen],
@@ -188,42 +198,39 @@ def _draw_gains(axes, table, places):
             color=COLOURS[kind],
             label="this model, 95 % interval" if kind == "model" else kind,
         )
+    oracle = summary[summary.metric == f"{column}_oracle"].set_index("variant")["mean"]
+    if len(oracle):
+        lines = axes.hlines(oracle.reindex(names), places - 0.42, places + 0.42)
+        lines.set(color=COLOURS["oracle"], linewidth=3, zorder=3, label=_ORACLE)
+    axes.axhline(0, **_LINE)
+    axes.grid(axis="y", alpha=0.3)
+    axes.set_axisbelow(True)
+    return places
 
 
-def _mark_oracle(axes, summary, names, places):
-    oracle = summary[(summary.group == EVERY) & (summary.metric == "si_sdri_oracle")]
-    if oracle.empty:
-        return
-    means = oracle.set_index("variant")["mean"].reindex(names)
-    axes.hlines(
-        means,
-        places - 0.42,
-        places + 0.42,
-        color=COLOURS["oracle"],
-        linewidth=3,
-        label="background removal alone (oracle)",
-        zorder=3,
-    )
+def _draw_points(
+    axes: Axes, x: ArrayLike, y: pd.Series, environment: str, alpha: float
+) -> None:
+    """A dot for each; with ``alpha`` if they are many."""
+    alpha = 0.6 if len(y) < 500 else alpha
+    look: dict[str, Any] = {"color": COLOURS[environment], "alpha": alpha, "zorder": 1}
+    axes.plot(x, y, ".", markersize=4, **look)
 
 
-def _mark_genders(axes, summary, names, places):
-    gains = summary[summary.metric == "si_sdri"].set_index(["group", "variant"])["mean"]
-    for group, marker in (("same gender", "v"), ("cross gender", "^")):
-        if group not in gains.index:
-            continue
-        axes.plot(
-            places,
-            gains[group].reindex(names),
-            marker,
-            color="white",
-            markeredgecolor="black",
-            markersize=6,
-            label=group,
-            zorder=4,
-        )
+def _name_environments(axes: Axes, table: pd.DataFrame) -> None:
+    for name in environments_of(table):
+        axes.plot([], [], "o", color=COLOURS[name], label=name)
 
 
-def _limits(rows):
+def _spread(mean: pd.Series, low: pd.Series, high: pd.Series) -> np.ndarray:
+    return np.nan_to_num([mean - low, high - mean]).clip(0)
+
+
+def _broken(name: str) -> str:
+    return name.replace(" ", "\n", 1)
+
+
+def _limits(rows: pd.DataFrame) -> tuple[float, float]:
     values = rows[["si_sdr", "si_sdr_mixture"]].to_numpy()
     values = values[np.isfinite(values)]
     if not len(values):

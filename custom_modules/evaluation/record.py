@@ -1,5 +1,7 @@
 """What a table must say about itself: which model, which data, made how."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import os
@@ -7,21 +9,26 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from custom_modules.files import atomic_path
+if TYPE_CHECKING:
+    from custom_modules.dataio import MixtureDataset
+    from custom_modules.evaluation.loading import Model
+    from custom_modules.evaluation.runner import Timing
 
 #: In the results folder.
 RECORD_FILE = "test_run.json"
 
-#: Raise it when the same model and data would give other scores.
-FORMAT = 1
+#: Raise it when the same model and data would give other scores, or other files.
+FORMAT = 2
 
-#: What :func:`command` puts apart; and in it, where a path from the root begins.
+#: What :func:`without_folders` shortens, and in it, where a path from the root begins.
 _WORD = re.compile(r'"[^"\n]*"|\S+')
 _FROM_ROOT = re.compile(r"""(?<![^\s"'`=:,;(\[{])/[^"'`,;)\]}]*""")
 
@@ -29,49 +36,37 @@ _FROM_ROOT = re.compile(r"""(?<![^\s"'`=:,;(\[{])/[^"'`,;)\]}]*""")
 PACKAGES = ("torch", "speechbrain", "numpy", "fast_bss_eval", "pesq", "pystoi")
 
 
-def evaluation_key(model, dataset, split, batch_size):
+def evaluation_key(
+    model: Model, dataset: MixtureDataset, split: str, batch_size: int
+) -> str:
     """Names what is evaluated, so that scores of two models never mix.
 
-    Arguments
-    ---------
-    model : custom_modules.evaluation.loading.Model
-    dataset : custom_modules.dataio.MixtureDataset
-    split : str
-    batch_size : int
-        As asked for.
-
-    Returns
-    -------
-    str
-        ``<split>-<digest>`` of the model's parameters and settings, the manifest
-        and the corpus that it is of, task, device, precision, rows of a batch and
-        the versions of what computes metrics.
+    ``<split>-<digest>`` of the model's parameters and settings, the manifest, the
+    corpus and the sizes and times of its mixes, task, device, precision, rows of a
+    batch and the versions of what computes metrics.
     """
     # Outside it stays what changes no score: the choice of variants, metrics and
     # mixtures, processes and workers. And what is not looked at, because it would
     # take too long or changes last digits alone: the content of audio files that
     # keep size and time, layers other than the mix, which GPU, driver and cuDNN.
+    root = Path(dataset.data.replacements.get("data_root", ""))
+    mixes = (entry["mix"] for entry in dataset.data.values())
     parts = {
         "format": FORMAT,
         "model": model.fingerprint(),
         "manifest": digest_of([dataset.data.path.read_bytes()]),
-        "corpus": _corpus(dataset.data),
+        "corpus": (str(root.resolve()), digest_of(map(_state, mixes))),
         "task": dataset.task,
         "device": model.device.type,
         "precision": str(model.dtype),
         "batch_size": model.batch_size(batch_size),
-        "versions": versions(),
+        "versions": _versions(),
     }
     return f"{split}-{digest_of([json.dumps(parts).encode()], size=8)}"
 
 
-def _corpus(manifest):
-    """Where the corpus is, and a digest of size and time of all mixes."""
-    root = Path(manifest.replacements.get("data_root", "")).resolve()
-    return str(root), digest_of(_state(entry["mix"]) for entry in manifest.values())
-
-
-def _state(path):
+def _state(path: str) -> bytes:
+    """Size and time of a file."""
     try:
         stat = os.stat(path)
     except OSError:
@@ -79,7 +74,7 @@ def _state(path):
     return f"{stat.st_size} {stat.st_mtime_ns}\n".encode()
 
 
-def digest_of(pieces, size=16):
+def digest_of(pieces: Iterable[bytes], size: int = 16) -> str:
     """A hexadecimal digest of ``size`` bytes of pieces of bytes, one after another."""
     digest = hashlib.blake2b(digest_size=size)
     for piece in pieces:
@@ -87,73 +82,39 @@ def digest_of(pieces, size=16):
     return digest.hexdigest()
 
 
-def facts_of(hparams):
-    """What a record says of the experiment.
-
-    Arguments
-    ---------
-    hparams : dict
-
-    Returns
-    -------
-    dict
-        ``model_name``, ``task``, ``sample_rate``, ``seed`` and ``data_folder``;
-        None for what the hparams lack, as those of an exported folder.
-    """
+def facts_of(hparams: dict) -> dict[str, Any]:
+    """What a record says of the experiment; None for what the hparams lack."""
     keys = ("model_name", "task", "sample_rate", "seed", "data_folder")
     return {key: hparams.get(key) for key in keys}
 
 
-def describe_run(model, effort, **facts):
-    """Everything that is needed to make a table again.
-
-    Arguments
-    ---------
-    model : custom_modules.evaluation.loading.Model
-    effort : custom_modules.evaluation.runner.Effort
-    **facts
-        Such as ``model_name``, ``seed``, ``task``, ``checkpoint``.
-
-    Returns
-    -------
-    dict
-        JSON values.
-    """
+def describe_run(
+    model: Model, timing: Timing, facts: dict, split: str, checkpoint: str
+) -> dict[str, Any]:
+    """Everything that is needed to make a table again, as JSON values."""
     return {
+        "split": split,
+        "checkpoint": checkpoint,
         **facts,
         "command": command(),
-        "git_commit": git_commit(),
+        "git_commit": _git_commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": _device_name(model.device),
         "precision": str(model.dtype).removeprefix("torch."),
-        "seconds": round(effort.seconds, 1),
-        "seconds_waiting_for_metrics": round(effort.waited, 1),
-        "scored_in_this_run": effort.scored,
-        "processes": effort.processes,
-        "versions": {
-            "python": platform.python_version(),
-            **versions(),
-        },
+        "seconds": round(timing.seconds, 1),
+        "seconds_waiting_for_metrics": round(timing.waited, 1),
+        "scored_in_this_run": timing.scored,
+        "processes": timing.processes,
+        "versions": {"python": platform.python_version(), **_versions()},
     }
 
 
-def versions():
-    """Of the packages on which scores depend.
-
-    Returns
-    -------
-    dict of str to str
-    """
+def _versions() -> dict[str, str]:
     return {name: version(name) for name in PACKAGES}
 
 
-def command():
-    """The command line of this process, as one would type it.
-
-    Returns
-    -------
-    str
-    """
+def command() -> str:
+    """The command line of this process, as one would type it."""
     arguments = [f'"{a}"' if " " in a else a for a in sys.argv[1:]]
     script = Path(sys.argv[0])
     if script.is_absolute() and script.is_relative_to(Path.cwd()):
@@ -161,75 +122,33 @@ def command():
     return " ".join(["python", str(script), *arguments])
 
 
-def git_commit():
-    """The commit that is checked out, and whether files differ from it.
-
-    Returns
-    -------
-    str or None
-        None without git or a repository.
-    """
-    folder = Path(__file__).parent
+def _git_commit() -> str | None:
+    """The commit that is checked out, and whether files differ from it."""
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-            cwd=folder,
+            cwd=Path(__file__).parent,
             capture_output=True,
             text=True,
             timeout=20,
             check=True,
         )
     except (OSError, subprocess.SubprocessError):
-        return None
+        return None  # no git, or no repository
     return done.stdout.strip() or None
 
 
-def write_record(folder, record):
-    """Writes a record beside the results.
-
-    Arguments
-    ---------
-    folder : str or pathlib.Path
-    record : dict
-        From :func:`describe_run`.
-    """
-    with atomic_path(Path(folder, RECORD_FILE)) as path:
-        text = json.dumps(record, indent=1, ensure_ascii=False)
-        path.write_text(text + "\n", encoding="utf-8")
-
-
-def recorded_corpus(folder):
-    """The corpus that the results in a folder are of.
-
-    Arguments
-    ---------
-    folder : str or pathlib.Path
-
-    Returns
-    -------
-    str or None
-        The data folder; None if there are no results, or they do not say.
-    """
+def recorded_corpus(folder: str | Path) -> str | None:
+    """The data folder that the results in a folder are of, if they say."""
     try:
         record = json.loads(Path(folder, RECORD_FILE).read_text(encoding="utf-8"))
-        return record.get("data_folder")
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError):
         return None
+    return record.get("data_folder") if isinstance(record, dict) else None
 
 
-def record_lines(record):
-    """A record as lines of Markdown, for others to read.
-
-    Folders are named without where they are on this machine.
-
-    Arguments
-    ---------
-    record : dict
-
-    Returns
-    -------
-    list of str
-    """
+def record_lines(record: dict) -> list[str]:
+    """A record as lines of Markdown; folders without where they are on this machine."""
     versions = ", ".join(f"{k} {v}" for k, v in record["versions"].items())
     corpus, checkpoint = record.get("data_folder"), record.get("checkpoint")
     facts = {
@@ -246,20 +165,9 @@ def record_lines(record):
     return [f"- {name}: {fact}" for name, fact in facts.items() if fact is not None]
 
 
-def without_folders(text):
-    """Shortens paths from the root to what they end in.
+def without_folders(text: str) -> str:
+    """A command line, or Markdown with one, its paths from the root shortened.
 
-    Arguments
-    ---------
-    text : str
-        A command line, or Markdown with one.
-
-    Returns
-    -------
-    str
-
-    Example
-    -------
     >>> without_folders("train.py hparams/dprnn.yaml --data_folder=/home/me/PolSESS")
     'train.py hparams/dprnn.yaml --data_folder=…/PolSESS'
     >>> without_folders('"--data_folder=/home/jane doe/PolSESS" at 1/3 or a / b')
@@ -268,15 +176,15 @@ def without_folders(text):
     return _WORD.sub(lambda word: _shorten(word[0]), text)
 
 
-def _shorten(text):
-    def end(found):
-        name = Path(found[0]).name
-        return f"…/{name}" if name else found[0]
+def _shorten(text: str) -> str:
+    def end(match: re.Match) -> str:
+        name = Path(match[0]).name
+        return f"…/{name}" if name else match[0]
 
     return _FROM_ROOT.sub(end, text)
 
 
-def _duration(record):
+def _duration(record: dict) -> str:
     seconds, scored = record["seconds"], record["scored_in_this_run"]
     several = record["processes"] > 1
     shared = f" shared by {record['processes']} processes" if several else ""
@@ -287,7 +195,7 @@ def _duration(record):
     )
 
 
-def _device_name(device):
+def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} ({platform.machine()})"

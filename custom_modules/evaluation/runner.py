@@ -5,197 +5,36 @@ Start reading at :func:`score_test_set`.
 
 import time
 from collections import Counter
-from concurrent.futures import FIRST_COMPLETED, wait
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-import soundfile as sf
 import torch
-from speechbrain.utils.distributed import (
-    ddp_all_reduce,
-    ddp_barrier,
-    if_main_process,
-)
+from speechbrain.utils.distributed import ddp_all_reduce, ddp_barrier, if_main_process
+from torch import Tensor
 from tqdm import tqdm
 
+from custom_modules.audio import write_pcm16
+from custom_modules.dataio import MixtureDataset
 from custom_modules.distributed import rank_and_processes
-from custom_modules.evaluation.scoring import ScoringJob, ScoringPool
-from custom_modules.files import atomic_path
-from custom_modules.metrics import align, si_sdr_of_signals
-from custom_modules.mmipc import variants_of
+from custom_modules.evaluation.loading import Model
+from custom_modules.evaluation.scoring import (
+    MixtureScores,
+    ScoringJob,
+    scoring_processes,
+)
+from custom_modules.evaluation.store import ScoreStore
+from custom_modules.metrics import align, metrics_of, scores_on_device
+from custom_modules.mmipc import is_target, num_sources, variants_of
 from custom_modules.processes import available_cores
 
 #: How many examples may wait for others of their length.
 MAX_WAITING = 64
 
-
-class Example(NamedTuple):
-    """A mixture in one variant.
-
-    Arguments
-    ---------
-    id : str
-    variant : str
-    mixture : torch.Tensor
-        ``[time]``.
-    targets : torch.Tensor
-        ``[time, sources]``; the same tensor for all variants of a mixture.
-    """
-
-    id: str
-    variant: str
-    mixture: torch.Tensor
-    targets: torch.Tensor
-
-
-def read_examples(dataset, wanted):
-    """Reads mixtures, each layer once, whatever the number of variants.
-
-    Arguments
-    ---------
-    dataset : custom_modules.dataio.MixtureDataset
-        With ``draw=False``.
-    wanted : dict of str to collection of str
-        Id of a mixture → the variants of it.
-
-    Yields
-    ------
-    Example
-    """
-    place = {name: index for index, name in enumerate(dataset.data_ids)}
-    for name, variants in wanted.items():
-        item = dataset[place[name]]
-        for variant, mixture in zip(item["variants"], item["mixtures"], strict=True):
-            if variant in variants:
-                yield Example(name, variant, mixture, item["targets"])
-
-
-def rows_by_length(manifest, batch_size):
-    """How many rows a batch of each length has.
-
-    Arguments
-    ---------
-    manifest : Mapping
-        The whole test set.
-    batch_size : int
-        At most.
-
-    Returns
-    -------
-    dict of int to int
-        Samples → rows; never more than the test set has of that length.
-    """
-    if batch_size == 1:
-        return {}
-    available = Counter()
-    for entry in manifest.values():
-        samples = round(entry["duration"] * entry["sample_rate"])
-        available[samples] += len(variants_of(entry["environment"]))
-    return {samples: min(batch_size, n) for samples, n in available.items()}
-
-
-def batches_of_one_length(examples, rows):
-    """Groups examples by length.
-
-    Arguments
-    ---------
-    examples : iterable of Example
-    rows : dict of int to int
-        From :func:`rows_by_length`; 1 for what is missing.
-
-    Yields
-    ------
-    examples : list of Example
-    mixtures : torch.Tensor
-        ``[rows, time]``; beyond the examples, copies of the last one.
-
-    Example
-    -------
-    >>> examples = [Example("a", "C", torch.ones(n), None) for n in (5, 9, 5, 5)]
-    >>> batches = batches_of_one_length(examples, {5: 2, 9: 2})
-    >>> [(len(batch), tuple(mixtures.shape)) for batch, mixtures in batches]
-    [(2, (2, 5)), (1, (2, 9)), (1, (2, 5))]
-    """
-    waiting = {}
-    for example in examples:
-        group = waiting.setdefault(len(example.mixture), [])
-        group.append(example)
-        full = rows.get(len(example.mixture), 1)
-        if len(group) == full:
-            yield _fill(waiting.pop(len(example.mixture)), full)
-        elif sum(map(len, waiting.values())) >= MAX_WAITING:
-            oldest = next(iter(waiting))
-            yield _fill(waiting.pop(oldest), rows.get(oldest, 1))
-    for samples, group in waiting.items():
-        yield _fill(group, rows.get(samples, 1))
-
-
-def _fill(examples, rows):
-    mixtures = [example.mixture for example in examples]
-    mixtures += mixtures[-1:] * (rows - len(mixtures))
-    return examples, torch.stack(mixtures)
-
-
 #: Of what is tested, these are written as audio: clean speech and the full mix.
 HEARD_VARIANTS = ("C", "SER", "SE")
-
-
-def example_path(folder, mixture_id, variant, signal="mixture"):
-    """Where a signal of an example is written.
-
-    Arguments
-    ---------
-    folder : str or pathlib.Path
-    mixture_id, variant : str
-    signal : str
-        ``"mixture"``, ``"s1"``, ``"s1_target"`` and so on.
-
-    Returns
-    -------
-    pathlib.Path
-
-    Example
-    -------
-    >>> example_path("audio", "test_1", "SER", "s2").name
-    'test_1_SER_s2.wav'
-    """
-    return Path(folder, f"{mixture_id}_{variant}_{signal}.wav")
-
-
-def write_example(folder, mixture_id, variant, mixture, estimates, targets, rate):
-    """Writes a mixture, its estimates and its targets.
-
-    SI-SDR leaves the scale of an estimate open, so each is given the level of
-    its target.
-
-    Arguments
-    ---------
-    folder : str or pathlib.Path
-        Made if missing.
-    mixture_id, variant : str
-        Begin the names of the files, see :func:`example_path`.
-    mixture : torch.Tensor
-        ``[time]``.
-    estimates : torch.Tensor
-        ``[time, sources]``, in the order of the targets.
-    targets : torch.Tensor
-        ``[time, sources]``.
-    rate : int
-        Hz.
-    """
-    estimates = estimates.float().nan_to_num(0.0)
-    levels = targets.square().mean(0).sqrt()
-    estimates = estimates * levels / estimates.square().mean(0).sqrt().clamp_min(1e-8)
-    signals = {"mixture": mixture}
-    sources = range(targets.shape[1])
-    signals |= {f"s{i + 1}": estimates[:, i] for i in sources}
-    signals |= {f"s{i + 1}_target": targets[:, i] for i in sources}
-    for name, signal in signals.items():
-        with atomic_path(example_path(folder, mixture_id, variant, name)) as path:
-            samples = torch.clamp(signal, -1, 1).cpu().numpy()
-            sf.write(path, samples, rate, subtype="PCM_16", format="WAV")
-
 
 #: Rows of a batch, unless something else is asked for.
 BATCH_SIZE = 8
@@ -204,162 +43,139 @@ BATCH_SIZE = 8
 BACKLOG = 32
 
 
+class Example(NamedTuple):
+    """A mixture in one variant."""
+
+    id: str
+    variant: str
+    mixture: Tensor  # [time]
+    targets: Tensor  # [time, sources]; the same tensor for all variants of a mixture
+
+
 class Scope(NamedTuple):
-    """What is scored, and how.
+    """What is scored, and how."""
 
-    Arguments
-    ---------
-    groups : tuple of str
-        Some of :data:`custom_modules.metrics.GROUPS`.
-    batch_size : int
-        Rows of a batch on a GPU. A CPU takes mixtures one by one, in threads.
-    size_option : str
-        The option that sets it, for whoever has to lower it.
-    workers : int, optional
-        Processes for metrics; 0 computes them in this one. By default, one per
-        available core, shared among the processes of ``torchrun``.
-    audio_folder : str
-        Where examples go.
-    save_audio : int
-        Of how many mixtures.
-    progressbar : bool
-    """
-
-    groups: tuple = ("sdr", "pesq", "stoi")
+    groups: tuple[str, ...] = ("sdr", "pesq", "stoi")  # of metrics, beside SI-SDR
+    #: Rows of a batch on a GPU. A CPU takes mixtures one by one, in threads.
     batch_size: int = BATCH_SIZE
-    size_option: str = "--batch_size"
+    size_option: str = "--batch_size"  # that sets it, for whoever has to lower it
+    #: Processes for metrics; 0 computes them in this one. By default, one per
+    #: available core, shared among the processes of ``torchrun``.
     workers: int | None = None
-    audio_folder: str = "audio"
-    save_audio: int = 0
+    audio_folder: str = "audio"  # where examples go
+    save_audio: int = 0  # of how many mixtures
     progressbar: bool = True
 
 
-class Effort(NamedTuple):
-    """What scoring took.
+class Timing(NamedTuple):
+    """What scoring took, of all processes."""
 
-    Arguments
-    ---------
-    scored : int
-        Mixtures × variants scored in this run, by all processes; those of an
-        earlier run are not.
-    seconds : float
-        Until the last process was done.
-    waited : float
-        Seconds in which the model waited for metrics, of the process in which it
-        did longest.
-    processes : int
-    """
-
-    scored: int
-    seconds: float
-    waited: float
+    scored: int  # mixtures × variants, those of an earlier run not counted
+    seconds: float  # until the last process was done
+    waited: float  # for metrics, s, of the process whose model waited longest
     processes: int = 1
 
 
-def score_test_set(model, dataset, store, scope):
-    """Scores what is not yet in the store.
+def score_test_set(
+    model: Model, dataset: MixtureDataset, store: ScoreStore, scope: Scope
+) -> Timing:
+    """Scores what is not yet in the store, which then holds all scores.
 
-    Arguments
-    ---------
-    model : custom_modules.evaluation.loading.Model
-    dataset : custom_modules.dataio.MixtureDataset
-        With ``draw=False``. Processes of ``torchrun`` share its mixtures.
-    store : custom_modules.evaluation.store.ScoreStore
-        Holds all scores afterwards, also those of other processes.
-    scope : Scope
-
-    Returns
-    -------
-    Effort
-        Of all processes.
-
-    Raises
-    ------
-    InputError
-        If a file has gone, or a process for metrics dies.
+    Processes of ``torchrun`` share the mixtures of the dataset (``draw=False``).
+    InputError if a file has gone, or a process for metrics dies.
     """
     start = time.perf_counter()
     wanted = _missing(dataset, store, scope)
     ddp_barrier()  # all have read the store before anybody adds to it
     rank, processes = rank_and_processes()
     wanted = dict(list(wanted.items())[rank::processes])
-    scope = scope._replace(workers=_workers(scope, processes, len(wanted)))
+    workers = scope.workers
+    if workers is None:
+        workers = min(max(1, available_cores() // processes), len(wanted))
     run = _Run(model, dataset, store, scope, wanted)
-    run.through()
-    seconds = time.perf_counter() - start, run.waited
+    if wanted:
+        run.through(workers)
+    seconds = time.perf_counter() - start
     # Summed up when all are there: what they wrote can be read.
     scored = _over_processes(run.scored, "SUM", model.device)
-    seconds = [_over_processes(spent, "MAX", model.device) for spent in seconds]
+    seconds = _over_processes(seconds, "MAX", model.device)
+    waited = _over_processes(run.waited, "MAX", model.device)
     store.read_all()
-    return Effort(int(scored), *seconds, processes)
+    return Timing(int(scored), seconds, waited, processes)
 
 
-def _over_processes(number, operation, device):
-    number = torch.tensor(float(number), device=device)
-    return ddp_all_reduce(number, getattr(torch.distributed.ReduceOp, operation)).item()
+def _over_processes(number: float, operation: str, device: torch.device) -> float:
+    tensor = torch.tensor(float(number), device=device)
+    return ddp_all_reduce(tensor, getattr(torch.distributed.ReduceOp, operation)).item()
 
 
-def _missing(dataset, store, scope):
+def _missing(
+    dataset: MixtureDataset, store: ScoreStore, scope: Scope
+) -> dict[str, list[str]]:
     """Id → its variants that are to be scored, or heard, and are not yet."""
+    metrics = metrics_of(scope.groups, num_sources(dataset.task))
     heard = set(dataset.data_ids[: scope.save_audio])
     missing = {}
     for name in dataset.data_ids:
+        environment = dataset.data[name]["environment"]
         variants = [
             variant
-            for variant in variants_of(
-                dataset.data[name]["environment"], dataset.variants
+            for variant in variants_of(environment, dataset.variants)
+            if store.missing(name, variant, metrics)
+            or (
+                (name in heard and variant in HEARD_VARIANTS)
+                and not example_path(scope.audio_folder, name, variant).exists()
             )
-            if store.rows(name, variant, scope.groups) is None
-            or (name in heard and _is_unheard(scope.audio_folder, name, variant))
         ]
         if variants:
             missing[name] = variants
     return missing
 
 
-def _is_unheard(folder, name, variant):
-    path = example_path(folder, name, variant)
-    return variant in HEARD_VARIANTS and not path.exists()
-
-
-def _workers(scope, processes, mixtures):
-    if scope.workers is not None:
-        return scope.workers
-    return min(max(1, available_cores() // processes), mixtures)
-
-
 class _Run:
     """One pass over the mixtures that are missing."""
 
-    def __init__(self, model, dataset, store, scope, wanted):
+    def __init__(
+        self,
+        model: Model,
+        dataset: MixtureDataset,
+        store: ScoreStore,
+        scope: Scope,
+        wanted: dict[str, list[str]],
+    ) -> None:
         self.model, self.dataset, self.store = model, dataset, store
         self.scope, self.wanted = scope, wanted
+        self.sources = num_sources(dataset.task)
+        self.metrics = metrics_of(scope.groups, self.sources)
         self.heard = set(dataset.data_ids[: scope.save_audio])
-        self.parts = {}  # id → what is known of a mixture so far
-        self.jobs = set()
-        self.scored, self.gains, self.waited = 0, [], 0.0
+        self.jobs: dict[str, ScoringJob] = {}  # id → what is separated so far
+        self.running: set[Future] = set()
+        self.scored, self.waited = 0, 0.0
+        self.gains: list[float] = []
 
-    def through(self):
+    def through(self, workers: int) -> None:
         """Separates and scores everything."""
-        if not self.wanted:
-            return
-        with ExitStack() as stack:
-            stack.callback(self.store.close)
-            # Forked before the bar and the lanes begin threads of theirs.
-            self.pool = stack.enter_context(ScoringPool(self.scope.workers))
-            self.bar = stack.enter_context(self._progress())
-            rows = rows_by_length(
-                self.dataset.data, self.model.batch_size(self.scope.batch_size)
-            )
-            examples = read_examples(self.dataset, self.wanted)
-            batches = batches_of_one_length(examples, rows)
+        size = self.model.batch_size(self.scope.batch_size)
+        rows = rows_by_length(self.dataset.data, size)
+        examples = read_examples(self.dataset, self.wanted)
+        batches = batches_of_one_length(examples, rows)
+        # The processes are forked before the bar and the lanes begin threads of theirs.
+        with (
+            closing(self.store),
+            scoring_processes(workers) as submit,
+            self._progress() as bar,
+        ):
             for batch, estimates in self.model.separate_all(batches):
                 for example, estimate in zip(batch, estimates, strict=False):
-                    self._take(example, estimate)
-            while self.jobs:
-                self._collect(block=True)
+                    job = self._take(example, estimate)
+                    if job is not None:
+                        self.running.add(submit(job))
+                        wait_first = len(self.running) > BACKLOG * max(1, workers)
+                        self._collect(bar, wait_first)
+            while self.running:
+                self._collect(bar, wait_first=True)
 
-    def _progress(self):
+    def _progress(self) -> tqdm:
         total = sum(map(len, self.wanted.values()))
         shown = self.scope.progressbar and if_main_process()
         _, processes = rank_and_processes()
@@ -368,71 +184,158 @@ class _Run:
             total=total, unit="mix", desc=share, disable=not shown, dynamic_ncols=True
         )
 
-    def _take(self, example, estimates):
-        """Aligns and keeps an estimate; scores its mixture if it was the last."""
+    def _take(self, example: Example, estimates: Tensor) -> ScoringJob | None:
+        """Aligns and keeps an estimate; what is to be scored if it was the last."""
         targets = example.targets.to(estimates)[None]
         mixture = example.mixture.to(estimates)[None]
         aligned = align(estimates[None], targets)
-        scores = si_sdr_of_signals(aligned, targets, mixture)
-        aligned = aligned[0].cpu()
-        self._write_audio(example, aligned)
-        part = self.parts.setdefault(example.id, ({}, {}, {}))
-        kept = (
-            example.mixture.numpy(),
-            aligned.numpy(),
-            {suffix: values[0].tolist() for suffix, values in scores.items()},
-        )
-        for place, value in zip(part, kept, strict=True):
-            place[example.variant] = value
-        if len(part[0]) == len(self.wanted[example.id]):
-            self._submit(example)
+        estimate = aligned[0].cpu()
+        if example.id in self.heard and example.variant in HEARD_VARIANTS:
+            folder, rate = self.scope.audio_folder, self.model.sample_rate
+            write_example(folder, example, estimate, rate)
+        if example.id not in self.jobs:
+            self.jobs[example.id] = self._job(example)
+        job = self.jobs[example.id]
+        scores = scores_on_device(job.metrics, aligned, targets, mixture)
+        job.mixtures[example.variant] = example.mixture.numpy()
+        job.estimates[example.variant] = estimate.numpy()
+        for metric, by_signal in scores.items():
+            of_sources = {suffix: x[0].tolist() for suffix, x in by_signal.items()}
+            job.on_device.setdefault(metric, {})[example.variant] = of_sources
+        if len(job.mixtures) < len(self.wanted[example.id]):
+            return None
+        return self.jobs.pop(example.id)
 
-    def _submit(self, example):
-        environment = self.dataset.data[example.id]["environment"]
-        known = [self.store.groups(example.id, v) for v in self.parts[example.id][0]]
-        job = ScoringJob(
+    def _job(self, example: Example) -> ScoringJob:
+        """What is to be scored of a mixture, nothing of it separated yet."""
+        missing = {
+            metric
+            for variant in self.wanted[example.id]
+            for metric in self.store.missing(example.id, variant, self.metrics)
+        }
+        return ScoringJob(
             example.id,
             self.model.sample_rate,
             # What every variant has already is not scored again.
-            tuple(g for g in self.scope.groups if not all(g in has for has in known)),
-            variants_of(environment),
+            [metric for metric in self.metrics if metric in missing],
+            variants_of(self.dataset.data[example.id]["environment"]),
             example.targets.numpy(),
-            *self.parts.pop(example.id),
+            mixtures={},
+            estimates={},
+            on_device={},
         )
-        self.jobs.add(self.pool.submit(job))
-        self._collect(block=False)
 
-    def _collect(self, block):
-        """Stores what is scored; waits if asked to, or if too much waits already."""
+    def _collect(self, bar: tqdm, wait_first: bool) -> None:
+        """Stores what is scored; waits for the first if nothing is."""
         start = time.perf_counter()
-        block = block or len(self.jobs) > BACKLOG * max(1, self.scope.workers)
-        done, self.jobs = wait(
-            self.jobs, None if block else 0, return_when=FIRST_COMPLETED
+        done, self.running = wait(
+            self.running, None if wait_first else 0, return_when=FIRST_COMPLETED
         )
-        if block:
+        if wait_first:
             self.waited += time.perf_counter() - start
         for future in done:
-            mixture_id, groups, scores = self.pool.result(future)
-            self.store.add(mixture_id, scores, groups)
-            self._show(scores)
+            mixture_id, scores = future.result()
+            self.store.add(mixture_id, scores)
+            self._show(bar, mixture_id, scores)
 
-    def _show(self, scores):
-        for rows in scores.values():
-            self.scored += 1
-            self.gains += [r["si_sdri"] for r in rows if r["si_sdri"] is not None]
+    def _show(self, bar: tqdm, mixture_id: str, scores: MixtureScores) -> None:
+        self.scored += len(scores)
+        for variant in scores:
+            known = self.store.scores(mixture_id, variant, ["si_sdr"])["si_sdr"]
+            if not is_target(variant, self.sources):
+                pairs = zip(known[""], known["_mixture"], strict=True)
+                self.gains += [
+                    estimate - mixture
+                    for estimate, mixture in pairs
+                    if isinstance(estimate, float) and isinstance(mixture, float)
+                ]
         if self.gains:
             mean = sum(self.gains) / len(self.gains)
-            self.bar.set_postfix_str(f"SI-SDRi {mean:.2f} dB", refresh=False)
-        self.bar.update(len(scores))
+            bar.set_postfix_str(f"SI-SDRi {mean:.2f} dB", refresh=False)
+        bar.update(len(scores))
 
-    def _write_audio(self, example, aligned):
-        if example.id in self.heard and example.variant in HEARD_VARIANTS:
-            write_example(
-                self.scope.audio_folder,
-                example.id,
-                example.variant,
-                example.mixture,
-                aligned,
-                example.targets,
-                self.model.sample_rate,
-            )
+
+def read_examples(
+    dataset: MixtureDataset, wanted: Mapping[str, Iterable[str]]
+) -> Iterator[Example]:
+    """Reads variants of mixtures, each layer once, whatever their number."""
+    place = {name: index for index, name in enumerate(dataset.data_ids)}
+    for name, variants in wanted.items():
+        item = dataset[place[name]]
+        for variant, mixture in zip(item["variants"], item["mixtures"], strict=True):
+            if variant in variants:
+                yield Example(name, variant, mixture, item["targets"])
+
+
+def rows_by_length(manifest: Mapping[str, dict], batch_size: int) -> dict[int, int]:
+    """Length in samples → rows of its batches, at most as many as the test set has."""
+    if batch_size == 1:
+        return {}
+    available: Counter[int] = Counter()
+    for entry in manifest.values():
+        samples = round(entry["duration"] * entry["sample_rate"])
+        available[samples] += len(variants_of(entry["environment"]))
+    return {samples: min(batch_size, n) for samples, n in available.items()}
+
+
+def batches_of_one_length(
+    examples: Iterable[Example], rows: Mapping[int, int]
+) -> Iterator[tuple[list[Example], Tensor]]:
+    """Groups examples by length; ``rows`` as of :func:`rows_by_length`, by default 1.
+
+    Yields examples and ``[rows, time]``: beyond the examples, copies of the last one.
+
+    >>> examples = [Example("a", "C", torch.ones(n), None) for n in (5, 9, 5, 5)]
+    >>> batches = batches_of_one_length(examples, {5: 2, 9: 2})
+    >>> [(len(batch), tuple(mixtures.shape)) for batch, mixtures in batches]
+    [(2, (2, 5)), (1, (2, 9)), (1, (2, 5))]
+    """
+    waiting: dict[int, list[Example]] = {}
+    for example in examples:
+        length = len(example.mixture)
+        group = waiting.setdefault(length, [])
+        group.append(example)
+        if len(group) < rows.get(length, 1):
+            if sum(map(len, waiting.values())) < MAX_WAITING:
+                continue
+            length = next(iter(waiting))  # that has waited longest
+        yield _fill(waiting.pop(length), rows.get(length, 1))
+    for length, group in waiting.items():
+        yield _fill(group, rows.get(length, 1))
+
+
+def _fill(examples: list[Example], rows: int) -> tuple[list[Example], Tensor]:
+    mixtures = [example.mixture for example in examples]
+    mixtures += mixtures[-1:] * (rows - len(mixtures))
+    return examples, torch.stack(mixtures)
+
+
+def example_path(
+    folder: str | Path, mixture_id: str, variant: str, signal: str = "mixture"
+) -> Path:
+    """Where a signal of an example is written: the mixture, ``s1``, ``s1_target`` …
+
+    >>> example_path("audio", "test_1", "SER", "s2").name
+    'test_1_SER_s2.wav'
+    """
+    return Path(folder, f"{mixture_id}_{variant}_{signal}.wav")
+
+
+def write_example(
+    folder: str | Path, example: Example, estimates: Tensor, sample_rate: int
+) -> None:
+    """Writes a mixture, its estimates (``[time, sources]``) and its targets.
+
+    SI-SDR leaves the scale of an estimate open, so each is given the level of
+    its target.
+    """
+    estimates, targets = estimates.float().nan_to_num(0.0), example.targets
+    levels = targets.square().mean(0).sqrt()
+    estimates = estimates * levels / estimates.square().mean(0).sqrt().clamp_min(1e-8)
+    signals = {"mixture": example.mixture}
+    for source in range(targets.shape[1]):
+        signals[f"s{source + 1}"] = estimates[:, source]
+        signals[f"s{source + 1}_target"] = targets[:, source]
+    for name, signal in signals.items():
+        path = example_path(folder, example.id, example.variant, name)
+        write_pcm16(path, torch.clamp(signal, -1, 1).cpu().numpy(), sample_rate)

@@ -2,108 +2,72 @@
 
 import json
 import os
+from collections.abc import Collection
 from pathlib import Path
+from typing import BinaryIO
 
 from custom_modules.errors import InputError
-from custom_modules.evaluation.scoring import merge_rows
+from custom_modules.evaluation.scoring import Failure, MixtureScores, SignalScores
+
+#: In the results folder: what was scored, so that a rerun goes on.
+SCORES_FOLDER = "test_scores"
 
 
 class ScoreStore:
-    """Scores of an evaluation, appended to a file as they come.
+    """Scores by mixture, variant and metric, appended to a file as they come.
 
-    A line holds a mixture in one variant, with the metrics that were asked for when
-    it was scored; several lines add up. Processes append to files of their own and
-    read those of all. What a kill cut off in the middle of a line is passed over,
-    and scored again.
+    Processes append to files of their own and read those of all. What a kill cut off
+    in the middle of a line is passed over, and scored again. ``key`` names what is
+    evaluated, as :func:`custom_modules.evaluation.record.evaluation_key` does.
 
-    Arguments
-    ---------
-    folder : str or pathlib.Path
-        Where the files are; made when the first score comes.
-    key : str
-        What is evaluated: model, test set, device, versions. Another key is
-        another store.
-    rank : int
-        Of this process.
-
-    Example
-    -------
     >>> folder = getfixture("tmp_path")
     >>> store = ScoreStore(folder, key="model1")
-    >>> store.add("a", {"SER": [{"si_sdr": 1.0}]}, groups=("pesq",))
+    >>> store.add("a", {"SER": {"pesq": {"": [1.5, 2.0]}}})
     >>> store.close()
-    >>> ScoreStore(folder, key="model1").rows("a", "SER", groups=())
-    [{'si_sdr': 1.0}]
-    >>> ScoreStore(folder, key="model1").rows("a", "SER", groups=("stoi",)) is None
-    True
+    >>> ScoreStore(folder, key="model1").scores("a", "SER", ["pesq"])
+    {'pesq': {'': [1.5, 2.0]}}
+    >>> ScoreStore(folder, key="model1").missing("a", "SER", ["pesq", "stoi"])
+    ['stoi']
     """
 
-    def __init__(self, folder, key, rank=0):
+    def __init__(self, folder: str | Path, key: str, rank: int = 0) -> None:
         self.folder, self.key = Path(folder), key
         self.path = self.folder / f"{key}.{rank}.jsonl"
-        self._file = None
-        self._scored = {}
+        self._file: BinaryIO | None = None
+        self._scored: dict[tuple[str, str], dict[str, SignalScores]] = {}
         for path in sorted(self.folder.glob(f"{key}.*.jsonl")):
             self._read(path)
 
-    def rows(self, mixture_id, variant, groups):
-        """The rows of a mixture in a variant, one per source.
+    def missing(
+        self, mixture_id: str, variant: str, metrics: Collection[str]
+    ) -> list[str]:
+        """Those of the metrics that are not there."""
+        known = self._scored.get((mixture_id, variant), {})
+        return [name for name in metrics if name not in known]
 
-        Arguments
-        ---------
-        mixture_id : str
-        variant : str
-        groups : collection of str
-            Metrics that must be there.
+    def scores(
+        self, mixture_id: str, variant: str, metrics: Collection[str]
+    ) -> dict[str, SignalScores]:
+        """The scores of a mixture by some metrics; InputError if one is missing."""
+        if self.missing(mixture_id, variant, metrics):
+            raise InputError(
+                f"{self.folder}: holds no scores of {mixture_id}, {variant}; all "
+                "processes need the same output folder, on a disk that they share"
+            )
+        known = self._scored[mixture_id, variant]
+        return {name: known[name] for name in metrics}
 
-        Returns
-        -------
-        list of dict or None
-            None if they are not.
-        """
-        known, rows = self._scored.get((mixture_id, variant), (set(), None))
-        return rows if known.issuperset(groups) else None
-
-    def groups(self, mixture_id, variant):
-        """The metrics that a mixture in a variant was scored by so far.
-
-        Arguments
-        ---------
-        mixture_id : str
-        variant : str
-
-        Returns
-        -------
-        set of str
-        """
-        return self._scored.get((mixture_id, variant), (set(), None))[0]
-
-    def add(self, mixture_id, scores, groups):
-        """Appends the scores of a mixture.
-
-        Arguments
-        ---------
-        mixture_id : str
-        scores : dict of str to list of dict
-            Variant → rows, from
-            :func:`custom_modules.evaluation.scoring.score_mixture`.
-        groups : collection of str
-            The metrics in them.
-
-        Raises
-        ------
-        InputError
-            If the file cannot be written.
-        """
+    def add(self, mixture_id: str, scores: MixtureScores) -> None:
+        """Appends scores of a mixture; those that were there are kept as they are."""
         lines = []
-        for variant, rows in scores.items():
-            self._take_in((mixture_id, variant), groups, rows)
-            record = {"id": mixture_id, "variant": variant, "groups": list(groups)}
-            lines.append(json.dumps(record | {"rows": rows}, ensure_ascii=False))
+        for variant, by_metric in scores.items():
+            self._take_in(mixture_id, variant, by_metric)
+            record = {"id": mixture_id, "variant": variant, "scores": by_metric}
+            lines.append(f"{json.dumps(record, ensure_ascii=False)}\n")
         try:
             if self._file is None:
                 self._file = self._open()
-            self._file.write("".join(f"{line}\n" for line in lines).encode())
+            self._file.write("".join(lines).encode())
             self._file.flush()
         except OSError as error:
             raise InputError(
@@ -111,19 +75,19 @@ class ScoreStore:
                 "its permissions and the free space. A rerun goes on from here"
             ) from error
 
-    def close(self):
+    def close(self) -> None:
         """Closes the file; the store can still be read."""
         if self._file is not None:
             self._file.close()
             self._file = None
 
-    def read_all(self):
+    def read_all(self) -> None:
         """Takes in what other processes have added."""
         for path in sorted(self.folder.glob(f"{self.key}.*.jsonl")):
             if path != self.path:
                 self._read(path)
 
-    def _open(self):
+    def _open(self) -> BinaryIO:
         self.folder.mkdir(parents=True, exist_ok=True)
         file = open(self.path, "ab")  # noqa: SIM115 - closed by close()
         if file.tell():
@@ -133,24 +97,35 @@ class ScoreStore:
                     file.write(b"\n")
         return file
 
-    def _read(self, path):
+    def _read(self, path: Path) -> None:
         try:
             lines = path.read_bytes().split(b"\n")
         except OSError as error:
             raise InputError(
-                f"{path}: cannot be read ({error.strerror}); remove it to score anew"
+                f"{path}: cannot be read ({error.strerror}); remove it to score again"
             ) from error
         for line in lines:
             try:
                 record = json.loads(line)
-                key = record["id"], record["variant"]
-                self._take_in(key, record["groups"], record["rows"])
-            except (ValueError, KeyError, TypeError):
-                continue  # cut off by a kill
+                scores = _with_failures(record["scores"])
+                self._take_in(record["id"], record["variant"], scores)
+            except (ValueError, KeyError, TypeError, AttributeError):
+                continue  # cut off by a kill, or of an older format
 
-    def _take_in(self, key, groups, rows):
-        known, earlier = self._scored.get(key, (set(), None))
-        if earlier is None:
-            self._scored[key] = set(groups), rows
-        elif not known.issuperset(groups):
-            self._scored[key] = known.union(groups), merge_rows(earlier, rows)
+    def _take_in(
+        self, mixture_id: str, variant: str, scores: dict[str, SignalScores]
+    ) -> None:
+        known = self._scored.setdefault((mixture_id, variant), {})
+        for name, by_signal in scores.items():
+            known.setdefault(name, by_signal)
+
+
+def _with_failures(scores: dict) -> dict[str, SignalScores]:
+    """Scores as JSON keeps them: a failure is a list there."""
+    return {
+        name: {
+            suffix: [Failure(*x) if isinstance(x, list) else x for x in of_sources]
+            for suffix, of_sources in by_signal.items()
+        }
+        for name, by_signal in scores.items()
+    }

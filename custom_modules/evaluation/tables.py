@@ -1,18 +1,19 @@
-"""Summaries as Markdown that reads well as plain text, too."""
+"""Results as rows of scores, and their summaries as Markdown."""
 
+import json
+import textwrap
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import pandas as pd
 
 from custom_modules import markdown
 from custom_modules.curves import save
-from custom_modules.errors import InputError
-from custom_modules.evaluation.plots import (
-    plot_distribution,
-    plot_in_out,
-    plot_variants,
-)
-from custom_modules.evaluation.record import record_lines, write_record
+from custom_modules.dataio import MixtureDataset
+from custom_modules.evaluation import plots
+from custom_modules.evaluation.record import RECORD_FILE, record_lines
+from custom_modules.evaluation.scoring import DECIMALS, Failure, SignalScores
+from custom_modules.evaluation.store import ScoreStore
 from custom_modules.evaluation.summary import (
     ALL_MIXTURES,
     EVERY,
@@ -21,284 +22,129 @@ from custom_modules.evaluation.summary import (
     summarise,
 )
 from custom_modules.files import atomic_path
-from custom_modules.metrics import METRICS, columns_of
-from custom_modules.mmipc import VARIANTS, num_sources, variants_of
+from custom_modules.metrics import METRICS, Metric, columns_of, metrics_of
+from custom_modules.mmipc import VARIANTS, is_target, num_sources, variants_of
 
 #: Suffix of a column → who the row of the table is of.
 SYSTEMS = {"": "model", "_mixture": "mixture", "_oracle": "oracle"}
 
-
-def gains_table(summary, key="variant"):
-    """Mean improvements over the mixture, SI-SDRi with its interval and oracle.
-
-    Arguments
-    ---------
-    summary : pandas.DataFrame
-        A part of what :func:`custom_modules.evaluation.summary.summarise` returns
-        in which ``key`` names the rows.
-    key : str
-        ``"variant"`` or ``"group"``.
-
-    Returns
-    -------
-    str
-        Markdown. ``incomplete`` counts sources that lack a score of some metric
-        and signal, if there are any.
-    """
-    metrics, gains = _metrics(summary), summary.set_index([key, "metric"])
-    oracle = "si_sdri_oracle" in set(summary.metric)
-    incomplete = summary.groupby(key).incomplete.first()
-    counted = ["incomplete"] if incomplete.any() else []
-    lines = [[key, "n", *counted, "SI-SDRi", "95 % interval", "std"]]
-    lines[0] += ["oracle SI-SDRi"] * oracle
-    lines[0] += [f"{METRICS[name].heading}i" for name in metrics[1:]]
-    for name in dict.fromkeys(summary[key]):
-        cell = gains.loc[name, "si_sdri"]
-        line = [name, f"{cell.n:.0f}", *(f"{incomplete[name]}" for _ in counted)]
-        line += [
-            markdown.number(cell["mean"], 2),
-            markdown.interval(cell.ci_low, cell.ci_high, 2),
-            markdown.number(cell["std"], 2),
-        ]
-        if oracle:
-            line.append(markdown.number(gains.loc[name, "si_sdri_oracle"]["mean"], 2))
-        for metric in metrics[1:]:
-            mean = gains.loc[name, f"{metric}i"]["mean"]
-            line.append(markdown.number(mean, METRICS[metric].decimals))
-        lines.append(line)
-    return markdown.table(lines)
-
-
-def scores_table(summary):
-    """Mean scores of the model, the mixture and the oracle, in three rows each.
-
-    Arguments
-    ---------
-    summary : pandas.DataFrame
-        As for :func:`gains_table`.
-
-    Returns
-    -------
-    str
-        Markdown.
-    """
-    metrics, scores = _metrics(summary), summary.set_index(["variant", "metric"])
-    lines = [["variant", "of", *(METRICS[name].heading for name in metrics)]]
-    for variant in dict.fromkeys(summary.variant):
-        for suffix, system in SYSTEMS.items():
-            if f"si_sdr{suffix}" not in set(summary.metric):
-                continue
-            means = [
-                markdown.number(
-                    scores.loc[variant, f"{name}{suffix}"]["mean"],
-                    METRICS[name].decimals,
-                )
-                for name in metrics
-            ]
-            lines.append([variant if suffix == "" else "", system, *means])
-    return markdown.table(lines)
-
-
-def spread_table(summary):
-    """Every improvement with its standard deviation and interval.
-
-    Arguments
-    ---------
-    summary : pandas.DataFrame
-        As for :func:`gains_table`.
-
-    Returns
-    -------
-    str
-        Markdown.
-    """
-    metrics, gains = _metrics(summary), summary.set_index(["variant", "metric"])
-    lines = [["variant", *(f"{METRICS[name].heading}i" for name in metrics)]]
-    for variant in dict.fromkeys(summary.variant):
-        line = [variant]
-        for name in metrics:
-            cell, decimals = gains.loc[variant, f"{name}i"], METRICS[name].decimals
-            line.append(
-                markdown.number(cell["mean"], decimals)
-                + f" ± {markdown.number(cell['std'], decimals)} "
-                f"[{markdown.interval(cell.ci_low, cell.ci_high, decimals)}]"
-            )
-        lines.append(line)
-    return markdown.table(lines)
-
-
-def failures_table(rows):
-    """How often which metric could not be computed, and why.
-
-    Arguments
-    ---------
-    rows : pandas.DataFrame
-        As in ``test_results.csv``.
-
-    Returns
-    -------
-    str or None
-        Markdown, or None if everything could be computed.
-    """
-    reasons = rows.failures.astype("object").fillna("").str.split("; ")
-    table = rows[["variant"]].assign(reason=reasons).explode("reason")
-    table = table[table.reason != ""]
-    if table.empty:
-        return None
-    lines = [["metric or signal: reason", "sources", "variants"]]
-    for reason, found in table.groupby("reason", sort=True):
-        variants = ", ".join(v for v in VARIANTS if v in set(found.variant))
-        lines.append([reason, str(len(found)), variants])
-    return markdown.table(lines)
-
-
-def _metrics(summary):
-    names = set(summary.metric)
-    return [name for name in METRICS if name in names]
-
-
 NOTE = """\
-Means over mixtures, of which each is the mean over its sources; SI-SDR, SDR and
-SIR in dB, PESQ {mode} (MOS-LQO). `i` is the improvement over the mixture, `oracle`
-what removing the background alone, without parting the speakers, would give.
-Intervals are 95 % bootstrap intervals over mixtures; all variants is the mean of
-the variants' means, all mixtures weighs every mixture and variant alike."""
+Means over mixtures, of which each is the mean over its sources; {in_db} in dB, PESQ
+{{mode}} (MOS-LQO). `i` is the improvement over the mixture, `oracle` what removing the
+background alone, without parting the speakers, would give. Intervals are 95 % bootstrap
+intervals over mixtures; all variants is the mean of the variants' means, all mixtures
+weighs every mixture and variant alike."""
 
 
-def result_rows(dataset, store, groups):
+def result_rows(
+    dataset: MixtureDataset, store: ScoreStore, groups: Collection[str]
+) -> pd.DataFrame:
     """The rows of ``test_results.csv``, in the order of the manifest.
 
-    Arguments
-    ---------
-    dataset : custom_modules.dataio.MixtureDataset
-    store : custom_modules.evaluation.store.ScoreStore
-    groups : collection of str
-        Some of :data:`custom_modules.metrics.GROUPS`; only their columns are
-        taken.
-
-    Returns
-    -------
-    pandas.DataFrame
-
-    Raises
-    ------
-    InputError
-        If scores are missing, as those of a process that wrote them elsewhere.
+    InputError if scores are missing, as those of a process that wrote them elsewhere.
     """
-    columns = [*columns_of(groups, num_sources(dataset.task)), "failures"]
-    rows = []
+    sources = num_sources(dataset.task)
+    metrics = metrics_of(groups, sources)
     chosen = set(dataset.data_ids)
+    scored = []
     for name in (name for name in dataset.data if name in chosen):
-        known = describe(dataset.data[name])
+        known = {"id": name, **describe(dataset.data[name])}
         for variant in variants_of(known["environment"], dataset.variants):
-            for place, scores in enumerate(_scores(store, name, variant, groups)):
-                scores = {**scores, "failures": _kept(scores["failures"], columns)}
-                row = {"id": name, "variant": variant, "source": place + 1, **known}
-                rows.append(row | {column: scores[column] for column in columns})
-    table = pd.DataFrame(rows)[[*ROW_KEYS, *columns]]
-    scores = columns[:-1]
-    return table.astype(dict.fromkeys(scores, float))
+            scores = store.scores(name, variant, metrics)
+            scored.append((known | {"variant": variant}, scores))
+    return score_rows(scored, groups, sources)
 
 
-def _scores(store, name, variant, groups):
-    rows = store.rows(name, variant, groups)
-    if rows is None:
-        raise InputError(
-            f"{store.folder}: holds no scores of {name}, {variant}; all processes "
-            "need the same output folder, on a disk that they share"
-        )
-    return rows
+def score_rows(
+    scored: Iterable[tuple[dict, dict[str, SignalScores]]],
+    groups: Collection[str],
+    sources: int,
+) -> pd.DataFrame:
+    """Rows of mixtures by variant, each of which comes as its keys and scores.
 
-
-def _kept(failures, columns):
-    """The failures of signals, and of metrics that are among the columns."""
-    parts = [part for part in failures.split("; ") if part]
-    signals = ("target", "estimate", "mixture", "oracle")
-    kept = (*signals, *columns)
-    return "; ".join(part for part in parts if part.split(":")[0] in kept)
-
-
-def write_rows(rows, path):
-    """Writes rows of scores.
-
-    Arguments
-    ---------
-    rows : pandas.DataFrame
-        From :func:`result_rows`.
-    path : str or pathlib.Path
+    ``failures`` are tuples of texts.
     """
+    rows = []
+    for keys, scores in scored:
+        improvable = not is_target(keys["variant"], sources)
+        for source in range(sources):
+            row = _source_row(scores, source, improvable)
+            rows.append({**keys, "source": source + 1, **row})
+    table = pd.DataFrame(rows)
+    names = metrics_of(groups, sources)
+    suffixes = ("", "_oracle")[:sources]
+    of_signals = [f"{n}{suffix}" for n in names for suffix in ("_mixture", *suffixes)]
+    table = table.astype(dict.fromkeys(of_signals, float))
+    mixture = table[[f"{name}_mixture" for name in names]].to_numpy()
+    improvable = ~table.variant.map(lambda variant: is_target(variant, sources))
+    for suffix in suffixes:
+        gains = table[[f"{name}{suffix}" for name in names]] - mixture
+        gains = gains.where(improvable, axis=0).round(DECIMALS) + 0.0
+        table[[f"{name}i{suffix}" for name in names]] = gains
+    return table[[*ROW_KEYS, *columns_of(groups, sources), "failures"]]
+
+
+def _source_row(
+    scores: dict[str, SignalScores], source: int, improvable: bool
+) -> dict[str, object]:
+    """The scores of one source, and what failed, signal by signal."""
+    row: dict[str, object] = {}
+    failures = []
+    for suffix in SYSTEMS:
+        by_metric = {
+            name: x[suffix][source] for name, x in scores.items() if suffix in x
+        }
+        failed = [x for x in by_metric.values() if isinstance(x, Failure)]
+        target_failed = any(failure.where == "target" for failure in failed)
+        if suffix == "_mixture" and not improvable and not target_failed:
+            failures.append("mixture: the target itself, nothing to improve")
+        failures += map(str, failed)
+        for name, score in by_metric.items():
+            row[f"{name}{suffix}"] = None if isinstance(score, Failure) else score
+    return row | {"failures": tuple(dict.fromkeys(failures))}
+
+
+def write_rows(rows: pd.DataFrame, path: str | Path) -> None:
+    """Writes rows of scores as CSV."""
     with atomic_path(path) as partial:
-        rows.to_csv(partial, index=False)
+        failures = rows.failures.map("; ".join)
+        rows.assign(failures=failures).to_csv(partial, index=False)
 
 
-def write_results(rows, folder, record):
-    """Writes rows, summary, table and plots.
+def write_results(
+    rows: pd.DataFrame, folder: Path, record: dict
+) -> tuple[pd.DataFrame, list[Path]]:
+    """Writes ``test_results.csv``, summary, tables, record and pictures to a folder.
 
-    Arguments
-    ---------
-    rows : pandas.DataFrame
-        From :func:`result_rows`.
-    folder : str or pathlib.Path
-        ``test_results.csv``, ``test_summary.csv``, ``test_summary.md``,
-        ``test_run.json``, ``test_results.png``, ``test_distribution.png`` and
-        ``test_in_out.png`` go there.
-    record : dict
-        From :func:`custom_modules.evaluation.record.describe_run`.
-
-    Returns
-    -------
-    summary : pandas.DataFrame
-    pictures : list of pathlib.Path
+    The summary and the paths of the pictures come back.
     """
-    folder = Path(folder)
     summary = summarise(rows)
     write_rows(rows, folder / "test_results.csv")
     with atomic_path(folder / "test_summary.csv") as path:
         summary.to_csv(path, index=False, float_format="%.6g")
     with atomic_path(folder / "test_summary.md") as path:
         path.write_text(report(rows, summary, record), encoding="utf-8")
-    write_record(folder, record)
+    with atomic_path(folder / RECORD_FILE) as path:
+        text = json.dumps(record, indent=1, ensure_ascii=False)
+        path.write_text(text + "\n", encoding="utf-8")
     name = f"{record['model_name']}, {record['task']}"
     pictures = {
-        "test_results.png": plot_variants(summary, name),
-        "test_distribution.png": plot_distribution(rows, name),
-        "test_in_out.png": plot_in_out(rows, name),
+        "test_results.png": plots.plot_variants(summary, name),
+        "test_metrics.png": plots.plot_metrics(summary, name),
+        "test_distribution.png": plots.plot_distribution(rows, name),
+        "test_in_out.png": plots.plot_in_out(rows, name),
     }
     return summary, [save(figure, folder / name) for name, figure in pictures.items()]
 
 
-def main_table(summary):
-    """The table of improvements per variant.
-
-    Arguments
-    ---------
-    summary : pandas.DataFrame
-
-    Returns
-    -------
-    str
-    """
-    return gains_table(summary[summary.group == EVERY])
-
-
-def report(rows, summary, record):
-    """All tables as one Markdown document.
-
-    Arguments
-    ---------
-    rows, summary : pandas.DataFrame
-    record : dict
-
-    Returns
-    -------
-    str
-    """
+def report(rows: pd.DataFrame, summary: pd.DataFrame, record: dict) -> str:
+    """All tables as one Markdown document."""
     every = summary[summary.group == EVERY]
     mode = "narrow band" if record["sample_rate"] == 8000 else "wide band"
     parts = [
         f"# {record['model_name']}, task {record['task']}, {record['split']} set",
         main_table(summary),
-        NOTE.format(mode=mode),
+        _note().format(mode=mode),
         "## Scores beside the mixture and the oracle",
         scores_table(every),
         "## Spread: mean ± standard deviation [95 % interval]",
@@ -312,3 +158,100 @@ def report(rows, summary, record):
     parts += ["## Failures", failures or "None: every metric could be computed."]
     parts += ["## How it was made", "\n".join(record_lines(record))]
     return "\n\n".join(parts) + "\n"
+
+
+def _note() -> str:
+    *names, last = [
+        metric.heading for metric in METRICS.values() if metric.unit == "dB"
+    ]
+    text = NOTE.format(in_db=f"{', '.join(names)} and {last}")
+    return textwrap.fill(text, 83, break_on_hyphens=False)
+
+
+def main_table(summary: pd.DataFrame) -> str:
+    """The table of improvements per variant."""
+    return gains_table(summary[summary.group == EVERY])
+
+
+def gains_table(summary: pd.DataFrame, key: str = "variant") -> str:
+    """Mean improvements over the mixture, SI-SDRi with its interval and oracle.
+
+    ``key``, variant or group, names the rows. ``incomplete`` counts sources that lack a
+    score of some metric and signal, if there are any.
+    """
+    (base, first), *others = _metrics(summary).items()
+    main, oracle = _column(summary, f"{base}i"), _column(summary, f"{base}i_oracle")
+    columns = {key: main[key], "n": main.n.map("{:.0f}".format)}
+    if main.incomplete.any():
+        columns["incomplete"] = main.incomplete.map(str)
+    columns[f"{first.heading}i"] = _numbers(main["mean"], first)
+    columns["95 % interval"] = _intervals(main, first)
+    columns["std"] = _numbers(main["std"], first)
+    if len(oracle):
+        columns[f"oracle {first.heading}i"] = _numbers(oracle["mean"], first)
+    for name, metric in others:
+        mean = _column(summary, f"{name}i")["mean"]
+        columns[f"{metric.heading}i"] = _numbers(mean, metric)
+    return _table(columns)
+
+
+def scores_table(summary: pd.DataFrame) -> str:
+    """Mean scores of the model, the mixture and the oracle, in three rows each."""
+    columns: dict[str, list[str]] = {"variant": [], "of": []}
+    systems = {
+        s: name for s, name in SYSTEMS.items() if len(_column(summary, f"si_sdr{s}"))
+    }
+    for variant in dict.fromkeys(summary.variant):
+        columns["variant"] += [variant, *[""] * (len(systems) - 1)]
+        columns["of"] += systems.values()
+    for name, metric in _metrics(summary).items():
+        means = [_column(summary, f"{name}{suffix}")["mean"] for suffix in systems]
+        rows = zip(*(_numbers(x, metric) for x in means), strict=True)
+        columns[metric.heading] = [cell for row in rows for cell in row]
+    return _table(columns)
+
+
+def spread_table(summary: pd.DataFrame) -> str:
+    """Every improvement with its standard deviation and interval."""
+    columns = {"variant": list(dict.fromkeys(summary.variant))}
+    for name, metric in _metrics(summary).items():
+        part = _column(summary, f"{name}i")
+        texts = [_numbers(part[x], metric) for x in ("mean", "std")]
+        cells = zip(*texts, _intervals(part, metric), strict=True)
+        columns[f"{metric.heading}i"] = [f"{m} ± {s} [{i}]" for m, s, i in cells]
+    return _table(columns)
+
+
+def failures_table(rows: pd.DataFrame) -> str | None:
+    """How often which metric could not be computed, and why; None if all could."""
+    table = rows[["variant", "failures"]].explode("failures").dropna()
+    if table.empty:
+        return None
+    lines = [["metric or signal: reason", "sources", "variants"]]
+    for failure, part in table.groupby("failures", sort=True):
+        variants = ", ".join(v for v in VARIANTS if v in set(part.variant))
+        lines.append([failure, str(len(part)), variants])
+    return markdown.table(lines)
+
+
+def _metrics(summary: pd.DataFrame) -> dict[str, Metric]:
+    known = set(summary.metric)
+    return {name: metric for name, metric in METRICS.items() if name in known}
+
+
+def _column(summary: pd.DataFrame, score: str) -> pd.DataFrame:
+    """Statistics of a score, a row for each row of a table."""
+    return summary[summary.metric == score]
+
+
+def _numbers(values: pd.Series, metric: Metric) -> list[str]:
+    return [markdown.number(value, metric.decimals) for value in values.to_numpy()]
+
+
+def _intervals(part: pd.DataFrame, metric: Metric) -> list[str]:
+    bounds = part[["ci_low", "ci_high"]].to_numpy()
+    return [markdown.interval(low, high, metric.decimals) for low, high in bounds]
+
+
+def _table(columns: dict) -> str:
+    return markdown.table([list(columns), *zip(*columns.values(), strict=True)])

@@ -1,20 +1,23 @@
-"""An evaluation from end to end: score, write tables and plots, say where they are.
+"""The test of a model from end to end: score, write tables and plots, say where.
 
 ``train.py`` and ``evaluate.py`` both call :func:`evaluate_model`.
 """
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from speechbrain.utils.distributed import if_main_process, is_distributed_initialized
 
+from custom_modules.dataio import MixtureDataset
 from custom_modules.distributed import (
     is_lost_process,
     is_out_of_memory,
     rank_and_processes,
 )
-from custom_modules.errors import InputError
+from custom_modules.errors import InputError, check_number
+from custom_modules.evaluation.loading import Model
 from custom_modules.evaluation.record import describe_run, evaluation_key
 from custom_modules.evaluation.runner import (
     BATCH_SIZE,
@@ -22,7 +25,7 @@ from custom_modules.evaluation.runner import (
     example_path,
     score_test_set,
 )
-from custom_modules.evaluation.store import ScoreStore
+from custom_modules.evaluation.store import SCORES_FOLDER, ScoreStore
 from custom_modules.evaluation.tables import (
     main_table,
     result_rows,
@@ -30,155 +33,78 @@ from custom_modules.evaluation.tables import (
     write_rows,
 )
 from custom_modules.files import nearest_existing, prepare_folder
-from custom_modules.metrics import GROUPS
+from custom_modules.metrics import checked_groups
 from custom_modules.mmipc import num_sources
-
-#: In the results folder: what was scored, so that a rerun goes on.
-SCORES_FOLDER = "test_scores"
 
 _RERUN = "what was scored is kept, and the same command goes on from there"
 
 
-def evaluate_model(model, dataset, folder, scope, output=None, **facts):
-    """Tests a model on every variant and writes what came out of it.
+def evaluate_model(
+    model: Model,
+    dataset: MixtureDataset,
+    folder: str | Path,
+    scope: Scope,
+    facts: dict,
+    split: str,
+    checkpoint: str,
+    output: str | Path | None = None,
+) -> None:
+    """Tests a model on every variant and writes what came out of it to a folder.
 
-    What an earlier run has scored of the same model and test set is not scored
-    again; remove ``test_scores`` to do so.
+    ``dataset`` is made with ``draw=False``; ``facts`` of the experiment, as
+    :func:`~custom_modules.evaluation.record.facts_of` gives them, and ``checkpoint`` go
+    to the record; ``output`` is another path for the rows as CSV.
 
-    Arguments
-    ---------
-    model : custom_modules.evaluation.loading.Model
-    dataset : custom_modules.dataio.MixtureDataset
-        With ``draw=False``.
-    folder : str or pathlib.Path
-        The results folder.
-    scope : custom_modules.evaluation.runner.Scope
-    output : str, optional
-        Another path for the rows as CSV.
-    **facts
-        For the record: ``model_name``, ``task``, ``sample_rate``, ``split``,
-        ``seed``, ``checkpoint``.
-
-    Raises
-    ------
-    InputError
-        If something cannot be read or written.
+    What an earlier run has scored of the same model and test set is not scored again;
+    remove ``test_scores`` to do so.
     """
     folder = Path(folder)
     scope = scope._replace(audio_folder=str(folder / "audio"))
     _check_writable(folder, output)
-    key = _shared_key(model, dataset, facts["split"], scope.batch_size)
+    key = _shared_key(model, dataset, split, scope.batch_size)
     store = ScoreStore(folder / SCORES_FOLDER, key, rank_and_processes()[0])
     with _explained_failures(model, scope):
-        effort = score_test_set(model, dataset, store, scope)
+        timing = score_test_set(model, dataset, store, scope)
     if not if_main_process():
         return
     rows = result_rows(dataset, store, scope.groups)
-    record = describe_run(model, effort, **facts)
+    record = describe_run(model, timing, facts, split, checkpoint)
     summary, pictures = write_results(rows, folder, record)
     if output:
         write_rows(rows, output)
-    split = facts["split"]
     print(f"\nThe {split} set (means over mixtures):\n\n{main_table(summary)}")
     _say_where(folder, dataset, scope, pictures)
 
 
-def scope_of_training(hparams, progressbar):
-    """What is scored at the end of a training.
+def scope_of_training(hparams: dict, progressbar: bool) -> Scope:
+    """What is tested at the end of a training.
 
-    Arguments
-    ---------
-    hparams : dict
-        ``test_metrics``, ``test_batch_size``, ``save_audio``.
-    progressbar : bool
-
-    Returns
-    -------
-    custom_modules.evaluation.runner.Scope
-
-    Raises
-    ------
-    InputError
-        If a value does not fit.
+    By ``test_metrics``, ``test_batch_size``, ``save_audio``; InputError if one does not
+    fit.
     """
-    heard = hparams["save_audio"]
-    if not _is_whole(heard) or heard < 0:
-        raise InputError(f"--save_audio={heard}: must be a number, 0 or above")
+    check_number("--save_audio", hparams["save_audio"], least=0, whole=True)
     return Scope(
-        groups=chosen_groups(hparams["test_metrics"]),
+        groups=checked_groups(hparams["test_metrics"]),
         batch_size=chosen_batch_size(hparams),
         size_option="--test_batch_size",
-        save_audio=heard,
+        save_audio=hparams["save_audio"],
         progressbar=progressbar,
     )
 
 
-def chosen_batch_size(hparams):
-    """Checks how many mixtures are tested at once.
+def chosen_batch_size(hparams: dict) -> int:
+    """How many mixtures are tested at once; older files do not say.
 
-    Arguments
-    ---------
-    hparams : dict
-        Perhaps with ``test_batch_size``, which older files and exported folders
-        lack.
-
-    Returns
-    -------
-    int
-
-    Raises
-    ------
-    InputError
-        If it is no number above 0.
-
-    Example
-    -------
     >>> chosen_batch_size({"test_batch_size": 2}), chosen_batch_size({})
     (2, 8)
     """
     size = hparams.get("test_batch_size", BATCH_SIZE)
-    if not _is_whole(size) or size < 1:
-        raise InputError(f"--test_batch_size={size}: must be a number above 0")
+    check_number("--test_batch_size", size, least=1, whole=True)
     return size
 
 
-def chosen_groups(names):
-    """Checks a choice of metrics.
-
-    Arguments
-    ---------
-    names : list of str
-        Beside SI-SDR, which is always there.
-
-    Returns
-    -------
-    tuple of str
-        In the order of :data:`custom_modules.metrics.GROUPS`.
-
-    Raises
-    ------
-    InputError
-        If one is unknown.
-
-    Example
-    -------
-    >>> chosen_groups(["stoi", "sdr"])
-    ('sdr', 'stoi')
-    """
-    if not isinstance(names, list | tuple) or not set(names) <= set(GROUPS):
-        raise InputError(
-            f"test_metrics {names}: choose a list of {', '.join(GROUPS)}; "
-            "SI-SDR is always computed"
-        )
-    return tuple(name for name in GROUPS if name in names)
-
-
-def _is_whole(value):
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 @contextmanager
-def _explained_failures(model, scope):
+def _explained_failures(model: Model, scope: Scope) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -191,7 +117,7 @@ def _explained_failures(model, scope):
         raise InputError(message) from error
 
 
-def _remedy(model, scope):
+def _remedy(model: Model, scope: Scope) -> str:
     if model.device.type == "cpu":
         return (
             "with fewer cores, as by taskset -c 0 before the same command, fewer "
@@ -199,12 +125,11 @@ def _remedy(model, scope):
         )
     if scope.batch_size == 1:
         return "use --eval_precision=bf16, or --device=cpu"
-    return f"batches were of {scope.batch_size}: use {scope.size_option}=" + str(
-        scope.batch_size // 2
-    )
+    half = scope.batch_size // 2
+    return f"batches were of {scope.batch_size}: use {scope.size_option}={half}"
 
 
-def _check_writable(folder, output):
+def _check_writable(folder: Path, output: str | Path | None) -> None:
     """Hours of scoring must not end at a file that cannot be written."""
     nearest = nearest_existing(folder)
     if not nearest.is_dir():
@@ -216,27 +141,33 @@ def _check_writable(folder, output):
         prepare_folder(Path(output).parent)
 
 
-def _shared_key(model, dataset, *names):
+def _shared_key(
+    model: Model, dataset: MixtureDataset, split: str, batch_size: int
+) -> str:
     """The first process's key: files may look otherwise from another machine."""
-    key = [evaluation_key(model, dataset, *names) if if_main_process() else None]
-    if is_distributed_initialized():
-        on_device = torch.distributed.get_backend() == "nccl"
-        device = model.device if on_device else torch.device("cpu")
-        torch.distributed.broadcast_object_list(key, src=0, device=device)
-    return key[0]
+    key = ""
+    if if_main_process():
+        key = evaluation_key(model, dataset, split, batch_size)
+    if not is_distributed_initialized():
+        return key
+    keys = [key]
+    on_device = torch.distributed.get_backend() == "nccl"
+    device = model.device if on_device else torch.device("cpu")
+    torch.distributed.broadcast_object_list(keys, src=0, device=device)
+    return keys[0]
 
 
-def _say_where(folder, dataset, scope, pictures):
+def _say_where(
+    folder: Path, dataset: MixtureDataset, scope: Scope, pictures: list[Path]
+) -> None:
     print("\nTo look at:")
     for path in (folder / "test_summary.md", *pictures):
         print(f"  {path}")
     if not scope.save_audio:
         return
     signals = ["mixture", *(f"s{i + 1}" for i in range(num_sources(dataset.task)))]
-    heard = [
-        example_path(scope.audio_folder, dataset.data_ids[0], "C", signal)
-        for signal in signals
-    ]
+    name = dataset.data_ids[0]
+    heard = [example_path(scope.audio_folder, name, "C", signal) for signal in signals]
     if heard[0].exists():
         print("To listen to, a mixture and what was made of it:")
         for path in heard:

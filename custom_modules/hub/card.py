@@ -1,12 +1,19 @@
 """The model card: README.md of a hub folder."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+if TYPE_CHECKING:
+    from custom_modules.hub.recipe import ModelRecipe
 
 _CARD = """\
 ---
 language: pl
-license: {license}
+license: {facts.license_id}
 library_name: speechbrain
 pipeline_tag: audio-to-audio
 tags:
@@ -16,18 +23,18 @@ tags:
 - speech-separation
 - speech-enhancement
 - PolSESS
-- {architecture}
+- {recipe.architecture}
 metrics:
 - si-sdr
 ---
 
-# {name}: {task_words}
+# {keys[model_name]}: {task_words}
 
-{architecture} trained on {corpus}, of the format of PolSESS (Polish speech in
+{recipe.architecture} trained on {corpus}, of the format of PolSESS (Polish speech in
 everyday sound scenes), with MM-IPC augmentation (Kleć, Szklanny and Wieczorkowska
 2024).
 {output_words}
-It takes mono audio of {sample_rate} Hz; `separate_file` converts any other.
+It takes mono audio of {keys[sample_rate]} Hz; `separate_file` converts any other.
 
 ## Use
 
@@ -38,11 +45,11 @@ torch and torchaudio of one version):
 from speechbrain.inference.interfaces import foreign_class
 
 model = foreign_class(
-    source="{source}",
+    source="{facts.source}",
     pymodule_file="custom_interface.py",
     classname="PolSESSSeparation",
 )
-# [1, time, sources] at {sample_rate} Hz
+# [1, time, sources] at {keys[sample_rate]} Hz
 sources = model.separate_file("recording.wav")
 # [batch, time] -> [batch, time, sources]
 sources = model.separate_batch(mixtures)
@@ -58,11 +65,11 @@ separated in overlapping chunks{order_words}.
 
 | | |
 |---|---|
-| architecture | {architecture}, {parameters:,} parameters |
-| task | {task}: {task_words} |
-| sampling rate | {sample_rate} Hz |
+| architecture | {recipe.architecture}, {parameters:,} parameters |
+| task | {keys[task]}: {task_words} |
+| sampling rate | {keys[sample_rate]} Hz |
 | training corpus | {corpus}, MM-IPC variants {variants} |
-| checkpoint | {checkpoint} |
+| checkpoint | {facts.checkpoint} |
 
 ```yaml
 {hyperparameters}
@@ -95,97 +102,61 @@ _TASKS = {
 }
 #: What is worth a line in the card, if an hparams file has it.
 _TRAINING_KEYS = (
-    "seed",
-    "number_of_epochs",
-    "batch_size",
-    "lr",
-    "weight_decay",
-    "max_grad_norm",
-    "segment_seconds",
-    "train_variants",
-    "curriculum",
+    *("seed", "number_of_epochs", "batch_size", "lr", "weight_decay"),
+    *("max_grad_norm", "segment_seconds", "train_variants", "curriculum"),
     "valid_variants",
 )
 
 
-def training_keys(tree):
-    """The hyperparameters of a training that a model card shows.
+@dataclass
+class CardFacts:
+    """What a card says beside how the model is made."""
 
-    Arguments
-    ---------
-    tree : dict
-        Of an hparams file.
+    training: dict[str, Any]  # see training_keys
+    source: str = "owner/name"  # the model's name on the hub
+    license_id: str = "apache-2.0"  # of the weights, as hubs spell it
+    checkpoint: str = "-"  # in words
+    results: str | None = None  # the evaluation's table, Markdown
 
-    Returns
-    -------
-    dict
-    """
+
+def training_keys(tree: dict[str, Any]) -> dict[str, Any]:
+    """The hyperparameters of a training that a card shows, and its ``corpus``."""
     keys = {key: tree[key] for key in _TRAINING_KEYS if key in tree}
     if isinstance(tree.get("data_folder"), str):
         keys["corpus"] = Path(tree["data_folder"]).name
     return keys
 
 
-def write_card(
-    recipe,
-    separator,
-    training,
-    source="owner/name",
-    license_id="apache-2.0",
-    results=None,
-    checkpoint="-",
-):
-    """A model card with its front matter.
-
-    Arguments
-    ---------
-    recipe : custom_modules.hub.recipe.ModelRecipe
-    separator : torch.nn.Module
-    training : dict
-        See :func:`training_keys`.
-    source : str
-        The model's name on the hub.
-    license_id : str
-        As hubs spell it.
-    results : str
-        The evaluation's table, Markdown; None if there is none.
-    checkpoint : str
-        Of the weights, in words.
-
-    Returns
-    -------
-    str
-    """
-    task = recipe.keys["task"]
-    task_words, output_words = _TASKS[task]
-    stock = ""
-    if recipe.is_masking:
-        folded = _FOLDED.format(norm_eps=recipe.norm_eps) if recipe.is_folded else ""
-        stock = _STOCK.format(source=source, folded=folded)
-    variants = training.get("train_variants")
-    shown = {key: value for key, value in training.items() if key != "corpus"}
-    lines = [f"{key}: {value}" for key, value in shown.items()]
-    if results:
-        tables = re.sub(
-            "^#", "##", re.sub(r"\A# .*\n", "", results), flags=re.MULTILINE
-        )
-        results = "\nTest set, means over mixtures, dB:\n\n" + tables.strip() + "\n"
+def write_card(recipe: "ModelRecipe", separator: nn.Module, facts: CardFacts) -> str:
+    """A model card with its front matter."""
+    separates = recipe.keys["task"] == "SB"
+    task_words, output_words = _TASKS[recipe.keys["task"]]
+    training = dict(facts.training)
+    corpus = training.pop("corpus", "PolSESS")
+    lines = [f"{key}: {value}" for key, value in training.items()]
+    folded = _FOLDED.format(norm_eps=recipe.norm_eps) if recipe.is_folded else ""
+    stock = _STOCK.format(source=facts.source, folded=folded)
     return _CARD.format(
-        license=license_id,
-        tag="Separation" if task == "SB" else "Enhancement",
-        architecture=recipe.architecture,
-        name=recipe.keys["model_name"],
-        task=task,
+        recipe=recipe,
+        keys=recipe.keys,
+        facts=facts,
+        corpus=corpus,
+        tag="Separation" if separates else "Enhancement",
         task_words=task_words,
         output_words=output_words,
-        order_words=", and speakers keep their places" if task == "SB" else "",
-        sample_rate=recipe.keys["sample_rate"],
-        source=source,
-        stock=stock,
-        results=results or "\nNot evaluated when it was exported.\n",
+        order_words=", and speakers keep their places" if separates else "",
+        stock=stock if recipe.is_masking else "",
+        results=_results_words(facts.results),
         parameters=sum(p.numel() for p in separator.parameters()),
-        corpus=training.get("corpus", "PolSESS"),
-        variants=", ".join(variants) if variants else "unknown",
-        checkpoint=checkpoint,
-        hyperparameters="\n".join(lines + recipe.size_lines()),
+        variants=", ".join(training.get("train_variants") or ["unknown"]),
+        hyperparameters="\n".join([*lines, recipe.sizes()]),
     )
+
+
+def _results_words(table: str | None) -> str:
+    """The table, its headings one level lower and without the first."""
+    if not table:
+        return "\nNot evaluated when it was exported.\n"
+    table = re.sub(r"\A# .*\n", "", table)
+    table = re.sub("^#", "##", table, flags=re.MULTILINE)
+    return f"\nTest set, means over mixtures, dB:\n\n{table.strip()}\n"

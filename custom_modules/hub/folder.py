@@ -6,21 +6,28 @@ import hashlib
 import os
 import re
 import shutil
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import huggingface_hub
 import torch
+from huggingface_hub.errors import HTTPError
+from torch import nn
 
 import custom_modules
 from custom_modules.errors import InputError
 from custom_modules.files import PARTIAL_SUFFIX
-from custom_modules.hub.card import write_card
+from custom_modules.hparams import HPARAMS_FILE
+from custom_modules.hub.card import CardFacts, write_card
+from custom_modules.hub.recipe import ModelRecipe
 from custom_modules.inference import INTERFACE_FILE, PolSESSSeparation
-from custom_modules.models.masking import fold_norm_eps
+from custom_modules.models.masking import MaskingSeparator, fold_norm_eps
 
 PROJECT = "custom_modules"
 _ROOT = Path(custom_modules.__file__).parent
+#: The most that an exported model may differ from the trained one.
+_TOLERANCE = 1e-5
 
 _TEMPLATE = '''\
 """Interface of a PolSESS separator for SpeechBrain:
@@ -73,28 +80,10 @@ PolSESSSeparation = importlib.import_module(f"{{PACKAGE}}.inference").PolSESSSep
 '''
 
 
-def bundle(modules, source="owner/name"):
-    """Writes modules of this project, and what they import of it, into one file.
+def bundle(modules: list[str], source: str = "owner/name") -> tuple[str, str]:
+    """A file of modules of this project and of what they import of it.
 
-    Arguments
-    ---------
-    modules : list of str
-        Names of modules, for example ``"custom_modules.models.spmamba"``.
-    source : str
-        The hub's name of the model, for the usage in the file's docstring.
-
-    Returns
-    -------
-    package : str
-        The name under which the file imports the modules.
-    text : str
-        The file.
-
-    Example
-    -------
-    >>> package, text = bundle(["custom_modules.models.masking"])
-    >>> f'MODULES["{package}.models.masking"]' in text, "spmamba" in text
-    (True, False)
+    Returns the package under which the file imports them, and its text.
     """
     sources = collect([f"{PROJECT}.inference", *modules])
     digest = hashlib.sha256("\0".join(sources.values()).encode()).hexdigest()
@@ -110,109 +99,75 @@ def bundle(modules, source="owner/name"):
     )
 
 
-def collect(modules):
-    """The sources of modules and of all that they import of this project.
+def collect(modules: Iterable[str]) -> dict[str, str]:
+    """The sources of modules and of all that they import of this project, by name.
 
-    Arguments
-    ---------
-    modules : list of str
-
-    Returns
-    -------
-    dict of str to str
-        Module name to source, sorted by name.
-
-    Example
-    -------
     >>> list(collect(["custom_modules.models.masking"]))
     ['custom_modules', 'custom_modules.models', 'custom_modules.models.masking']
     """
-    sources, waiting = {}, list(modules)
+    sources: dict[str, str] = {}
+    waiting = list(modules)
     while waiting:
         name = waiting.pop()
-        path = _path(name)
-        if name in sources or path is None:
-            continue
-        sources[name] = path.read_text(encoding="utf-8")
-        waiting += _mentioned(sources[name])
-        if "." in name:
-            waiting.append(name.rpartition(".")[0])
+        path = _ROOT.joinpath(*name.split(".")[1:])
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        if name not in sources and path.is_file():
+            sources[name] = path.read_text(encoding="utf-8")
+            waiting += [*_mentioned(sources[name]), name.rsplit(".", 1)[0]]
     return dict(sorted(sources.items()))
 
 
-def _path(module):
-    """The file of a module; None if there is no such module."""
-    path = _ROOT.joinpath(*module.split(".")[1:])
-    candidates = (path / "__init__.py", path.with_suffix(".py"))
-    return next((p for p in candidates if p.is_file()), None)
-
-
-def _mentioned(source):
+def _mentioned(source: str) -> Iterator[str]:
     """What may be modules of this project, in import statements and strings."""
     for node in ast.walk(ast.parse(source)):
+        names = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            names = [node.module, *(f"{node.module}.{a.name}" for a in node.names)]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inner = (f"{node.module}.{alias.name}" for alias in node.names)
+            names = [node.module, *inner]
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             names = [node.value]  # of importlib.import_module
-        else:
-            continue
-        yield from (n for n in names if re.fullmatch(rf"{PROJECT}(\.\w+)*", n or ""))
+        yield from (n for n in names if re.fullmatch(rf"{PROJECT}(\.\w+)*", n))
 
 
-HPARAMS_FILE = "hyperparams.yaml"
-_TOLERANCE = 1e-5
-
-
-def write_folder(folder, recipe, separator, overwrite=False, **card):
+def write_folder(
+    folder: str | Path,
+    recipe: ModelRecipe,
+    separator: nn.Module,
+    facts: CardFacts,
+    overwrite: bool = False,
+) -> None:
     """Writes a folder that SpeechBrain loads, and loads it to make sure.
 
-    Arguments
-    ---------
-    folder : str or pathlib.Path
-    recipe : custom_modules.hub.recipe.ModelRecipe
-        How the separator is made.
-    separator : torch.nn.Module
-        With its trained weights.
-    overwrite : bool
-        Whether a hub folder of that name may be replaced.
-    **card
-        For :func:`custom_modules.hub.card.write_card`.
-
-    Raises
-    ------
-    InputError
-        If the folder exists or cannot be written, or does not compute what the
-        separator does.
+    The separator is the recipe's, with trained weights; ``overwrite`` replaces a hub
+    folder of that name. Raises InputError if the folder cannot be written, or does not
+    compute what the separator does.
     """
     separator = copy.deepcopy(separator).cpu().eval()
     exported = copy.deepcopy(separator)
-    if recipe.is_folded:
+    if isinstance(exported, MaskingSeparator) and recipe.is_folded:
         fold_norm_eps(exported)
-    package, interface = bundle(recipe.project_modules(), card["source"])
+    package, interface = bundle(recipe.project_modules(), facts.source)
+    card = write_card(recipe, separator, facts)
     with new_folder(folder, overwrite) as partial:
-        texts = {
-            HPARAMS_FILE: recipe.write(package),
-            INTERFACE_FILE: interface,
-            "README.md": write_card(recipe, separator, **card),
-        }
-        for name, text in texts.items():
-            (partial / name).write_text(text, encoding="utf-8")
+        (partial / HPARAMS_FILE).write_text(recipe.write(package), "utf-8")
+        (partial / INTERFACE_FILE).write_text(interface, "utf-8")
+        (partial / "README.md").write_text(card, "utf-8")
         for name, module in recipe.modules_of(exported).items():
             torch.save(module.state_dict(), partial / f"{name}.ckpt")
         _check(partial, separator, recipe.keys["sample_rate"])
 
 
-def _check(folder, separator, sample_rate):
+def _check(folder: Path, separator: nn.Module, sample_rate: int) -> None:
     """Makes sure that a folder computes what the separator does."""
     loaded = PolSESSSeparation.from_hparams(folder, run_opts={"device": "cpu"})
     generator = torch.Generator().manual_seed(0)
     # Below a second in length, at the level of speech.
     mixture = 0.05 * torch.randn(1, sample_rate * 9 // 10 + 7, generator=generator)
     with torch.no_grad():
-        expected, found = separator(mixture), loaded.estimate(mixture)
-    difference = float((found - expected).abs().max())
+        expected, estimate = separator(mixture), loaded.estimate(mixture)
+    difference = float((estimate - expected).abs().max())
     if not difference <= _TOLERANCE * max(1.0, float(expected.abs().max())):
         raise InputError(
             f"the exported model differs from the trained one by {difference:.1e}; "
@@ -221,23 +176,11 @@ def _check(folder, separator, sample_rate):
 
 
 @contextmanager
-def new_folder(folder, overwrite=False):
+def new_folder(folder: str | Path, overwrite: bool = False) -> Iterator[Path]:
     """Yields a folder to fill, which gets its name when it is whole.
 
-    Arguments
-    ---------
-    folder : str or pathlib.Path
-    overwrite : bool
-        Whether a hub folder of that name may be replaced.
-
-    Yields
-    ------
-    pathlib.Path
-
-    Raises
-    ------
-    InputError
-        If the folder exists or cannot be written.
+    Raises InputError if it exists, other than as a hub folder to ``overwrite``, or
+    cannot be written.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -246,7 +189,7 @@ def new_folder(folder, overwrite=False):
         if not overwrite:
             raise InputError(f"{folder}: exists; name another folder, or --overwrite")
         if not (folder / INTERFACE_FILE).exists():
-            raise InputError(f"{folder}: is no exported model; name another folder")
+            raise InputError(f"{folder}: is not an exported model; name another folder")
     partial = folder.with_name(f".{folder.name}.{os.getpid()}{PARTIAL_SUFFIX}")
     try:
         partial.mkdir(parents=True)
@@ -265,30 +208,16 @@ def new_folder(folder, overwrite=False):
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def push_folder(folder, name):
-    """Uploads a folder to a hub, as huggingface_hub does.
+def push_folder(folder: str | Path, name: str) -> str:
+    """Uploads a folder to a hub as ``owner/name`` and returns its address.
 
-    Arguments
-    ---------
-    folder : str or pathlib.Path
-    name : str
-        ``owner/name``; made if there is none.
-
-    Returns
-    -------
-    str
-        Its address.
-
-    Raises
-    ------
-    InputError
-        If the hub refuses, or cannot be reached.
+    Raises InputError if the hub refuses, or cannot be reached.
     """
     try:
         api = huggingface_hub.HfApi()
         address = api.create_repo(name, exist_ok=True)
         api.upload_folder(repo_id=name, folder_path=str(folder))
-    except Exception as error:  # of HTTP libraries, which differ between versions
+    except (OSError, ValueError, HTTPError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
             f"{name}: not uploaded ({reason}); log in with `hf auth login`. "

@@ -1,25 +1,38 @@
 """Hparams files of a hub folder: the model and its weights, nothing of training."""
 
 import io
+import re
+import textwrap
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from hyperpyyaml import load_hyperpyyaml
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.tag import Tag
+from speechbrain.lobes.models.conv_tasnet import EPS as STOCK_EPS
+from torch import Tensor, nn
 
 from custom_modules.checkpoints import TRAIN_FIRST, AtomicCheckpointer
 from custom_modules.errors import InputError
 from custom_modules.evaluation.record import without_folders
 from custom_modules.hparams import (
+    HPARAMS_FILE,
     check_overrides,
     load_hparams,
     read_hparams,
     resolve,
     split_arguments,
+    tag_of,
     write_hparams,
 )
-from custom_modules.hub.card import training_keys
+from custom_modules.hub.card import CardFacts, training_keys
+from custom_modules.hub.predecessor import OldCheckpoint
 from custom_modules.mmipc import num_sources
 
+_MASKING = "custom_modules.models.masking.MaskingSeparator"
 #: Our classes whose parameters SpeechBrain's own take unchanged.
 _STOCK = {
     "custom_modules.models.masking.DualPathMaskNet": (
@@ -29,258 +42,180 @@ _STOCK = {
         "speechbrain.lobes.models.conv_tasnet.MaskNet"
     ),
 }
-_MASKING = "!new:custom_modules.models.masking.MaskingSeparator"
-_STOCK_EPS = 1e-8
-_KNOWN = {
-    "ConvTasNetMaskNet": "ConvTasNet",
-    "SBRNNBlock": "DPRNN",
-    "SBTransformerBlock": "SepFormer",
-    "SPMamba": "SPMamba",
-}
+#: Dual-path networks are called after what is in their blocks, others as their class.
+_DUAL_PATH = {"SBRNNBlock": "DPRNN", "SBTransformerBlock": "SepFormer"}
 #: What matters in training alone, or on the machine of the training.
-_LEFT_OUT = ("norm_eps", "checkpoint_blocks", "scan_backend")
+_LEFT_OUT = ("checkpoint_blocks", "scan_backend")
 
-
-class ModelRecipe:
-    """How the model of an hparams file is made.
-
-    Arguments
-    ---------
-    hparams_file : str
-        Of an experiment.
-    overrides : dict
-
-    Raises
-    ------
-    InputError
-        If the file cannot be read or has no separator.
-    """
-
-    def __init__(self, hparams_file, overrides):
-        tree = resolve(hparams_file, overrides)
-        for key in ("separator", "model_name", "task", "sample_rate"):
-            if key not in tree:
-                raise InputError(f"{hparams_file}: has no {key}; is it one of ours?")
-        self.keys = {
-            key: _plain(tree[key]) for key in ("model_name", "task", "sample_rate")
-        }
-        self.num_sources = num_sources(self.keys["task"])
-        # The model's own nodes refer to this one, which is a call.
-        self._values = {id(tree.get("num_sources")): self.num_sources}
-        self._separator = tree["separator"]
-        self.norm_eps = self._find(self._separator, "norm_eps", 1e-8)
-
-    @property
-    def is_masking(self):
-        """Whether SpeechBrain's stock interface can load the model."""
-        return _tag(self._separator) == _MASKING
-
-    @property
-    def is_folded(self):
-        """Whether another epsilon than SpeechBrain's is folded into the weights."""
-        return self.is_masking and self.norm_eps != _STOCK_EPS
-
-    @property
-    def architecture(self):
-        """The name in the field, if the model is one of ours; else of its class."""
-        names = [tag.rpartition(".")[2] for tag in _tags(self._separator)]
-        return next((_KNOWN[n] for n in names if n in _KNOWN), names[0])
-
-    def make_separator(self):
-        """The separator as in training, freshly initialised.
-
-        Returns
-        -------
-        torch.nn.Module
-        """
-        text = "\n".join(self._lines("separator", self._separator))
-        return load_hyperpyyaml(io.StringIO(text))["separator"]
-
-    def modules_of(self, separator):
-        """What gets a checkpoint of its own.
-
-        Arguments
-        ---------
-        separator : torch.nn.Module
-
-        Returns
-        -------
-        dict of str to torch.nn.Module
-        """
-        if not self.is_masking:
-            return {"separator": separator}
-        return {
-            name: getattr(separator, name) for name in ("encoder", "masknet", "decoder")
-        }
-
-    def project_modules(self):
-        """Modules of this project that the exported model needs.
-
-        Returns
-        -------
-        list of str
-        """
-        if self.is_masking:
-            return []
-        names = (tag.partition(":")[2] for tag in _tags(self._separator))
-        ours = {name.rpartition(".")[0] for name in names}
-        return sorted(name for name in ours if name.startswith("custom_modules."))
-
-    def write(self, package):
-        """The hparams file of a hub folder.
-
-        Arguments
-        ---------
-        package : str
-            Under which the interface file imports this project.
-
-        Returns
-        -------
-        str
-        """
-        parts = {"separator": self._separator}
-        if self.is_masking:
-            parts = dict(self._separator)
-        lines = [f"{key}: {_scalar(value)}" for key, value in self.keys.items()]
-        lines += [f"num_spks: {self.num_sources}", ""]
-        for name, node in parts.items():
-            lines += [*self._lines(name, node, package=package), ""]
-        lines += ["modules:", *(f"  {name}: !ref <{name}>" for name in parts), ""]
-        lines += ["# Each module's weights are in <name>.ckpt"]
-        lines += ["pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer"]
-        lines += ["  loadables:", *(f"    {name}: !ref <{name}>" for name in parts)]
-        return "\n".join(lines) + "\n"
-
-    def size_lines(self):
-        """The hyperparameters of the model, as lines of YAML."""
-        node = self._separator
-        node = node["masknet"] if self.is_masking else node
-        return list(self._lines("masknet" if self.is_masking else "separator", node))
-
-    def _value(self, node):
-        return self._values.get(id(node), node)
-
-    def _find(self, node, key, default):
-        """The first value of a key, anywhere below a node."""
-        if not hasattr(node, "items"):
-            return default
-        if key in node:
-            return node[key]
-        found = (self._find(child, key, None) for child in node.values())
-        return next((f for f in found if f is not None), default)
-
-    def _lines(self, key, node, indent="", package=None):
-        """A node as YAML; with a package, as it is in a hub folder."""
-        node, tag = self._value(node), _tag(node)
-        if not hasattr(node, "items"):
-            yield f"{indent}{key}: {_scalar(_plain(node))}"
-            return
-        if package:
-            tag = _exported_tag(tag, package)
-        yield f"{indent}{key}: {tag}".rstrip()
-        for name, child in node.items():
-            if package is None or name not in _LEFT_OUT:
-                yield from self._lines(name, child, indent + "  ", package)
-
-
-def _exported_tag(tag, package):
-    """SpeechBrain's class for ours, or ours as the interface file imports it."""
-    kind, _, name = tag.partition(":")
-    # SpeechBrain's mask network copies a module, where ours calls a constructor.
-    kind = kind.replace("!name", "!new")
-    if name in _STOCK:
-        return f"{kind}:{_STOCK[name]}"
-    return f"{kind}:{name.replace('custom_modules.', f'{package}.')}"
-
-
-def _tag(node):
-    tag = getattr(node, "tag", None)
-    return (tag.value or "") if tag is not None else ""
-
-
-def _tags(node):
-    """What is constructed at and below a node, ``!new:package.Class``."""
-    if _tag(node).startswith(("!new:", "!name:")):
-        yield _tag(node)
-    if hasattr(node, "items"):
-        for child in node.values():
-            yield from _tags(child)
-
-
-def _plain(value):
-    """Without what ruamel knows of how a value was written."""
-    for kind in (bool, int, float, str):
-        if isinstance(value, kind):
-            return kind(value)
-    return value
-
-
-def _scalar(value):
-    text = yaml.safe_dump(value, default_flow_style=True, width=1000)
-    return text.removesuffix("\n").removesuffix("\n...")
-
+_PRETRAINER = """\
+modules:
+{}
+# Each module's weights are in <name>.ckpt
+pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
+  loadables:
+{}"""
 
 RESULTS_TABLE = "test_summary.md"
 
 
-def load_best(argv):
+class ModelRecipe:
+    """How the model of an experiment's hparams file is made.
+
+    Raises InputError if the file cannot be read or has no separator.
+    """
+
+    def __init__(self, hparams_file: str, overrides: dict[str, Any]) -> None:
+        tree = resolve(hparams_file, overrides)
+        for key in ("separator", "model_name", "task", "sample_rate"):
+            if key not in tree:
+                raise InputError(f"{hparams_file}: has no {key}; is it one of ours?")
+        self.num_sources = num_sources(tree["task"])
+        if "num_sources" in tree:  # a call, instead of which the number is exported
+            overrides = {**overrides, "num_sources": self.num_sources}
+            tree = resolve(hparams_file, overrides)
+        self.keys = {key: tree[key] for key in ("model_name", "task", "sample_rate")}
+        self._separator = tree["separator"]
+
+    @property
+    def is_masking(self) -> bool:
+        """Whether SpeechBrain's stock interface can load the model."""
+        ours = self._our_classes()
+        return _MASKING in ours and ours <= {_MASKING, *_STOCK}
+
+    def _our_classes(self) -> set[str]:
+        return {c for c in _classes(self._separator) if c.startswith("custom_modules.")}
+
+    @property
+    def norm_eps(self) -> float:
+        """What the model adds to variances, if it has a choice."""
+        nodes = (n for n in _nodes(self._separator) if isinstance(n, dict))
+        return next((n["norm_eps"] for n in nodes if "norm_eps" in n), STOCK_EPS)
+
+    @property
+    def is_folded(self) -> bool:
+        """Whether another epsilon than SpeechBrain's is folded into the weights."""
+        return self.is_masking and self.norm_eps != STOCK_EPS
+
+    @property
+    def architecture(self) -> str:
+        """The name in the field, or of its class."""
+        node = self._separator.get("masknet", self._separator)
+        names = [name.rpartition(".")[2] for name in _classes(node)]
+        if names[0] == "DualPathMaskNet":
+            names = [_DUAL_PATH[name] for name in names if name in _DUAL_PATH] or names
+        return names[0].removesuffix("MaskNet")
+
+    def make_separator(self) -> nn.Module:
+        """The separator as in training, freshly initialised."""
+        text = _write_yaml({"separator": self._separator})
+        return load_hyperpyyaml(io.StringIO(text))["separator"]
+
+    def modules_of(self, separator: nn.Module) -> dict[str, nn.Module]:
+        """What gets a checkpoint of its own."""
+        if not self.is_masking:
+            return {"separator": separator}
+        names = ("encoder", "masknet", "decoder")
+        return {name: separator.get_submodule(name) for name in names}
+
+    def project_modules(self) -> list[str]:
+        """Modules of this project that the exported model needs."""
+        ours = set() if self.is_masking else self._our_classes()
+        return sorted({name.rpartition(".")[0] for name in ours})
+
+    def write(self, package: str) -> str:
+        """The hparams file of a hub folder, whose code is imported as ``package``."""
+        parts, left_out = {"separator": self._separator}, list(_LEFT_OUT)
+        if self.is_masking:  # any other epsilon than SpeechBrain's is folded
+            parts, left_out = dict(self._separator), [*_LEFT_OUT, "norm_eps"]
+        trees = [{name: _copy(node, left_out)} for name, node in parts.items()]
+        trees.insert(0, self.keys | {"num_spks": self.num_sources})
+        text = "".join(f"{_write_yaml(tree)}\n" for tree in trees)
+        if self.is_masking:
+            for ours, stock in _STOCK.items():
+                text = text.replace(f":{ours}\n", f":{stock}\n")
+            # SpeechBrain's networks copy a module, where ours call a constructor.
+            text = text.replace("!name:", "!new:")
+        text = text.replace(":custom_modules.", f":{package}.")
+        references = "".join(f"  {name}: !ref <{name}>\n" for name in parts)
+        return text + _PRETRAINER.format(references, textwrap.indent(references, "  "))
+
+    def sizes(self) -> str:
+        """The hyperparameters of the model, as YAML."""
+        tree = {"separator": self._separator}
+        if self.is_masking:
+            tree = {"masknet": self._separator["masknet"]}
+        return _write_yaml({name: _copy(tree[name]) for name in tree}).rstrip("\n")
+
+
+def _nodes(node: Any) -> Iterator[Any]:
+    """A node and all below it."""
+    yield node
+    children = node.values() if isinstance(node, dict) else node
+    for child in children if isinstance(node, (dict, list)) else ():
+        yield from _nodes(child)
+
+
+def _classes(node: Any) -> list[str]:
+    """The paths of what is constructed at and below a node."""
+    tags = (tag_of(child).partition(":") for child in _nodes(node))
+    return [name for kind, _, name in tags if kind in ("!new", "!name", "!apply")]
+
+
+def _copy(node: Any, left_out: Sequence[str] = ()) -> Any:
+    """A node without some keys, its comments, and what ties it to others."""
+    copy: CommentedMap | CommentedSeq
+    if isinstance(node, dict):
+        kept = {key: node[key] for key in node if key not in left_out}
+        copy = CommentedMap({k: _copy(kept[k], left_out) for k in kept})
+    elif isinstance(node, list):
+        copy = CommentedSeq(_copy(child, left_out) for child in node)
+    else:
+        return node
+    copy.yaml_set_ctag(Tag(suffix=tag_of(node) or None))
+    return copy
+
+
+def _write_yaml(tree: dict[str, Any]) -> str:
+    stream = io.StringIO()
+    writer = YAML()
+    writer.width = 4096
+    writer.dump(tree, stream)
+    # Readers of YAML 1.1 take 1e-05 for text.
+    return re.sub(r"(?m)(: -?\d+)(e[+-]\d+)$", r"\1.0\2", stream.getvalue())
+
+
+def load_best(argv: list[str]) -> tuple[ModelRecipe, nn.Module, CardFacts]:
     """The separator of a training, with the weights that did best in validation.
 
-    Arguments
-    ---------
-    argv : list of str
-        An hparams file, and overrides of its keys.
-
-    Returns
-    -------
-    recipe : ModelRecipe
-    separator : torch.nn.Module
-    facts : dict
-        For a model card: ``training``, ``results`` and ``checkpoint``.
-
-    Raises
-    ------
-    InputError
-        If there is no checkpoint, or it does not fit the file.
+    ``argv`` is an hparams file, and overrides of its keys. Raises InputError if there
+    is no checkpoint, or it does not fit the file.
     """
     hparams_file, _, given = split_arguments(argv)
     overrides = check_overrides(hparams_file, given)
     recorded = read_hparams(hparams_file).get("data_folder")
     if isinstance(recorded, str):  # the environment says where a corpus is now
         overrides["data_folder"] = given.get("data_folder", recorded)
-    is_known = "data_folder" in overrides
-    if recorded is not None and not is_known:
-        overrides["data_folder"] = "not needed"
+    elif recorded is not None:  # a placeholder
+        overrides.setdefault("data_folder", "PolSESS")
     tree = resolve(hparams_file, overrides)
     recipe = ModelRecipe(hparams_file, overrides)
     folder = _results_folder(hparams_file, tree)
     separator = recipe.make_separator()
     checkpointer = AtomicCheckpointer(folder / "save", {"separator": separator})
-    found = checkpointer.recover_if_possible(max_key="si_sdr")
-    if found is None:
+    best = checkpointer.recover_if_possible(max_key="si_sdr")
+    if best is None:
         raise InputError(f"{folder / 'save'}: no checkpoint to export; {TRAIN_FIRST}")
     table = folder / RESULTS_TABLE
-    return (
-        recipe,
-        separator,
-        {
-            "training": training_keys(tree if is_known else _without_corpus(tree)),
-            "results": _read(table) if table.exists() else None,
-            "checkpoint": _describe(found.meta["epoch"], found.meta["si_sdr"]),
-        },
+    facts = CardFacts(
+        training_keys(tree),
+        checkpoint=_describe(best.meta["epoch"], best.meta["si_sdr"]),
+        # It is published; older ones name folders of the machine that they are from.
+        results=without_folders(table.read_text("utf-8")) if table.exists() else None,
     )
+    return recipe, separator, facts
 
 
-def _without_corpus(tree):
-    return {key: value for key, value in tree.items() if key != "data_folder"}
-
-
-def _read(table):
-    """A table to publish; older ones name folders of the machine they are from."""
-    return without_folders(table.read_text(encoding="utf-8"))
-
-
-def _results_folder(hparams_file, tree):
+def _results_folder(hparams_file: str, tree: dict[str, Any]) -> Path:
     """Where the checkpoints are: beside the file, if the results were moved."""
     candidates = (Path(hparams_file).parent, Path(str(tree.get("output_folder"))))
     for folder in candidates:
@@ -288,109 +223,79 @@ def _results_folder(hparams_file, tree):
             return folder
     raise InputError(
         f"{candidates[1]}/save: no such folder of checkpoints; {TRAIN_FIRST}, or give "
-        "results/<model>/<seed>/hyperparams.yaml"
+        f"results/<model>/<seed>/{HPARAMS_FILE}"
     )
 
 
-def _describe(epoch, si_sdr):
+def _describe(epoch: int, si_sdr: float) -> str:
     return f"epoch {epoch}, SI-SDR {si_sdr:.2f} dB in validation"
 
 
-def import_old(old, hparams_file, path):
-    """The separator of a checkpoint of the predecessor.
+def import_old(
+    old: OldCheckpoint, hparams_file: str | Path, path: str | Path
+) -> tuple[ModelRecipe, nn.Module, CardFacts]:
+    """The separator of a checkpoint of the predecessor, as from :func:`load_best`.
 
-    Arguments
-    ---------
-    old : custom_modules.hub.predecessor.OldCheckpoint
-    hparams_file : str or pathlib.Path
-        Of the same architecture.
-    path : str
-        The checkpoint, for messages.
-
-    Returns
-    -------
-    recipe, separator, facts
-        As from :func:`load_best`.
-
-    Raises
-    ------
-    InputError
-        If a parameter is missing, is not known, or has another shape.
+    ``hparams_file`` is of the same architecture; ``path`` names the checkpoint in
+    messages. Raises InputError if a parameter does not fit.
     """
     overrides = {**old.overrides, "data_folder": old.data_folder}
     recipe = ModelRecipe(str(hparams_file), overrides)
     separator = recipe.make_separator()
     _load_exactly(separator, old.state_dict, path)
-    facts = {
-        "training": training_keys(resolve(str(hparams_file), overrides)),
-        "checkpoint": f"{_describe(old.epoch, old.si_sdr)}; imported",
-    }
-    return recipe, separator, facts
+    training = training_keys(resolve(str(hparams_file), overrides))
+    checkpoint = f"{_describe(old.epoch, old.si_sdr)}; imported"
+    return recipe, separator, CardFacts(training, checkpoint=checkpoint)
 
 
-def _load_exactly(separator, state_dict, path):
+def _load_exactly(
+    separator: nn.Module, state_dict: dict[str, Tensor], path: str | Path
+) -> None:
     """Loads weights; what does not fit is named in one line."""
-    own = separator.state_dict()
+    own = {name: value.shape for name, value in separator.state_dict().items()}
+    given = {name: value.shape for name, value in state_dict.items()}
+    shared = own.keys() & given.keys()
     problems = {
-        "has no": sorted(own.keys() - state_dict.keys()),
-        "has an unknown": sorted(state_dict.keys() - own.keys()),
-        "has another shape of": sorted(
-            name
-            for name in own.keys() & state_dict.keys()
-            if own[name].shape != state_dict[name].shape
-        ),
+        "has no": own.keys() - shared,
+        "has an unknown": given.keys() - shared,
+        "has another shape of": {name for name in shared if own[name] != given[name]},
     }
     for words, names in problems.items():
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise InputError(
-                f"{path}: {words} parameter {names[0]}{more}; its config and its "
+                f"{path}: {words} parameter {min(names)}{more}; its config and its "
                 "weights do not belong together"
             )
     separator.load_state_dict(state_dict)
 
 
-def write_results_folder(old, hparams_file, folder):
+def write_results_folder(
+    old: OldCheckpoint, hparams_file: str | Path, folder: str | Path
+) -> None:
     """Writes what a training goes on from: hparams and a checkpoint.
 
-    The optimiser starts anew; the learning rate is where it was.
-
-    Arguments
-    ---------
-    old : custom_modules.hub.predecessor.OldCheckpoint
-    hparams_file : str or pathlib.Path
-    folder : str or pathlib.Path
-        Of the results.
-
-    Raises
-    ------
-    InputError
-        If there is something in it.
+    The optimiser starts afresh; the learning rate is where it was. Raises InputError
+    if there is something in the folder.
     """
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder}: is not empty; name another --results")
-    overrides = {
-        **old.overrides,
-        "data_folder": old.data_folder,
-        "output_folder": str(folder),
-    }
+    folders = {"data_folder": old.data_folder, "output_folder": str(folder)}
+    overrides = {**old.overrides, **folders}
     hparams = load_hparams(str(hparams_file), overrides)
     hparams["separator"].load_state_dict(old.state_dict)
     hparams["epoch_counter"].current = old.epoch
-    write_hparams(hparams_file, overrides, folder / "hyperparams.yaml")
+    write_hparams(hparams_file, overrides, folder / HPARAMS_FILE)
     parameters = hparams["separator"].parameters()
     checkpointer = hparams["checkpointer"]
     # What the Brain adds to the checkpoints of a training.
     checkpointer.add_recoverable("optimizer", hparams["opt_class"](parameters))
-    brain = {
-        **{"step": 0, "avg_train_loss": 0.0, "optimizer_step": 0},
-        "initial_lr": hparams["lr"],
-    }
+    brain = {"step": 0, "avg_train_loss": 0.0, "optimizer_step": 0}
+    brain["initial_lr"] = hparams["lr"]
     checkpointer.add_recoverable("brain", brain, custom_save_hook=_save_yaml)
     checkpointer.save_checkpoint(meta={"si_sdr": old.si_sdr, "epoch": old.epoch})
 
 
-def _save_yaml(state, path):
-    with open(path, "w", encoding="utf-8") as stream:
-        yaml.safe_dump(state, stream)
+def _save_yaml(state: dict[str, Any], path: Path) -> None:
+    path.write_text(yaml.safe_dump(state), encoding="utf-8")

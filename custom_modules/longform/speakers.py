@@ -4,8 +4,9 @@ import itertools
 
 import torch
 import torchaudio
+from torch import Tensor
 
-#: An overlap this much below the loudest chunk holds nothing to compare (30 dB).
+#: What is this much below the loud parts holds no speech (30 dB).
 SILENCE_RATIO = 1e-3
 #: Least lead of the best assignment, as a share of the overlap's energy.
 MARGIN = 0.05
@@ -26,151 +27,100 @@ class SpeakerTracker:
     overlap. If that is silent, or tells nothing, voices are: the average spectrum
     and the pitch of what each source has said so far.
 
-    Arguments
-    ---------
-    sample_rate : int
-
-    Example
-    -------
     >>> tracker = SpeakerTracker(8000)
     >>> sources = torch.randn(1200, 2)
-    >>> tracker.follow(sources[:800], None)
+    >>> tracker.follow(sources[:800], sources[:0])
     [0, 1]
     >>> tracker.follow(sources[400:].flip(1), sources[400:800])
     [1, 0]
     """
 
-    def __init__(self, sample_rate):
+    def __init__(self, sample_rate: int) -> None:
         self.features = VoiceFeatures(sample_rate)
-        self.profiles = None
+        self.profiles: list[VoiceProfile] = []
         self.loudest = 0.0
 
-    def follow(self, estimates, written):
-        """Finds the order of the next chunk's estimates.
+    def follow(self, estimates: Tensor, written: Tensor) -> list[int]:
+        """The estimate of the next chunk that belongs to each source.
 
-        Arguments
-        ---------
-        estimates : torch.Tensor
-            Of the next chunk, ``[time, sources]``.
-        written : torch.Tensor or None
-            What was written of its beginning, ``[overlap, sources]``; None for the
-            first chunk.
-
-        Returns
-        -------
-        list of int
-            The estimate that belongs to each source.
+        ``[time, sources]``, and what was written of its beginning,
+        ``[overlap, sources]``, which counts from the second chunk on.
         """
-        sources = estimates.shape[1]
-        order = list(range(sources))
-        overlap = 0 if written is None else len(written)
+        order = list(range(estimates.shape[1]))
         self.loudest = max(self.loudest, float(estimates.square().mean()))
-        if sources == 1:
+        if len(order) == 1:
             return order
-        if written is not None:
-            order = self._order(estimates, written)
-        news = self.features(estimates[overlap:, order], self.loudest)
-        if self.profiles is None:
-            self.profiles = news
-        else:
-            for profile, new in zip(self.profiles, news, strict=True):
-                profile.add(new)
+        if not self.profiles:
+            self.profiles = self.features(estimates, self.loudest)
+            return order
+        order = self._order(estimates, written)
+        heard = self.features(estimates[len(written) :, order], self.loudest)
+        for profile, new in zip(self.profiles, heard, strict=True):
+            profile.add(new)
         return order
 
-    def _order(self, estimates, written):
+    def _order(self, estimates: Tensor, written: Tensor) -> list[int]:
         beginning = estimates[: len(written)]
         order, lead = match_waveforms(written, beginning)
         quiet = min(float(x.square().mean()) for x in (written, beginning))
         if quiet > SILENCE_RATIO * self.loudest and lead > MARGIN:
             return order
         voices = self.features(estimates, self.loudest)
-        if any(p.frames for p in self.profiles) and any(v.frames for v in voices):
-            return match_voices(self.profiles, voices)
-        return order
+        if not all(any(v.frames for v in known) for known in (self.profiles, voices)):
+            return order
+        costs = [[p.distance(voice) for voice in voices] for p in self.profiles]
+        return _two_cheapest(torch.tensor(costs, dtype=torch.float64))[0][1]
 
 
-def match_waveforms(written, estimates):
+def match_waveforms(written: Tensor, estimates: Tensor) -> tuple[list[int], float]:
     """The order in which estimates agree most with what was written.
 
-    Arguments
-    ---------
-    written, estimates : torch.Tensor
-        ``[time, sources]``.
+    Both are ``[time, sources]``. Also its lead over the second best, as a share of the
+    energy; 1 at most.
 
-    Returns
-    -------
-    order : list of int
-    lead : float
-        Over the second best, as a share of the energy; 1 at most.
-
-    Example
-    -------
     >>> match_waveforms(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]))
     ([1, 0], 1.0)
     """
     # Products of samples, not coefficients of correlation: what leaks into a silent
     # source must not count as much as speech.
     agreement = written.double().T @ estimates.double()  # [sources, sources]
-    best, second = _rank(-agreement)
+    best, second = _two_cheapest(-agreement)
     energy = written.double().norm() * estimates.double().norm()
     return best[1], float((second[0] - best[0]) / energy.clamp(min=1e-30))
 
 
-def match_voices(profiles, voices):
-    """The order in which voices fit profiles best; at least one of each is known.
-
-    Arguments
-    ---------
-    profiles, voices : list of VoiceProfile
-
-    Returns
-    -------
-    list of int
-    """
-    # An unknown voice is as good as one that is just not the same.
-    costs = [
-        [p.distance(v) if p.frames and v.frames else SAME_VOICE for v in voices]
-        for p in profiles
-    ]
-    best, _ = _rank(torch.tensor(costs, dtype=torch.float64))
-    return best[1]
-
-
-def _rank(costs):
+def _two_cheapest(costs: Tensor) -> list[tuple[float, list[int]]]:
     """The two cheapest orders of ``[sources, estimates]``, with their costs."""
     places = range(len(costs))
-    found = [
+    orders = [
         (float(costs[places, order].sum()), list(order))
         for order in itertools.permutations(places)
     ]
-    return sorted(found)[:2]  # of equals the first, which leaves all as it is
+    return sorted(orders)[:2]  # of equals the first, which leaves all as it is
 
 
 class VoiceProfile:
     """The average spectrum and the pitch of a voice.
 
-    Arguments
-    ---------
-    bands : torch.Tensor
-        Log mel spectra of its frames in dB, each less its mean,
-        ``[frames, bands]``.
-    pitches : torch.Tensor
-        Of its voiced frames, semitones above the lowest, whole numbers.
+    From log mel spectra of its frames in dB, each less its mean, ``[frames, bands]``,
+    and its voiced frames' pitches in whole semitones above the lowest.
     """
 
-    def __init__(self, bands, pitches):
+    def __init__(self, bands: Tensor, pitches: Tensor) -> None:
         self.frames = len(bands)
         self.bands = bands.sum(0)
         self.pitches = torch.bincount(pitches, minlength=_SEMITONES + 1).double()
 
-    def add(self, other):
+    def add(self, other: "VoiceProfile") -> None:
         """Takes in what another profile knows."""
         self.frames += other.frames
         self.bands += other.bands
         self.pitches += other.pitches
 
-    def distance(self, other):
+    def distance(self, other: "VoiceProfile") -> float:
         """Between two voices: spectra in dB, plus pitch in semitones."""
+        if not (self.frames and other.frames):
+            return SAME_VOICE  # an unknown one is as good as one that is not the same
         bands = self.bands / self.frames - other.bands / other.frames
         spectrum = float(bands.square().mean().sqrt())
         if not (self.pitches.sum() and other.pitches.sum()):
@@ -181,24 +131,9 @@ class VoiceProfile:
 
 
 class VoiceFeatures:
-    """Profiles of the sources of a chunk, from the frames in which each is heard.
+    """Profiles of the sources of a chunk, from the frames in which each is heard."""
 
-    Arguments
-    ---------
-    sample_rate : int
-
-    Example
-    -------
-    >>> time = torch.arange(8000) / 8000
-    >>> low, high = ((time * f % 1 - 0.5) for f in (110, 220))
-    >>> features = VoiceFeatures(8000)
-    >>> voices = features(torch.stack([low, high], 1), loudest=0.1)
-    >>> again = features(torch.stack([high, low], 1), loudest=0.1)
-    >>> match_voices(voices, again)
-    [1, 0]
-    """
-
-    def __init__(self, sample_rate):
+    def __init__(self, sample_rate: int) -> None:
         self.sample_rate = sample_rate
         self.hop = max(1, round(_HOP_SECONDS * sample_rate))
         self.frame = max(2, round(_FRAME_SECONDS * sample_rate))
@@ -211,22 +146,13 @@ class VoiceFeatures:
             sample_rate=sample_rate,
         )
 
-    def __call__(self, estimates, loudest):
-        """Profiles.
+    def __call__(self, estimates: Tensor, loudest: float) -> list[VoiceProfile]:
+        """A profile of each source of ``[time, sources]``.
 
-        Arguments
-        ---------
-        estimates : torch.Tensor
-            ``[time, sources]``.
-        loudest : float
-            The power of the loudest chunk; quieter frames are not heard.
-
-        Returns
-        -------
-        list of VoiceProfile
+        ``loudest`` is the power of the loudest chunk, far below which nothing is heard.
         """
         if len(estimates) < self.frame:
-            return [self._profile(None) for _ in range(estimates.shape[1])]
+            return [self._profile(source[:0]) for source in estimates.T]
         frames = estimates.T.float().unfold(1, self.frame, self.hop)
         power = frames.square().mean(2)  # [sources, frames]
         # What leaks from the other source is not this one's voice.
@@ -234,21 +160,19 @@ class VoiceFeatures:
         heard = (power > 10 * SILENCE_RATIO * loudest) & (power > others)
         return [self._profile(frames[i, heard[i]]) for i in range(len(frames))]
 
-    def _profile(self, frames):
-        if frames is None or not len(frames):
-            none = torch.zeros(0, dtype=torch.long)
-            return VoiceProfile(torch.zeros(0, _MEL_BANDS), none)
+    def _profile(self, frames: Tensor) -> VoiceProfile:
+        if not len(frames):
+            return VoiceProfile(torch.zeros(0, _MEL_BANDS), torch.zeros(0).long())
         power = torch.fft.rfft(frames * self.window, 2 * self.frame).abs().square()
         bands = 10 * (power @ self.mel).clamp(min=1e-12).log10()
         bands = bands.clamp(min=bands.amax(1, keepdim=True) - 40)
         return VoiceProfile(bands - bands.mean(1, keepdim=True), self._pitch(power))
 
-    def _pitch(self, power):
+    def _pitch(self, power: Tensor) -> Tensor:
         """Semitones of the voiced frames, from their autocorrelation."""
         correlation = torch.fft.irfft(power)
-        ideal = torch.fft.irfft(
-            torch.fft.rfft(self.window, 2 * self.frame).abs().square()
-        )
+        spectrum = torch.fft.rfft(self.window, 2 * self.frame)
+        ideal = torch.fft.irfft(spectrum.abs().square())
         shortest, longest = (round(self.sample_rate / f) for f in reversed(_PITCH_HZ))
         lags = slice(shortest, min(longest, self.frame * 3 // 4) + 1)
         # The window's own autocorrelation tapers the peaks.

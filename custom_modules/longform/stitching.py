@@ -3,14 +3,19 @@
 Start reading at :meth:`LongForm.stream`.
 """
 
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from custom_modules.errors import InputError
-from custom_modules.longform.speakers import SpeakerTracker
+from custom_modules.longform.speakers import SILENCE_RATIO, SpeakerTracker
 
-#: A frame this much below the loud ones holds no speech (30 dB).
-SILENCE_RATIO = 1e-3
+#: Longer chunks agree better with one pass over a recording and bridge longer pauses,
+#: shorter ones take less memory.
+CHUNK_SECONDS = 32.0
 #: Speech that an overlap should hold, for speakers to be recognised in it, s.
 SPEECH_SECONDS = 0.5
 #: Overlaps grow by this much, s. Dual-path models cut their frames into pieces: moved
@@ -19,40 +24,26 @@ SPEECH_SECONDS = 0.5
 _STEP_SECONDS = 1.0
 _FRAME_SECONDS = 0.02
 
+_LEVEL_FRAME_SECONDS = 0.05
+#: How far the sum may stay below the mixture (-3 dB).
+_LEAST_SHARE = 0.5**0.5
+
+#: A chunk's first sample, and its samples ``[batch, time]``.
+Chunk = tuple[int, Tensor]
+
 
 class Chunker:
-    """Cuts a stream of blocks into overlapping chunks of equal length.
+    """Cuts a stream of blocks into overlapping chunks of ``length`` samples.
 
-    Neighbours overlap by ``overlap`` samples. Where that would hold too little
-    speech to recognise the speakers by, it is widened, up to two thirds of a chunk:
-    speech before a pause then shares a chunk with speech after it.
-
-    Arguments
-    ---------
-    length, overlap : int
-        In samples; the overlap is at most half of the length.
-    sample_rate : int
-    widen : bool
-        Whether overlaps may be widened. Without speakers to tell apart it is of no
-        use.
-
-    Raises
-    ------
-    InputError
-        If the overlap is more than half of a chunk.
-
-    Example
-    -------
-    >>> chunker = Chunker(length=40, overlap=10, sample_rate=100)
-    >>> blocks = torch.randn(2, 105).split(7, dim=1)
-    >>> [(start, chunk.shape[1]) for start, chunk in chunker(blocks)]
-    [(0, 40), (14, 40), (28, 40), (42, 40), (56, 40), (70, 35)]
-    >>> chunker = Chunker(length=40, overlap=10, sample_rate=100, widen=False)
-    >>> [start for start, _ in chunker(blocks)]
-    [0, 30, 60, 90]
+    Neighbours overlap by ``overlap`` samples, at most half of a chunk. Where that would
+    hold too little speech to recognise the speakers by, it is widened, up to two thirds
+    of a chunk: speech before a pause then shares a chunk with speech after it. Without
+    speakers to tell apart, ``widen`` is of no use.
     """
 
-    def __init__(self, length, overlap, sample_rate, widen=True):
+    def __init__(
+        self, length: int, overlap: int, sample_rate: int, widen: bool = True
+    ) -> None:
         if not 0 <= 2 * overlap <= length or length < 1:
             raise InputError(
                 f"chunks of {length / sample_rate:g} s cannot overlap by "
@@ -64,24 +55,15 @@ class Chunker:
         self.frame = max(1, round(_FRAME_SECONDS * sample_rate))
         self.wanted_frames = round(SPEECH_SECONDS * sample_rate / self.frame)
 
-    def __call__(self, blocks):
-        """Yields chunks.
+    def __call__(self, blocks: Iterable[Tensor]) -> Iterator[Chunk]:
+        """Chunks of a stream of ``[batch, time]``.
 
-        Arguments
-        ---------
-        blocks : iterable of torch.Tensor
-            Parts of a stream, one after the other, ``[batch, time]``.
-
-        Yields
-        ------
-        start : int
-            The chunk's first sample.
-        chunk : torch.Tensor
-            ``[batch, length]``. The last one is what is left, but, if there are
-            others, at least a quarter of their length.
+        The last one is what is left, but, if there are others, at least a quarter of
+        their length.
         """
-        level = None  # of loud frames, falling slowly, [batch]
-        start, held, held_from = 0, None, 0
+        level: Tensor | None = None  # of loud frames, falling slowly, [batch]
+        held: Tensor | None = None
+        start, held_from = 0, 0
         end = 0  # of the last chunk
         for block in blocks:
             held = block if held is None else torch.cat([held, block], dim=1)
@@ -96,19 +78,19 @@ class Chunker:
                 level = loud if level is None else torch.maximum(loud, level / 2)
                 speech = power > SILENCE_RATIO * level.unsqueeze(1)
                 start = end - self._next_overlap(speech)
-        total = 0 if held is None else held_from + held.shape[1]
-        if total > end:
+        if held is not None and held_from + held.shape[1] > end:
             # A short rest is given some of what lies before it as context.
+            total = held_from + held.shape[1]
             start = max(held_from, min(start, total - self.length // 4))
             yield start, held[:, start - held_from :]
 
-    def _frame_power(self, chunk):
+    def _frame_power(self, chunk: Tensor) -> Tensor:
         """``[batch, time]`` → ``[batch, frames]``, frames counted from the end."""
         missing = -chunk.shape[1] % self.frame
         frames = F.pad(chunk, (missing, 0)).unflatten(1, (-1, self.frame))
         return frames.square().mean(2).flip(1)
 
-    def _next_overlap(self, speech):
+    def _next_overlap(self, speech: Tensor) -> int:
         """The narrowest overlap with enough speech in every signal of the batch."""
         frames = speech[:, : self.widest // self.frame]
         if not frames.any():
@@ -120,63 +102,22 @@ class Chunker:
         return min(self.overlap + steps * self.step, self.widest)
 
 
-NORMALIZATIONS = ("mixture", "peak", "none")
-
-_LEVEL_FRAME_SECONDS = 0.05
-#: How far the sum may stay below the mixture (-3 dB).
-_LEAST_SHARE = 0.5**0.5
-
-
-def check_normalize(normalize):
-    """Refuses names that mean nothing.
-
-    Raises
-    ------
-    InputError
-        If it is none of :data:`NORMALIZATIONS`.
-    """
-    if normalize not in NORMALIZATIONS:
-        known = ", ".join(NORMALIZATIONS)
-        raise InputError(f"normalize={normalize!r} is unknown; there are {known}")
-
-
 class MixtureLevel:
     """The gain with which the sources sum to about the mixture's level.
 
     It is the least-squares one, which keeps speech at the level that it has within
     noise, of all that was heard so far: a pause does not change it.
-
-    Arguments
-    ---------
-    sample_rate : int
-
-    Example
-    -------
-    >>> level = MixtureLevel(8000)
-    >>> mixture = torch.randn(8000)
-    >>> round(level.gain(mixture, mixture / 4), 3)
-    4.0
-    >>> round(level.gain(mixture, torch.zeros(8000)), 3)
-    4.0
     """
 
-    def __init__(self, sample_rate):
+    def __init__(self, sample_rate: int) -> None:
         self.frame = max(1, round(_LEVEL_FRAME_SECONDS * sample_rate))
         self.sums = torch.zeros(4, dtype=torch.float64)
 
-    def gain(self, mixture, total):
-        """Takes a chunk in.
-
-        Arguments
-        ---------
-        mixture, total : torch.Tensor
-            The chunk's mixture and the sum of its sources, ``[time]``.
-
-        Returns
-        -------
-        float
-        """
-        mixture, total = self._frames(mixture), self._frames(total)
+    def gain(self, mixture: Tensor, total: Tensor) -> float:
+        """Takes in a chunk's mixture and the sum of its sources, ``[time]`` each."""
+        both = torch.stack([mixture, total]).double()
+        padded = F.pad(both, (0, -len(mixture) % self.frame))
+        mixture, total = padded.unflatten(1, (-1, self.frame))
         power, mixture_power = total.square().sum(1), mixture.square().sum(1)
         self.sums += torch.stack(
             [
@@ -193,39 +134,6 @@ class MixtureLevel:
             return 1.0
         return max(product / energy, _LEAST_SHARE * (joint / squares) ** 0.5)
 
-    def _frames(self, signal):
-        signal = signal.double()
-        return F.pad(signal, (0, -len(signal) % self.frame)).view(-1, self.frame)
-
-
-def scale_to_peak(sources):
-    """Scales each source to a peak of 1, as SpeechBrain does; silence stays.
-
-    Arguments
-    ---------
-    sources : torch.Tensor
-        ``[batch, time, sources]``.
-
-    Returns
-    -------
-    torch.Tensor
-
-    Example
-    -------
-    >>> scale_to_peak(torch.tensor([[[0.5, 0.0], [-0.25, 0.0]]]))
-    tensor([[[ 1.0000,  0.0000],
-             [-0.5000,  0.0000]]])
-    """
-    if not sources.shape[1]:
-        return sources
-    peak = sources.abs().amax(1, keepdim=True)
-    return sources / torch.where(peak > 0, peak, 1)
-
-
-#: Longer chunks agree better with one pass over a recording and bridge longer pauses,
-#: shorter ones take less memory.
-CHUNK_SECONDS = 32.0
-
 
 class LongForm:
     """Separates streams of any length chunk by chunk.
@@ -234,28 +142,6 @@ class LongForm:
     faded in over what was written, around the middle of the overlap: what a model
     makes of the edges of a chunk, where it lacks context, is left out.
 
-    Arguments
-    ---------
-    estimate : callable
-        The model, ``[batch, time] → [batch, time, sources]``.
-    sample_rate : int
-        Of the model, Hz.
-    chunk_seconds : float
-        What the model sees at once.
-    overlap_seconds : float
-        Least overlap of two chunks, at most half of one, by default a 16th; see
-        :class:`custom_modules.longform.stitching.Chunker`.
-    batch_size : int
-        Chunks for the model to process together.
-    widen : bool
-        Whether overlaps without speech are widened.
-    match_level : bool
-        Whether the sources are scaled to sum to about the mixture's level.
-    remedy : str
-        What to do if the model returns values that are no numbers.
-
-    Example
-    -------
     >>> model = lambda mixture: torch.stack([mixture / 2, mixture / 4], dim=2)
     >>> longform = LongForm(model, sample_rate=8000, chunk_seconds=1)
     >>> mixture = torch.randn(1, 20001)
@@ -266,18 +152,18 @@ class LongForm:
 
     def __init__(
         self,
-        estimate,
-        sample_rate,
-        chunk_seconds=CHUNK_SECONDS,
-        overlap_seconds=None,
-        batch_size=1,
-        widen=True,
-        match_level=False,
-        remedy="check the model's weights",
-    ):
+        estimate: Callable[[Tensor], Tensor],  # [batch, time] → [batch, time, sources]
+        sample_rate: int,
+        chunk_seconds: float = CHUNK_SECONDS,
+        overlap_seconds: float | None = None,  # the least; by default a 16th
+        batch_size: int = 1,  # chunks for the model to process together
+        widen: bool = True,
+        match_level: bool = False,  # sources sum to about the mixture's level
+        remedy: str = "check the model's weights",  # against values that are no numbers
+    ) -> None:
         self.estimate, self.sample_rate = estimate, sample_rate
-        self.remedy = remedy
         self.batch_size, self.match_level = batch_size, match_level
+        self.remedy = remedy
         if overlap_seconds is None:
             overlap_seconds = chunk_seconds / 16
         self.chunker = Chunker(
@@ -290,43 +176,26 @@ class LongForm:
         self.fade = min(self.chunker.overlap // 2, self.chunker.length // 6)
 
     @torch.no_grad()
-    def stream(self, blocks):
-        """Separates a stream.
+    def stream(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """The sources of a stream of ``[batch, time]``, in parts of any length.
 
-        Arguments
-        ---------
-        blocks : iterable of torch.Tensor
-            Parts of one or more equally long signals, one after the other,
-            ``[batch, time]``.
-
-        Yields
-        ------
-        torch.Tensor
-            The sources, in parts of any length, ``[batch, time, sources]``,
-            float32 on the CPU; together as long as the signal.
-
-        Raises
-        ------
-        InputError
-            If the model returns a value that is no number, which would spoil the
-            level of all that comes after it.
+        ``[batch, time, sources]``, float32 on the CPU; together as long as the signal.
+        Raises InputError if the model returns a value that is no number, which would
+        spoil the level of all that comes after it.
         """
-        stitcher = None
+        stitcher: _Stitcher | None = None
         for group in _groups(self.chunker(blocks), self.batch_size):
             mixtures = torch.stack([chunk for _, chunk in group])
             estimates = self.estimate(mixtures.flatten(0, 1)).float().cpu()
             estimates = estimates.unflatten(0, mixtures.shape[:2])
-            for (start, _), mixture, chunk in zip(
-                group, mixtures, estimates, strict=True
-            ):
+            for (start, mixture), chunk in zip(group, estimates, strict=True):
                 self._check_finite(start, chunk)
-                if stitcher is None:
-                    stitcher = self._stitcher(len(mixture))
+                stitcher = stitcher or _Stitcher(self, len(mixture))
                 yield from stitcher.add(start, mixture, chunk)
-        if stitcher is not None:
+        if stitcher and stitcher.held is not None:
             yield stitcher.held
 
-    def _check_finite(self, start, estimates):
+    def _check_finite(self, start: int, estimates: Tensor) -> None:
         bad = ~torch.isfinite(estimates).all(2).all(0)
         if bad.any():
             second = (start + int(bad.nonzero()[0])) / self.sample_rate
@@ -335,57 +204,36 @@ class LongForm:
                 f"{self.remedy}"
             )
 
-    def _stitcher(self, batch):
-        trackers = [SpeakerTracker(self.sample_rate) for _ in range(batch)]
-        levels = [MixtureLevel(self.sample_rate) for _ in range(batch)]
-        return _Stitcher(trackers, levels if self.match_level else None, self.fade)
 
-
-def _groups(chunks, size):
+def _groups(chunks: Iterable[Chunk], size: int) -> Iterator[list[Chunk]]:
     """Chunks that the model can take together: the last one may be shorter."""
-    group = []
-    for start, chunk in chunks:
-        if group and chunk.shape != group[0][1].shape:
+    for _, alike in itertools.groupby(chunks, key=lambda chunk: chunk[1].shape):
+        while group := list(itertools.islice(alike, size)):
             yield group
-            group = []
-        group.append((start, chunk))
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
-        yield group
 
 
 class _Stitcher:
     """Joins the chunks of a batch of signals; holds what may still be faded."""
 
-    def __init__(self, trackers, levels, fade):
-        self.trackers, self.levels, self.fade = trackers, levels, fade
-        self.held, self.held_from = None, 0
+    def __init__(self, longform: LongForm, batch: int) -> None:
+        rate, self.fade = longform.sample_rate, longform.fade
+        self.trackers = [SpeakerTracker(rate) for _ in range(batch)]
+        self.levels = [MixtureLevel(rate) for _ in range(batch * longform.match_level)]
+        self.held: Tensor | None = None
+        self.held_from = 0
 
-    def add(self, start, mixture, estimates):
-        """Takes the next chunk and yields what is final.
-
-        Arguments
-        ---------
-        start : int
-            The chunk's first sample.
-        mixture : torch.Tensor
-            ``[batch, time]``.
-        estimates : torch.Tensor
-            ``[batch, time, sources]``.
-        """
+    def add(self, start: int, mixture: Tensor, estimates: Tensor) -> Iterator[Tensor]:
+        """Takes the next chunk, from sample ``start`` on, and yields what is final."""
         # A wide overlap may begin before what is still held.
         skipped = max(0, self.held_from - start)
         estimates, mixture = estimates[:, skipped:], mixture[:, skipped:]
         start += skipped
-        written = None if self.held is None else self.held[:, start - self.held_from :]
-        estimates = self._put_in_order(estimates, mixture, written)
-        if written is None:
-            self.held = estimates
+        if self.held is None:
+            self.held = self._put_in_order(estimates, mixture, estimates[:, :0])
             return
-        overlap = written.shape[1]
-        before = (overlap - self.fade) // 2
+        written = self.held[:, start - self.held_from :]
+        estimates = self._put_in_order(estimates, mixture, written)
+        before = (written.shape[1] - self.fade) // 2
         ramp = torch.linspace(0, 1, self.fade + 2)[1:-1, None]
         faded = slice(before, before + self.fade)
         yield self.held[:, : start - self.held_from + before]
@@ -393,14 +241,14 @@ class _Stitcher:
         self.held = estimates[:, before + self.fade :]
         self.held_from = start + before + self.fade
 
-    def _put_in_order(self, estimates, mixture, written):
+    def _put_in_order(
+        self, estimates: Tensor, mixture: Tensor, written: Tensor
+    ) -> Tensor:
         """Each signal's estimates in the order, and at the level, of before."""
         ordered = []
         for i, tracker in enumerate(self.trackers):
-            before = None if written is None else written[i]
-            gain = 1.0
-            if self.levels is not None:
-                gain = self.levels[i].gain(mixture[i], estimates[i].sum(1))
-            scaled = estimates[i] * gain
-            ordered.append(scaled[:, tracker.follow(scaled, before)])
+            scaled = estimates[i]
+            if self.levels:
+                scaled = scaled * self.levels[i].gain(mixture[i], scaled.sum(1))
+            ordered.append(scaled[:, tracker.follow(scaled, written[i])])
         return torch.stack(ordered)

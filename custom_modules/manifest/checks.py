@@ -1,14 +1,16 @@
 """Looking at the audio of a row: the header of every file, or every sample.
 
-Each function works on one row, or a few, and depends on nothing else, so that
-worker processes can share the rows among them.
+What is done to a row depends on nothing else, so that worker processes can share the
+rows among them.
 """
 
-import functools
 import hashlib
 import os
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
+from functools import partial
 from itertools import islice
 from stat import S_ISDIR
 from typing import NamedTuple
@@ -17,10 +19,15 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from custom_modules.layout import LAYERS, LIMIT
+from custom_modules.audio import LIMIT
+from custom_modules.layout import LAYERS
+from custom_modules.manifest.csv_tables import Problem, Table
 from custom_modules.processes import map_pieces
 
-#: From the quickest to the most thorough.
+#: From the quickest to the most thorough. ``none`` reads only the mixture's header, as
+#: its length and rate must be known; ``header``: every file is readable, has one
+#: channel and is as long as the mixture; ``full``: also, every sample is finite, no
+#: speaker is silent, and the mixture is the sum of its layers.
 LEVELS = ("none", "header", "full")
 
 #: A speaker whose peak stays below (−80 dB of full scale) counts as silent.
@@ -38,111 +45,133 @@ _UNREADABLE = (soundfile.SoundFileError, OSError, TypeError, ValueError)
 _STEP = {"PCM_S8": 2.0**-7, "PCM_U8": 2.0**-7, "PCM_16": 2.0**-15}
 _FINE_STEP = 2.0**-23
 
+#: A file and what is wrong with it.
+Fault = tuple[str, str]
+
 
 class Facts(NamedTuple):
-    """What was seen of one row.
+    """What was seen of one row."""
 
-    Arguments
-    ---------
-    sample_rate : int
-        Of the mixture, in Hz.
-    frames : int
-        Length of the mixture in samples.
-    device, inode, size, excerpt : int
-        What tells the mixture's file from others: its place on the disk, its
-        length in bytes, and a digest of a few bytes in its middle.
-    limited : int
-        Samples at which a limiter explains that the mixture is not the sum of
-        its layers. Only ``"full"`` counts them.
-    problems : tuple of (str, str)
-        File and reason for everything that is wrong.
-    """
-
-    sample_rate: int = 0
-    frames: int = 0
+    sample_rate: int = 0  # of the mixture, in Hz
+    frames: int = 0  # of the mixture
+    # What tells the mixture's file from others: its place on the disk, its
+    # length in bytes, and a digest of a few bytes in its middle.
     device: int = 0
     inode: int = 0
     size: int = 0
     excerpt: int = 0
+    #: Samples at which a limiter explains that the mixture is not the sum of its
+    #: layers; only a full check counts them.
     limited: int = 0
-    problems: tuple = ()
+    problems: tuple[Fault, ...] = ()
 
 
-def check_row(root, files, level):
+def survey_audio(
+    tables: Sequence[Table], root: str, level: str, workers: int
+) -> tuple[list[Table], int]:
+    """Looks at the audio of every row.
+
+    Returns the tables, whose rows get the columns of :class:`Facts`, with what is
+    wrong; and the corpus' sample rate in Hz, which is that of most mixtures.
+    """
+    rows = (zip(*(table.rows[x] for x in LAYERS), strict=True) for table in tables)
+    files = [files for of_table in rows for files in of_table]
+    facts = iter(check_files(root, files, level, workers))
+    surveyed = [_with_facts(t, list(islice(facts, len(t.rows)))) for t in tables]
+    rates = Counter(rate for t in surveyed for rate in t.rows["sample_rate"].tolist())
+    del rates[0]  # of mixtures that cannot be read
+    rate = max(rates, key=rates.__getitem__, default=0)
+    return [_at_one_rate(table, rate) for table in surveyed], rate
+
+
+def _with_facts(table: Table, facts: Sequence[Facts]) -> Table:
+    columns = dict(zip(Facts._fields, zip(*facts, strict=True), strict=True))
+    by_row = zip(table.rows.index.tolist(), columns.pop("problems"), strict=True)
+    problems = [Problem(row, *fault) for row, faults in by_row for fault in faults]
+    surveyed = replace(table, rows=table.rows.assign(**columns))
+    return surveyed.with_problems(problems)
+
+
+def _at_one_rate(table: Table, rate: int) -> Table:
+    """The table; rows of another rate are bad ones."""
+    others = table.rows[~table.rows["sample_rate"].isin([0, rate])]
+    return table.with_problems(
+        Problem(row, file, f"{other} Hz, the corpus {rate} Hz; resample it")
+        for row, file, other in others[["mix", "sample_rate"]].itertuples(name=None)
+    )
+
+
+def check_files(
+    root: str, rows: Sequence[tuple[str, ...]], level: str, workers: int
+) -> list[Facts]:
+    """:func:`check_row` for every row, in so many processes."""
+    work, total = partial(_check_rows, root, level), len(rows)
+    # Closing ends the workers, also on Ctrl-C.
+    with closing(map_pieces(work, rows, workers)) as facts:
+        # A bar for less than two seconds is flicker, and a log file wants none.
+        bar = tqdm(
+            facts, "checking", total, leave=False, unit=" rows", delay=2, disable=None
+        )
+        return list(bar)
+
+
+def _check_rows(root: str, level: str, rows: Sequence[tuple[str, ...]]) -> list[Facts]:
+    return [check_row(root, files, level) for files in rows]
+
+
+def check_row(root: str, files: Sequence[str], level: str) -> Facts:
     """Checks the files of one mixture.
 
-    Arguments
-    ---------
-    root : str
-        The corpus folder.
-    files : tuple of str
-        Paths relative to ``root``, in the order of
-        :data:`~custom_modules.layout.LAYERS`; ``""`` where the row
-        has no such layer.
-    level : str
-        ``"none"``: only the mixture's header, as its length and rate must be
-        known. ``"header"``: every file is readable, has one channel and is as
-        long as the mixture. ``"full"``: also, every sample is finite, no
-        speaker is silent, and the mixture is the sum of its layers.
-
-    Returns
-    -------
-    Facts
+    They are relative to ``root``, in the order of
+    :data:`~custom_modules.layout.LAYERS`; ``""`` where the row has no such layer.
     """
     if level == "none":
         files = files[:1]
     facts = _check_headers(root, files)
     if level == "full" and not facts.problems:
-        limited, problems = check_samples(root, files)
+        limited, problems = _check_samples(root, files)
         facts = facts._replace(limited=limited, problems=tuple(problems))
     return facts
 
 
-def _check_headers(root, files):
-    problems = _named_twice(files)
-    forms = [_read_form(root, file, problems) if file else None for file in files]
+def _check_headers(root: str, files: Sequence[str]) -> Facts:
+    problems = [
+        (file, "named twice in this row; each layer needs its own")
+        for place, file in enumerate(files)
+        if file and file in files[:place]
+    ]
+    forms = []
+    for file in files:
+        form, reasons = _read_form(f"{root}/{file}") if file else (None, [])
+        forms.append(form)
+        problems += [(file, reason) for reason in reasons]
     if forms[0] is None:
         return Facts(problems=tuple(problems))
+    (rate, frames), again = forms[0], "make the row's files again"
     for file, form in zip(files, forms, strict=True):
-        if form not in (None, forms[0]):
-            problems.append((file, _unlike(*form, *forms[0])))
+        if form and form[0] != rate:
+            reason = f"{form[0]} Hz, its mixture {rate} Hz; resample it"
+            problems.append((file, reason))
+        elif form and form[1] != frames:
+            problems.append((file, f"{form[1]} samples, its mixture {frames}; {again}"))
     identity = _identify(f"{root}/{files[0]}")
-    return Facts(*forms[0], *identity, problems=tuple(problems))
+    return Facts(rate, frames, *identity, problems=tuple(problems))
 
 
-def _named_twice(files):
-    seen, problems = {""}, []
-    for file in files:
-        if file in seen and file:
-            problems.append((file, "named twice in this row; each layer needs its own"))
-        seen.add(file)
-    return problems
-
-
-def _read_form(root, file, problems):
-    """Sample rate and length, or None; the faults are added to ``problems``."""
-    path = f"{root}/{file}"
+def _read_form(path: str) -> tuple[tuple[int, int] | None, list[str]]:
+    """Sample rate and length, None if it is unreadable, and what is wrong."""
     try:
         with soundfile.SoundFile(path) as audio:
             rate, channels, frames = audio.samplerate, audio.channels, audio.frames
     except _UNREADABLE as error:
-        problems.append((file, _why_unreadable(path, error)))
-        return None
-    if channels != 1:
-        problems.append((file, f"{channels} channels; convert it to one"))
-    if not frames:
-        problems.append((file, "has no samples; make it anew"))
-    return rate, frames
+        return None, [_why_unreadable(path, error)]
+    reasons = [f"{channels} channels; convert it to one"] if channels != 1 else []
+    reasons += [] if frames else ["has no samples; make it again"]
+    return (rate, frames), reasons
 
 
-def _unlike(rate, frames, mix_rate, mix_frames):
-    if rate != mix_rate:
-        return f"{rate} Hz, its mixture {mix_rate} Hz; resample it"
-    return f"{frames} samples, its mixture {mix_frames}; make the row's files anew"
-
-
-def _identify(path):
-    """Tells a file from others by few bytes: (device, inode, size, excerpt)."""
+def _identify(path: str) -> tuple[int, int, int, int]:
+    """Tells a file from others by few bytes: device, inode, size, excerpt."""
     with open(path, "rb", buffering=0) as file:
         stat = os.fstat(file.fileno())
         file.seek(stat.st_size // 2)
@@ -150,7 +179,7 @@ def _identify(path):
     return stat.st_dev, stat.st_ino, stat.st_size, int.from_bytes(digest, "big")
 
 
-def _why_unreadable(path, error):
+def _why_unreadable(path: str, error: Exception) -> str:
     try:
         stat = os.stat(path)
     except FileNotFoundError:
@@ -163,33 +192,18 @@ def _why_unreadable(path, error):
     if S_ISDIR(stat.st_mode):
         return "is a folder; name an audio file"
     if not stat.st_size:
-        return "is empty; make it anew"
+        return "is empty; make it again"
     reason = " ".join(str(error).rpartition(": ")[2].split()).rstrip(".")
-    return f"is not readable audio ({reason}); make it anew"
+    return f"is not readable audio ({reason}); make it again"
 
 
-def check_samples(root, files):
-    """Compares a mixture with the sum of its layers.
+def _check_samples(root: str, files: Sequence[str]) -> tuple[int, list[Fault]]:
+    """Compares a mixture with the sum of its layers, all of one length.
 
-    Arguments
-    ---------
-    root : str
-        The corpus folder.
-    files : tuple of str
-        As in :func:`check_row`; all are readable and of one length.
-
-    Returns
-    -------
-    limited : int
-        Samples that differ from the sum because a limiter was at work: the
-        mixture, or the two speakers together, reach ±0.999.
-    problems : list of (str, str)
-        File and reason.
-
-    Source: the PolSESS generator of Kleć, Szklanny, Wieczorkowska 2024, for
-    where it limits.
+    Returns how many samples differ because a limiter was at work, and the faults.
     """
-    signals, tolerance, problems = {}, 0.0, []
+    signals, tolerance = {}, 0.0
+    problems: list[Fault] = []
     for layer, file in zip(LAYERS, files, strict=False):
         if not file:
             continue
@@ -201,19 +215,19 @@ def check_samples(root, files):
         # Rounding is off by half a step, but not all writers round: soundfile
         # cuts floats off, each layer in the same direction.
         tolerance += step
-        reason = _fault_of(layer, signals[layer])
-        if reason:
+        if reason := _fault_of(layer, signals[layer]):
             problems.append((file, reason))
     if problems:
         return 0, problems
     limited, worst = compare_with_sum(signals, tolerance)
     if worst:
-        reason = f"differs from the sum of its layers by {worst:.2g}; make it anew"
+        reason = f"differs from the sum of its layers by {worst:.2g}; make it again"
         problems.append((files[0], reason))
     return limited, problems
 
 
-def _read(path):
+def _read(path: str) -> tuple[np.ndarray, float]:
+    """Samples, and the step of their quantisation."""
     with soundfile.SoundFile(path) as audio:
         samples = audio.read(dtype="float64")
         if len(samples) < audio.frames:
@@ -221,39 +235,23 @@ def _read(path):
         return samples, _STEP.get(audio.subtype, _FINE_STEP)
 
 
-def _fault_of(layer, samples):
+def _fault_of(layer: str, samples: np.ndarray) -> str | None:
     if not np.isfinite(samples).all():
-        return "has NaN or infinite samples; make it anew"
+        return "has NaN or infinite samples; make it again"
     if layer in ("s1", "s2") and np.abs(samples).max() < SILENCE:
         return "the speaker is silent; choose another segment"
     return None
 
 
-def compare_with_sum(signals, tolerance):
-    """How a mixture differs from the sum of its layers.
+def compare_with_sum(
+    signals: Mapping[str, np.ndarray], tolerance: float
+) -> tuple[int, float]:
+    """How ``mix`` differs from the sum of its layers, each ``[time]``.
 
-    Arguments
-    ---------
-    signals : dict of str to numpy.ndarray
-        ``mix`` and its layers, each ``[time]``, full scale being 1.
-    tolerance : float
-        Differences up to this are quantisation.
-
-    Returns
-    -------
-    limited : int
-        Samples with a larger difference, explained by a limiter.
-    worst : float
-        The largest difference that nothing explains, or 0.
-
-    Example
-    -------
-    >>> import numpy as np
-    >>> half = np.full(3, 0.5)
-    >>> compare_with_sum({"mix": 2 * half, "s1": half, "s2": half}, 1e-4)
-    (0, 0.0)
-    >>> compare_with_sum({"mix": half, "s1": half, "s2": half / 2}, 1e-4)
-    (0, 0.25)
+    Differences up to ``tolerance`` are quantisation. Returns how many larger ones a
+    limiter explains, as the mixture or the two speakers together reach ±0.999 (the
+    generator of Kleć, Szklanny, Wieczorkowska 2024 limits both), and the largest one
+    that nothing explains, or 0.
     """
     mix = signals["mix"]
     layers = [signal for name, signal in signals.items() if name != "mix"]
@@ -263,80 +261,3 @@ def compare_with_sum(signals, tolerance):
     excused = differs & (loudest >= LIMIT - tolerance)
     worst = difference[differs & ~excused].max(initial=0.0)
     return int(excused.sum()), float(worst)
-
-
-def check_rows(root, level, rows):
-    """:func:`check_row` for a few rows, as one piece of work for a process."""
-    return [check_row(root, files, level) for files in rows]
-
-
-# A progress bar for less than this is only flicker.
-_PATIENCE_SECONDS = 2
-
-
-def survey_audio(tables, root, check, workers):
-    """Looks at the audio of every row.
-
-    Arguments
-    ---------
-    tables : list of Table
-        Changed in place: their rows get the columns of
-        :class:`~custom_modules.manifest.checks.Facts`, their problems grow.
-    root : str
-        The corpus folder.
-    check : str
-        One of :data:`~custom_modules.manifest.checks.LEVELS`.
-    workers : int
-        Number of processes.
-
-    Returns
-    -------
-    int
-        The corpus' sample rate in Hz: that of most mixtures.
-    """
-    files = [files for table in tables for files in _layer_files(table.rows)]
-    work = functools.partial(check_rows, root, check)
-    bar = functools.partial(
-        tqdm,
-        total=len(files),
-        unit=" rows",
-        desc="checking",
-        delay=_PATIENCE_SECONDS,
-        leave=False,
-        disable=None,  # not into a log file
-    )
-    # Closing ends the workers, also on Ctrl-C.
-    with closing(map_pieces(work, files, workers)) as facts, bar(facts) as shown:
-        facts = iter(shown)
-        for table in tables:
-            _take_in(table, list(islice(facts, len(table.rows))))
-    return _agree_on_rate(tables)
-
-
-def _layer_files(rows):
-    """The files of each row, as ``check_row`` takes them."""
-    return zip(*(rows[layer].tolist() for layer in LAYERS), strict=True)
-
-
-def _take_in(table, facts):
-    for row, fact in zip(table.rows.index, facts, strict=True):
-        for file, reason in fact.problems:
-            table.report(row, file, reason)
-    for name, values in zip(Facts._fields, zip(*facts, strict=True), strict=True):
-        if name != "problems":
-            table.rows[name] = values
-
-
-def _agree_on_rate(tables):
-    """The commonest rate; rows of another one become bad ones."""
-    rates = Counter()
-    for table in tables:
-        rates.update(table.rows["sample_rate"].tolist())
-    del rates[0]  # of mixtures that cannot be read
-    majority = max(rates, key=rates.get, default=0)
-    for table in tables:
-        others = table.rows[~table.rows["sample_rate"].isin([0, majority])]
-        cells = zip(others.index, others["mix"], others["sample_rate"], strict=True)
-        for row, file, rate in cells:
-            table.report(row, file, f"{rate} Hz, the corpus {majority} Hz; resample it")
-    return majority

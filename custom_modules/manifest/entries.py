@@ -2,6 +2,10 @@
 
 import json
 import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import pandas as pd
 
 from custom_modules.layout import LAYERS, OPTIONAL_COLUMNS
 from custom_modules.manifest.csv_tables import mixture_id
@@ -13,62 +17,35 @@ _VARIANTS = {
     for environment, layers in CANCELLED_LAYERS.items()
 }
 
-#: In an entry only if the corpus has a list of speakers.
+#: In an entry only if it is known who the speakers of the corpus are.
 SPEAKER_KEYS = ("speaker1", "gender1", "speaker2", "gender2")
 
 
-def escape_braces(text):
+def escape_braces(text: str) -> str:
     """Protects literal braces from SpeechBrain's replacement of ``{data_root}``.
 
-    Arguments
-    ---------
-    text : str
-        What a reader of the manifest should get.
-
-    Returns
-    -------
-    str
-
-    Example
-    -------
     >>> escape_braces("take{2}.wav")
     'take{{2}}.wav'
-    >>> escape_braces("take{2}.wav").format_map({})
-    'take{2}.wav'
     """
     return text.replace("{", "{{").replace("}", "}}")
 
 
-def manifest_entry(row):
-    """What the manifest says about one mixture.
+def manifest_entry(row: Mapping, environment: str | None = None) -> dict:
+    """What the manifest says about one mixture, ready for JSON.
 
-    Arguments
-    ---------
-    row : dict
-        A path for each of :data:`~custom_modules.layout.LAYERS`
-        (relative to the corpus folder, ``""`` if there is none),
-        ``sample_rate`` (Hz), ``frames``, and the optional columns.
+    ``row`` has a path for each of :data:`~custom_modules.layout.LAYERS` (relative to
+    the corpus folder, ``""`` if there is none), ``sample_rate``, ``frames``, and the
+    optional columns. In PolSESS a mixture is indoors if it has reverberation. Unknown
+    values are None, so that all entries of a manifest have the same keys.
 
-    Returns
-    -------
-    dict
-        Ready for JSON. Paths begin with ``{data_root}``; unknown values are
-        None, so that all entries of a manifest have the same keys.
-
-    Source: the variants are those of Kleć, Szklanny, Wieczorkowska 2024.
-
-    Example
-    -------
     >>> row = dict.fromkeys(LAYERS, "") | {"sample_rate": 8000, "frames": 32000}
     >>> row |= {"mix": "val/mix/a.wav", "s1": "1.wav", "s2": "2.wav"}
-    >>> row |= {"scene": "scene.wav", "event": "event.wav"}
+    >>> row |= {"scene": "3.wav", "event": "4.wav"}
     >>> entry = manifest_entry(row)
     >>> entry["mix"], entry["duration"], entry["environment"]
     ('{data_root}/val/mix/a.wav', 4.0, 'outdoor')
-    >>> entry["variants"]["S"]
-    ['{data_root}/event.wav']
     """
-    environment = "indoor" if row["s1_reverb"] else "outdoor"
+    environment = environment or ("indoor" if row["s1_reverb"] else "outdoor")
     paths = {
         layer: "{data_root}/" + escape_braces(row[layer])
         for layer in LAYERS
@@ -92,7 +69,7 @@ def manifest_entry(row):
     return entry
 
 
-def _value(value):
+def _value(value: str | float | None) -> str | float | None:
     """A cell as JSON has it: text, a number, or None if it is missing."""
     if isinstance(value, str):
         return escape_braces(value) or None
@@ -101,36 +78,17 @@ def _value(value):
     return int(value) if value == int(value) else value
 
 
-def write_entries(path, rows):
-    """Writes a manifest, one line per mixture, so that it can be streamed.
-
-    Arguments
-    ---------
-    path : pathlib.Path
-        The file to write.
-    rows : pandas.DataFrame
-        As in :class:`~custom_modules.manifest.csv_tables.Table`, with
-        ``sample_rate`` and ``frames``.
-    """
+def write_entries(path: str | Path, rows: pd.DataFrame) -> None:
+    """Writes the manifest of surveyed rows."""
     names = [*LAYERS, "sample_rate", "frames", *OPTIONAL_COLUMNS, *SPEAKER_KEYS]
     names = [name for name in names if name in rows]
     columns = [rows[name].tolist() for name in names]
-    rows = (
-        dict(zip(names, cells, strict=True)) for cells in zip(*columns, strict=True)
-    )
-    write_lines(path, ((mixture_id(row["mix"]), manifest_entry(row)) for row in rows))
+    cells = (dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True))
+    write_lines(path, ((mixture_id(row["mix"]), manifest_entry(row)) for row in cells))
 
 
-def write_lines(path, entries):
-    """Writes entries as JSON, each on a line of its own.
-
-    Arguments
-    ---------
-    path : pathlib.Path
-        The file to write.
-    entries : iterable of (str, dict)
-        Mixture id and entry; at least one.
-    """
+def write_lines(path: str | Path, entries: Iterable[tuple[str, dict]]) -> None:
+    """Writes entries by mixture id, one line each, so that they can be streamed."""
     with open(path, "w", encoding="utf-8", newline="\n") as file:
         separator = "{\n"
         for name, entry in entries:

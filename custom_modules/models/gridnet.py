@@ -1,4 +1,4 @@
-"""TF-GridNet's block with Mamba for its LSTMs: what SPMamba is made of.
+"""TF-GridNet's block with Mamba for its LSTMs, and spectrograms: SPMamba's parts.
 
 Start reading at :class:`GridBlock`. Channels lie innermost throughout,
 ``[batch, frames, freqs, channels]``.
@@ -8,7 +8,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from custom_modules.models.mamba import BidirectionalMamba
@@ -19,23 +19,63 @@ CPU_POINTS = 1 << 13
 DEVICE_POINTS = 1 << 16
 
 
+class Spectrogram(nn.Module):
+    """Complex spectrograms of waveforms of any length, and back, in float32.
+
+    Frames lie under a Hann window, ``stride`` samples apart, ``stride < n_fft``.
+
+    >>> spectrogram = Spectrogram(64, 32)
+    >>> points = spectrogram(torch.ones(3, 100))
+    >>> points.shape, spectrogram.invert(points, 100).shape
+    (torch.Size([3, 2, 4, 33]), torch.Size([3, 100, 1]))
+    """
+
+    def __init__(self, n_fft: int, stride: int) -> None:
+        super().__init__()
+        self.n_fft, self.stride = n_fft, stride
+        self.window: Tensor
+        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        """``[batch, time]`` → ``[batch, real and imaginary, frames, freqs]``."""
+        with torch.autocast(waveforms.device.type, enabled=False):
+            waveforms = waveforms.float()
+            # Frames at the edges see the signal reflected, if it is long enough.
+            missing = self.n_fft // 2 + 1 - waveforms.shape[1]
+            if missing > 0:
+                waveforms = F.pad(waveforms, (0, missing))
+            spectrogram = torch.stft(
+                waveforms,
+                self.n_fft,
+                self.stride,
+                window=self.window,
+                return_complex=True,
+            )
+            return torch.view_as_real(spectrogram).permute(0, 3, 2, 1)
+
+    def invert(self, spectrograms: Tensor, time: int) -> Tensor:
+        """``[batch, 2 sources, frames, freqs]`` → ``[batch, time, sources]``."""
+        with torch.autocast(spectrograms.device.type, enabled=False):
+            parts = spectrograms.float().unflatten(1, (-1, 2))
+            parts = parts.permute(0, 1, 4, 3, 2).contiguous()
+            waveforms = torch.istft(
+                torch.view_as_complex(parts).flatten(0, 1),
+                self.n_fft,
+                self.stride,
+                window=self.window,
+                length=max(time, self.n_fft // 2 + 1),
+            )
+        return waveforms.unflatten(0, parts.shape[:2])[:, :, :time].transpose(1, 2)
+
+
 class GridBlock(nn.Module):
     """One block: along frequency, along time, then attention between frames.
 
-    Source: Wang et al. 2023, "TF-GridNet", section III-C to III-E.
+    Source: Wang et al. 2023, "TF-GridNet", section III-C to III-E. Sizes are those of
+    :class:`~custom_modules.models.spmamba.SPMamba`. With ``checkpoint_parts``, training
+    keeps the inputs of the two paths and of the attention alone, and computes the rest
+    again in the backward pass.
 
-    Arguments
-    ---------
-    channels, kernel_size, stride, n_freqs, n_head, qk_dim : int
-        As for :class:`SPMamba`.
-    eps : float
-    scan_backend : str
-    checkpoint_parts : bool
-        In training, keep the inputs of the two paths and of the attention alone,
-        and compute the rest again in the backward pass.
-
-    Example
-    -------
     >>> block = GridBlock(4, 4, 1, n_freqs=33, n_head=2, qk_dim=64)
     >>> block(torch.randn(2, 21, 33, 4)).shape
     torch.Size([2, 21, 33, 4])
@@ -43,16 +83,16 @@ class GridBlock(nn.Module):
 
     def __init__(
         self,
-        channels,
-        kernel_size,
-        stride,
-        n_freqs,
-        n_head,
-        qk_dim,
-        eps=1e-5,
-        scan_backend="auto",
-        checkpoint_parts=False,
-    ):
+        channels: int,
+        kernel_size: int,
+        stride: int,
+        n_freqs: int,
+        n_head: int,
+        qk_dim: int,
+        eps: float = 1e-5,
+        scan_backend: str = "auto",
+        checkpoint_parts: bool = False,
+    ) -> None:
         super().__init__()
         self.checkpoint_parts = checkpoint_parts
         path = (channels, kernel_size, stride, eps, scan_backend)
@@ -60,7 +100,7 @@ class GridBlock(nn.Module):
         self.along_frames = GridPath(*path)
         self.attention = FrameAttention(channels, n_freqs, n_head, qk_dim, eps)
 
-    def forward(self, points):
+    def forward(self, points: Tensor) -> Tensor:
         """``[batch, frames, freqs, channels]`` to the same shape."""
         frames, freqs = points.shape[1:3]
         # Filled up once for both paths: what is beyond the edges takes part in the
@@ -72,7 +112,7 @@ class GridBlock(nn.Module):
         points = self._run_path(self.along_frames, points).transpose(1, 2)
         return self._run(self.attention, points[:, :frames, :freqs])
 
-    def _run_path(self, path, points):
+    def _run_path(self, path: nn.Module, points: Tensor) -> Tensor:
         """Along each sequence; some sequences at a time where memory counts."""
         on_cpu = points.device.type == "cpu"
         if not on_cpu and not self.checkpoint_parts:
@@ -82,7 +122,7 @@ class GridBlock(nn.Module):
         slices = points.split(sequences, dim=1)
         return torch.cat([self._run(path, part) for part in slices], dim=1)
 
-    def _run(self, part, points):
+    def _run(self, part: nn.Module, points: Tensor) -> Tensor:
         if self.checkpoint_parts and torch.is_grad_enabled():
             return checkpoint(part, points, use_reentrant=False)
         return part(points)
@@ -94,58 +134,36 @@ class GridPath(nn.Module):
     Neighbouring points are taken together as one step, and a transposed
     convolution lays the steps over each other again. Steps must end where the axis
     ends; :meth:`missing` says how many points that takes.
-
-    Arguments
-    ---------
-    channels, kernel_size, stride : int
-        As for :class:`SPMamba`.
-    eps : float
-    scan_backend : str
-
-    Example
-    -------
-    >>> GridPath(4, kernel_size=4, stride=2)(torch.randn(2, 3, 18, 4)).shape
-    torch.Size([2, 3, 18, 4])
     """
 
-    def __init__(self, channels, kernel_size, stride, eps=1e-5, scan_backend="auto"):
+    def __init__(
+        self, channels: int, kernel_size: int, stride: int, eps: float, backend: str
+    ) -> None:
         super().__init__()
         self.kernel_size, self.stride = kernel_size, stride
         self.norm = nn.LayerNorm(channels, eps=eps)
         width = channels * kernel_size
-        self.mamba = BidirectionalMamba(width, expand=4, scan_backend=scan_backend)
+        self.mamba = BidirectionalMamba(width, expand=4, scan_backend=backend)
         self.linear = nn.ConvTranspose1d(2 * width, channels, kernel_size, stride)
 
-    def forward(self, points):
+    def forward(self, points: Tensor) -> Tensor:
         """``[batch, others, time, channels]`` to the same shape, along time."""
         steps = self.norm(points).flatten(0, 1)
         steps = steps.unfold(1, self.kernel_size, self.stride).flatten(2)
         change = self.linear(self.mamba(steps).transpose(1, 2)).transpose(1, 2)
         return points + change.unflatten(0, points.shape[:2])
 
-    def missing(self, time):
+    def missing(self, time: int) -> int:
         """Points to be added to an axis, for its last step to be whole."""
         return max(self.kernel_size - time, (self.kernel_size - time) % self.stride)
 
 
 class FrameAttention(nn.Module):
-    """Attention between frames, all frequencies at once, with a residual.
+    """Attention between frames, all frequencies at once, with a residual."""
 
-    Source: Wang et al. 2023, "TF-GridNet", section III-E.
-
-    Arguments
-    ---------
-    channels, n_freqs, n_head, qk_dim : int
-        As for :class:`SPMamba`.
-    eps : float
-
-    Example
-    -------
-    >>> FrameAttention(4, 33, n_head=2, qk_dim=64)(torch.randn(2, 9, 33, 4)).shape
-    torch.Size([2, 9, 33, 4])
-    """
-
-    def __init__(self, channels, n_freqs, n_head, qk_dim, eps=1e-5):
+    def __init__(
+        self, channels: int, n_freqs: int, n_head: int, qk_dim: int, eps: float = 1e-5
+    ) -> None:
         super().__init__()
         if channels % n_head:
             raise ValueError(f"{channels} channels cannot be cut into {n_head} heads")
@@ -155,7 +173,7 @@ class FrameAttention(nn.Module):
         self.values = HeadProjection(channels, n_head, channels // n_head, n_freqs, eps)
         self.output = HeadProjection(channels, 1, channels, n_freqs, eps)
 
-    def forward(self, points):
+    def forward(self, points: Tensor) -> Tensor:
         """``[batch, frames, freqs, channels]`` to the same shape."""
         # [batch, heads, frames, channels of a head, freqs]
         query, key, value = self.queries(points), self.keys(points), self.values(points)
@@ -168,27 +186,11 @@ class FrameAttention(nn.Module):
 
 
 class HeadProjection(nn.Module):
-    """A linear layer, PReLU and a norm over channels and frequencies, per head.
+    """A linear layer, PReLU and a norm over channels and frequencies, per head."""
 
-    Arguments
-    ---------
-    channels : int
-        Of the input.
-    n_head : int
-        Heads.
-    head_channels : int
-        Channels of a head.
-    n_freqs : int
-        Frequencies.
-    eps : float
-
-    Example
-    -------
-    >>> HeadProjection(4, 2, 3, n_freqs=33)(torch.randn(2, 9, 33, 4)).shape
-    torch.Size([2, 2, 9, 3, 33])
-    """
-
-    def __init__(self, channels, n_head, head_channels, n_freqs, eps=1e-5):
+    def __init__(
+        self, channels: int, n_head: int, head_channels: int, n_freqs: int, eps: float
+    ) -> None:
         super().__init__()
         self.eps = eps
         self.linear = nn.Linear(channels, n_head * head_channels)
@@ -196,7 +198,7 @@ class HeadProjection(nn.Module):
         self.gain = nn.Parameter(torch.ones(n_head, 1, head_channels, n_freqs))
         self.offset = nn.Parameter(torch.zeros(n_head, 1, head_channels, n_freqs))
 
-    def forward(self, points):
+    def forward(self, points: Tensor) -> Tensor:
         """``[batch, frames, freqs, channels]`` → ``[batch, heads, frames, …]``."""
         heads = self.linear(points).unflatten(3, (len(self.slope), -1))
         heads = heads.permute(0, 3, 1, 4, 2)  # [batch, heads, frames, channels, freqs]

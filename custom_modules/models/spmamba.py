@@ -5,57 +5,25 @@ official implementation.
 """
 
 import re
+from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from custom_modules.models.gridnet import GridBlock
+from custom_modules.models.gridnet import GridBlock, Spectrogram
 
 
 class SPMamba(nn.Module):
     """Separates complex spectrograms by TF-GridNet blocks with Mamba for LSTMs.
 
-    Silence is separated into silence, and mixtures of any length come out as long
-    as they are.
+    Silence is separated into silence, and mixtures of any length come out as long as
+    they are. ``checkpoint_blocks`` keeps, in training, only the inputs of each block's
+    three parts and computes the rest again in the backward pass: a fraction of the
+    memory for a third more time.
 
     Source: Li et al. 2024, "SPMamba: State-space model is all you need in speech
     separation"; Wang et al. 2023, "TF-GridNet", section III.
 
-    Arguments
-    ---------
-    num_sources : int
-        Sources to estimate.
-    n_fft : int
-        Samples in a frame, under a Hann window.
-    stride : int
-        Samples between frames.
-    n_layers : int
-        Blocks.
-    emb_dim : int
-        Channels of each time-frequency point.
-    emb_ks, emb_hs : int
-        How many points make one step of a Mamba, and how many lie between steps.
-    n_head : int
-        Attention heads.
-    qk_dim : int
-        Size of queries and keys, over all frequencies, approximately.
-    eps : float
-        Added to the variance by every normalisation.
-    checkpoint_blocks : bool
-        In training, keep only the inputs of each block's three parts and compute
-        the rest again in the backward pass: a fraction of the memory for a third
-        more time.
-    scan_backend : str
-        See :func:`custom_modules.selective_scan.selective_scan`.
-
-    Raises
-    ------
-    ValueError
-        If a size is less than 1, or frames do not overlap.
-
-    Example
-    -------
     >>> separator = SPMamba(2, n_fft=64, stride=32, n_layers=1, emb_dim=4, qk_dim=33)
     >>> separator(torch.randn(3, 1001)).shape
     torch.Size([3, 1001, 2])
@@ -65,19 +33,19 @@ class SPMamba(nn.Module):
 
     def __init__(
         self,
-        num_sources,
-        n_fft=256,
-        stride=64,
-        n_layers=6,
-        emb_dim=16,
-        emb_ks=4,
-        emb_hs=1,
-        n_head=4,
-        qk_dim=512,
-        eps=1e-5,
-        checkpoint_blocks=False,
-        scan_backend="auto",
-    ):
+        num_sources: int,
+        n_fft: int = 256,  # samples in a frame
+        stride: int = 64,  # samples between frames
+        n_layers: int = 6,
+        emb_dim: int = 16,  # channels of each time-frequency point
+        emb_ks: int = 4,  # points that make one step of a Mamba
+        emb_hs: int = 1,  # points between steps
+        n_head: int = 4,
+        qk_dim: int = 512,  # of queries and keys, over all frequencies, about
+        eps: float = 1e-5,  # added to the variance by every norm
+        checkpoint_blocks: bool = False,
+        scan_backend: str = "auto",
+    ) -> None:
         super().__init__()
         _check_sizes(
             num_sources=num_sources,
@@ -90,83 +58,30 @@ class SPMamba(nn.Module):
             n_head=n_head,
             qk_dim=qk_dim,
         )
-        self.n_fft, self.stride = n_fft, stride
-        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+        self.spectrogram = Spectrogram(n_fft, stride)
         self.encoder = nn.Sequential(
             nn.Conv2d(2, emb_dim, 3, padding=1), nn.GroupNorm(1, emb_dim, eps=eps)
         )
-        n_freqs = n_fft // 2 + 1
+        grid = (emb_dim, emb_ks, emb_hs, n_fft // 2 + 1, n_head, qk_dim, eps)
         self.blocks = nn.ModuleList(
-            GridBlock(
-                emb_dim,
-                emb_ks,
-                emb_hs,
-                n_freqs,
-                n_head,
-                qk_dim,
-                eps,
-                scan_backend,
-                checkpoint_blocks,
-            )
-            for _ in range(n_layers)
+            GridBlock(*grid, scan_backend, checkpoint_blocks) for _ in range(n_layers)
         )
         self.decoder = nn.ConvTranspose2d(emb_dim, 2 * num_sources, 3, padding=1)
 
-    def forward(self, mixture):
-        """Separates a batch of mixtures.
-
-        Arguments
-        ---------
-        mixture : torch.Tensor
-            Waveforms, ``[batch, time]``, at least one sample long.
-
-        Returns
-        -------
-        torch.Tensor
-            Estimated sources, ``[batch, time, sources]``.
-        """
+    def forward(self, mixture: Tensor) -> Tensor:
+        """``[batch, time]``, at least one sample → ``[batch, time, sources]``."""
         scale = _deviation(mixture)
-        points = self.encoder(self._spectrogram(mixture / (scale + 1e-8)))
+        points = self.encoder(self.spectrogram(mixture / (scale + 1e-8)))
         # [batch, frames, freqs, channels]; the residual stream stays in float32
         points = points.permute(0, 2, 3, 1).float()
         for block in self.blocks:
             points = block(points)
         spectrograms = self.decoder(points.permute(0, 3, 1, 2))
-        return self._waveforms(spectrograms, mixture.shape[1]) * scale.unsqueeze(2)
-
-    def _spectrogram(self, mixture):
-        """``[batch, time]`` → ``[batch, real and imaginary, frames, freqs]``."""
-        with torch.autocast(mixture.device.type, enabled=False):
-            mixture = mixture.float()
-            # Frames at the edges see the signal reflected, if it is long enough.
-            missing = self.n_fft // 2 + 1 - mixture.shape[1]
-            if missing > 0:
-                mixture = F.pad(mixture, (0, missing))
-            spectrogram = torch.stft(
-                mixture,
-                self.n_fft,
-                self.stride,
-                window=self.window,
-                return_complex=True,
-            )
-            return torch.view_as_real(spectrogram).permute(0, 3, 2, 1)
-
-    def _waveforms(self, spectrograms, time):
-        """``[batch, 2 sources, frames, freqs]`` → ``[batch, time, sources]``."""
-        with torch.autocast(spectrograms.device.type, enabled=False):
-            parts = spectrograms.float().unflatten(1, (-1, 2))
-            parts = parts.permute(0, 1, 4, 3, 2).contiguous()
-            waveforms = torch.istft(
-                torch.view_as_complex(parts).flatten(0, 1),
-                self.n_fft,
-                self.stride,
-                window=self.window,
-                length=max(time, self.n_fft // 2 + 1),
-            )
-        return waveforms.unflatten(0, parts.shape[:2])[:, :, :time].transpose(1, 2)
+        waveforms = self.spectrogram.invert(spectrograms, mixture.shape[1])
+        return waveforms * scale.unsqueeze(2)
 
 
-def _check_sizes(**sizes):
+def _check_sizes(**sizes: int) -> None:
     """Raises ValueError with the first size that makes no model."""
     for name, size in sizes.items():
         if size < 1:
@@ -178,7 +93,7 @@ def _check_sizes(**sizes):
         )
 
 
-def _deviation(mixture):
+def _deviation(mixture: Tensor) -> Tensor:
     """Standard deviation of each mixture, ``[batch, 1]``; one sample has none."""
     mixture = mixture.float()
     if mixture.shape[1] == 1:
@@ -186,42 +101,21 @@ def _deviation(mixture):
     return mixture.std(dim=1, keepdim=True)
 
 
-def convert_state_dict(state_dict):
-    """Renames the parameters of the official SPMamba to those of ours.
+def convert_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Renames the parameters of the official SPMamba, or of one of its blocks, to ours.
 
     The predecessor of this project has the same names. Heads that are modules of
-    their own there are one here, and 1 × 1 convolutions are linear layers:
+    their own there are one here, and 1 × 1 convolutions are linear layers.
 
-    ==========================================  ==================================
-    official                                    ours
-    ==========================================  ==================================
-    ``conv.*``, ``deconv.*``                    ``encoder.*``, ``decoder.*``
-    ``intra_*``, ``inter_*``                    ``along_freqs.*``, ``along_frames.*``
-    ``*_norm.gamma``, ``*_norm.beta``           ``norm.weight``, ``norm.bias``
-    ``forward_blocks.0``, ``backward_blocks.0`` ``forward_block``, ``backward_block``
-    ``attn_conv_Q_<head>``, ``K``, ``V``        ``attention.queries``, ``.keys``, …
-    ``attn_concat_proj``                        ``attention.output``
-    ==========================================  ==================================
-
-    Arguments
-    ---------
-    state_dict : dict of str to torch.Tensor
-        Of ``SPMamba``, or of one of its blocks; not modified.
-
-    Returns
-    -------
-    dict of str to torch.Tensor
-
-    Example
-    -------
     >>> convert_state_dict({"blocks.0.intra_norm.gamma": torch.ones(1, 4, 1, 1)})
     {'blocks.0.along_freqs.norm.weight': tensor([1., 1., 1., 1.])}
     """
-    heads, converted = {}, {}
+    heads: dict[str, dict[int, Tensor]] = {}
+    converted = {}
     for name, value in state_dict.items():
-        found = _HEAD.fullmatch(name)
-        if found:
-            block, kind, head, parameter = found.groups()
+        match = _HEAD.fullmatch(name)
+        if match:
+            block, kind, head, parameter = match.groups()
             module = f"{block}attention.{_HEAD_MODULES[kind]}"
             key = f"{module}.{_HEAD_PARAMETERS[parameter]}"
             heads.setdefault(key, {})[int(head or 0)] = value
@@ -231,11 +125,11 @@ def convert_state_dict(state_dict):
             is_norm = name.endswith(("norm.weight", "norm.bias"))
             converted[name] = value.flatten() if is_norm else value
     for key, values in heads.items():
-        values = [values[head] for head in sorted(values)]
-        converted[key] = _join_heads(key, values)
+        converted[key] = _join_heads(key, [values[head] for head in sorted(values)])
     return converted
 
 
+#: The official names and ours, but for those of heads.
 _RENAMED = [
     (r"^conv\.", "encoder."),
     (r"^deconv\.", "decoder."),
@@ -259,7 +153,7 @@ _HEAD_PARAMETERS = {
 }
 
 
-def _join_heads(key, values):
+def _join_heads(key: str, values: list[Tensor]) -> Tensor:
     """Heads that follow each other in one tensor of ours."""
     if key.endswith(("gain", "offset")):  # [1, channels, 1, freqs] each
         return torch.stack([v.transpose(1, 2)[0] for v in values])

@@ -1,1 +1,1 @@
-"""Recordings to be separated: finding, reading, writing and reporting on them."""
+"""Recordings to be separated: files in, files out."""

@@ -1,10 +1,10 @@
 """Pictures of what was separated into what."""
 
-import matplotlib
+from pathlib import Path
+
 import numpy as np
 import soundfile as sf
 from matplotlib.figure import Figure
-from PIL import Image
 from scipy.signal import stft
 
 from custom_modules.files import atomic_path
@@ -15,29 +15,20 @@ _COLUMNS = 1200
 _RANGE_DB = 70
 
 
-def plot_spectrograms(mixture, sources, picture, highest, comment=""):
-    """Draws the spectrograms of a mixture and of its sources above each other.
+def plot_spectrograms(
+    mixture: Path, sources: list[Path], picture: Path, highest: float, comment: str = ""
+) -> None:
+    """Draws spectrograms of a recording and what was made of it above each other.
 
-    Arguments
-    ---------
-    mixture : str or pathlib.Path
-        The recording.
-    sources : list of pathlib.Path
-        What was made of it.
-    picture : pathlib.Path
-        The PNG to write.
-    highest : float
-        Up to where there is something to see, Hz.
-    comment : str
-        Kept in the file.
+    As a PNG that carries the ``comment``; above ``highest``, in Hz, is nothing to see.
     """
-    paths = [mixture, *sources]
-    spectrograms = [spectrogram(path) for path in paths]
-    peak = max(levels.max() for levels, _, _ in spectrograms)
-    figure = Figure(figsize=(11, 1 + 2.1 * len(paths)), layout="constrained")
-    all_axes = figure.subplots(len(paths), sharex=True, sharey=True, squeeze=False)
-    for axes, path, found in zip(all_axes[:, 0], paths, spectrograms, strict=True):
-        levels, seconds, nyquist = found
+    drawn = {path: spectrogram(path) for path in (mixture, *sources)}
+    peak = max(levels.max() for levels, _, _ in drawn.values())
+    figure = Figure(figsize=(11, 1 + 2.1 * len(drawn)), layout="constrained")
+    rows = figure.subplots(len(drawn), sharex=True, sharey=True)
+    for axes, (path, (levels, seconds, nyquist)) in zip(
+        rows, drawn.items(), strict=True
+    ):
         image = axes.imshow(
             levels,
             origin="lower",
@@ -48,71 +39,31 @@ def plot_spectrograms(mixture, sources, picture, highest, comment=""):
             vmax=peak,
             interpolation="nearest",
         )
-        axes.set_title(str(getattr(path, "name", path)), loc="left", fontsize=10)
-    all_axes[0, 0].set_ylim(0, min(highest * 1.1, nyquist) / 1000)
-    all_axes[-1, 0].set_xlabel("time (s)")
+        axes.set_title(path.name, loc="left", fontsize=10)
+    rows[0].set_ylim(0, min(highest * 1.1, nyquist) / 1000)
+    rows[-1].set_xlabel("time (s)")
     figure.supylabel("frequency (kHz)", fontsize=10)
-    figure.colorbar(image, ax=list(all_axes[:, 0]), label="level (dB)", aspect=40)
-    with atomic_path(picture) as partial, matplotlib.rc_context({"savefig.dpi": 130}):
-        figure.savefig(partial, format="png", metadata={"Comment": comment})
+    figure.colorbar(image, ax=list(rows), label="level (dB)", aspect=40)
+    with atomic_path(picture) as partial:
+        figure.savefig(partial, format="png", dpi=130, metadata={"Comment": comment})
 
 
-def comment_of_picture(path):
-    """What a PNG says of itself; nothing if it is none.
-
-    Arguments
-    ---------
-    path : str or pathlib.Path
-
-    Returns
-    -------
-    str
-    """
-    try:
-        with Image.open(path) as picture:
-            return picture.info.get("Comment", "")
-    except (OSError, ValueError, SyntaxError):  # Pillow's ways to say that it is none
-        return ""
-
-
-def spectrogram(path):
+def spectrogram(path: Path) -> tuple[np.ndarray, float, float]:
     """A file's spectrogram, averaged in time to the width of a picture.
 
-    Arguments
-    ---------
-    path : str or pathlib.Path
-        A file of any length; its channels are averaged.
-
-    Returns
-    -------
-    levels : numpy.ndarray
-        dB, ``[frequencies, columns]``.
-    seconds : float
-        Its length.
-    nyquist : float
-        Its highest frequency, Hz.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "tone.wav"
-    >>> tone = 0.5 * np.sin(2 * np.pi * 1000 * np.arange(16000) / 8000)
-    >>> sf.write(path, tone, 8000)
-    >>> levels, seconds, nyquist = spectrogram(path)
-    >>> int(levels.mean(1).argmax()) * nyquist / (len(levels) - 1), seconds
-    (1000.0, 2.0)
+    Levels in dB, ``[frequencies, columns]``; its length in s; its highest frequency in
+    Hz. Channels are averaged.
     """
     with sf.SoundFile(path) as audio:
         frame = max(2, round(_FRAME_SECONDS * audio.samplerate))
         hop = max(frame // 2, audio.frames // _COLUMNS)
         columns = []
         # A block for each column: one frame, or where columns are longer, several.
-        for block in audio.blocks(
-            max(hop, frame),
-            overlap=max(0, frame - hop),
-            dtype="float32",
-            always_2d=True,
-            fill_value=0,
-        ):
+        size, overlap = max(hop, frame), max(0, frame - hop)
+        blocks = audio.blocks(
+            size, overlap, dtype="float32", always_2d=True, fill_value=0
+        )
+        for block in blocks:
             signal = block.mean(1)
             _, _, bins = stft(signal, nperseg=frame, boundary=None, padded=False)
             columns.append((np.abs(bins) ** 2).mean(1))

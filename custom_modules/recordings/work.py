@@ -2,48 +2,40 @@
 
 import logging
 import os
+import pickle
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from huggingface_hub.errors import HFValidationError, HTTPError
 from tqdm import tqdm
 
+from custom_modules.distributed import check_device
 from custom_modules.errors import InputError
-from custom_modules.hparams import check_device
-from custom_modules.inference import PolSESSSeparation, open_audio
-from custom_modules.recordings.jobs import (
-    check_picture,
-    describe_settings,
-    finished_by,
-    left_beside,
-    outputs_of,
-)
+from custom_modules.hparams import HPARAMS_FILE, read_yaml
+from custom_modules.inference import PolSESSSeparation
+from custom_modules.recordings import jobs
 from custom_modules.recordings.spectrograms import plot_spectrograms
 from custom_modules.recordings.streams import separate_recording
 
+#: What files and a hub can be at fault for.
+_BAD_MODEL = (
+    *(OSError, EOFError, RuntimeError, pickle.UnpicklingError),
+    *(HTTPError, HFValidationError),
+)
+_KEYS = ("sample_rate", "num_spks", "modules", "pretrainer")
 
-def load_model(source, device=None, precision="fp32", **options):
-    """Loads an exported model for use.
 
-    Arguments
-    ---------
-    source : str
-        A folder, or ``owner/name`` on a hub.
-    device : str
-        None takes a GPU if there is one; torchrun's processes one each.
-    precision : str
-        ``"fp32"``, ``"bf16"`` or ``"fp16"``.
-    **options
-        For :class:`PolSESSSeparation`.
+def load_model(
+    source: str, device: str | None = None, precision: str = "fp32", **options: Any
+) -> PolSESSSeparation:
+    """Loads an exported model for use, from a folder or, ``owner/name``, from a hub.
 
-    Returns
-    -------
-    PolSESSSeparation
-
-    Raises
-    ------
-    InputError
-        If there is no such model or device.
+    By default on a GPU if there is one; torchrun's processes take one each. Options
+    are those of :class:`PolSESSSeparation`. What cannot be loaded is an InputError;
+    a fault of the model's own code is not.
     """
     if device is None and torch.cuda.is_available():
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
@@ -51,120 +43,109 @@ def load_model(source, device=None, precision="fp32", **options):
     check_device(run_opts["device"])
     if precision == "fp16" and run_opts["device"] == "cpu":
         raise InputError("--precision=fp16 needs a GPU; use bf16 or fp32 on a CPU")
-    folder = Path(source)
-    _check_model_folder(source, folder)
+    _check_model_folder(source)
     logging.getLogger("speechbrain").setLevel(logging.WARNING)
     try:
-        model = PolSESSSeparation.from_hparams(source, run_opts=run_opts, **options)
-    except InputError:
-        raise
-    except Exception as error:  # whatever is wrong with a folder, or with a hub
+        return PolSESSSeparation.from_hparams(source, run_opts=run_opts, **options)
+    except _BAD_MODEL as error:
+        # Of weights that do not fit, or are damaged.
+        signs = ("loading state_dict", "PytorchStreamReader")
+        if isinstance(error, RuntimeError) and not any(s in str(error) for s in signs):
+            raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"{source}: cannot be loaded ({reason})") from error
-    return model
 
 
-def _check_model_folder(source, folder):
+def _check_model_folder(source: str) -> None:
+    folder = Path(source)
     if (folder / "save").is_dir():
         raise InputError(
             f"{source}: is a results folder; export it first: "
-            f"export.py {folder}/hyperparams.yaml FOLDER"
+            f"export.py {folder}/{HPARAMS_FILE} FOLDER"
         )
-    if folder.exists() and not (folder / "hyperparams.yaml").is_file():
-        raise InputError(f"{source}: has no hyperparams.yaml; export.py writes models")
-    # Where there is a folder of that name, nobody means a hub's owner.
-    on_hub = source.count("/") == 1 and not folder.parent.exists()
-    if not folder.exists() and not on_hub:
-        raise InputError(f"{source}: no such folder; export.py writes models")
+    if not folder.exists():
+        # Where there is a folder of that name, nobody means a hub's owner.
+        if source.count("/") == 1 and not folder.parent.exists():
+            return
+        problem = "no such folder"
+    elif not (folder / HPARAMS_FILE).is_file():
+        problem = f"has no {HPARAMS_FILE}"
+    else:
+        tree = read_yaml(f"{folder}/{HPARAMS_FILE}")
+        missing = [key for key in _KEYS if key not in tree]
+        if not missing:
+            return
+        problem = f"{HPARAMS_FILE} has no {missing[0]}"
+    raise InputError(f"{source}: {problem}; export.py writes models")
 
 
-def separate_all(
-    model,
-    recordings,
-    channels="mix",
-    normalize="mixture",
-    overwrite=False,
-    plot=False,
-    show_progress=True,
-):
-    """Separates recordings one after the other and reports what failed.
+@dataclass
+class Separation:
+    """Separates recordings one after the other in the same way."""
 
-    Arguments
-    ---------
-    model : PolSESSSeparation
-    recordings : list of custom_modules.recordings.jobs.Recording
-    channels, normalize : str
-        As for :func:`custom_modules.recordings.streams.separate_recording`.
-    overwrite : bool
-        Whether finished recordings are separated again, and files replaced that were
-        not made here. What another model or other settings have finished is always
-        separated again.
-    plot : bool
-        Whether to draw each recording's spectrograms, also where only they are missing.
-    show_progress : bool
-        A bar for each recording, and one for all.
+    model: PolSESSSeparation
+    channels: str = "mix"  # see separate_recording
+    normalize: str = "mixture"
+    overwrite: bool = False  # also what is finished, or was not made here
+    plot: bool = False  # spectrograms, also where only they are missing
+    show_progress: bool = True
 
-    Returns
-    -------
-    int
-        How many failed.
-    """
-    failures, skipped, notes = [], 0, []
-    quiet = not show_progress
-    settings = describe_settings(model, channels, normalize)
-    options = {"channels": channels, "normalize": normalize, "comment": settings}
-    for recording in tqdm(recordings, desc="recordings", disable=quiet):
-        try:
-            kind = (model.hparams.num_spks, channels)
-            picture = recording.stem.with_name(f"{recording.stem.name}.png")
-            if plot and not overwrite:
-                check_picture(picture)
-            before = None if overwrite else finished_by(recording, *kind)
-            if before == settings:
-                skipped += 1
-            else:
-                notes += _separate(model, recording, quiet, options)
-                notes += _note_before(recording, before, left_beside(recording, *kind))
-            if plot and not (before == settings and picture.exists()):
-                outputs = outputs_of(recording, *kind)
-                # There is nothing in them above what the model can return.
-                highest = model.hparams.sample_rate / 2
-                paths = (recording.path, outputs, picture)
-                plot_spectrograms(*paths, highest, comment=settings)
-        except InputError as error:
-            told, name = str(error), str(recording.path)
-            failures.append(told if name in told else f"{name}: {told}")
-    for line in notes:
-        print(line)
-    done = len(recordings) - skipped - len(failures)
-    print(f"{done} separated, {skipped} finished before, {len(failures)} failed")
-    for failure in failures:
-        print(f"failed: {failure}", file=sys.stderr)
-    return len(failures)
+    def separate_all(self, recordings: list[jobs.Recording]) -> int:
+        """Separates, reports, and counts what failed.
+
+        What another model or other settings have finished is always separated again.
+        """
+        settings = jobs.describe_settings(self.model, self.channels, self.normalize)
+        failures, skipped, notes = [], 0, []
+        for recording in tqdm(
+            recordings, desc="recordings", disable=not self.show_progress
+        ):
+            try:
+                was_finished, told = self._separate(recording, settings)
+            except (InputError, OSError) as error:  # of a file; a bug ends the run
+                name, reason = str(recording.path), str(error)
+                failures.append(reason if name in reason else f"{name}: {reason}")
+                continue
+            skipped += was_finished
+            notes += [f"{recording.path}: {note}" for note in told]
+        for line in notes:
+            print(line)
+        done = len(recordings) - skipped - len(failures)
+        print(f"{done} separated, {skipped} finished before, {len(failures)} failed")
+        for failure in failures:
+            print(f"failed: {failure}", file=sys.stderr)
+        return len(failures)
+
+    def _separate(
+        self, recording: jobs.Recording, settings: str
+    ) -> tuple[bool, list[str]]:
+        """Whether it was finished before, and what the user should know of it."""
+        picture = recording.stem.with_name(f"{recording.stem.name}.png")
+        sources = self.model.hparams.num_spks
+        outputs = jobs.outputs_of(recording, sources, self.channels)
+        before = None
+        if not self.overwrite:
+            jobs.check_made_here([picture, *outputs] if self.plot else outputs)
+            before = jobs.finished_by(recording, outputs)
+        notes = []
+        if before != settings:
+            options = (self.channels, self.normalize, settings, self.show_progress)
+            notes = separate_recording(self.model, recording.path, outputs, *options)
+            # One source more is what a model with more sources has left behind.
+            wider = jobs.outputs_of(recording, sources + 1, self.channels)
+            left = [p for p in wider if p not in outputs and jobs.is_made_here(p)]
+            notes += _note_before(before, left)
+        if self.plot and not (before == settings and picture.exists()):
+            # There is nothing in them above what the model can return.
+            highest = self.model.hparams.sample_rate / 2
+            plot_spectrograms(recording.path, outputs, picture, highest, settings)
+        return before == settings, notes
 
 
-def _note_before(recording, before, left):
+def _note_before(before: str | None, left: list[Path]) -> list[str]:
     """What the user should know of the files that were there before."""
-    parts = [] if before is None else ["was made otherwise before; made anew"]
+    parts = [] if before is None else ["was made otherwise before; made again"]
     if left:
         names = ", ".join(map(str, left))
         parts.append(f"{names} is left from a model with more sources")
-    return [f"{recording.path}: {'; '.join(parts)}"] if parts else []
-
-
-def _separate(model, recording, quiet, options):
-    """Separates a recording; returns what the user should know of it."""
-    with (
-        open_audio(recording.path) as audio,
-        tqdm(
-            total=audio.frames,
-            desc=recording.path.name,
-            unit="s",
-            unit_scale=1 / audio.samplerate,
-            leave=False,
-            # None: not in a log, where moving between two bars leaves "[A" behind.
-            disable=quiet or None,
-        ) as bar,
-    ):
-        _, notes = separate_recording(model, recording, tick=bar.update, **options)
-    return [f"{recording.path}: {note}" for note in notes]
+    return ["; ".join(parts)] if parts else []

@@ -1,17 +1,14 @@
 """The kernels of :mod:`.compiled`, which Numba compiles for the CPU at hand.
 
-A kernel takes some sequences and, of each, a block of channels at a time: their
-state, ``[state, channels]``, stays in the first-level cache while it walks through
-time. Backwards it computes the states of a chunk again, from the one kept before
-it, and walks back over them.
-
-Everything that inner loops write to lies on the stack: only there LLVM knows that
-it overlaps with nothing else, which it must before it uses vector instructions.
-All is in this one file, since Numba looks for changes in the file of a kernel alone
-before it takes what it has compiled from its cache.
+A kernel takes a sequence and a block of channels at a time: their state stays in the
+first-level cache while it walks through time. Backwards it computes the states of a
+chunk again, and walks back over them. What inner loops write to lies on the stack:
+only there LLVM knows that nothing overlaps, which it must to use vector instructions.
+All is in this one file: Numba's cache notices changes in the file of a kernel alone.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -24,6 +21,7 @@ STATE_FLOATS = 4096
 #: Channels at a time: what a step makes of them lies on the stack, too.
 MAX_WIDTH = 256
 
+Array = np.ndarray
 _f32, _i32 = np.float32, np.int32
 _ZERO, _ONE, _TWO = _f32(0), _f32(1), _f32(2)
 _LN2, _LOG2E = _f32(np.log(2)), _f32(1 / np.log(2))
@@ -34,14 +32,13 @@ _C1, _C2, _C3, _C4, _C5 = map(
 )
 #: Adding it to a float leaves the nearest integer in the lowest bits.
 _ROUND = _f32(1.5 * 2**23)
-_MANTISSA_BITS = _i32(23)
 _LEAST, _GREATEST = _f32(-126), _f32(126)  # exponents of normal numbers
 
 
 class Signal(NamedTuple):
     """A ``[batch, time, channels]`` tensor whose channels lie next to each other."""
 
-    data: np.ndarray  # of one axis, from the tensor's first element on
+    data: Array  # of one axis, from the tensor's first element on
     per_sequence: int  # elements from one sequence to the next
     per_step: int
 
@@ -51,22 +48,25 @@ class Scan(NamedTuple):
 
     u: Signal
     delta: Signal
-    A: np.ndarray  # [state, dim], for powers of 2
+    A: Array  # [state, dim], for powers of 2
     B: Signal
     C: Signal
-    D: np.ndarray  # [dim]
+    D: Array  # [dim]
     z: Signal
-    bias: np.ndarray  # [dim]
+    bias: Array  # [dim]
     time: int
     softplus: bool
     gated: bool  # whether z counts
+    chunk: int  # steps between kept states
+    width: int  # channels in a block
 
 
-def _compile(**options):
+def _compile(fastmath: set[str]) -> Callable:
     """``numba.njit`` with a cache on disk, wherever there is room for one."""
-    options = {"nogil": True, "error_model": "numpy", **options}
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+    options["fastmath"] = fastmath
 
-    def decorate(function):
+    def decorate(function: Callable) -> Callable:
         try:
             return numba.njit(cache=True, **options)(function)
         except RuntimeError:  # no folder can be written to
@@ -82,12 +82,12 @@ _reordered = _compile(fastmath={"contract", "reassoc", "nsz"})
 
 
 @intrinsic(prefer_literal=True)
-def _on_stack(typing_context, size):
+def _on_stack(typing_context: Any, size: Any) -> Any:
     """A pointer to floats that live as long as the calling function."""
-    floats = size.literal_value
 
     def generate(context, builder, signature, arguments):
-        pointer = cgutils.alloca_once(builder, ir.ArrayType(ir.FloatType(), floats))
+        array = ir.ArrayType(ir.FloatType(), size.literal_value)
+        pointer = cgutils.alloca_once(builder, array)
         pointer.align = 64
         return builder.bitcast(pointer, ir.PointerType(ir.FloatType()))
 
@@ -95,7 +95,7 @@ def _on_stack(typing_context, size):
 
 
 @intrinsic
-def _uncounted(typing_context, value):
+def _uncounted(typing_context: Any, value: Any) -> Any:
     """An array, or a tuple that holds some, without its count of references.
 
     Counting is an atomic addition for each view, which took a third of the backward
@@ -110,8 +110,7 @@ def _uncounted(typing_context, value):
 
 def _uncount(context, builder, kind, value):
     if isinstance(kind, types.BaseTuple):
-        parts = cgutils.unpack_tuple(builder, value)
-        pairs = zip(kind.types, parts, strict=True)
+        pairs = zip(kind.types, cgutils.unpack_tuple(builder, value), strict=True)
         parts = [_uncount(context, builder, *pair) for pair in pairs]
         return context.make_tuple(builder, kind, parts)
     if isinstance(kind, types.Array):
@@ -129,7 +128,7 @@ def _exp2(x):
     t = x - (rounded - _ROUND)  # at most a half
     tt = t * t
     power = _f32((_ONE + t * _C1) + tt * ((_C2 + t * _C3) + tt * (_C4 + t * _C5)))
-    exponent = _i32(rounded.view(np.int32) << _MANTISSA_BITS)
+    exponent = _i32(rounded.view(np.int32) << _i32(23))  # past the mantissa
     return _i32(power.view(np.int32) + exponent).view(np.float32)
 
 
@@ -146,9 +145,8 @@ def _softplus(x):
     s = w / (_TWO + w)
     q = s * s
     series = _f32(1 / 9) + q * (_f32(1 / 11) + q * _f32(1 / 13))
-    series = _ONE + q * (
-        _f32(1 / 3) + q * (_f32(1 / 5) + q * (_f32(1 / 7) + q * series))
-    )
+    series = _f32(1 / 5) + q * (_f32(1 / 7) + q * series)
+    series = _ONE + q * (_f32(1 / 3) + q * series)
     return max(x, _ZERO) + _TWO * s * series
 
 
@@ -173,11 +171,9 @@ def _add(row, sums):
 
 
 @_exact
-def _fill(rows, value):
-    for n in range(rows.shape[0]):
-        row = rows[n]
-        for j in range(len(row)):
-            row[j] = value
+def _clear(row):
+    for j in range(len(row)):
+        row[j] = _ZERO
 
 
 @_exact
@@ -190,42 +186,24 @@ def _load_step(u, raw_delta, bias, softplus, delta, drive):
 
 
 @_exact
-def _store_output(y, u, D, gate, gated, output):
-    """What the states give, the input past them, and the gate."""
-    for j in range(len(y)):
-        value = y[j] + D[j] * u[j]
-        output[j] = value * (gate[j] * _sigmoid(gate[j]) if gated else _ONE)
-
-
-@_exact
-def scan_forward(scan, chunk, width, first, last, output, last_state, kept):
+def scan_forward(
+    scan: Scan, first: int, last: int, output: Array, last_state: Array, kept: Array
+) -> None:
     """Scans the sequences from ``first`` to before ``last``.
 
-    Arguments
-    ---------
-    scan : Scan
-    chunk : int
-        Steps between kept states.
-    width : int
-        Channels in a block.
-    first, last : int
-    output : numpy.ndarray
-        ``[batch, time, dim]``
-    last_state : numpy.ndarray
-        ``[batch, state, dim]``
-    kept : numpy.ndarray
-        States before each chunk, ``[chunks, batch, state, dim]``; none are kept if
-        there is no room for any.
+    Fills in ``[batch, time, dim]``, ``[batch, state, dim]`` and, if there is room for
+    any, the states before chunks, ``[chunks, batch, state, dim]``.
     """
-    scan, written = _uncounted(scan), _uncounted((output, last_state, kept))
+    written: Any = _uncounted((output, last_state, kept))  # type: ignore[call-arg]
+    scan = _uncounted(scan)  # type: ignore[call-arg]
     for sequence in range(first, last):
-        for channel in range(0, scan.A.shape[1], width):
-            size = min(width, scan.A.shape[1] - channel)
-            _forward_block(scan, chunk, sequence, channel, size, *written)
+        for channel in range(0, scan.A.shape[1], scan.width):
+            width = min(scan.width, scan.A.shape[1] - channel)
+            _forward_block(scan, sequence, channel, width, *written)
 
 
 @_exact
-def _forward_block(scan, chunk, sequence, channel, width, output, last_state, kept):
+def _forward_block(scan, sequence, channel, width, output, last_state, kept):
     state = scan.A.shape[0]
     paired = state + state % 2
     A = numba.carray(_on_stack(STATE_FLOATS), (paired, width))
@@ -235,19 +213,19 @@ def _forward_block(scan, chunk, sequence, channel, width, output, last_state, ke
     y = numba.carray(_on_stack(MAX_WIDTH), (width,))
     block = slice(channel, channel + width)
     bias, D = scan.bias[block], scan.D[block]
-    _fill(A, _ZERO)
-    _fill(h, _ZERO)
-    for n in range(state):
-        _copy(scan.A[n, block], A[n])
+    for n in range(paired):
+        _clear(A[n])
+        _clear(h[n])
+        if n < state:
+            _copy(scan.A[n, block], A[n])
     for step in range(scan.time):
-        if len(kept) and step % chunk == 0:
+        if len(kept) and step % scan.chunk == 0:
             for n in range(state):
-                _copy(h[n], kept[step // chunk, sequence, n, block])
+                _copy(h[n], kept[step // scan.chunk, sequence, n, block])
         u = _row(scan.u, sequence, step, channel, width)
         raw_delta = _row(scan.delta, sequence, step, channel, width)
         _load_step(u, raw_delta, bias, scan.softplus, delta, drive)
-        for j in range(width):
-            y[j] = _ZERO
+        _clear(y)
         B = _row(scan.B, sequence, step, 0, state)
         C = _row(scan.C, sequence, step, 0, state)
         for n in range(0, state, 2):  # a pair loads and stores half as much
@@ -259,132 +237,110 @@ def _forward_block(scan, chunk, sequence, channel, width, output, last_state, ke
                 h[n, j], h[n + 1, j] = now, after
                 y[j] = y[j] + c * now + c_next * after
         gate = _row(scan.z, sequence, step, channel, width)
-        _store_output(y, u, D, gate, scan.gated, output[sequence, step, block])
+        row = output[sequence, step, block]
+        for j in range(width):
+            value = y[j] + D[j] * u[j]
+            row[j] = value * (gate[j] * _sigmoid(gate[j]) if scan.gated else _ONE)
     for n in range(state):
         _copy(h[n], last_state[sequence, n, block])
 
 
-class Gradients(NamedTuple):
-    """What the backward pass fills in."""
+class GradientArrays(NamedTuple):
+    """What the backward pass is given, and what it fills in."""
 
-    u: np.ndarray  # [batch, time, dim], as delta and z
-    delta: np.ndarray
-    z: np.ndarray
-    B: np.ndarray  # [batch, time, state], zeros at first, as all below
-    C: np.ndarray
-    A: np.ndarray  # [state, dim]
-    D: np.ndarray  # [dim]
-    bias: np.ndarray  # [dim]
+    output: Signal
+    state: Array  # of the last, [batch, state, dim]; overwritten
+    u: Array  # [batch, time, dim], as delta and z
+    delta: Array
+    z: Array
+    B: Array  # [batch, time, state], zeros at first, as all below
+    C: Array
+    A: Array  # [state, dim]
+    D: Array  # [dim]
+    bias: Array  # [dim]
 
 
 class Chunk(NamedTuple):
     """A chunk's steps of some channels, computed again."""
 
-    delta: np.ndarray  # [steps, channels], as the next two
-    drive: np.ndarray
-    grad_y: np.ndarray
-    decay: np.ndarray  # [steps, state, channels]
-    states: np.ndarray  # [1 + steps, state, channels], from the one before
+    delta: Array  # [steps, channels], as the next two
+    drive: Array
+    grad_y: Array
+    decay: Array  # [steps, state, channels]
+    states: Array  # [1 + steps, state, channels], from the one before
 
 
 @_exact
-def scan_backward(scan, chunk, width, first, last, grad_output, carry, kept, grads):
-    """Gradients of the sequences from ``first`` to before ``last``.
-
-    Arguments
-    ---------
-    scan, chunk, width, first, last
-        As for :func:`scan_forward`.
-    grad_output : Signal
-    carry : numpy.ndarray
-        Gradient of the last state, ``[batch, state, dim]``; overwritten.
-    kept : numpy.ndarray
-        From :func:`scan_forward`.
-    grads : Gradients
-        Those of u, delta and z are written, the others added to.
-    """
+def scan_backward(
+    scan: Scan, first: int, last: int, kept: Array, grads: GradientArrays
+) -> None:
+    """Gradients of the sequences from ``first`` to before ``last``."""
     state, dim = scan.A.shape
     for sequence in range(first, last):
-        for channel in range(0, dim, width):
-            size = min(width, dim - channel)
-            part = Chunk(
-                np.empty((chunk, size), np.float32),
-                np.empty((chunk, size), np.float32),
-                np.empty((chunk, size), np.float32),
-                np.empty((chunk, state, size), np.float32),
-                np.empty((chunk + 1, state, size), np.float32),
-            )
-            _backward_block(
-                scan, chunk, sequence, channel, grad_output, carry, kept, part, grads
-            )
+        for channel in range(0, dim, scan.width):
+            width = min(scan.width, dim - channel)
+            rows = np.empty((3, scan.chunk, width), np.float32)
+            decay = np.empty((scan.chunk, state, width), np.float32)
+            states = np.empty((scan.chunk + 1, state, width), np.float32)
+            part = Chunk(rows[0], rows[1], rows[2], decay, states)
+            _backward_block(scan, sequence, channel, kept, part, grads)
 
 
 @_exact
-def _backward_block(
-    scan, chunk, sequence, channel, grad_output, carry, kept, part, grads
-):
+def _backward_block(scan, sequence, channel, kept, part, grads):
     """One sequence and some of its channels, from its last chunk to its first."""
-    scan, grad_output, carry = _uncounted((scan, grad_output, carry))
-    kept, part, grads = _uncounted((kept, part, grads))
+    scan, kept, part, grads = _uncounted((scan, kept, part, grads))
     state, width = part.states.shape[1:]
     block = slice(channel, channel + width)
     for index in range(len(kept) - 1, -1, -1):
-        start = index * chunk
-        steps = min(chunk, scan.time - start)
+        start = index * scan.chunk
+        steps = min(scan.chunk, scan.time - start)
         for n in range(state):
             _copy(kept[index, sequence, n, block], part.states[0, n])
-        _run_again(scan, sequence, start, steps, channel, grad_output, part, grads)
-        _walk_back(scan, sequence, start, steps, channel, carry, part, grads)
+        _run_again(scan, sequence, channel, start, steps, part, grads)
+        _walk_back(scan, sequence, channel, start, steps, part, grads)
 
 
 @_exact
-def _run_again(scan, sequence, start, steps, channel, grad_output, part, grads):
+def _run_again(scan, sequence, channel, start, steps, part, grads):
     """Fills in a chunk, and the gradients of what comes after the states."""
     state, width = part.states.shape[1:]
     y = numba.carray(_on_stack(MAX_WIDTH), (width,))
     block = slice(channel, channel + width)
+    bias, D = scan.bias[block], scan.D[block]
     for i in range(steps):
         step = start + i
-        delta, drive = part.delta[i], part.drive[i]
+        delta, drive, grad_y = part.delta[i], part.drive[i], part.grad_y[i]
         u = _row(scan.u, sequence, step, channel, width)
         raw_delta = _row(scan.delta, sequence, step, channel, width)
-        _load_step(u, raw_delta, scan.bias[block], scan.softplus, delta, drive)
+        _load_step(u, raw_delta, bias, scan.softplus, delta, drive)
         B = _row(scan.B, sequence, step, 0, state)
         C = _row(scan.C, sequence, step, 0, state)
-        for j in range(width):
-            y[j] = _ZERO
+        _clear(y)
         for n in range(state):
             b, c = B[n], C[n]
-            A = scan.A[n, block]
+            decay, A = part.decay[i, n], scan.A[n, block]
             before, now = part.states[i, n], part.states[i + 1, n]
-            decay = part.decay[i, n]
             for j in range(width):
                 decay[j] = _exp2(delta[j] * A[j])
             for j in range(width):
                 now[j] = decay[j] * before[j] + b * drive[j]
                 y[j] += c * now[j]
-        grad, grad_y = _row(grad_output, sequence, step, channel, width), part.grad_y[i]
-        if scan.gated:
-            gate = _row(scan.z, sequence, step, channel, width)
-            grad_z = grads.z[sequence, step, block]
-            _pass_gate(y, u, scan.D[block], gate, grad, grad_y, grad_z)
-        else:
-            for j in range(width):
-                grad_y[j] = grad[j]
-
-
-@_exact
-def _pass_gate(y, u, D, gate, grad, grad_y, grad_z):
-    """The gradients of the gate, and of what comes to it."""
-    for j in range(len(y)):
-        opened = _sigmoid(gate[j])
-        slope = opened * (_ONE + gate[j] * (_ONE - opened))  # of SiLU
-        grad_z[j] = grad[j] * (y[j] + D[j] * u[j]) * slope
-        grad_y[j] = grad[j] * gate[j] * opened
+        grad = _row(grads.output, sequence, step, channel, width)
+        if not scan.gated:
+            _copy(grad, grad_y)
+            continue
+        gate = _row(scan.z, sequence, step, channel, width)
+        grad_z = grads.z[sequence, step, block]
+        for j in range(width):
+            opened = _sigmoid(gate[j])
+            slope = opened * (_ONE + gate[j] * (_ONE - opened))  # of SiLU
+            grad_z[j] = grad[j] * (y[j] + D[j] * u[j]) * slope
+            grad_y[j] = grad[j] * gate[j] * opened
 
 
 @_reordered
-def _walk_back(scan, sequence, start, steps, channel, carry, part, grads):
+def _walk_back(scan, sequence, channel, start, steps, part, grads):
     """From the last step of a chunk to its first."""
     state, width = part.states.shape[1:]
     A = numba.carray(_on_stack(STATE_FLOATS), (state, width))
@@ -395,24 +351,23 @@ def _walk_back(scan, sequence, start, steps, channel, carry, part, grads):
     grad_D = numba.carray(_on_stack(MAX_WIDTH), (width,))
     grad_bias = numba.carray(_on_stack(MAX_WIDTH), (width,))
     block = slice(channel, channel + width)
-    D = scan.D[block]
-    _fill(grad_A, _ZERO)
-    for j in range(width):
-        grad_D[j] = grad_bias[j] = _ZERO
+    bias, D = scan.bias[block], scan.D[block]
+    _clear(grad_D)
+    _clear(grad_bias)
     for n in range(state):
+        _clear(grad_A[n])
         _copy(scan.A[n, block], A[n])
-        _copy(carry[sequence, n, block], grad[n])
+        _copy(grads.state[sequence, n, block], grad[n])
     for i in range(steps - 1, -1, -1):
         delta, drive, grad_y = part.delta[i], part.drive[i], part.grad_y[i]
         B = _row(scan.B, sequence, start + i, 0, state)
         C = _row(scan.C, sequence, start + i, 0, state)
         grad_B, grad_C = grads.B[sequence, start + i], grads.C[sequence, start + i]
-        for j in range(width):
-            grad_drive[j] = grad_delta[j] = _ZERO
+        _clear(grad_drive)
+        _clear(grad_delta)
         for n in range(state):
-            b, c = B[n], C[n]
+            b, c, decay = B[n], C[n], part.decay[i, n]
             grad_b = grad_c = _ZERO
-            decay = part.decay[i, n]
             before, now = part.states[i, n], part.states[i + 1, n]
             for j in range(width):
                 g = grad[n, j] + c * grad_y[j]
@@ -434,18 +389,12 @@ def _walk_back(scan, sequence, start, steps, channel, carry, part, grads):
             grad_D[j] += grad_y[j] * u[j]
         _copy(grad_drive, grads.u[sequence, start + i, block])
         if scan.softplus:
-            _pass_softplus(raw_delta, scan.bias[block], grad_delta)
+            for j in range(width):
+                grad_delta[j] *= _sigmoid(raw_delta[j] + bias[j])
         _copy(grad_delta, grads.delta[sequence, start + i, block])
         _add(grad_delta, grad_bias)
     for n in range(state):
-        _copy(grad[n], carry[sequence, n, block])
+        _copy(grad[n], grads.state[sequence, n, block])
         _add(grad_A[n], grads.A[n, block])
     _add(grad_D, grads.D[block])
     _add(grad_bias, grads.bias[block])
-
-
-@_exact
-def _pass_softplus(raw_delta, bias, grad):
-    """From the gradient after softplus to that before it, in place."""
-    for j in range(len(grad)):
-        grad[j] *= _sigmoid(raw_delta[j] + bias[j])

@@ -2,39 +2,30 @@
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 
-def reference_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus):
+def reference_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+) -> tuple[Tensor, Tensor]:
     """Steps through time in Python, one slice of whole-length tensors at a time.
 
-    It is the form in which the scan was published. Each slice back-propagates
-    through a tensor of the full length, so its backward pass is quadratic in
-    time. For tests and benchmarks.
+    It is the form in which the scan was published (Gu and Dao 2023, algorithm 2 and
+    equations 2a, 2b and 4, with the authors' simplification of the discretised B to
+    delta times B). Each slice back-propagates through a tensor of the full length:
+    the backward pass is quadratic in time.
 
-    Source: Gu and Dao 2023, "Mamba", algorithm 2 and equations 2a, 2b and 4 (with
-    the authors' simplification of the discretised B to delta times B).
-
-    Arguments
-    ---------
-    u, delta, A, B, C, D, z, delta_bias, delta_softplus
-        As for :func:`custom_modules.selective_scan.selective_scan`; D, z and
-        delta_bias may be None, B and C have no groups.
-
-    Returns
-    -------
-    output : torch.Tensor
-        ``[batch, dim, time]``
-    last_state : torch.Tensor
-        ``[batch, dim, state]``
-
-    Example
-    -------
-    >>> steps = torch.ones(1, 1, 3)
-    >>> output, state = reference_scan(
-    ...     steps, steps, torch.zeros(1, 1), steps, steps, None, None, None, False
-    ... )
-    >>> output  # without decay the state counts
-    tensor([[[1., 2., 3.]]])
+    >>> steps, rates = torch.ones(1, 1, 3), torch.zeros(1, 1)
+    >>> reference_scan(steps, steps, rates, steps, steps, None, None, None, False)
+    (tensor([[[1., 2., 3.]]]), tensor([[[3.]]]))
     """
     dtype = torch.promote_types(u.dtype, torch.float32)
     given = u.dtype

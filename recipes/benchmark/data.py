@@ -2,51 +2,175 @@
 """Prepare step, loader, loss and memory, each beside what one would use otherwise.
 
     python recipes/benchmark/data.py
+    python recipes/benchmark/data.py --only prepare --rows 100000
 
-All ratios are measured in this run, side by side. Takes a few minutes; Linux only.
+All ratios are measured in this run, side by side, on corpora of hard links that are
+made in --work_folder and removed again. Takes a few minutes; Linux only.
 """
 
 import argparse
 import logging
+import multiprocessing
+import shutil
 import tempfile
 import warnings
+from multiprocessing.sharedctypes import Synchronized
+from pathlib import Path
 
-from custom_modules.processes import prepare_process
+from custom_modules.processes import available_cores, prepare_process
 
 prepare_process()
 
+import numpy as np
+import soundfile
 import torch
-from data_loading import benchmark_loading, benchmark_memory
-from data_prepare import benchmark_prepare, show
-from side_by_side import time_alternately, verdict
+from speechbrain.dataio.dataloader import make_dataloader
 from speechbrain.nnet.losses import get_si_snr_with_pitwrapper
 
+from custom_modules.dataio import Manifest, MixtureDataset, collate
+from custom_modules.mmipc import VARIANTS
 from custom_modules.objectives import pit_si_sdr_loss
+from polsess_prepare import prepare_polsess
+from recipes.benchmark.linked_corpus import (
+    MIXTURES,
+    make_linked_corpus,
+    repeat_manifest,
+)
+from recipes.benchmark.measuring import MIB, host_peak, in_fresh_process
+from recipes.benchmark.side_by_side import Row, show, speeds, time_alternately
 
-LOADER_GOAL, PIT_GOAL, MEMORY_GOAL = 0.7, 3, 1024
+SEED = 42
 
 
-def benchmark_pit(batch=8, time=32_000, repeats=20):
-    """Forward and backward of the loss, against SpeechBrain's, once each: s."""
+def benchmark_prepare(folder: Path, rows: int) -> list[Row]:
+    """Times the prepare step against a bare loop that reads the same headers, warm."""
+    corpus, manifests, cores = folder / "Links", folder / "manifests", available_cores()
+    files = make_linked_corpus(corpus, rows)
+
+    def prepare(workers: int) -> None:
+        prepare_polsess(corpus, manifests, subsets=["train"], workers=workers)
+        shutil.rmtree(manifests)  # or the next repetition would skip
+
+    ways = {
+        "bare soundfile loop": lambda: [soundfile.info(file) for file in files],
+        "prepare, 1 process": lambda: prepare(1),
+        f"prepare, {cores} processes": lambda: prepare(cores),
+    }
+    table = speeds(time_alternately(ways), rows, "rows")
+    return [*table, Row("peak memory so far", f"{host_peak() / MIB:.0f} MiB")]
+
+
+def benchmark_loading(folder: Path, rows: int, batch_size: int = 8) -> list[Row]:
+    """Times a training epoch's reading against soundfile and numpy alone.
+
+    Both read the same files of the same variants in one process. The bare loop knows
+    beforehand which files; the loader draws variants and makes batches.
+    """
+    dataset = _dataset(_prepare_links(folder, rows), folder / "Links")
+    recipes = [_files_of(dataset, name) for name in dataset.data_ids]
+    loader = make_dataloader(dataset, batch_size=batch_size, collate_fn=collate)
+    ways = {
+        "soundfile and numpy": lambda: [_read_and_add(*files) for files in recipes],
+        "loader, 1 process": lambda: [len(batch) for batch in loader],
+    }
+    return speeds(time_alternately(ways), rows, "mixtures")
+
+
+def _prepare_links(folder: Path, rows: int) -> Path:
+    """The manifest of a corpus of hard links."""
+    make_linked_corpus(folder / "Links", rows)
+    prepare_polsess(folder / "Links", folder, subsets=["train"], workers=1)
+    return folder / "train.json"
+
+
+def _dataset(manifest: Path, corpus: Path) -> MixtureDataset:
+    replacements = {"data_root": str(corpus)}
+    return MixtureDataset(Manifest(manifest, replacements), VARIANTS, "SB", SEED)
+
+
+def _files_of(dataset: MixtureDataset, name: str) -> tuple[str, list[str], list[str]]:
+    entry = dataset.data[name]
+    (variant,) = dataset.draw_variants(name, entry["environment"])
+    return entry["mix"], [entry["s1"], entry["s2"]], entry["variants"][variant]
+
+
+def _read_and_add(
+    mix: str, sources: list[str], cancelled: list[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    mixture, _ = soundfile.read(mix, dtype="float32")
+    for path in cancelled:
+        mixture -= soundfile.read(path, dtype="float32")[0]
+    return mixture, np.stack([soundfile.read(p, dtype="float32")[0] for p in sources])
+
+
+def benchmark_pit(batch: int = 8, time: int = 32_000, repeats: int = 20) -> list[Row]:
+    """Forward and backward of the loss, against SpeechBrain's."""
     targets = torch.randn(batch, time, 2)
     estimates = (targets + torch.randn(batch, time, 2)).requires_grad_()
-    # SpeechBrain's changes its first argument in place, so it gets a copy.
-    ways = {
-        "theirs": lambda: get_si_snr_with_pitwrapper(targets.clone(), estimates),
-        "ours": lambda: pit_si_sdr_loss(estimates, targets)[0],
-    }
 
-    def run(way):
+    def theirs() -> None:
         for _ in range(repeats):
-            ways[way]().sum().backward()
+            # It changes its first argument in place, so it gets a copy.
+            loss = get_si_snr_with_pitwrapper(targets.clone(), estimates)
+            loss.sum().backward()
 
-    seconds = time_alternately({way: lambda w=way: run(w) for way in ways})
-    return {way: spent / repeats for way, spent in seconds.items()}
+    def ours() -> None:
+        for _ in range(repeats):
+            pit_si_sdr_loss(estimates, targets)[0].sum().backward()
+
+    size = f"{batch} x {time}"
+    ways = {f"PitWrapper, {size}": theirs, f"PIT loss, {size}": ours}
+    return speeds(time_alternately(ways), repeats, "batches")
 
 
-def main():
+def benchmark_memory(folder: Path, rows: int) -> list[Row]:
+    """Memory of a training set, measured in a process of its own.
+
+    That is what the process holds once the dataset is made, and what a worker that has
+    visited every mixture holds for itself.
+    """
+    large = folder / "large.json"
+    repeat_manifest(_prepare_links(folder, MIXTURES), rows, large)
+    above_import, worker = in_fresh_process(_measure_memory, large)
+    return [
+        Row(f"manifest of {rows}, above import", f"{above_import:.0f} MiB"),
+        Row("more in a worker that visited all of it", f"{worker:.0f} MiB"),
+    ]
+
+
+def _measure_memory(manifest: Path) -> tuple[float, float]:
+    """MiB of a dataset here, and in a worker for itself."""
+    before = _resident("Rss")
+    dataset = _dataset(manifest, Path("/x"))
+    dataset.set_output_keys(["id", "drawn"])  # all but the audio
+    above_import = _resident("Rss") - before
+    fork = multiprocessing.get_context("fork")
+    in_worker = fork.Value("d")
+    worker = fork.Process(target=_visit_all, args=(dataset, in_worker))
+    worker.start()
+    worker.join()
+    return above_import, in_worker.value
+
+
+def _visit_all(dataset: MixtureDataset, mib: "Synchronized[float]") -> None:
+    before = _resident("Private_Dirty")
+    for item in range(len(dataset)):
+        dataset[item]
+    mib.value = _resident("Private_Dirty") - before
+
+
+def _resident(kind: str) -> float:
+    """MiB of this process: ``Rss``, or ``Private_Dirty``, shared with nobody."""
+    with open("/proc/self/smaps_rollup", encoding="ascii") as file:
+        kib = next(int(line.split()[1]) for line in file if line.startswith(f"{kind}:"))
+    return kib / 1024
+
+
+def main() -> None:
     """Prints all figures."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parts = ("prepare", "loading", "pit", "memory")
+    parser.add_argument("--only", nargs="+", choices=parts, default=parts)
     parser.add_argument("--rows", type=int, default=20_000, help="to prepare")
     parser.add_argument("--mixtures", type=int, default=800, help="to load")
     parser.add_argument("--manifest_rows", type=int, default=128_000)
@@ -54,34 +178,18 @@ def main():
     options = parser.parse_args()
     logging.disable(logging.WARNING)  # hard links are duplicates, and each run says so
     warnings.filterwarnings("ignore", category=UserWarning)
-
-    print(show(benchmark_prepare(options.work_folder, options.rows)), flush=True)
-
-    loading = benchmark_loading(options.work_folder, options.mixtures)
-    goal = verdict(loading["ratio"], LOADER_GOAL)
-    print(f"{'soundfile and numpy':<22}{loading['bare_loop']:6.0f} mixtures/s")
-    print(
-        f"{'loader, 1 process':<22}{loading['loader']:6.0f} mixtures/s, "
-        f"{loading['ratio']:.2f} of the loop ({goal})",
-        flush=True,
-    )
-
-    pit = benchmark_pit()
-    gain = pit["theirs"] / pit["ours"]
-    print(f"{'PitWrapper, 8 x 32000':<22}{1000 * pit['theirs']:6.1f} ms")
-    print(
-        f"{'PIT loss, 8 x 32000':<22}{1000 * pit['ours']:6.1f} ms, "
-        f"{gain:.1f} times as fast ({verdict(gain, PIT_GOAL)})",
-        flush=True,
-    )
-
-    memory = benchmark_memory(options.work_folder, options.manifest_rows)
-    goal = verdict(memory["above_import"], MEMORY_GOAL, lower=True)
-    print(
-        f"{f'manifest of {options.manifest_rows}':<22}"
-        f"{memory['above_import']:6.0f} MiB above import ({goal}), "
-        f"{memory['worker']:.0f} MiB more in a worker that visited all of it"
-    )
+    benchmarks = {
+        "prepare": lambda folder: benchmark_prepare(folder, options.rows),
+        "loading": lambda folder: benchmark_loading(folder, options.mixtures),
+        "pit": lambda folder: benchmark_pit(),
+        "memory": lambda folder: benchmark_memory(folder, options.manifest_rows),
+    }
+    Path(options.work_folder).mkdir(parents=True, exist_ok=True)
+    rows = []
+    for part in options.only:
+        with tempfile.TemporaryDirectory(dir=options.work_folder) as folder:
+            rows += benchmarks[part](Path(folder))
+    print(show(rows, f"threads: {torch.get_num_threads()}"))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import argparse
 import logging
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from custom_modules.processes import prepare_process
@@ -23,28 +24,28 @@ prepare_process()
 import torch
 from pesq import PesqError, pesq
 from pystoi import stoi
-from side_by_side import time_alternately, verdict
 from speechbrain.nnet.losses import get_si_snr_with_pitwrapper
+from torch import Tensor
 
 from custom_modules.dataio import MixtureDataset
 from custom_modules.errors import exit_cleanly
 from custom_modules.evaluation.loading import (
-    load_subject,
+    Model,
+    find_model,
     prepare_options,
     test_set,
 )
 from custom_modules.evaluation.options import split_options
-from custom_modules.evaluation.runner import Scope, score_test_set
+from custom_modules.evaluation.runner import Scope, Timing, score_test_set
 from custom_modules.evaluation.store import ScoreStore
-from custom_modules.metrics import GROUPS, PESQ_MODES, align, bss_eval
+from custom_modules.metrics import PESQ_MODES, align, bss_eval, metric_groups
 from custom_modules.mmipc import VARIANTS, variants_of
 from custom_modules.processes import available_cores
 from polsess_prepare import prepare_polsess
+from recipes.benchmark.side_by_side import Row, show, speeds, time_alternately
 
-SPEED_GOAL, WAIT_GOAL = 2.5, 0.1
 
-
-def simple_loop(model, dataset):
+def simple_loop(model: Model, dataset: MixtureDataset) -> list[float | None]:
     """Scores one variant after the other, in this process."""
     scores = []
     for variant in variants_in(dataset):
@@ -58,24 +59,26 @@ def simple_loop(model, dataset):
     return scores
 
 
-def variants_in(dataset):
+def variants_in(dataset: MixtureDataset) -> list[str]:
     """The variants that mixtures of this test set have; not every corpus has all."""
     entries = (dataset.data[name] for name in dataset.data_ids)
     present = {v for e in entries for v in variants_of(e["environment"])}
     return [v for v in VARIANTS if v in present and v in dataset.variants]
 
 
-def _simple_scores(mixture, targets, estimates, rate):
+def _simple_scores(
+    mixture: Tensor, targets: Tensor, estimates: Tensor, rate: int
+) -> list[float | None]:
+    """Of the estimates and of the mixture; None where PESQ finds no speech."""
     answers = mixture[..., None].expand_as(targets)
     scores = [
         get_si_snr_with_pitwrapper(targets, x.clone()) for x in (estimates, answers)
     ]
     aligned = align(estimates, targets)
     for answer in (aligned, answers):
-        scores += bss_eval(targets[0].numpy().T, answer[0].numpy().T)
-        for target, signal in zip(
-            targets[0].numpy().T, answer[0].numpy().T, strict=True
-        ):
+        sources, signals = targets[0].numpy().T, answer[0].numpy().T
+        scores += bss_eval(sources, signals)
+        for target, signal in zip(sources, signals, strict=True):
             try:
                 scores.append(pesq(rate, target, signal, PESQ_MODES[rate]))
             except PesqError:
@@ -85,51 +88,44 @@ def _simple_scores(mixture, targets, estimates, rate):
     return scores
 
 
-def ours(model, dataset, efforts):
-    """Scores all variants; remembers what it took."""
+def score_all(model: Model, dataset: MixtureDataset) -> Timing:
+    """Scores all variants as ``evaluate.py`` does; returns what it took."""
     threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder:
-        scope = Scope(GROUPS, progressbar=False)
-        store = ScoreStore(Path(folder), "benchmark")
-        efforts.append(score_test_set(model, dataset, store, scope))
+        scope = Scope(metric_groups(), progressbar=False)
+        effort = score_test_set(
+            model, dataset, ScoreStore(Path(folder), "benchmark"), scope
+        )
     torch.set_num_threads(threads)  # the loop takes what PyTorch would take
+    return effort
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
     """Prints the speeds and their ratio."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--mixtures", type=int, default=12, help="of the test set")
-    own, argv = parser.parse_known_args(argv)
-    options, rest = split_options([*argv, f"--max_samples={own.mixtures}"])
-    subject = load_subject(rest)
+    own, rest = parser.parse_known_args(argv)
+    options, rest = split_options([*rest, f"--max_samples={own.mixtures}"])
+    subject = find_model(rest)
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
         prepare_polsess(**prepare_options(subject, Path(folder), options.split))
         dataset = test_set(subject, Path(folder), options)
     model, _ = subject.load()
-    efforts = []
-    seconds = time_alternately(
-        {
-            "loop": lambda: simple_loop(model, dataset),
-            "ours": lambda: ours(model, dataset, efforts),
-        },
-        repeats=2,
+    efforts: list[Timing] = []
+    ways = {
+        "simple loop": lambda: simple_loop(model, dataset),
+        "evaluate.py": lambda: efforts.append(score_all(model, dataset)),
+    }
+    seconds = time_alternately(ways, repeats=2)
+    scored, waited = efforts[-1].scored, efforts[-1].waited / efforts[-1].seconds
+    rows = speeds(seconds, scored, "mixtures")
+    rows.append(Row("the model waits for metrics", f"{100 * waited:.0f} % of the time"))
+    setting = (
+        f"{len(dataset)} mixtures, {scored} with their variants, on {model.device}; "
+        f"{available_cores()} cores, {torch.get_num_threads()} threads for the loop"
     )
-    count = efforts[-1].scored
-    gain = seconds["loop"] / seconds["ours"]
-    print(f"{len(dataset)} mixtures, {count} with their variants, on {model.device},")
-    print(f"{available_cores()} cores, {torch.get_num_threads()} threads for the loop")
-    print(f"simple loop  {count / seconds['loop']:6.2f} mixtures/s")
-    print(
-        f"evaluate.py  {count / seconds['ours']:6.2f} mixtures/s, "
-        f"{gain:.1f} times as fast ({verdict(gain, SPEED_GOAL)})"
-    )
-    waited = efforts[-1].waited / efforts[-1].seconds
-    goal = f" ({verdict(waited, WAIT_GOAL, lower=True)})"
-    print(
-        f"the model waits for metrics {100 * waited:.0f} % of the time"
-        f"{goal if model.device.type != 'cpu' else ''}"
-    )
+    print(show(rows, setting))
 
 
 if __name__ == "__main__":

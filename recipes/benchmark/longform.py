@@ -11,20 +11,20 @@ are its process time, memory is its peak in all, the libraries included.
 """
 
 import argparse
-import multiprocessing
 import resource
 import tempfile
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from side_by_side import verdict
-
-from recipes.benchmark.measuring import MIB, describe
+from recipes.benchmark.measuring import MIB, describe, host_peak, in_fresh_process
 
 import soundfile as sf  # isort: skip  (after what sets up the process)
 import torch
 from speechbrain.inference.separation import SepformerSeparation
 
+from custom_modules.distributed import is_out_of_memory
+from custom_modules.hub.card import CardFacts
 from custom_modules.hub.folder import write_folder
 from custom_modules.hub.recipe import ModelRecipe
 from custom_modules.inference import PolSESSSeparation
@@ -33,145 +33,101 @@ from custom_modules.recordings.streams import separate_recording
 
 RATE = 8000
 HPARAMS = Path(__file__).parents[2] / "hparams" / "dprnn.yaml"
-MEMORY_GOAL, FLAT_GOAL = 0.25, 1.15
-#: Shorter recordings take little beside the libraries.
-MEMORY_GOAL_MINUTES = 5
+CPU = {"device": "cpu"}
+
+#: Loads a model, and returns what separates a file with it.
+Way = Callable[[str], Callable[[str], object]]
 
 
-def measure(way, *arguments):
-    """Runs a way in a fresh process.
-
-    Returns
-    -------
-    dict
-        ``seconds`` and ``MiB``; None if the memory did not suffice.
-    """
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_measure, (way, *arguments))
-
-
-def _measure(way, model, path, limit):
+def separate_once(
+    way: Way, model: str, path: str, limit: float
+) -> tuple[float, float] | None:
+    """Process seconds and peak MiB of a way; None if ``limit`` GiB more are too few."""
     torch.set_num_threads(1)
-    work = way(model)
-    _limit_memory(limit)
-    start = time.process_time()
-    try:
-        work(path)
-    except (MemoryError, RuntimeError) as error:
-        if "allocate memory" not in str(error) and not isinstance(error, MemoryError):
-            raise
-        return None
-    seconds = time.process_time() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MIB
-    return {"seconds": seconds, "MiB": peak}
-
-
-def _limit_memory(gib):
-    """Has allocations fail before the machine is out of memory."""
+    separate = way(model)
     with open("/proc/self/statm") as stream:
         mapped = int(stream.read().split()[0]) * resource.getpagesize()
-    limit = mapped + round(gib * (1 << 30))
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    # Allocations fail before the machine is out of memory.
+    address_space = mapped + round(limit * (1 << 30))
+    resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space))
+    start = time.process_time()
+    try:
+        separate(path)
+    except (MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            return None
+        raise
+    return time.process_time() - start, host_peak() / MIB
 
 
-def stock(model):
-    """SpeechBrain's class."""
-    loaded = SepformerSeparation.from_hparams(model, run_opts={"device": "cpu"})
-    return loaded.separate_file
+def stock(model: str) -> Callable[[str], object]:
+    return SepformerSeparation.from_hparams(model, run_opts=CPU).separate_file
 
 
-def ours(model):
-    """This project's class."""
-    loaded = PolSESSSeparation.from_hparams(model, run_opts={"device": "cpu"})
-    return loaded.separate_file
+def ours(model: str) -> Callable[[str], object]:
+    return PolSESSSeparation.from_hparams(model, run_opts=CPU).separate_file
 
 
-def file_to_files(model):
+def file_to_files(model: str) -> Callable[[str], object]:
     """As separate.py does it."""
-    loaded = PolSESSSeparation.from_hparams(model, run_opts={"device": "cpu"})
+    loaded = PolSESSSeparation.from_hparams(model, run_opts=CPU)
 
-    def separate(path):
-        separate_recording(loaded, Recording(Path(path), Path(path).with_suffix("")))
+    def separate(path: str) -> None:
+        recording = Recording(Path(path), Path(path).with_suffix(""))
+        outputs = recording.outputs(loaded.hparams.num_spks)
+        separate_recording(loaded, recording.path, outputs)
 
     return separate
 
 
-def write_recording(folder, minutes):
-    """Noise of that length; what is in it does not matter here."""
-    path = Path(folder) / f"{minutes}.wav"
-    with sf.SoundFile(path, "w", RATE, 1, "PCM_16") as file:
-        for _ in range(round(minutes * 60)):
-            file.write(0.1 * torch.randn(RATE).numpy())
-    return str(path)
-
-
-def export_untrained(folder):
+def export_untrained(folder: Path) -> str:
     """A DPRNN of the published size."""
     recipe = ModelRecipe(str(HPARAMS), {"data_folder": "none"})
-    write_folder(folder, recipe, recipe.make_separator(), training={}, source="dprnn")
+    facts = CardFacts(training={}, source="dprnn")
+    write_folder(folder, recipe, recipe.make_separator(), facts)
     return str(folder)
 
 
-def compare(model, folder, minutes, limit):
-    """A table of both, and whether the goals were reached."""
-    print("| minutes | of | audio s per s | peak MiB |\n|--:|---|--:|--:|")
+def compare(
+    ways: Mapping[str, Way], model: str, minutes: list[float], limit: float
+) -> None:
+    """A table of ways and lengths; memory beside the first way's, or first length's."""
+    print("| minutes | of | audio s per s | peak MiB | of the first one's memory |")
+    print("|--:|---|--:|--:|--:|")
+    first = None
     for length in minutes:
-        path = write_recording(folder, length)
-        found = {way: measure(way, model, path, limit) for way in (ours, stock)}
-        for way, figures in found.items():
-            name = "SpeechBrain" if way is stock else "PolSESSSeparation"
-            cells = f"does not fit into {limit:g} GiB | - |"
-            if figures:
-                speed = length * 60 / figures["seconds"]
-                cells = f"{speed:.1f} | {figures['MiB']:.0f} |"
-            print(f"| {length} | {name} | {cells}", flush=True)
-        if found[stock] is None:
-            most = found[ours]["MiB"] / (1024 * limit)
-            print(
-                f"\n{length} min: less than {most:.2f} of the memory "
-                f"({verdict(most, MEMORY_GOAL, lower=True)})\n",
-                flush=True,
-            )
-        else:
-            speed = found[stock]["seconds"] / found[ours]["seconds"]
-            memory = found[ours]["MiB"] / found[stock]["MiB"]
-            judged = verdict(memory, MEMORY_GOAL, lower=True)
-            judged = f" ({judged})" if length >= MEMORY_GOAL_MINUTES else ""
-            print(
-                f"\n{length} min: {speed:.2f} times as fast ({verdict(speed, 1)}), "
-                f"{memory:.2f} of the memory{judged}\n",
-                flush=True,
-            )
+        with tempfile.TemporaryDirectory() as folder:
+            path = f"{folder}/{length}.wav"  # of noise: what is in it does not matter
+            noise = 0.1 * torch.randn(round(length * 60) * RATE)
+            sf.write(path, noise.numpy(), RATE)
+            for name, way in ways.items():
+                figures = in_fresh_process(separate_once, way, model, path, limit)
+                cells = f"does not fit into {limit:g} GiB | – | –"
+                if figures:
+                    seconds, mib = figures
+                    first = first or mib
+                    cells = f"{length * 60 / seconds:.1f} | {mib:.0f}"
+                    cells += f" | {mib / first:.3f}"
+                first = first or 1024 * limit
+                print(f"| {length:g} | {name} | {cells} |", flush=True)
+        first = first if len(ways) == 1 else None
 
 
-def show_flat(model, folder, minutes, limit):
-    """Peaks from file to files, and how the last compares with the first."""
-    peaks = []
-    for length in minutes:
-        path = write_recording(folder, length)
-        figures = measure(file_to_files, model, path, limit)
-        peaks.append(figures["MiB"])
-        speed = length * 60 / figures["seconds"]
-        print(f"{length} min: {speed:.1f} audio s per s, peak {peaks[-1]:.0f} MiB")
-    ratio = peaks[-1] / peaks[0]
-    print(f"{ratio:.3f} of the memory ({verdict(ratio, FLAT_GOAL, lower=True)})")
-
-
-def main():
+def main() -> None:
     """Prints the figures."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", nargs="?", help="a folder; default: untrained DPRNN")
     parser.add_argument("--minutes", type=float, nargs="+", default=[1, 5, 20])
     parser.add_argument("--flat", type=float, nargs="+", help="instead, file to files")
     parser.add_argument("--limit_gib", type=float, default=8, help="of memory")
     options = parser.parse_args()
+    ways: dict[str, Way] = {"SpeechBrain": stock, "PolSESSSeparation": ours}
+    if options.flat:
+        ways = {"separate.py": file_to_files}
     print(f"{describe()}, 1 thread\n")
     with tempfile.TemporaryDirectory() as folder:
         model = options.model or export_untrained(Path(folder) / "dprnn")
-        if options.flat:
-            show_flat(model, folder, options.flat, options.limit_gib)
-        else:
-            compare(model, folder, options.minutes, options.limit_gib)
+        compare(ways, model, options.flat or options.minutes, options.limit_gib)
 
 
 if __name__ == "__main__":

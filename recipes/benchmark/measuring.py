@@ -4,57 +4,59 @@ import multiprocessing
 import resource
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from typing import TypeVar
 
 from custom_modules.processes import prepare_process
 
 prepare_process()  # the same allocator for all that are compared
 
 import torch
+from torch import Tensor
 
 from custom_modules.objectives import pit_si_sdr_loss
 
 MIB = 1 << 20
 
+Work = dict[str, Callable[[], None]]
+Result = TypeVar("Result")
 
-def measure(make, arguments, threads=1, repeats=3):
+
+def in_fresh_process(function: Callable[..., Result], *arguments: object) -> Result:
+    """What a module-level function returns in a process of its own, not forked."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def measure(
+    make: Callable[..., Work], arguments: tuple, threads: int = 1, repeats: int = 3
+) -> dict[str, float]:
     """Runs some work in a fresh process, a few times after a warm-up.
 
-    Arguments
-    ---------
-    make : callable
-        Module-level function; ``make(*arguments)`` returns the work, a dict of
-        name to a function without arguments that returns nothing.
-    arguments : tuple
-        What can be pickled.
-    threads : int
-        PyTorch's, on CPU.
-    repeats : int
-        Of each piece of work, after one that warms up.
-
-    Returns
-    -------
-    dict of str to float
-        The least seconds of each piece (process time on CPU, so that other
-        processes count little; time between events on CUDA), as ``wall …`` what
-        passed on the clock, and ``MiB``, the peak memory of all of it beyond what
-        ``make`` took.
+    ``make``, a module-level function, returns the work when it is called there with the
+    arguments. The result has the least seconds of each piece (process time on CPU, so
+    that other processes count little; time between events on CUDA), as ``wall …`` what
+    passed on the clock, and ``MiB``, the peak memory of all of it beyond what ``make``
+    took.
     """
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_measure, (make, arguments, threads, repeats))
+    return in_fresh_process(_measure, make, arguments, threads, repeats)
 
 
-def _measure(make, arguments, threads, repeats):
+def _measure(
+    make: Callable[..., Work], arguments: tuple, threads: int, repeats: int
+) -> dict[str, float]:
     torch.set_num_threads(threads)
     work = make(*arguments)
     before = _memory()
-    found = {}
+    figures = {}
     for name, piece in work.items():
         times = [_time(piece) for _ in range(repeats + 1)][1:]
-        found[name], found[f"wall {name}"] = map(min, zip(*times, strict=True))
-    return found | {"MiB": (_peak() - before) / MIB}
+        figures[name], figures[f"wall {name}"] = map(min, zip(*times, strict=True))
+    return figures | {"MiB": (_peak() - before) / MIB}
 
 
-def _time(piece):
+def _time(piece: Callable[[], None]) -> tuple[float, float]:
     """Seconds that a piece of work takes, and those on the clock."""
     if not torch.cuda.is_available():
         wall, process = time.perf_counter(), time.process_time()
@@ -68,25 +70,18 @@ def _time(piece):
     return (start.elapsed_time(end) / 1000,) * 2
 
 
-def training_step(separator, optimizer, targets, dtype=torch.float32):
-    """A step of the optimiser on one batch, for :func:`measure`.
+def training_step(
+    separator: Callable[[Tensor], Tensor],
+    optimizer: torch.optim.Optimizer,
+    targets: Tensor,
+    dtype: torch.dtype = torch.float32,
+) -> Callable[[], None]:
+    """A step of the optimiser on one batch of targets, ``[batch, time, sources]``.
 
-    Arguments
-    ---------
-    separator : callable
-        ``[batch, time]`` → ``[batch, time, sources]``.
-    optimizer : torch.optim.Optimizer
-    targets : torch.Tensor
-        ``[batch, time, sources]``; their sum is the mixture.
-    dtype : torch.dtype
-        Of autocast; none for float32.
-
-    Returns
-    -------
-    callable
+    Their sum is the mixture; ``dtype`` is autocast's, none for float32.
     """
 
-    def step():
+    def step() -> None:
         is_half = dtype != torch.float32
         with torch.autocast(targets.device.type, dtype=dtype, enabled=is_half):
             estimates = separator(targets.sum(2))
@@ -98,7 +93,7 @@ def training_step(separator, optimizer, targets, dtype=torch.float32):
     return step
 
 
-def _memory():
+def _memory() -> int:
     """Bytes in use, and starts measuring the peak."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -107,19 +102,19 @@ def _memory():
         return int(stream.read().split()[1]) * resource.getpagesize()
 
 
-def _peak():
+def _peak() -> int:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
+    return host_peak()
+
+
+def host_peak() -> int:
+    """Bytes that this process has held at most, the libraries included."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def device_name():
-    """The GPU's, or the processor's.
-
-    Returns
-    -------
-    str
-    """
+def device_name() -> str:
+    """The GPU's, or the processor's."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     with open("/proc/cpuinfo") as stream:
@@ -127,7 +122,7 @@ def device_name():
     return names[0].split(":")[1].strip() if names else "CPU"
 
 
-def describe():
+def describe() -> str:
     """The device and the versions that figures belong to."""
     python = ".".join(map(str, sys.version_info[:2]))
     return f"{device_name()}, torch {torch.__version__}, Python {python}"

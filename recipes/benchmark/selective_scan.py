@@ -10,11 +10,13 @@ the backends that work there are compared, in float32 and bfloat16.
 
 import argparse
 
-from recipes.benchmark.measuring import describe, measure
+from recipes.benchmark.measuring import Work, describe, measure
 
 import torch  # isort: skip  (after what sets up the process)
 import torch.nn.functional as F
+from torch import Tensor
 
+from custom_modules.markdown import number, table
 from custom_modules.selective_scan import selective_scan
 
 #: Sequences × time × channels: SPMamba's own, along frequency and along time, for
@@ -25,11 +27,18 @@ STATE = 16
 REFERENCE_SEQUENCES = 64
 
 
-def unbound_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus):
-    """A loop as one writes it for autograd, over time steps unbound beforehand.
-
-    Arguments and output are those of :func:`selective_scan`.
-    """
+def unbound_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    z: Tensor,
+    delta_bias: Tensor,
+    delta_softplus: bool = True,
+) -> Tensor:
+    """A loop as one writes it for autograd, over time steps unbound beforehand."""
     delta = F.softplus(delta + delta_bias[:, None])
     state = torch.zeros(*u.shape[:2], A.shape[1], device=u.device)
     outputs = []
@@ -41,26 +50,16 @@ def unbound_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus):
     return (torch.stack(outputs, 2) + u * D[:, None]) * F.silu(z)
 
 
-def make_scan(way, shape, dtype, device):
-    """Work for :func:`.measure`: one way to scan, forward and both ways.
-
-    Arguments
-    ---------
-    way : str
-        A backend, or ``unbound``.
-    shape : tuple of int
-        Sequences, time, channels.
-    dtype, device : str
-    """
+def make_scan(way: str, shape: tuple[int, int, int], dtype: str, device: str) -> Work:
+    """A scan of sequences × time × channels by a backend or ``unbound``, both ways."""
     batch, time, dim = shape
-    dtype = getattr(torch, dtype)
     generator = torch.Generator().manual_seed(0)
 
-    def normal(channels):  # channels innermost, as the model has them
+    def normal(channels: int) -> Tensor:  # channels innermost, as the model has them
         x = torch.randn(batch, time, channels, generator=generator)
-        return x.to(device, dtype).transpose(1, 2).requires_grad_()
+        return x.to(device, getattr(torch, dtype)).transpose(1, 2).requires_grad_()
 
-    def parameter(*shape):
+    def parameter(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator).to(device)
 
     A = -torch.exp(parameter(dim, STATE)).requires_grad_()
@@ -68,36 +67,37 @@ def make_scan(way, shape, dtype, device):
     inputs = [normal(dim), normal(dim), A, normal(STATE), normal(STATE), D, normal(dim)]
     inputs.append(delta_bias.requires_grad_())
 
-    def scan():
+    def scan() -> Tensor:
         if way == "unbound":
-            return unbound_scan(*inputs, delta_softplus=True)
+            return unbound_scan(*inputs)
         return selective_scan(*inputs, delta_softplus=True, backend=way)
 
     grad = torch.ones_like(inputs[0])
 
     @torch.no_grad()
-    def forward():
+    def forward() -> None:
         scan()
 
-    def both():
+    def both() -> None:
         torch.autograd.grad(scan(), inputs, grad)
 
     return {"forward": forward, "both": both}
 
 
-def ways_for(shape, device):
+def ways_for(sequences: int, device: str) -> list[tuple[str, str]]:
     """Pairs of a way to scan and a dtype, the slowest last."""
     if device == "cpu":
-        eager = ["eager"] if usable("numba", device) else []  # else torch is that
-        ways = [(way, "float32") for way in ("torch", *eager, "unbound")]
-        is_small = shape[0] <= REFERENCE_SEQUENCES
-        return ways + ([("reference", "float32")] if is_small else [])
-    backends = ("triton", "mamba_ssm", "torch")
-    backends = [name for name in backends if usable(name, device)]
+        ways = ["torch", "unbound"]
+        if usable("numba", device):  # else torch is eager
+            ways.insert(1, "eager")
+        if sequences <= REFERENCE_SEQUENCES:
+            ways.append("reference")
+        return [(way, "float32") for way in ways]
+    backends = [x for x in ("triton", "mamba_ssm", "torch") if usable(x, device)]
     return [(name, dtype) for name in backends for dtype in ("float32", "bfloat16")]
 
 
-def usable(backend, device):
+def usable(backend: str, device: str) -> bool:
     """Whether a backend works on a device."""
     u, A = torch.ones(1, 4, 8, device=device), -torch.ones(4, 2, device=device)
     B = torch.ones(1, 2, 8, device=device)
@@ -108,38 +108,37 @@ def usable(backend, device):
     return True
 
 
-def show(shape, figures):
-    """Lines of a Markdown table; times as often as the first way's."""
-    first = next(iter(figures.values()))
-    for (way, dtype), found in figures.items():
+def rows_of(
+    shape: tuple[int, int, int], options: argparse.Namespace
+) -> list[list[str]]:
+    """Of the table; in brackets times as much as the first way."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    rows, first = [], {}
+    for way, dtype in ways_for(shape[0], device):
+        repeats = 1 if way == "reference" else options.repeats
+        arguments = (way, shape, dtype, device)
+        figures = measure(make_scan, arguments, options.threads, repeats)
+        first = first or figures
         cells = ["×".join(map(str, shape)), way, dtype]
-        for name in ("forward", "both", "MiB"):
-            number = f"{found[name]:.0f}" if name == "MiB" else f"{found[name]:.3f} s"
-            cells.append(f"{number} ({found[name] / first[name]:.2f} ×)")
-        print("|", " | ".join(cells), "|", flush=True)
+        for name, decimals in (("forward", 3), ("both", 3), ("MiB", 0)):
+            ratio = number(figures[name] / first[name], 2)
+            cells.append(f"{number(figures[name], decimals)} ({ratio} ×)")
+        rows.append(cells)
+    return rows
 
 
-def main():
-    """Prints a table, one line for each shape and way."""
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shapes", default=SHAPES, help="sequences x time x channels")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     print(f"{describe()}, {options.threads} threads\n")
-    print("| shape | way | dtype | forward | forward + backward | peak MiB |")
-    print("|---|---|---|---|---|---|")
+    lines = [["shape", "way", "dtype", "forward, s", "both ways, s", "peak MiB"]]
     for text in options.shapes.split(","):
-        shape = tuple(int(size) for size in text.split("x"))
-        figures = {}
-        for way, dtype in ways_for(shape, device):
-            repeats = 1 if way == "reference" else options.repeats
-            arguments = (way, shape, dtype, device)
-            figures[way, dtype] = measure(
-                make_scan, arguments, options.threads, repeats
-            )
-        show(shape, figures)
+        batch, time, dim = map(int, text.split("x"))
+        lines += rows_of((batch, time, dim), options)
+    print(table(lines))
 
 
 if __name__ == "__main__":

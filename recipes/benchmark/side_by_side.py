@@ -1,27 +1,34 @@
-"""Timing several ways of doing the same in one run."""
+"""Several ways of doing the same, timed in one run."""
 
 import statistics
 import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from custom_modules import markdown
+from recipes.benchmark.measuring import describe
 
 REPEATS = 3
 
 
-def time_alternately(ways, repeats=REPEATS):
+class Row(NamedTuple):
+    """A line of the table that a benchmark prints."""
+
+    what: str
+    figure: str
+    ratio: str = markdown.DASH  # times as fast as the plain way
+
+
+def time_alternately(
+    ways: Mapping[str, Callable[[], object]], repeats: int = REPEATS
+) -> dict[str, float]:
     """Median seconds of each way; every other round runs backwards.
 
-    Arguments
-    ---------
-    ways : dict of str to callable
-    repeats : int
-        Rounds that count. One more goes before them, to warm caches.
-
-    Returns
-    -------
-    dict of str to float
+    One round more than ``repeats`` goes before them, to warm caches.
     """
-    seconds = {way: [] for way in ways}
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
     for repeat in range(repeats + 1):
-        for way in list(ways) if repeat % 2 else reversed(ways):
+        for way in list(ways) if repeat % 2 else reversed(list(ways)):
             start = time.perf_counter()
             ways[way]()
             if repeat:
@@ -29,19 +36,21 @@ def time_alternately(ways, repeats=REPEATS):
     return {way: statistics.median(spent) for way, spent in seconds.items()}
 
 
-def verdict(figure, goal, lower=False):
-    """Whether a goal was reached, in words.
+def speeds(seconds: Mapping[str, float], count: float, unit: str) -> list[Row]:
+    """What each way does in a second, and beside the first, which is the plain one.
 
-    Arguments
-    ---------
-    figure : float
-    goal : float
-    lower : bool
-        Whether less is better.
-
-    Returns
-    -------
-    str
+    >>> speeds({"loop": 4.0, "ours": 2.0}, count=100, unit="rows")[1]
+    Row(what='ours', figure='50.00 rows/s', ratio='2.00')
     """
-    reached = figure <= goal if lower else figure >= goal
-    return f"goal {goal}: {'reached' if reached else 'MISSED'}"
+    plain, rows = next(iter(seconds.values())), []
+    for way, spent in seconds.items():
+        rate = markdown.number(count / spent, 0 if count / spent >= 100 else 2)
+        rows.append(Row(way, f"{rate} {unit}/s", markdown.number(plain / spent, 2)))
+    return rows
+
+
+def show(rows: Sequence[Row], setting: str = "") -> str:
+    """A Markdown table, and below it the device, the versions and the ``setting``."""
+    headings = ["what", "measured", "times as fast"]
+    below = "; ".join(filter(None, [describe(), setting]))
+    return f"{markdown.table([headings, *rows])}\n\n{below}"

@@ -13,6 +13,7 @@ was interrupted is resumed by the same command.
 """
 
 import sys
+from typing import Any
 
 from custom_modules.errors import exit_cleanly
 
@@ -23,14 +24,8 @@ from custom_modules.errors import exit_cleanly
 INDIFFERENT = ("output_folder", "overwrite", "workers")
 
 
-def main(argv):
-    """Runs the command.
-
-    Arguments
-    ---------
-    argv : list of str
-        Arguments after the script's name: an hparams file, then its overrides.
-    """
+def main(argv: list[str]) -> None:
+    """Runs the command: an hparams file, then its overrides."""
     from custom_modules.corpus.generation import generate
     from custom_modules.hparams import check_overrides, load_hparams, split_arguments
 
@@ -42,7 +37,7 @@ def main(argv):
     generate(hparams, content_options(hparams_file, overrides))
 
 
-def content_options(hparams_file, overrides):
+def content_options(hparams_file: str, overrides: str) -> dict[str, Any]:
     """The options on which the content of the corpus depends, as plain values."""
     from custom_modules.hparams import resolve
 
@@ -50,10 +45,12 @@ def content_options(hparams_file, overrides):
     return {key: _plain(v) for key, v in tree.items() if key not in INDIFFERENT}
 
 
-def _plain(node):
+def _plain(node: Any) -> Any:
     """A YAML node without comments; an object becomes its class and arguments."""
+    from custom_modules.hparams import tag_of
+
     if isinstance(node, dict):
-        tag = node.tag.value
+        tag = tag_of(node)
         own = {str(key): _plain(value) for key, value in node.items()}
         return {"class": str(tag), **own} if tag else own
     if isinstance(node, list):
@@ -61,7 +58,7 @@ def _plain(node):
     return node if isinstance(node, (bool, int, float, type(None))) else str(node)
 
 
-def print_help(argv):
+def print_help(argv: list[str]) -> None:
     """Prints the usage, and the keys of the hparams file if one is named."""
     from custom_modules.hparams import read_yaml
 

@@ -17,7 +17,7 @@ this file are written between its marks, from the CSV files in figures/<preset>.
   --hparams FOLDER   with an hparams file for each architecture, instead of the preset's
   --budget MINUTES   of training a run, validation not counted (default 10)
   --seeds N …        (default 42 123 456)
-  --models NAME …    two or more (default: all four)
+  --models NAME …    two or more of the folder's (default: all)
   --jobs N           runs at a time, a thread or GPU each (default: all there are)
   --data_folder      a corpus to take instead of generating one
   --output_folder    (default results/benchmark/<preset>)
@@ -26,39 +26,33 @@ this file are written between its marks, from the CSV files in figures/<preset>.
 Everything else goes to every training: --train_variants='[C]'.
 """
 
+# Start reading at main(); the work is done in recipes/benchmark/campaign.
+
+import argparse
 import logging
-import math
-import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from custom_modules.processes import prepare_process
 
 prepare_process()  # some settings count only before torch is imported
 
-from custom_modules.errors import (
-    InputError,
-    OptionParser,
-    exit_cleanly,
-)
+from custom_modules.errors import InputError, OptionParser, check_number, exit_cleanly
 from custom_modules.hparams import split_arguments
-from custom_modules.processes import (
-    available_cores,
-    gpus_here,
-)
-from recipes.benchmark.campaign.campaign import collect, costs_of, steps_of
+from custom_modules.processes import available_cores, gpus_here
+from custom_modules.tuning.trainings import Trainings
+from recipes.benchmark.campaign.campaign import collect, costs_of, generate, steps_of
 from recipes.benchmark.campaign.page import around_marks, update_page
-from recipes.benchmark.campaign.runs import MODELS, Queue, plan
+from recipes.benchmark.campaign.runs import do_runs, models_in, plan
 
 #: Preset → the folder of its hparams files.
 PRESETS = {"small": "hparams/small", "full": "hparams"}
 #: Options of train.py that are not everybody's to give.
 DECIDED = ("--seed", "--model_name", "--optimizer_step_limit", "--test_after_training")
-#: What the small preset's corpus is made of.
-CORPUS_OPTIONS = ("--n_train=1500", "--n_val=60", "--n_test=60")
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
     """Generates, measures, trains, tests, compares, writes."""
     if "--help" in argv or "-h" in argv:
         return print(__doc__.strip())
@@ -67,7 +61,6 @@ def main(argv):
     )
     logging.getLogger("speechbrain").setLevel(logging.WARNING)
     options, rest = parse(argv)
-    hparams = options.hparams or PRESETS[options.preset]
     folder = Path(options.output_folder or f"results/benchmark/{options.preset}")
     page = Path(options.page or Path(__file__).parent / "README.md")
     writes_page = options.page != "none"
@@ -76,73 +69,43 @@ def main(argv):
         figures = page.parent / "figures" / options.preset
         around_marks(page, options.preset)  # better refused now than in hours
     data_folder = options.data_folder or generate(options.preset, folder)
-    costs = costs_of(hparams, options.models, folder, rest)
+    costs = costs_of(options.hparams, options.models, folder, rest)
     steps = steps_of(costs, options.budget)
-    runs = plan(hparams, data_folder, folder, steps, options.seeds, rest)
+    runs = plan(options.hparams, data_folder, folder, steps, options.seeds, rest)
     gpus = gpus_here()
-    Queue(options.jobs or len(gpus) or available_cores(), gpus).do(runs)
+    jobs = options.jobs or len(gpus) or available_cores()
+    do_runs(runs, Trainings(jobs, gpus))
     collect(runs, options.budget, folder, figures)
     if writes_page:
         update_page(page, options.preset, figures)
         print(f"  {page}")
 
 
-def generate(preset, folder):
-    """The generated corpus of the small preset.
-
-    Arguments
-    ---------
-    preset : str
-    folder : pathlib.Path
-
-    Returns
-    -------
-    str
-
-    Raises
-    ------
-    InputError
-        If the preset wants PolSESS itself, or nothing could be generated.
-    """
-    if preset != "small":
-        raise InputError(f"--preset {preset}: say where PolSESS is, --data_folder=…")
-    corpus = folder / "MiniPolSESS"
-    command = [
-        sys.executable,
-        "recipes/corpus/generate.py",
-        "hparams/corpus/mini_polsess.yaml",
-        f"--output_folder={corpus}",
-        *CORPUS_OPTIONS,
-    ]
-    status = subprocess.run(command, check=False).returncode
-    if status:
-        raise InputError(f"{corpus}: generate.py ended with status {status}; see above")
-    return str(corpus)
-
-
-def parse(argv):
-    """Our options, and what goes to the trainings.
-
-    Raises
-    ------
-    InputError
-        If an option or its value does not fit.
-    """
+def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Our options, with every default, and what goes to the trainings."""
     parser = OptionParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--preset", choices=PRESETS, default="small")
     parser.add_argument("--hparams")
     parser.add_argument("--budget", type=float, default=10)
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 123, 456])
-    parser.add_argument("--models", choices=MODELS, nargs="+", default=list(MODELS))
+    parser.add_argument("--models", nargs="+")
     parser.add_argument("--jobs", type=int)
     parser.add_argument("--data_folder")
     parser.add_argument("--output_folder")
     parser.add_argument("--page")
     options, rest = parser.parse_known_args(argv)
-    if not 0 < options.budget < math.inf:
-        _refuse(f"--budget {options.budget}: must be minutes, more than 0")
-    if options.jobs is not None and options.jobs < 1:
-        _refuse(f"--jobs {options.jobs}: must be 1 or more")
+    check_number("--budget", options.budget, above=0)
+    if options.jobs is not None:
+        check_number("--jobs", options.jobs, least=1, whole=True)
+    options.hparams = options.hparams or PRESETS[options.preset]
+    models = models_in(options.hparams)
+    options.models = options.models or models
+    for model in options.models:
+        if model not in models:
+            _refuse(
+                f"--models: invalid choice: {model!r} ({options.hparams} has "
+                f"{', '.join(models) or 'none'})"
+            )
     for name, least in (("seeds", 1), ("models", 2)):
         values = getattr(options, name)
         if len(set(values)) < max(least, len(values)):
@@ -155,7 +118,7 @@ def parse(argv):
     return options, rest
 
 
-def _refuse(message):
+def _refuse(message: str) -> None:
     raise InputError(f"{message}; see --help")
 
 

@@ -26,14 +26,11 @@ prepare_process()  # some settings count only before torch is imported
 
 from speechbrain.utils.distributed import run_on_main
 
-from custom_modules.distributed import (
-    join_processes,
-    leave_processes,
-)
+from custom_modules.distributed import join_processes, leave_processes
 from custom_modules.errors import exit_cleanly
 from custom_modules.evaluation.comparison import compare_results
 from custom_modules.evaluation.loading import (
-    load_subject,
+    find_model,
     prepare_options,
     results_folder,
     test_set,
@@ -49,29 +46,25 @@ from custom_modules.evaluation.testing import evaluate_model
 from polsess_prepare import prepare_polsess
 
 
-def main(argv):
+def main(argv: list[str]) -> None:
     """Evaluates, or compares."""
     if not argv or "--help" in argv:
         return print_usage(__doc__, argv)
     logging.basicConfig(level=logging.INFO, format="%(name)s - %(message)s")
     options, rest = split_options(argv)
     if options.compare:
-        return compare_results(options.compare, comparison_folder(rest), options.output)
-    subject = load_subject(rest)
-    join_processes(subject.run_opts)
-    folder = results_folder(subject, options.split)
-    run_on_main(prepare_polsess, kwargs=prepare_options(subject, folder, options.split))
-    dataset = test_set(subject, folder, options)
-    model, checkpoint = subject.load()
+        compare_results(options.compare, comparison_folder(rest), options.output)
+        return
+    found = find_model(rest)
+    join_processes(found.run_opts)
+    folder = results_folder(found, options.split)
+    run_on_main(prepare_polsess, kwargs=prepare_options(found, folder, options.split))
+    dataset = test_set(found, folder, options)
+    scope = scope_of(options, found.hparams, not found.run_opts.noprogressbar)
+    model, checkpoint = found.load()
+    facts = facts_of(found.hparams)
     evaluate_model(
-        model,
-        dataset,
-        folder,
-        scope_of(options, subject.hparams, not subject.run_opts.noprogressbar),
-        output=options.output,
-        split=options.split,
-        checkpoint=checkpoint,
-        **facts_of(subject.hparams),
+        model, dataset, folder, scope, facts, options.split, checkpoint, options.output
     )
     leave_processes()
 

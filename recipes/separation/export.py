@@ -22,25 +22,19 @@ from custom_modules.hub.folder import push_folder, write_folder
 from custom_modules.hub.recipe import load_best
 
 
-def main(argv):
+def main(argv: list[str]) -> None:
     """Loads, writes, uploads."""
     options, hparams_options = parse(argv)
     recipe, separator, facts = load_best([options.hparams, *hparams_options])
-    write_folder(
-        options.folder,
-        recipe,
-        separator,
-        overwrite=options.overwrite,
-        source=options.push_to_hub or Path(options.folder).name,
-        license_id=options.license,
-        **facts,
-    )
-    print(f"{options.folder}: {recipe.architecture}, {facts['checkpoint']}")
+    facts.source = options.push_to_hub or Path(options.folder).name
+    facts.license_id = options.license
+    write_folder(options.folder, recipe, separator, facts, options.overwrite)
+    print(f"{options.folder}: {recipe.architecture}, {facts.checkpoint}")
     if options.push_to_hub:
         print(push_folder(options.folder, options.push_to_hub))
 
 
-def parse(argv):
+def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Options of this script, and the rest, which are overrides of hparams."""
     parser = OptionParser(
         description=__doc__,

@@ -27,28 +27,21 @@ from custom_modules.hub.recipe import import_old, write_results_folder
 HPARAMS = Path(__file__).parents[2] / "hparams"
 
 
-def main(argv):
+def main(argv: list[str]) -> None:
     """Reads, writes the folder, and the results if wanted."""
     options = parse(argv)
     old = read_checkpoint(options.checkpoint)
     hparams_file = HPARAMS / f"{old.model_type}.yaml"
     recipe, separator, facts = import_old(old, hparams_file, options.checkpoint)
-    write_folder(
-        options.folder,
-        recipe,
-        separator,
-        overwrite=options.overwrite,
-        source=Path(options.folder).name,
-        license_id=options.license,
-        **facts,
-    )
-    print(f"{options.folder}: {recipe.architecture}, {facts['checkpoint']}")
+    facts.source, facts.license_id = Path(options.folder).name, options.license
+    write_folder(options.folder, recipe, separator, facts, options.overwrite)
+    print(f"{options.folder}: {recipe.architecture}, {facts.checkpoint}")
     if options.results:
         write_results_folder(old, hparams_file, options.results)
         print(f"{options.results}/hyperparams.yaml: for train.py to go on from")
 
 
-def parse(argv):
+def parse(argv: list[str]) -> argparse.Namespace:
     """The options."""
     parser = OptionParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -19,11 +19,11 @@ import logging
 import sys
 
 from custom_modules.errors import OptionParser, exit_cleanly
+from custom_modules.manifest import librimix
 from custom_modules.manifest.checks import LEVELS
-from custom_modules.manifest.librimix import MODES, SUBSET_FOLDERS, prepare_librimix
 
 
-def main(argv):
+def main(argv: list[str]) -> None:
     """The command; ``--help`` lists its options."""
     parser = OptionParser(
         description=__doc__,
@@ -33,13 +33,14 @@ def main(argv):
     add = parser.add_argument
     add("--data_folder", required=True, help="Libri2Mix, which holds wav8k or wav16k")
     add("--save_folder", required=True, help="where the manifests go")
-    add("--sample_rate", type=int, default=8000, choices=(8000, 16000), help="Hz")
-    add("--mode", default="min", choices=MODES, help="ends with the shorter, or longer")
-    add("--train_set", default="train-360", choices=SUBSET_FOLDERS["train"])
+    add("--sample_rate", type=int, default=8000, choices=librimix.RATES, help="Hz")
+    meaning = "ends with the shorter speaker, or with the longer one"
+    add("--mode", default="min", choices=librimix.MODES, help=meaning)
+    add("--train_set", default="train-360", choices=librimix.TRAIN_SETS)
     add("--speakers_file", help="LibriSpeech's SPEAKERS.TXT, for results by gender")
     add("--check", default="header", choices=LEVELS, help="how thoroughly")
     add("--workers", type=int, help="processes; by default, one per core")
-    prepare_librimix(**vars(parser.parse_args(argv)))
+    librimix.prepare_librimix(**vars(parser.parse_args(argv)))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from custom_modules.errors import OptionParser, exit_cleanly
 from custom_modules.files import atomic_path
 
 
-def main(argv):
+def main(argv: list[str]) -> None:
     """Reads, draws and says where."""
     if not argv or "--help" in argv or "-h" in argv:
         return print(__doc__.strip())

@@ -28,30 +28,27 @@ from custom_modules.errors import (
     EXIT_BAD_INPUT,
     InputError,
     OptionParser,
+    check_number,
     exit_cleanly,
 )
 from custom_modules.files import prepare_folder
-from custom_modules.longform import CHUNK_SECONDS
-from custom_modules.longform.stitching import NORMALIZATIONS
-from custom_modules.recordings.jobs import find_recordings, shard
+from custom_modules.inference import NORMALIZATIONS
+from custom_modules.longform.stitching import CHUNK_SECONDS
+from custom_modules.recordings.jobs import find_recordings
 from custom_modules.recordings.streams import CHANNELS
-from custom_modules.recordings.work import (
-    load_model,
-    separate_all,
-)
+from custom_modules.recordings.work import Separation, load_model
 
 EXIT_SOME_FAILED = 1
 CHUNK_HELP = f"default: {CHUNK_SECONDS:g}"
 LEVELS = "sources sum to the mixture's (default), have a peak of 1, or are as they come"
 
 
-def main(argv):
+def main(argv: list[str]) -> int:
     """Lists, loads, separates and reports; returns the exit status."""
     options = parse(argv)
     recordings, missing = find_recordings(options.inputs, options.output_folder)
     prepare_folder(options.output_folder)
     index, count = options.shard
-    recordings = shard(recordings, index, count)
     model = load_model(
         options.model,
         options.device,
@@ -60,15 +57,15 @@ def main(argv):
         overlap_seconds=options.overlap_seconds,
         batch_size=options.batch_size,
     )
-    failed = separate_all(
+    separation = Separation(
         model,
-        recordings,
-        channels=options.channels,
-        normalize=options.normalize,
-        overwrite=options.overwrite,
-        plot=options.plot,
+        options.channels,
+        options.normalize,
+        options.overwrite,
+        options.plot,
         show_progress=index == 0,
     )
+    failed = separation.separate_all(recordings[index::count])
     wait_for_others()
     if missing and index == 0:  # once, not in every process
         for line in missing:
@@ -77,7 +74,7 @@ def main(argv):
     return EXIT_SOME_FAILED if failed else 0
 
 
-def wait_for_others():
+def wait_for_others() -> None:
     """Under torchrun, which ends all processes as soon as one has failed."""
     if torch.distributed.is_torchelastic_launched():
         patience = datetime.timedelta(days=7)
@@ -86,7 +83,7 @@ def wait_for_others():
         torch.distributed.destroy_process_group()
 
 
-def parse(argv):
+def parse(argv: list[str]) -> argparse.Namespace:
     """The options; under torchrun, the shard and the device are its."""
     parser = OptionParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -99,7 +96,7 @@ def parse(argv):
     add("--normalize", choices=NORMALIZATIONS, default="mixture", help=LEVELS)
     add("--device", help="cpu, cuda, cuda:1; default: a GPU if there is one")
     add("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
-    add("--chunk_seconds", type=positive, default=CHUNK_SECONDS, help=CHUNK_HELP)
+    add("--chunk_seconds", type=float, default=CHUNK_SECONDS, help=CHUNK_HELP)
     add("--overlap_seconds", type=float, help="default: a 16th of a chunk")
     add("--batch_size", type=int, help="chunks at once; default: 1 on a CPU, else 8")
     add("--shard", type=parse_shard, metavar="I/N", help="the I-th of N parts")
@@ -111,30 +108,20 @@ def parse(argv):
         options.shard = (int(os.environ.get("RANK", 0)), world_size)
     elif world_size > 1:
         raise InputError("--shard and torchrun both split the work; use one of them")
-    if options.batch_size is not None and options.batch_size < 1:
-        raise InputError("--batch_size must be 1 or more")
+    check_number("--chunk_seconds", options.chunk_seconds, above=0)
+    if options.batch_size is not None:
+        check_number("--batch_size", options.batch_size, least=1, whole=True)
     return options
 
 
-def positive(text):
-    """A number above zero."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"{text} is no number above 0")
-    return value
-
-
-def parse_shard(text):
+def parse_shard(text: str) -> tuple[int, int]:
     """``"2/4"`` → (1, 4)."""
     try:
         index, count = map(int, text.split("/"))
     except ValueError:
         index = count = 0
     if not 1 <= index <= count:
-        raise argparse.ArgumentTypeError(f"{text} is no part such as 1/4 … 4/4")
+        raise argparse.ArgumentTypeError(f"{text} is not a part such as 1/4 … 4/4")
     return index - 1, count
 
 

@@ -13,6 +13,7 @@ everything, ``--test_only`` tests again. Results go to ``results/``.
 
 import logging
 import sys
+from typing import Any
 
 from custom_modules.processes import prepare_process
 
@@ -20,10 +21,11 @@ prepare_process()  # some settings count only before torch is imported
 
 import speechbrain as sb
 from speechbrain.utils.distributed import run_on_main
+from speechbrain.utils.run_opts import RunOptions
 
 from custom_modules.brain import Separation
 from custom_modules.curves import plot_training
-from custom_modules.dataio import check_choices, dataio_prep
+from custom_modules.dataio import MixtureDataset, check_choices, dataio_prep
 from custom_modules.distributed import (
     explained_failures,
     join_processes,
@@ -32,23 +34,22 @@ from custom_modules.distributed import (
 from custom_modules.errors import exit_cleanly
 from custom_modules.evaluation.loading import trained_model
 from custom_modules.evaluation.record import facts_of
-from custom_modules.evaluation.testing import (
-    evaluate_model,
-    scope_of_training,
-)
+from custom_modules.evaluation.testing import Scope, evaluate_model, scope_of_training
 from custom_modules.hparams import (
+    HPARAMS_FILE,
     load_experiment,
     print_help,
+    split_arguments,
     write_hparams,
 )
 from custom_modules.trackers import check_tracker
 from polsess_prepare import prepare_polsess
 
 
-def main(argv):
+def main(argv: list[str]) -> None:
     """Prepares, trains, tests."""
     if not argv or "--help" in argv:
-        return print_help(__doc__, argv)
+        return print_help(__doc__ or "", argv)
     _, hparams, run_opts, overrides = load_experiment(argv)
     logging.basicConfig(level=logging.INFO, format="%(name)s - %(message)s")
     join_processes(run_opts)
@@ -61,7 +62,8 @@ def main(argv):
     datasets = dataio_prep(hparams)
     folder = hparams["output_folder"]
     sb.create_experiment_directory(folder)
-    write_hparams(argv[0], overrides, f"{folder}/hyperparams.yaml")
+    hparams_file = split_arguments(argv)[0]
+    write_hparams(hparams_file, overrides, f"{folder}/{HPARAMS_FILE}")
 
     separation = Separation(
         hparams["modules"],
@@ -78,21 +80,22 @@ def main(argv):
             train_loader_kwargs=hparams["train_loader_opts"],
             valid_loader_kwargs=hparams["valid_loader_opts"],
         )
-    run_on_main(plot_training, args=(hparams["output_folder"],))
+    run_on_main(plot_training, args=(folder,))
     if hparams["test_after_training"] or run_opts.test_only:
         test(hparams, run_opts, datasets["test"], scope)
     leave_processes()
 
 
-def prepare_options(hparams):
+def prepare_options(hparams: dict[str, Any]) -> dict[str, Any]:
     """What ``prepare_polsess`` takes, from the hparams."""
     keys = ("data_folder", "skip_prep", "check", "skip_bad_rows", "allow_leakage")
-    return {key: hparams[key] for key in keys} | {
-        "save_folder": hparams["manifest_folder"]
-    }
+    options = {key: hparams[key] for key in keys}
+    return options | {"save_folder": hparams["manifest_folder"]}
 
 
-def test(hparams, run_opts, dataset, scope):
+def test(
+    hparams: dict[str, Any], run_opts: RunOptions, dataset: MixtureDataset, scope: Scope
+) -> None:
     """Scores the best checkpoint, as ``evaluate.py`` does."""
     if run_opts.debug:
         dataset.data_ids = dataset.data_ids[: run_opts.debug_batches]
@@ -102,9 +105,9 @@ def test(hparams, run_opts, dataset, scope):
         dataset,
         hparams["output_folder"],
         scope,
+        facts_of(hparams),
         split="test",
         checkpoint=f"epoch {epoch}",
-        **facts_of(hparams),
     )
 
 

@@ -17,17 +17,20 @@ configuration as an hparams file.
   --seed_of_search   of the sampler (default 42)
 
 Everything else goes to every trial: --data_folder=…, --number_of_epochs=30.
+What a trial prints, tracebacks included, is in output.txt in its folder.
 W&B runs the same files: wandb sweep hparams/sweeps/dprnn_stage1.yaml; wandb agent …
 """
 
+import argparse
 import importlib.util
 import logging
 import sys
+from collections.abc import Sequence
 
-from custom_modules.errors import InputError, OptionParser, exit_cleanly
+from custom_modules.errors import InputError, OptionParser, check_number, exit_cleanly
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
     """Searches and reports."""
     if not argv or "--help" in argv or "-h" in argv:
         return print(__doc__.strip())
@@ -40,14 +43,10 @@ def main(argv):
     import optuna
 
     from custom_modules.processes import gpus_here
+    from custom_modules.tuning import search as searching
     from custom_modules.tuning.results import leaderboard, write_report
-    from custom_modules.tuning.search import (
-        Search,
-        check_any_succeeded,
-        open_storage,
-        open_study,
-    )
     from custom_modules.tuning.sweep import check_search, read_sweep
+    from custom_modules.tuning.trainings import Trainings
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sweep = read_sweep(options.sweep)
@@ -56,13 +55,14 @@ def main(argv):
     if trials is None and sweep.method != "grid":
         raise InputError(f"{sweep.path}: has no run_cap; say --trials N")
     folder = options.tuning_folder or f"results/tuning/{sweep.name}"
-    storage = open_storage(options.storage, folder)
-    study = open_study(sweep, storage, options.seed_of_search, epochs)
-    tracker = [a for a in arguments if a.startswith("--tracker")]
-    arguments += [] if tracker else ["--tracker=none"]  # the file asks for W&B's
-    search = Search(sweep, study, folder, arguments)
-    search.run(trials or sweep.combinations(), options.workers, gpus_here())
-    check_any_succeeded(study)
+    storage = searching.open_storage(options.storage, folder)
+    study = searching.open_study(sweep, storage, options.seed_of_search, epochs)
+    if not any(argument.startswith("--tracker") for argument in arguments):
+        arguments += ["--tracker=none"]  # the file asks for W&B's
+    trainings = Trainings(options.workers, gpus_here())
+    search = searching.Search(sweep, study, trainings, folder, arguments)
+    search.run(trials or sweep.combinations())
+    searching.check_any_succeeded(study)
     written = write_report(sweep, study, folder, arguments)
     table = leaderboard(sweep, study).drop(columns=["folder"], errors="ignore")
     print(f"\n{table.dropna(axis=1, how='all').head(10).to_string(index=False)}\n")
@@ -70,7 +70,7 @@ def main(argv):
         print(f"  {path}")
 
 
-def parse(argv):
+def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Our options, and what goes to the trials."""
     parser = OptionParser(add_help=False, allow_abbrev=False)
     parser.add_argument("sweep")
@@ -80,10 +80,9 @@ def parse(argv):
     parser.add_argument("--tuning_folder")
     parser.add_argument("--seed_of_search", type=int, default=42)
     options, arguments = parser.parse_known_args(argv)
-    for name in ("trials", "workers"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise InputError(f"--{name}={value}: must be a whole number from 1")
+    if options.trials is not None:
+        check_number("--trials", options.trials, least=1, whole=True)
+    check_number("--workers", options.workers, least=1, whole=True)
     return options, arguments
 
 

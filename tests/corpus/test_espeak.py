@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from custom_modules.corpus import espeak
-from custom_modules.corpus import sources as tables
+from custom_modules.corpus import espeak, sources
 from custom_modules.corpus.sources import Setup
 from custom_modules.errors import InputError
 
-VOICES = [v for v in tables.packaged_rows("voices.csv") if v["subset"] == "test"][:4]
+VOICES = [v for v in sources.packaged_rows("voices.csv") if v["subset"] == "test"][:4]
 
 
 def speak(folder, workers=1, seed=1, rate=8000):

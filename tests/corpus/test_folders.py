@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from custom_modules.corpus import sources as tables
+from custom_modules.corpus import sources
 from custom_modules.corpus.folders import EventFolder, SceneFolder, SpeechFolder
 from custom_modules.corpus.sources import Setup
 from custom_modules.errors import InputError
@@ -174,9 +174,9 @@ def test_scene_classes_are_mapped(setup, tmp_path):
     listed = source.prepare(setup)
     for recordings in listed.values():
         assert {r.group for r in recordings} == {"park", "beach", "cinema", "desert"}
-    assert source.scene_class("park") is tables.scene_classes()["park"]
+    assert source.scene_class("park") is sources.scene_classes()["park"]
     assert source.scene_class("cinema").environment == "indoor"
-    assert source.scene_class("cinema").room == tables.scene_classes()["m"].room
+    assert source.scene_class("cinema").room == sources.scene_classes()["m"].room
     assert source.scene_class("desert").room == {}
 
 
@@ -193,11 +193,11 @@ def test_events_suit_what_polsess_or_the_user_says(setup, tmp_path):
     source = EventFolder(folder, classes)
     groups = {r.group for rs in source.prepare(setup).values() for r in rs}
     assert groups == {"Doorbell", "dog", "seal", "gadget"}
-    for scene in tables.scene_classes():
+    for scene in sources.scene_classes():
         assert source.suits("Doorbell", scene) == (
-            scene in tables.event_scenes()["Doorbell"]
+            scene in sources.event_scenes()["Doorbell"]
         )
-        assert source.suits("dog", scene) == (scene in tables.event_scenes()["dog"])
+        assert source.suits("dog", scene) == (scene in sources.event_scenes()["dog"])
         assert source.suits("seal", scene) == (scene == "beach")
         assert source.suits("gadget", scene)
 
@@ -229,9 +229,9 @@ def test_bad_recordings_are_all_named(setup, speech):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "no column file and speaker"),
+        ("", "is empty"),
         ("file,gender\na,b", "no column speaker"),
-        ("file,speaker", "holds no rows"),
+        ("file,speaker", "has no rows"),
         ("file,speaker\nada/9.wav,ada", "1 bad rows"),
         ("file,speaker\nada/0.wav,", "1 bad rows"),
         ("file,speaker\nada/0.wav,a/da", "1 bad rows"),
@@ -254,7 +254,7 @@ def test_folders_that_do_not_serve_are_refused(setup, tmp_path, speech):
     with pytest.raises(InputError, match="holds no recordings"):
         SceneFolder(tmp_path / "empty").prepare(setup)
     write(speech / "stray.wav", np.zeros(9))
-    with pytest.raises(InputError, match=r"stray\.wav: lies in no speaker's folder"):
+    with pytest.raises(InputError, match=r"stray\.wav: is not in a speaker's folder"):
         SpeechFolder(speech).prepare(setup)
     with pytest.raises(InputError, match="cannot be read"):
         SpeechFolder(speech, tmp_path / "no.csv").prepare(setup)

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from custom_modules.corpus import reverb
-from custom_modules.corpus import sources as tables
+from custom_modules.corpus import reverb, sources
 from custom_modules.corpus.events import ProceduralEvents
 from custom_modules.corpus.mixing import Mixer
 from custom_modules.corpus.scenes import ProceduralScenes
@@ -130,7 +129,7 @@ def test_no_pair_of_segments_comes_twice(mixtures):
 
 def test_event_suits_the_scene(mixtures):
     for row in (mixture.row for mixture in mixtures):
-        assert row["sceneClass"] in tables.event_scenes()[row["eventClass"]]
+        assert row["sceneClass"] in sources.event_scenes()[row["eventClass"]]
 
 
 def test_reverberation_is_indoors_only(mixtures):
@@ -140,7 +139,7 @@ def test_reverberation_is_indoors_only(mixtures):
     cells |= {"highCut", "diffusion", "decay", "freqDamp"}
     indoor = 0
     for mixture in mixtures:
-        scene = tables.scene_classes()[mixture.row["sceneClass"]]
+        scene = sources.scene_classes()[mixture.row["sceneClass"]]
         inside = scene.environment == "indoor"
         indoor += inside
         assert (

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from custom_modules.corpus import events, scenes, synth
+from custom_modules.corpus import events, scenes, sources, synth
 from custom_modules.corpus.sources import Setup
 from custom_modules.layout import SUBSETS
 
 
 @pytest.mark.parametrize("rate", [8000, 16000])
-@pytest.mark.parametrize("name", sorted(scenes.RECIPES))
+@pytest.mark.parametrize("name", sorted(sources.scene_classes()))
 def test_scene_is_steady_and_recordings_differ(name, rate):
     first, second = (
         scenes.render(
@@ -28,9 +28,9 @@ def test_scenes_cover_every_class_in_every_subset(tmp_path):
     setup = Setup(tmp_path, 8000, 4.0, 1)
     split = scenes.ProceduralScenes(5).prepare(setup)
     paths = [r.path for subset in SUBSETS for r in split[subset]]
-    assert len(paths) == len(set(paths)) == 5 * len(scenes.RECIPES)
+    assert len(paths) == len(set(paths)) == 5 * len(sources.scene_classes())
     for listed in split.values():
-        assert {r.group for r in listed} == set(scenes.RECIPES)
+        assert {r.group for r in listed} == set(sources.scene_classes())
 
 
 def test_scene_is_as_long_as_a_mixture_at_least(tmp_path):
@@ -42,12 +42,12 @@ def test_scene_is_as_long_as_a_mixture_at_least(tmp_path):
 
 
 @pytest.mark.parametrize("rate", [8000, 16000])
-@pytest.mark.parametrize("family", sorted(events.FAMILIES))
+@pytest.mark.parametrize("family", sorted(set(sources.event_families().values())))
 def test_event_family_makes_a_sound_of_the_wanted_peak(family, rate, tmp_path):
     source = events.ProceduralEvents(3, quietest=0.1, loudest=0.2)
     setup = Setup(tmp_path, rate, 4.0, 1, subsets=("train",))
     listed = source.prepare(setup)["train"]
-    families = events.tables.event_families()
+    families = sources.event_families()
     chosen = [r for r in listed if families[r.group] == family][:4]
     sounds = [source.read(r, 0, r.samples, rate) for r in chosen]
     for recording, sound in zip(chosen, sounds, strict=True):
@@ -59,8 +59,12 @@ def test_event_family_makes_a_sound_of_the_wanted_peak(family, rate, tmp_path):
     assert len({sound.tobytes() for sound in sounds}) == len(sounds)
 
 
+def synthesiser(length):
+    return synth.Synth(np.random.default_rng(0), length, 8000)
+
+
 def test_noise_has_the_slope_it_was_asked_for():
-    samples = synth.noise(np.random.default_rng(0), 1 << 17, 8000, slope=-6.0)
+    samples = synthesiser(1 << 17).noise(slope=-6.0)
     power = np.abs(np.fft.rfft(samples)) ** 2
     frequency = np.fft.rfftfreq(len(samples), 1 / 8000)
 
@@ -72,8 +76,8 @@ def test_noise_has_the_slope_it_was_asked_for():
 
 
 def test_noise_stays_between_its_edges():
-    rng = np.random.default_rng(0)
-    power = np.abs(np.fft.rfft(synth.noise(rng, 1 << 15, 8000, 0, 1000, 2000))) ** 2
+    samples = synthesiser(1 << 15).noise(0, 1000, 2000)
+    power = np.abs(np.fft.rfft(samples)) ** 2
     frequency = np.fft.rfftfreq(1 << 15, 1 / 8000)
     inside = power[(frequency > 1000) & (frequency < 2000)].mean()
     assert power[frequency < 100].mean() < 1e-2 * inside
@@ -81,7 +85,7 @@ def test_noise_stays_between_its_edges():
 
 def test_tone_leaves_out_partials_that_would_alias():
     rate, pitch = 8000, 1000.0
-    samples = synth.tone(np.full(rate, pitch), rate, 20)
+    samples = synthesiser(rate).tone(np.full(rate, pitch), 20)
     spectrum = np.abs(np.fft.rfft(samples))
     assert sorted(np.argsort(spectrum)[-3:]) == [1000, 2000, 3000]
     assert np.sort(spectrum)[-4] < 1e-6 * spectrum.max()

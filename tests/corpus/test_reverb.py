@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from custom_modules.corpus import reverb
-from custom_modules.corpus import sources as tables
+from custom_modules.corpus import reverb, sources
 from custom_modules.mmipc import generator
 
 RATE = 8000
@@ -144,9 +143,9 @@ def test_wet_layer_starts_after_the_pre_delay(delay):
     assert not silent or np.abs(wet[:silent]).max() < 1e-9
 
 
-@pytest.mark.parametrize("name", sorted(tables.scene_classes()))
+@pytest.mark.parametrize("name", sorted(sources.scene_classes()))
 def test_rooms_are_drawn_from_their_ranges(name):
-    ranges = tables.scene_classes()[name].room
+    ranges = sources.scene_classes()[name].room
     for index in range(200 if ranges else 0):
         drawn = reverb.draw_room(ranges, generator(name, index))
         low, high = ranges["pre_delay"]

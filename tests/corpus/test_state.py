@@ -115,7 +115,7 @@ def test_foreign_folders_are_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
     for overwrite in (False, True):
         with (
-            pytest.raises(InputError, match="no corpus of this generator"),
+            pytest.raises(InputError, match="not a corpus of this generator"),
             State(tmp_path, LENGTH) as state,
         ):
             state.check({"seed": 1}, overwrite)
@@ -125,7 +125,7 @@ def test_foreign_folders_are_left_alone(tmp_path):
 def test_a_file_is_no_folder(tmp_path):
     path = tmp_path / "corpus"
     path.write_text("a file")
-    with pytest.raises(InputError, match="is no folder"):
+    with pytest.raises(InputError, match="is not a folder"):
         State(path, LENGTH).check({})
 
 
@@ -138,3 +138,18 @@ def test_damaged_note_is_refused(tmp_path):
 def test_note_says_what_the_corpus_depends_on(state):
     note = json.loads((state.root / "generator.json").read_text())
     assert note["options"] == {"seed": 1}
+
+
+def test_corpora_of_earlier_versions_are_known(state):
+    now = {"speech": {"class": "!new:custom_modules.corpus.folders.SpeechFolder"}}
+    note = state.root / "generator.json"
+    earlier = {
+        "speech": {"class": "!new:custom_modules.corpus.speech_folder.SpeechFolder"}
+    }
+    note.write_text(json.dumps({"options": earlier, "recordings": "abc"}))
+    add_mixture(state, 0)
+    state.check(now)
+    state.claim(now)
+    state.pin("abc")
+    assert list(state.done_rows("train")) == [0]
+    assert json.loads(note.read_text())["options"] == now

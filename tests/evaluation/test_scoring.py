@@ -1,15 +1,19 @@
-"""Rows of scores: references, laws that must hold, and named failures."""
+"""Scores: references, laws that must hold, named failures, processes that may die."""
 
-import itertools
+import os
 
 import numpy as np
 import pytest
 from pesq import pesq
 from pystoi import stoi
+from threadpoolctl import threadpool_info, threadpool_limits
 
-from custom_modules.evaluation.scoring import merge_rows, score_mixture
+from custom_modules.errors import InputError
+from custom_modules.evaluation import scoring
+from custom_modules.evaluation.scoring import scoring_processes
+from custom_modules.evaluation.store import ScoreStore
 from custom_modules.metrics import columns_of
-from tests.evaluation.signals import GROUPS, job, noise
+from tests.evaluation.signals import GROUPS, job, noise, scored_rows
 
 TIME = 12000
 
@@ -19,11 +23,9 @@ def mixed(sources=2, level=1.0, seed=1):
     return targets, targets.sum(1) + level * noise(TIME, seed=seed + 50)
 
 
-def rows_of(targets, mixture, estimates, **options):
-    scored = score_mixture(
-        job(targets, {"SER": mixture}, {"SER": estimates}, **options)
-    )
-    return scored["SER"]
+def rows_of(targets, mixture, estimates, groups=GROUPS):
+    one = job(targets, {"SER": mixture}, {"SER": estimates}, groups)
+    return scored_rows(one, groups)["SER"]
 
 
 @pytest.mark.parametrize("sources", [1, 2, 3])
@@ -56,7 +58,7 @@ def test_a_mixture_that_is_the_target_is_not_improved(sources):
     """The clean mixture, where it is one source that is wanted."""
     targets, _ = mixed(sources)
     clean, estimates = targets.sum(1), targets + 0.2 * noise(TIME, sources, seed=7)
-    scored = score_mixture(job(targets, {"C": clean}, {"C": estimates}))
+    scored = scored_rows(job(targets, {"C": clean}, {"C": estimates}))
     gains = [name for name in columns_of(GROUPS, sources) if name.endswith("i")]
     gains = [name for name in gains if name not in ("stoi", "estoi")]
     for row in scored["C"]:
@@ -101,8 +103,8 @@ def test_other_variants_change_no_score():
     quiet = targets.sum(1) + 0.1 * noise(TIME, seed=60)
     estimates = {"SER": targets + 0.3 * noise(TIME, 2, seed=7)}
     estimates["C"] = targets + 0.1 * noise(TIME, 2, seed=9)
-    both = score_mixture(job(targets, {"SER": mixture, "C": quiet}, estimates))
-    alone = score_mixture(job(targets, {"C": quiet}, {"C": estimates["C"]}))
+    both = scored_rows(job(targets, {"SER": mixture, "C": quiet}, estimates))
+    alone = scored_rows(job(targets, {"C": quiet}, {"C": estimates["C"]}))
     assert both["C"] == alone["C"]
     assert both["C"] != both["SER"]
 
@@ -118,7 +120,7 @@ def test_fewer_metrics_have_the_same_numbers():
 
 
 @pytest.mark.parametrize("spoilt", ["short", "target", "estimate", "mixture", None])
-def test_metrics_one_after_the_other_are_metrics_at_once(spoilt):
+def test_metrics_one_after_the_other_are_metrics_at_once(spoilt, tmp_path):
     targets, mixture = mixed()
     estimates = targets + 0.3 * noise(TIME, 2, seed=7)
     if spoilt == "short":
@@ -126,11 +128,17 @@ def test_metrics_one_after_the_other_are_metrics_at_once(spoilt):
     elif spoilt is not None:
         signals = {"target": targets[:, 1], "estimate": estimates[:, 0]}
         (signals | {"mixture": mixture})[spoilt][:] = 0
-    whole = rows_of(targets, mixture, estimates)
-    assert any(row["failures"] for row in whole) == (spoilt is not None)
-    alone = [rows_of(targets, mixture, estimates, groups=(g,)) for g in GROUPS]
-    for first, second, third in itertools.permutations(alone):
-        assert merge_rows(merge_rows(first, second), third) == whole
+    one, signals = {"SER": mixture}, {"SER": estimates}
+    whole = scoring.score_mixture(job(targets, one, signals))["SER"]
+    failed = any(row["failures"] for row in rows_of(targets, mixture, estimates))
+    assert failed == (spoilt is not None)
+    together = ScoreStore(tmp_path, "key")
+    for group in GROUPS:
+        part = scoring.score_mixture(job(targets, one, signals, (group,)))
+        together.add("x", part)
+    together.close()
+    for store in (together, ScoreStore(tmp_path, "key")):
+        assert store.scores("x", "SER", list(whole)) == whole
 
 
 def test_a_silent_target_fails_by_name_and_takes_what_depends_on_both():
@@ -195,3 +203,44 @@ def test_speech_without_an_utterance_is_counted_not_scored():
     assert "pesq: no utterance found" in row["failures"]
     assert "pesq_mixture: no utterance found" in row["failures"]
     assert row["si_sdr"] is not None
+
+
+def clean_job():
+    targets = noise(2000, 2)
+    return job(targets, {"C": targets.sum(1)}, {"C": targets}, groups=())
+
+
+def blas_threads():
+    return {i["num_threads"] for i in threadpool_info() if i["user_api"] == "blas"}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_metrics_take_one_thread_each(monkeypatch, workers):
+    monkeypatch.setattr(scoring, "score_mixture", lambda _: blas_threads())
+    with threadpool_limits(2, "blas"):
+        with scoring_processes(workers) as submit:
+            assert submit(clean_job()).result() == ("x", {1})
+        assert blas_threads() == {2}
+
+
+def test_a_process_that_dies_at_its_start_is_said_in_one_line(monkeypatch):
+    monkeypatch.setattr(scoring, "begin_worker", lambda: os._exit(9))
+    with (
+        pytest.raises(InputError, match="fewer --workers"),
+        scoring_processes(1),
+    ):
+        pytest.fail("it began")
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_process_that_dies_is_said_in_one_line(monkeypatch, again):
+    monkeypatch.setattr(scoring, "score_mixture", lambda _: os._exit(9))
+    with (
+        pytest.raises(InputError, match="fewer --workers"),
+        scoring_processes(1) as submit,
+    ):
+        future = submit(clean_job())
+        if again:
+            future.exception()
+            submit(clean_job())
+        future.result()

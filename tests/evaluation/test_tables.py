@@ -1,7 +1,6 @@
 """Markdown that renders, and says what was counted."""
 
 import pandas as pd
-import pytest
 
 from custom_modules.evaluation.summary import EVERY, summarise
 from custom_modules.evaluation.tables import (
@@ -77,24 +76,16 @@ def test_model_mixture_and_oracle_stand_together():
     assert lines[1][2:] == ["1.00", "1.00", "1.000"]
 
 
-def test_spread_is_told_of_every_metric():
+def test_spread_is_shown_of_every_metric():
     _, _, *lines = cells(spread_table(every(FULL)))
     assert lines[1][1] == "8.50 ± 3.54 [6.00 … 11.00]"
     assert lines[1][3] == "0.123 ± 0.000 [0.123 … 0.123]"
 
 
 def test_failures_are_counted_by_name():
-    rows = pd.DataFrame(
-        {
-            "variant": ["SER", "C", "C"],
-            "failures": [
-                "pesq: no utterance found; stoi: too short",
-                "",
-                "target: silent",
-            ],
-        }
-    )
-    rows.loc[3] = ["SE", "pesq: no utterance found"]
+    short = "pesq: no utterance found"
+    failures = [(short, "stoi: too short"), (), ("target: silent",), (short,)]
+    rows = pd.DataFrame({"variant": ["SER", "C", "C", "SE"], "failures": failures})
     _, _, *lines = cells(failures_table(rows))
     assert lines == [
         ["pesq: no utterance found", "2", "SER, SE"],
@@ -103,6 +94,5 @@ def test_failures_are_counted_by_name():
     ]
 
 
-@pytest.mark.parametrize("empty", ["", None, float("nan")])
-def test_no_failure_is_no_table(empty):
-    assert failures_table(pd.DataFrame({"variant": ["C"], "failures": [empty]})) is None
+def test_no_failure_is_no_table():
+    assert failures_table(pd.DataFrame({"variant": ["C"], "failures": [()]})) is None

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 import yaml
 
 from custom_modules.errors import InputError
+from custom_modules.hub.card import CardFacts
 from custom_modules.hub.folder import push_folder, write_folder
 from custom_modules.hub.recipe import ModelRecipe
 from custom_modules.inference import PolSESSSeparation
@@ -27,7 +29,7 @@ MODELS = {
     },
     "spmamba": {"n_fft": 32, "stride": 16, "n_layers": 1, "emb_dim": 4, "qk_dim": 17},
 }
-CARD = {"training": {"train_variants": ["SER", "SE"]}, "source": "owner/model"}
+CARD = CardFacts({"train_variants": ["SER", "SE"]}, source="owner/model")
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,7 @@ def exported(tmp_path_factory):
         folder = tmp_path_factory.mktemp("exported") / name
         table = "# dprnn, test set\n\n| variant | SI-SDR |\n|---|--:|\n| C | 7.14 |"
         table += "\n\n## Scores beside the mixture\n"
-        write_folder(folder, recipe, separator, results=table, **CARD)
+        write_folder(folder, recipe, separator, replace(CARD, results=table))
         found[name] = folder, recipe, separator
     return found
 
@@ -127,6 +129,50 @@ def test_hparams_say_nothing_of_training(exported):
             assert word not in text
 
 
+def test_architectures_have_their_names_in_the_field(exported):
+    names = {name: recipe.architecture for name, (_, recipe, _) in exported.items()}
+    assert names == {
+        "convtasnet": "ConvTasNet",
+        "dprnn": "DPRNN",
+        "sepformer": "SepFormer",
+        "spmamba": "SPMamba",
+    }
+
+
+OWN = """
+model_name: own
+task: ES
+sample_rate: 8000
+num_sources: !apply:custom_modules.mmipc.num_sources [!ref <task>]
+separator: !new:custom_modules.models.masking.MaskingSeparator
+    encoder: !new:torch.nn.Unflatten
+        dim: 1
+        unflattened_size: [1, -1]
+    masknet: !new:custom_modules.models.own.Gate   # of one's own
+        activation: !name:torch.nn.ReLU {inplace: False}
+        norm_eps: 1e-05
+        sources: !ref <num_sources>
+    decoder: null
+"""
+
+
+def test_a_model_of_ones_own_is_exported_as_its_file_says(tmp_path):
+    (tmp_path / "own.yaml").write_text(OWN)
+    recipe = ModelRecipe(str(tmp_path / "own.yaml"), {})
+    assert not recipe.is_masking
+    assert recipe.architecture == "Gate"
+    modules = ["custom_modules.models.masking", "custom_modules.models.own"]
+    assert recipe.project_modules() == modules
+    text = recipe.write("package")
+    for part in (
+        *("num_spks: 1\n", "sources: 1\n", "norm_eps: 1.0e-05\n", "  decoder:\n"),
+        *("!name:torch.nn.ReLU", "!new:package.models.own.Gate\n", "- -1\n"),
+    ):
+        assert part in text
+    assert "custom_modules" not in text
+    assert yaml.compose(text)
+
+
 def test_model_card(exported):
     folder, _, separator = exported["convtasnet"]
     _, front_matter, text = (folder / "README.md").read_text().split("---\n", 2)
@@ -145,18 +191,18 @@ def test_model_card(exported):
 def test_what_exists_stays(exported, tmp_path):
     _, recipe, separator = exported["dprnn"]
     (tmp_path / "notes.txt").write_text("mine")
-    for overwrite, message in ((False, "exists"), (True, "no exported model")):
+    for overwrite, message in ((False, "exists"), (True, "not an exported model")):
         with pytest.raises(InputError, match=message):
-            write_folder(tmp_path, recipe, separator, overwrite=overwrite, **CARD)
+            write_folder(tmp_path, recipe, separator, CARD, overwrite)
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
     with pytest.raises(InputError, match="is a file"):
-        write_folder(tmp_path / "notes.txt", recipe, separator, **CARD)
+        write_folder(tmp_path / "notes.txt", recipe, separator, CARD)
 
 
 def test_a_hub_folder_can_be_replaced(exported, tmp_path):
     _, recipe, separator = exported["dprnn"]
     for _ in range(2):
-        write_folder(tmp_path / "a", recipe, separator, overwrite=True, **CARD)
+        write_folder(tmp_path / "a", recipe, separator, CARD, overwrite=True)
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
@@ -167,7 +213,7 @@ def test_what_cannot_be_exported_is_noticed(exported, tmp_path):
     odd.load_state_dict(separator.state_dict())
     odd.register_forward_hook(lambda module, mixture, estimates: 2 * estimates)
     with pytest.raises(InputError, match="differs from the trained one"):
-        write_folder(tmp_path / "a", recipe, odd, **CARD)
+        write_folder(tmp_path / "a", recipe, odd, CARD)
     assert not list(tmp_path.iterdir())
 
 

@@ -26,7 +26,7 @@ def import_into(folder, path):
     recipe, separator, facts = import_old(
         old, ROOT / "hparams" / f"{old.model_type}.yaml", path
     )
-    write_folder(folder, recipe, separator, source="owner/model", **facts)
+    write_folder(folder, recipe, separator, facts)
     return old
 
 
@@ -103,7 +103,7 @@ def no_config(saved):
         (add_key, r"old.pt: has an unknown parameter extra;"),
         (other_model, r"'mossformer2' is none of .* convtasnet, dprnn, sepformer"),
         (other_size, r"has another shape of parameter masknet\S+ and \d+ more"),
-        (no_section, r"has no config.model.dprnn.kernel_size"),
+        (no_section, r"has no config.model.dprnn;"),
         (two_layers, r"config.model.dprnn.num_rnn_layers is 2; only 1 can be"),
         (other_task, r"task 'ES' and 2 sources do not belong together"),
         (no_config, r"has no config; is it a checkpoint of the predecessor"),

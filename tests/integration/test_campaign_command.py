@@ -5,7 +5,7 @@ import pytest
 
 from custom_modules.errors import InputError
 from recipes.benchmark.measuring import device_name
-from tests.campaign.test_page import check_page
+from tests.benchmark.test_page import check_page
 from tests.integration.training import ROOT, TINY, load_script, run, tiny_corpus
 
 COMMAND = "recipes/separation/benchmark_all.py"
@@ -70,12 +70,13 @@ def test_one_command_makes_the_page_and_repeats_nothing(arguments):
     ("mistake", "remedy"),
     [
         (["--preset=full"], "say where PolSESS is, --data_folder"),
-        (["--models=wavesplit"], "invalid choice"),
+        (["--models=wavesplit"], "invalid choice: 'wavesplit' .hparams/small has conv"),
+        (["--hparams=tests"], "--models: must be 2 or more"),
         (["--budget=ten"], "invalid float"),
-        (["--budget=nan"], "must be minutes, more than 0"),
+        (["--budget=nan"], "--budget=nan: must be a number above 0"),
         (["--models", "dprnn"], "must be 2 or more"),
         (["--seeds", "3", "3"], "each of them once"),
-        (["--jobs=0"], "must be 1 or more"),
+        (["--jobs=0"], "--jobs=0: must be a whole number from 1"),
         (["--seed=3"], "is decided here"),
         (["--page=nowhere.md"], "nowhere.md: cannot be read"),
     ],

@@ -12,6 +12,7 @@ import time
 import pandas as pd
 import pytest
 
+from custom_modules.checkpoints import AtomicCheckpointer
 from custom_modules.errors import exit_cleanly
 from custom_modules.manifest.librimix import prepare_librimix
 from tests.integration.test_train_command import ROOT, TINY, run
@@ -82,10 +83,12 @@ def test_fewer_variants_and_metrics_have_the_same_numbers(trained, tmp_path, cap
 
 
 def test_fewer_mixtures_by_the_option_of_a_training(trained, tmp_path):
-    options = ["--variants=C", "--no_pesq", "--no_stoi", "--noprogressbar"]
+    options = ["--variants=C", "--metrics=stoi", "--noprogressbar"]
     options += [f"--output_folder={tmp_path}", "--test_max_samples=3"]
     evaluate(trained / "hyperparams.yaml", *options)
-    assert rows_of(tmp_path).id.nunique() == 3
+    rows = rows_of(tmp_path)
+    assert rows.id.nunique() == 3
+    assert "estoi" in rows and "sdr" not in rows and "pesq" not in rows
 
 
 def test_killed_in_the_middle_it_goes_on_in_two_processes(trained, tmp_path):
@@ -154,6 +157,49 @@ def test_results_are_compared(trained, tmp_path):
     assert (tmp_path / "comparison.csv").exists()
     lines = (tmp_path / "comparison.md").read_text().splitlines()
     assert any(line.startswith("| SER ") for line in lines)
+
+
+OWN_MODEL = """
+model_name: own
+task: SB
+sample_rate: 8000
+data_folder: !PLACEHOLDER
+output_folder: own
+skip_prep: False
+check: header
+skip_bad_rows: False
+separator: !new:own_model.Own
+modules: {separator: !ref <separator>}
+checkpointer: !new:custom_modules.checkpoints.AtomicCheckpointer
+    checkpoints_dir: save
+"""
+
+OWN_CODE = """
+import torch
+
+class Own(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, mixture):
+        return {"estimates": self.gain * mixture}["estimate"]
+"""
+
+
+def test_a_bug_in_one_s_own_model_keeps_its_traceback(corpus, tmp_path, monkeypatch):
+    (tmp_path / "own.yaml").write_text(OWN_MODEL)
+    (tmp_path / "own_model.py").write_text(OWN_CODE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    model = importlib.import_module("own_model").Own()
+    checkpointer = AtomicCheckpointer("save", {"separator": model})
+    checkpointer.save_checkpoint({"si_sdr": 1.0, "epoch": 1})
+    arguments = ["own.yaml", f"--data_folder={corpus}", "--noprogressbar"]
+    with pytest.raises(KeyError, match="estimate") as caught:
+        evaluate(*arguments, "--device=cpu", "--metrics=", "--workers=0")
+    assert caught.traceback[-1].path.name == "own_model.py"
+    assert caught.traceback[-1].name == "forward"
 
 
 @pytest.mark.parametrize(

@@ -205,7 +205,7 @@ def test_interrupted_run_is_resumed_to_the_same_bytes(own_speech, tmp_path, stop
     assert files_of(begun) == files_of(whole)
 
 
-def test_second_run_mends_what_is_missing_and_nothing_else(
+def test_second_run_makes_what_is_missing_and_nothing_else(
     own_speech, tmp_path, capsys
 ):
     root = tmp_path / "Small"
@@ -335,14 +335,14 @@ def refusal(arguments, capsys):
     [
         (["--n_trian=5"], "did you mean --n_train?"),
         (["--speech.folder=x"], "no key 'speech.folder'"),
-        (["--n_train=-1"], "n_train is -1; it must be at least 0"),
+        (["--n_train=-1"], "--n_train=-1: must be a whole number from 0"),
         (["--n_train=many"], "--n_train=many: not a number"),
-        (["--n_train=2.5"], "n_train is 2.5; set --n_train to a whole number"),
+        (["--n_train=2.5"], "--n_train=2.5: must be a whole number from 0"),
         (["--n_train=0", "--n_val=0", "--n_test=0"], "nothing to generate"),
-        (["--duration=0"], "duration is 0; it must be"),
-        (["--duration=.nan"], "duration is nan; it must be"),
-        (["--workers=0"], "workers is 0; it must be"),
-        (["--indoor_share=2"], "indoor_share is 2; it must be"),
+        (["--duration=0"], "--duration=0: must be a number from 0.1 up to 3600"),
+        (["--duration=.nan"], "--duration=nan: must be a number"),
+        (["--workers=0"], "--workers=0: must be a whole number from 1"),
+        (["--indoor_share=2"], "--indoor_share=2: must be a number from 0 up to 1"),
         (["--overwrite=perhaps"], "--overwrite=perhaps: "),
         (["--speech_folder=/nowhere"], "/nowhere: no such folder"),
         (["--val_speakers=both"], "set it to disjoint or to train"),
@@ -420,7 +420,7 @@ def test_foreign_folder_is_left_alone(own_speech, tmp_path, capsys):
     line = refusal(
         [*own_speech, f"--output_folder={tmp_path}", "--overwrite=True"], capsys
     )
-    assert "no corpus of this generator" in line
+    assert "not a corpus of this generator" in line
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 

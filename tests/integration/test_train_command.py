@@ -214,7 +214,8 @@ def test_results_are_written_and_a_finished_run_only_tests_again(corpus, tmp_pat
             ["hparams/dprnn.yaml", "--data_folder=x", "--skip_prep=yes"],
             "True nor False",
         ),
-        (["hparams/sepformer.yaml", "--data_folder=x", "--nhead=3"], "sepformer.yaml"),
+        (["hparams/sepformer.yaml", "--data_folder=x", "--nhead=3"], "must divide N="),
+        (["hparams/dprnn.yaml", "--data_folder=x", "--kernel_size=0"], "number from 2"),
         (["hparams/convtasnet.yaml", "--seed"], "--seed=value"),
         (["hparams/convtasnet.yaml", "--data_folder=x", "--lr=fast"], "not a number"),
         (
@@ -254,12 +255,12 @@ def test_mistakes_found_later_end_in_one_line_too(corpus, tmp_path, options, mes
     ("option", "message"),
     [
         ("--train_variants=[SER,XX]", "choose one or more of SER"),
-        ("--segment_seconds=0", "--segment_seconds=0: must be null or a number above"),
-        ("--batch_size=0", "--batch_size=0: must be a number above 0"),
-        ("--lr=-1", "--lr=-1: must be a number, 0 or above"),
+        ("--segment_seconds=0", "--segment_seconds=0: must be a number above 0"),
+        ("--batch_size=0", "--batch_size=0: must be a whole number from 1"),
+        ("--lr=-1", "--lr=-1: must be a number from 0"),
         ("--num_workers=-1", "--num_workers=-1"),
         ("--device=cuda:99", "CUDA devices are in reach"),
-        ("--device=abacus", "--device=abacus: is none"),
+        ("--device=abacus", "--device=abacus: is not a device"),
         ("--precision=fp8", "'bf16'); see --help"),
     ],
 )
@@ -274,6 +275,41 @@ def test_values_that_cannot_be_are_refused_before_the_corpus_is_read(
     assert "Traceback" not in done.stderr
     assert "usage" not in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+BROKEN = """
+import torch
+
+class Broken(torch.nn.Module):
+    def __init__(self, late):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+        if not late:
+            1 / 0
+
+    def forward(self, mixture):
+        raise RuntimeError("shapes that do not fit")
+"""
+
+
+@pytest.mark.parametrize(
+    ("late", "error", "line"),
+    [(False, "ZeroDivisionError", 9), (True, "RuntimeError: shapes that do not", 12)],
+)
+def test_a_bug_of_a_model_of_ones_own_keeps_its_traceback(
+    corpus, tmp_path, late, error, line
+):
+    (tmp_path / "mine.py").write_text(BROKEN)
+    text = f"base: {ROOT}/hparams/convtasnet.yaml\nseparator: !new:mine.Broken\n"
+    (tmp_path / "mine.yaml").write_text(f"{text}    late: {late}\n")
+    arguments = [tmp_path / "mine.yaml", f"--data_folder={corpus}", "--device=cpu"]
+    arguments += ["--num_workers=0", f"--output_folder={tmp_path / 'out'}", "--debug"]
+    done = run(*arguments)
+    assert done.returncode == 1
+    shown = done.stdout + done.stderr
+    assert f'{tmp_path}/mine.py", line {line}' in shown
+    assert error in shown
+    assert "error: " not in done.stderr.replace("Error: ", "")
 
 
 def test_a_checkpoint_of_another_model_is_not_loaded(corpus, tmp_path):

@@ -79,7 +79,7 @@ def test_a_second_command_goes_on_where_the_first_stopped(corpus, tmp_path):
     [
         ("--scan_backend=cuda", "no selective scan backend 'cuda'"),
         ("--scan_backend=triton", "triton needs tensors on a CUDA device, not cpu"),
-        ("--n_head=3", "4 channels cannot be cut into 3 heads"),
+        ("--n_head=3", "--n_head=3: must divide emb_dim=4"),
     ],
 )
 def test_mistakes_end_in_one_line(corpus, tmp_path, option, message):

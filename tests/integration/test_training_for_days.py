@@ -132,6 +132,54 @@ def test_early_stopping_also_across_a_resume(train, tmp_path):
     assert len(list((tmp_path / "whole").glob("save/CKPT*"))) <= 2
 
 
+MY_LOSS = """
+from custom_modules.objectives import pit_si_sdr_loss
+
+def loss(estimates, targets, lengths=None, factor=1):
+    value, permutation = pit_si_sdr_loss(estimates, targets, lengths)
+    return factor * value + 1000, permutation
+"""
+
+
+def test_another_loss_trains_and_every_score_stays_si_sdr(train, script, tmp_path):
+    base = ROOT / "hparams" / "convtasnet.yaml"
+    (tmp_path / "loss_of_mine.py").write_text(MY_LOSS)
+    (tmp_path / "mine.yaml").write_text(
+        f"base: {base}\nloss: !name:loss_of_mine.loss\n    factor: 0.5\n"
+    )
+    options = [
+        *["--N=8", "--B=8", "--H=8", "--X=2", "--R=1", "--precision=fp32"],
+        "--seed=3",
+    ]
+    options += ["--curriculum=null", "--batch_size=9", "--weight_decay=0"]
+    # Adam does not see a factor, nor clipping one that is the same in every step.
+    options += ["--max_grad_norm=1e-6", "--number_of_epochs=3"]
+    ours = train(tmp_path / "ours", *options)
+    other = train(tmp_path / "other", *options, hparams=tmp_path / "mine")
+    for name in ("train_si_sdr", "valid_si_sdr", "valid_si_sdri"):
+        assert other[name].tolist() == pytest.approx(ours[name].tolist(), abs=0.05)
+    metas = [yaml.safe_load(p.read_text()) for p in tmp_path.glob("other/**/CKPT.yaml")]
+    best = max(metas, key=lambda meta: meta["si_sdr"])
+    assert best["si_sdr"] == pytest.approx(other.valid_si_sdr.max(), abs=1e-6)
+    assert best["epoch"] == other.epoch[other.valid_si_sdr.idxmax()]
+    # The results need no other file than those beside them.
+    left = [str(tmp_path / "other"), "--device=cpu", "--noprogressbar"]
+    script.main([*left, "--number_of_epochs=4"])
+    assert len(pd.read_csv(tmp_path / "other" / "history.csv")) == 4
+
+
+def test_results_of_before_there_was_a_choice_of_losses_go_on(train, script, tmp_path):
+    train(tmp_path, "--number_of_epochs=1", "--curriculum=null", "--batch_size=9")
+    path = tmp_path / "hyperparams.yaml"
+    text = path.read_text()
+    kept = [line for line in text.splitlines() if not line.startswith("loss:")]
+    old = "custom_modules.training.stopping.StoppingEpochCounter"
+    text = "\n".join(kept).replace("custom_modules.steps.StoppingEpochCounter", old)
+    path.write_text(text + "\n")
+    script.main([str(tmp_path), "--device=cpu", "--number_of_epochs=2"])
+    assert len(pd.read_csv(tmp_path / "history.csv")) == 2
+
+
 def test_a_run_goes_on_from_its_own_file_with_another_rate(train, script, tmp_path):
     options = ["--number_of_epochs=1", "--curriculum=null", "--batch_size=9"]
     train(tmp_path, *options)

@@ -38,7 +38,7 @@ def arguments(corpus, folder, *more, hparams="convtasnet"):
     folders = [f"--data_folder={corpus}", f"--output_folder={folder}"]
     tiny = TINY.get(Path(hparams).name, "").split()
     return [
-        f"hparams/{hparams}.yaml",
+        f"{Path('hparams') / hparams}.yaml",
         *folders,
         *tiny,
         *SHARED.split(),

@@ -3,8 +3,7 @@ import torch
 from torch.nn.functional import conv1d
 
 from custom_modules.errors import InputError
-from custom_modules.longform import CHUNK_SECONDS, LongForm
-from custom_modules.longform.stitching import Chunker
+from custom_modules.longform.stitching import CHUNK_SECONDS, Chunker, LongForm
 from tests.longform.conversations import RATE, KnowingModel, converse
 
 

@@ -15,10 +15,10 @@ from custom_modules.recordings.jobs import (
     Recording,
     find_recordings,
     finished_by,
-    shard,
+    outputs_of,
 )
 from custom_modules.recordings.streams import separate_recording
-from custom_modules.recordings.work import separate_all
+from custom_modules.recordings.work import Separation, load_model
 
 
 class Halves(torch.nn.Module):
@@ -51,7 +51,8 @@ def speechlike(seconds, rate, channels=1, peak=0.4):
 
 def separate(model, path, **options):
     recording = Recording(path, path.parent / "out" / path.stem)
-    outputs, notes = separate_recording(model, recording, **options)
+    outputs = outputs_of(recording, 2, options.get("channels", "mix"))
+    notes = separate_recording(model, path, outputs, **options)
     return [sf.read(p, always_2d=True)[0][:, 0] for p in outputs], outputs, notes
 
 
@@ -151,7 +152,7 @@ def test_bad_files_leave_nothing_and_stop_nothing(
     write(tmp_path / "a.wav")
     sf.write(tmp_path / "b.wav", speechlike(0.1, 8000), 8000)
     recordings, _ = find_recordings([str(tmp_path)], tmp_path / "out")
-    assert separate_all(model, recordings, show_progress=False) == 1
+    assert Separation(model, show_progress=False).separate_all(recordings) == 1
     assert sorted(os.listdir(tmp_path / "out")) == ["b_s1.wav", "b_s2.wav"]
     printed = capsys.readouterr()
     assert "1 separated, 0 finished before, 1 failed" in printed.out
@@ -177,11 +178,61 @@ def test_what_the_model_spoils_is_a_failure_of_its_own(
     )
     sf.write(tmp_path / "a.wav", speechlike(1, 8000), 8000)
     recordings, _ = find_recordings([str(tmp_path)], tmp_path / "out")
-    assert separate_all(model, recordings, show_progress=False) == 1
+    assert Separation(model, show_progress=False).separate_all(recordings) == 1
     told = capsys.readouterr().err
     assert told.startswith(f"failed: {tmp_path}/a.wav: the model returns a value")
     assert remedy in told
     assert os.listdir(tmp_path / "out") == []
+
+
+def test_a_fault_of_the_model_keeps_its_traceback(tmp_path):
+    class Faulty(torch.nn.Module):
+        def forward(self, mixture):
+            return mixture / (1 // len(mixture[:0]))
+
+    model = PolSESSSeparation(
+        {"separator": Faulty()},
+        {"sample_rate": 8000, "num_spks": 1},
+        run_opts={"device": "cpu"},
+    )
+    sf.write(tmp_path / "a.wav", speechlike(1, 8000), 8000)
+    recordings, _ = find_recordings([str(tmp_path)], tmp_path / "out")
+    with pytest.raises(ZeroDivisionError):
+        Separation(model, show_progress=False).separate_all(recordings)
+    assert os.listdir(tmp_path / "out") == []
+
+
+FOLDER = """
+sample_rate: 8000
+num_spks: 1
+separator: !new:torch.nn.Unflatten {dim: 1, unflattened_size: [-1, 1]}
+modules: {separator: !ref <separator>}
+pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "message"),
+    [
+        (FOLDER.replace("[-1", "[0"), None, None),
+        (FOLDER.replace("num_spks", "n"), InputError, r"yaml has no num_spks"),
+        (FOLDER + "a: [", InputError, "not valid YAML"),
+        (
+            FOLDER + "  loadables: {separator: !ref <separator>}",
+            InputError,
+            "cannot be",
+        ),
+        (FOLDER.replace("8000", "!apply:operator.truediv [1, 0]"), Exception, "zero"),
+    ],
+)
+def test_what_is_wrong_with_a_folder(tmp_path, text, kind, message):
+    (tmp_path / "hyperparams.yaml").write_text(text)
+    if kind is None:
+        assert load_model(str(tmp_path), "cpu").hparams.num_spks == 1
+        return
+    with pytest.raises(kind, match=message) as caught:
+        load_model(str(tmp_path), "cpu")
+    assert isinstance(caught.value, InputError) == (kind is InputError)
 
 
 def test_a_file_that_was_cut_short(model, tmp_path):
@@ -197,18 +248,18 @@ def test_finished_is_what_is_whole_and_newer(model, tmp_path, capsys):
     path = tmp_path / "a.wav"
     sf.write(path, speechlike(0.1, 8000), 8000)
     (recording,), _ = find_recordings([str(path)], tmp_path / "out")
-    separate_all(model, [recording], show_progress=False)
-    assert finished_by(recording, 2, "mix")
-    assert finished_by(recording, 2, "each") is None
-    separate_all(model, [recording], show_progress=False)
+    Separation(model, show_progress=False).separate_all([recording])
+    assert finished_by(recording, recording.outputs(2))
+    assert finished_by(recording, outputs_of(recording, 2, "each")) is None
+    Separation(model, show_progress=False).separate_all([recording])
     assert "0 separated, 1 finished before" in capsys.readouterr().out
     os.utime(path, (2e9, 2e9))
-    assert finished_by(recording, 2, "mix") is None
+    assert finished_by(recording, recording.outputs(2)) is None
     os.utime(path, (0, 0))
     # Killed between the two, or while writing: the partial file is cleared away.
     recording.outputs(2)[1].rename(tmp_path / "out" / "a_s2.wav.1.partial")
-    assert finished_by(recording, 2, "mix") is None
-    separate_all(model, [recording], show_progress=False)
+    assert finished_by(recording, recording.outputs(2)) is None
+    Separation(model, show_progress=False).separate_all([recording])
     assert sorted(os.listdir(tmp_path / "out")) == ["a_s1.wav", "a_s2.wav"]
 
 
@@ -223,28 +274,28 @@ def scaled(model, gain):
 
 
 @pytest.mark.parametrize("limit", [2**32, 0], ids=["wav", "rf64"])
-def test_what_other_settings_have_finished_is_made_anew(
+def test_what_other_settings_have_finished_is_made_again(
     model, tmp_path, capsys, monkeypatch, limit
 ):
-    monkeypatch.setattr("custom_modules.recordings.streams._WAV_LIMIT", limit)
+    monkeypatch.setattr("custom_modules.audio._WAV_LIMIT", limit)
     sf.write(tmp_path / "a.wav", speechlike(0.5, 8000, channels=2), 8000)
     recordings, _ = find_recordings([str(tmp_path / "a.wav")], tmp_path / "out")
 
     def run(model, **options):
-        separate_all(model, recordings, show_progress=False, **options)
+        Separation(model, show_progress=False, **options).separate_all(recordings)
         return capsys.readouterr().out.splitlines()
 
     assert run(model)[-1].startswith("1 separated")
-    anew = f"{tmp_path}/a.wav: was made otherwise before; made anew"
+    again = f"{tmp_path}/a.wav: was made otherwise before; made again"
     for options in ({"channels": "left"}, {"normalize": "peak"}):
         assert run(model, **options)[-2:] == [
-            anew,
+            again,
             "1 separated, 0 finished before, 0 failed",
         ]
         assert run(model, **options) == ["0 separated, 1 finished before, 0 failed"]
-    assert anew in run(model)
+    assert again in run(model)
     for gain in (1.0, 0.5):
-        assert anew in run(scaled(model, gain))
+        assert again in run(scaled(model, gain))
         assert run(scaled(model, gain))[-1].startswith("0 separated, 1 finished")
     # As after a crash of the machine: names without content.
     for output in recordings[0].outputs(2):
@@ -266,18 +317,19 @@ def test_what_was_not_made_here_is_replaced_only_if_asked(
 ):
     sf.write(tmp_path / "a.wav", speechlike(0.1, 8000), 8000)
     recordings, _ = find_recordings([str(tmp_path / "a.wav")], tmp_path / "out")
-    separate_all(model, recordings, show_progress=False)
+    Separation(model, show_progress=False).separate_all(recordings)
     outputs = recordings[0].outputs(2)
     change(outputs[1])
     os.utime(outputs[1], (age, age))
     before = [path.read_bytes() for path in outputs]
-    assert separate_all(model, recordings, show_progress=False) == 1
+    assert Separation(model, show_progress=False).separate_all(recordings) == 1
     assert [path.read_bytes() for path in outputs] == before
     told = capsys.readouterr().err
     assert told.startswith(f"failed: {tmp_path}/a.wav: {outputs[1]} is there")
     assert "--overwrite" in told
     assert told.count("\n") == 1
-    assert separate_all(model, recordings, overwrite=True, show_progress=False) == 0
+    separation = Separation(model, overwrite=True, show_progress=False)
+    assert separation.separate_all(recordings) == 0
     assert sf.info(outputs[1]).frames == 800
 
 
@@ -290,10 +342,8 @@ def test_only_pictures_that_were_drawn_here_are_replaced(model, tmp_path, capsys
     theirs = picture.read_bytes()
 
     def run(**options):
-        failed = separate_all(
-            model, recordings, plot=True, show_progress=False, **options
-        )
-        return failed, capsys.readouterr()
+        separation = Separation(model, plot=True, show_progress=False, **options)
+        return separation.separate_all(recordings), capsys.readouterr()
 
     failed, told = run()
     assert failed == 1 and "--overwrite" in told.err
@@ -316,14 +366,14 @@ def test_only_pictures_that_were_drawn_here_are_replaced(model, tmp_path, capsys
 def test_sources_left_from_another_model_are_named(model, tmp_path, capsys):
     sf.write(tmp_path / "a.wav", speechlike(0.1, 8000), 8000)
     recordings, _ = find_recordings([str(tmp_path / "a.wav")], tmp_path / "out")
-    separate_all(model, recordings, show_progress=False)
+    Separation(model, show_progress=False).separate_all(recordings)
     model.hparams.num_spks = 1
     model.mods["separator"] = torch.nn.Unflatten(1, (-1, 1))
     capsys.readouterr()
-    separate_all(model, recordings, show_progress=False)
+    Separation(model, show_progress=False).separate_all(recordings)
     line, _ = capsys.readouterr().out.splitlines()
     assert line == (
-        f"{tmp_path}/a.wav: was made otherwise before; made anew; "
+        f"{tmp_path}/a.wav: was made otherwise before; made again; "
         f"{tmp_path}/out/a_s2.wav is left from a model with more sources"
     )
 
@@ -337,7 +387,7 @@ def test_full_disk(model, tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(sf.SoundFile, "write", write)
     recordings, _ = find_recordings([str(tmp_path)], tmp_path / "out")
-    assert separate_all(model, recordings, show_progress=False) == 1
+    assert Separation(model, show_progress=False).separate_all(recordings) == 1
     assert "cannot be written (no space left on device)" in capsys.readouterr().err
     assert os.listdir(tmp_path / "out") == []
 
@@ -382,13 +432,6 @@ def test_nothing_to_separate(tmp_path, monkeypatch, item):
     Path("empty").mkdir()
     with pytest.raises(InputError, match=rf"^{item.replace('*', '.')}: no "):
         find_recordings([item], "out")
-
-
-def test_shards_are_a_partition():
-    recordings = list(range(11))
-    parts = [shard(recordings, index, 4) for index in range(4)]
-    assert sorted(r for part in parts for r in part) == recordings
-    assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
 def test_outputs_are_never_taken_for_inputs(tmp_path):

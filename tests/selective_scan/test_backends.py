@@ -15,9 +15,9 @@ from triton.compiler import ASTSource
 
 from custom_modules.selective_scan import (
     backends,
+    fused,
     numba_kernels,
     selective_scan,
-    triton_kernels,
 )
 from custom_modules.selective_scan.reference import reference_scan
 from tests.selective_scan.cases import random_inputs, relative_error
@@ -29,9 +29,9 @@ ROOT = Path(__file__).parents[2]
 def fresh(monkeypatch):
     """Nothing announced, nothing imported yet."""
     monkeypatch.setattr(backends, "_announced", set())
-    backends._load.cache_clear()
+    backends._can_import.cache_clear()
     yield
-    backends._load.cache_clear()
+    backends._can_import.cache_clear()
 
 
 def on_cuda(inputs):
@@ -81,10 +81,10 @@ def test_kernels_agree_in_the_interpreter(cases):
 
 
 @pytest.mark.parametrize("signal", ["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize("kernel", ["scan_forward", "scan_backward"])
+@pytest.mark.parametrize("kernel", ["_scan_forward", "_scan_backward"])
 def test_kernels_compile_without_a_gpu(kernel, signal, tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    function = getattr(triton_kernels, kernel)
+    function = getattr(fused, kernel)
     flags = dict.fromkeys(("HAS_D", "HAS_Z", "HAS_BIAS", "SOFTPLUS", "KEEP"), True)
     constants = flags | {"CHUNK": 16, "STATES": 16, "CHANNELS": 32}
     constants = {k: v for k, v in constants.items() if k in function.arg_names}
@@ -121,44 +121,48 @@ def test_the_choice_is_logged_once(caplog, fresh):
 @pytest.mark.parametrize("backend", ["auto", "torch"])
 def test_a_cpu_takes_numba_where_it_can(backend, fresh, monkeypatch):
     def way(tensors):
-        return backends.find_scan(backend, tensors, True)
+        return backends.choose(backend, tensors[0], tensors[2].shape[1], True)
 
-    compiled, eager = (backends._SCANS[name] for name in ("numba", "eager"))
     tensors = random_inputs(1, 2, 5, 2)
-    assert way(tensors) is compiled
-    assert way([x.double() for x in tensors]) is eager
-    assert way(random_inputs(1, 2, 5, 257)) is eager
-    backends._load.cache_clear()
+    assert way(tensors) == "numba"
+    assert way([x.double() for x in tensors]) == "eager"
+    assert way(random_inputs(1, 2, 5, 257)) == "eager"
+    backends._can_import.cache_clear()
     monkeypatch.setitem(sys.modules, "custom_modules.selective_scan.compiled", None)
-    assert way(tensors) is eager
+    assert way(tensors) == "eager"
+
+
+def auto(tensors, return_last_state):
+    states = tensors[2].shape[1]
+    return backends.choose("auto", tensors[0], states, return_last_state)
 
 
 def test_a_gpu_takes_what_is_installed(fresh, monkeypatch):
     tensors = on_cuda(random_inputs(1, 2, 5, 2))
     monkeypatch.setitem(sys.modules, "selective_scan_cuda", None)
-    assert backends._choose(tensors, False) == "triton"
-    backends._load.cache_clear()
+    assert auto(tensors, False) == "triton"
+    backends._can_import.cache_clear()
     monkeypatch.setitem(sys.modules, "custom_modules.selective_scan.fused", None)
-    assert backends._choose(tensors, False) == "eager"
-    backends._load.cache_clear()
+    assert auto(tensors, False) == "eager"
+    backends._can_import.cache_clear()
     offer_mamba_ssm(monkeypatch)
-    assert backends._choose(tensors, False) == "mamba_ssm"
+    assert auto(tensors, False) == "mamba_ssm"
 
 
 def test_mamba_ssm_is_passed_over_where_it_falls_short(fresh, monkeypatch):
     offer_mamba_ssm(monkeypatch)
-    assert backends._choose(on_cuda(random_inputs(1, 2, 5, 300)), False) == "triton"
-    assert backends._choose(on_cuda(random_inputs(1, 2, 5, 2)), True) == "triton"
+    assert auto(on_cuda(random_inputs(1, 2, 5, 300)), False) == "triton"
+    assert auto(on_cuda(random_inputs(1, 2, 5, 2)), True) == "triton"
     with torch.no_grad():
-        assert backends._choose(on_cuda(random_inputs(1, 2, 5, 2)), True) == "mamba_ssm"
+        assert auto(on_cuda(random_inputs(1, 2, 5, 2)), True) == "mamba_ssm"
     double = random_inputs(1, 2, 5, 2, dtype=torch.float64)
-    assert backends._choose(on_cuda(double), False) == "eager"
+    assert auto(on_cuda(double), False) == "eager"
 
 
 def test_mamba_ssm_without_its_extension_is_as_good_as_none(fresh, monkeypatch):
     offer_mamba_ssm(monkeypatch)
     monkeypatch.setitem(sys.modules, "selective_scan_cuda", None)
-    assert backends._choose(on_cuda(random_inputs(1, 2, 5, 2)), False) == "triton"
+    assert auto(on_cuda(random_inputs(1, 2, 5, 2)), False) == "triton"
 
 
 def test_mamba_ssm_is_called_as_it_expects(fresh, monkeypatch):
@@ -178,7 +182,7 @@ def test_mamba_ssm_is_called_as_it_expects(fresh, monkeypatch):
     assert relative_error(output.float(), reference_scan(*inputs, True)[0]) < 0.05
 
 
-def test_without_room_for_a_cache_kernels_are_compiled_anew(monkeypatch):
+def test_without_room_for_a_cache_kernels_are_compiled_again(monkeypatch):
     def njit(cache=False, **options):
         if cache:
             raise RuntimeError("cannot cache function: no locator available")

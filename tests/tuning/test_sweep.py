@@ -88,7 +88,7 @@ def write(folder, **changes):
         ({"metric": None}, "lacks metric"),
         ({"metric": {"name": "x", "goal": "high"}}, "minimize or maximize"),
         ({"parameters": {}}, "must name at least one"),
-        ({"parameters": {"lr": {"min": "1e-4", "max": 1}}}, "write 1.0e-4"),
+        ({"parameters": {"lr": {"min": "1e-4", "max": 1}}}, "write 1e-4 as 1.0e-4"),
         ({"parameters": {"lr": {"min": 2, "max": 1}}}, "2 is not below max 1"),
         (
             {
@@ -97,7 +97,7 @@ def write(folder, **changes):
                     | {"distribution": "q_log_uniform_values"}
                 }
             },
-            "q 0 must be above 0",
+            "q=0: must be a number above 0",
         ),
         ({"parameters": {"lr": {"distribution": "normal"}}}, "min and max"),
         ({"parameters": {"lr": 3}}, "value, values, or min and max"),
@@ -107,9 +107,12 @@ def write(folder, **changes):
         ),
         ({"early_terminate": {"type": "envelope"}}, "of type hyperband"),
         ({"early_terminate": {"type": "hyperband"}}, "needs min_iter"),
-        ({"early_terminate": {"type": "hyperband", "min_iter": 0}}, "whole number"),
+        (
+            {"early_terminate": {"type": "hyperband", "min_iter": 0}},
+            "min_iter=0: must be a whole number from 1",
+        ),
         ({"program": "none.py"}, "none.py is not there"),
-        ({"parameters": {"lrr": {"value": 1}}}, "no key 'lrr'; did you mean lr"),
+        ({"parameters": {"lrr": {"value": 1}}}, "no key 'lrr' .*did you mean --lr"),
         ({"parameters": {"output_folder": {"value": "x"}}}, "--tuning_folder"),
     ],
 )
@@ -167,7 +170,7 @@ def test_a_quantised_logarithm_is_drawn_evenly_by_its_logarithm(quantum):
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
     drawn = []
     for _ in range(400):
-        raw = study.ask({"n": parameter.as_distribution()}).params["n"]
+        raw = study.ask({"n": parameter.distribution}).params["n"]
         drawn.append(parameter.decode(raw))
         assert drawn[-1] == pytest.approx(np.round(raw / quantum) * quantum)
         assert isinstance(drawn[-1], type(quantum))

@@ -1,9 +1,13 @@
-"""From nothing to a page: costs, runs, comparison, tables."""
+"""From nothing to a page: corpus, costs, runs, comparison, tables."""
 
 import json
 import logging
 import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -14,36 +18,41 @@ from custom_modules.evaluation.record import RECORD_FILE, command, without_folde
 from custom_modules.files import atomic_path
 from recipes.benchmark.campaign.costs import measure_costs
 from recipes.benchmark.campaign.page import COMPARISON, COSTS, PICTURE, RECORD, RUNS
-from recipes.benchmark.campaign.runs import MODELS
+from recipes.benchmark.campaign.runs import Run
 from recipes.benchmark.measuring import device_name
 
 logger = logging.getLogger(__name__)
 
+#: What the small preset's corpus is made of.
+CORPUS_OPTIONS = ("--n_train=1500", "--n_val=60", "--n_test=60")
 
-def costs_of(hparams, models, folder, options=()):
+
+def generate(preset: str, folder: Path) -> str:
+    """The generated corpus of the small preset; another one wants PolSESS itself."""
+    if preset != "small":
+        raise InputError(f"--preset {preset}: say where PolSESS is, --data_folder=…")
+    corpus = folder / "MiniPolSESS"
+    command = [
+        sys.executable,
+        "recipes/corpus/generate.py",
+        "hparams/corpus/mini_polsess.yaml",
+        f"--output_folder={corpus}",
+        *CORPUS_OPTIONS,
+    ]
+    if status := subprocess.run(command, check=False).returncode:
+        raise InputError(f"{corpus}: generate.py ended with status {status}; see above")
+    return str(corpus)
+
+
+def costs_of(
+    hparams: str, models: Sequence[str], folder: Path, options: Sequence[str] = ()
+) -> pd.DataFrame:
     """Costs of each architecture, measured once and kept in ``costs.csv``.
 
-    Arguments
-    ---------
-    hparams : str
-        A folder with an hparams file for each architecture.
-    models : list of str
-    folder : str or pathlib.Path
-    options : list of str
-        Of every training.
-
-    Returns
-    -------
-    pandas.DataFrame
-        A row for each architecture, see
-        :func:`recipes.benchmark.campaign.costs.measure_costs`, and of ``what`` it is.
-
-    Raises
-    ------
-    InputError
-        If the device has not enough memory for a step.
+    A row has :func:`recipes.benchmark.campaign.costs.measure_costs`, and of ``what`` it
+    is: the file in the folder ``hparams``, the ``options`` of training, the device.
     """
-    path = Path(folder, COSTS)
+    path = folder / COSTS
     known = pd.read_csv(path).to_dict("records") if path.exists() else []
     rows = []
     for model in models:
@@ -54,12 +63,11 @@ def costs_of(hparams, models, folder, options=()):
             logger.info("%s: measuring what it costs", model)
             row = {"model": model, "what": what} | _measured(file, options)
         rows.append(row)
-        with atomic_path(path) as partial:
-            pd.DataFrame(rows).to_csv(partial, index=False, float_format="%.6g")
+        _write(pd.DataFrame(rows), path)
     return pd.DataFrame(rows)
 
 
-def _measured(file, options):
+def _measured(file: str, options: Sequence[str]) -> dict[str, Any]:
     try:
         return measure_costs(file, options)
     except (RuntimeError, MemoryError) as error:
@@ -71,21 +79,9 @@ def _measured(file, options):
         ) from error
 
 
-def steps_of(costs, minutes):
+def steps_of(costs: pd.DataFrame, minutes: float) -> dict[str, int]:
     """Training steps of each architecture that take so long here.
 
-    Arguments
-    ---------
-    costs : pandas.DataFrame
-        From :func:`costs_of`.
-    minutes : float
-
-    Returns
-    -------
-    dict of str to int
-
-    Example
-    -------
     >>> steps_of(pd.DataFrame({"model": ["dprnn"], "step_seconds": [0.5]}), 10)
     {'dprnn': 1200}
     """
@@ -93,96 +89,53 @@ def steps_of(costs, minutes):
     return {model: max(1, round(60 * minutes / seconds)) for model, seconds in pairs}
 
 
-def table_of_runs(runs):
-    """What each run took.
+def collect(runs: Sequence[Run], budget: float, folder: Path, figures: Path) -> None:
+    """Compares finished runs and puts a campaign's figures into a folder to commit.
 
-    Arguments
-    ---------
-    runs : list of recipes.benchmark.campaign.runs.Run
-        Finished ones.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``model``, ``seed``, ``steps``, ``epochs`` (the last perhaps not whole),
-        ``minutes`` of training and validation, and ``minutes_per_epoch``.
+    ``budget`` is in minutes of a run; ``folder`` is the campaign's, with ``costs.csv``.
     """
-    rows = []
-    for run in runs:
-        history = pd.read_csv(run.folder / "history.csv")
-        minutes = history.seconds / 60
-        whole = minutes.iloc[:-1] if len(minutes) > 1 else minutes
-        rows.append(
-            {
-                "model": run.model,
-                "seed": run.seed,
-                "steps": run.steps_done(),
-                "epochs": len(history),
-                "minutes_per_epoch": whole.mean(),
-                "minutes": minutes.sum(),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def collect(runs, budget, folder, figures):
-    """Compares the runs and puts the campaign's figures into a folder to commit.
-
-    Arguments
-    ---------
-    runs : list of recipes.benchmark.campaign.runs.Run
-        Finished ones, of two architectures or more.
-    budget : float
-        Minutes of a run.
-    folder : str or pathlib.Path
-        Of the campaign; with ``costs.csv``.
-    figures : str or pathlib.Path
-        The folder to commit.
-    """
-    folder, figures = Path(folder), Path(figures)
     figures.mkdir(parents=True, exist_ok=True)
-    by_model = sorted(runs, key=lambda run: MODELS.index(run.model))
-    compare_results([str(run.folder) for run in by_model], folder)
-    with atomic_path(figures / RUNS) as path:
-        table_of_runs(by_model).to_csv(path, index=False, float_format="%.4g")
-    costs = pd.read_csv(folder / COSTS).drop(columns="what")
-    with atomic_path(figures / COSTS) as path:
-        costs.to_csv(path, index=False, float_format="%.6g")
+    runs = sorted(runs, key=lambda run: run.model)
+    compare_results([str(run.folder) for run in runs], folder)
+    _write(pd.DataFrame(map(_figures_of, runs)), figures / RUNS, digits=4)
+    _write(pd.read_csv(folder / COSTS).drop(columns="what"), figures / COSTS)
     with atomic_path(figures / RECORD) as path:
-        text = json.dumps(record_of(by_model, budget), indent=1) + "\n"
+        text = json.dumps(_record_of(runs, budget), indent=1) + "\n"
         path.write_text(text, encoding="utf-8")
     for name in (COMPARISON, PICTURE):
         shutil.copyfile(folder / name, figures / name)
 
 
-def record_of(runs, budget):
-    """What is to be said of how the runs came about, by their own records.
-
-    Arguments
-    ---------
-    runs : list of recipes.benchmark.campaign.runs.Run
-    budget : float
-
-    Returns
-    -------
-    dict
-        JSON values; commits, devices and days are those of all runs.
-    """
-    records = [
-        json.loads((run.folder / RECORD_FILE).read_text(encoding="utf-8"))
-        for run in runs
-    ]
-    versions = {
-        f"{name} {version}"
-        for record in records
-        for name, version in record["versions"].items()
+def _figures_of(run: Run) -> dict[str, Any]:
+    """What a run took; the last of its epochs perhaps is not whole."""
+    minutes = pd.read_csv(run.folder / "history.csv").seconds / 60
+    whole = minutes.iloc[:-1] if len(minutes) > 1 else minutes
+    return {
+        "model": run.model,
+        "seed": run.seed,
+        "steps": run.steps_done(),
+        "epochs": len(minutes),
+        "minutes_per_epoch": whole.mean(),
+        "minutes": minutes.sum(),  # training and validation
     }
+
+
+def _record_of(runs: Sequence[Run], budget: float) -> dict[str, Any]:
+    """How the runs came about, by their own records; JSON values."""
+    files = [run.folder / RECORD_FILE for run in runs]
+    records = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    versions = {pair for record in records for pair in record["versions"].items()}
     return {
         "command": without_folders(command()),  # it is published
         "budget_minutes": budget,
         "seeds": sorted({run.seed for run in runs}),
         "commits": sorted({str(record["git_commit"]) for record in records}),
         "device": device_name(),
-        "versions": sorted(versions),
+        "versions": sorted(f"{name} {version}" for name, version in versions),
         "days": sorted({record["date"][:10] for record in records}),
     }
+
+
+def _write(table: pd.DataFrame, path: Path, digits: int = 6) -> None:
+    with atomic_path(path) as partial:
+        table.to_csv(partial, index=False, float_format=f"%.{digits}g")

@@ -2,15 +2,16 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from custom_modules import markdown
 from custom_modules.errors import InputError
 from custom_modules.evaluation.comparison import (
-    GAINS,
     decimals_of,
     heading_of,
+    improvements,
     mean_over_seeds,
 )
 from custom_modules.evaluation.summary import ALL_MIXTURES
@@ -33,182 +34,105 @@ COST_COLUMNS = {
 }
 
 
-def update_page(page, name, folder):
-    """Writes a campaign's tables into a page, between the marks of its name.
-
-    Arguments
-    ---------
-    page : str or pathlib.Path
-        Markdown, with ``<!-- begin NAME -->`` and ``<!-- end NAME -->``.
-    name : str
-    folder : str or pathlib.Path
-        With the campaign's figures; beside or below the page.
-
-    Raises
-    ------
-    InputError
-        If the page lacks the marks.
-    """
+def update_page(page: str | Path, name: str, folder: str | Path) -> None:
+    """Writes the figures in ``folder`` into a page, between the marks of their name."""
     page, folder = Path(page), Path(folder)
     before, after = around_marks(page, name)
-    begin, end = marks(name)
+    begin, end = _marks(name)
     picture = f"![SI-SDRi by variant]({folder.relative_to(page.parent)}/{PICTURE})"
-    middle = "\n\n".join([begin, *sections(folder), picture, end])
+    middle = "\n\n".join([begin, *_sections(folder), picture, end])
     with atomic_path(page) as path:
         path.write_text(before + middle + after, encoding="utf-8")
 
 
-def marks(name):
-    """What stands before and after a campaign's tables."""
-    return f"<!-- begin {name} -->", f"<!-- end {name} -->"
-
-
-def around_marks(page, name):
-    """A page's text before and after a campaign's tables.
-
-    Arguments
-    ---------
-    page : str or pathlib.Path
-    name : str
-
-    Returns
-    -------
-    before, after : str
-
-    Raises
-    ------
-    InputError
-        If the page cannot be read, or lacks the marks.
-    """
-    begin, end = marks(name)
+def around_marks(page: str | Path, name: str) -> tuple[str, str]:
+    """A page's text before and after a campaign's tables; refuses one without marks."""
+    begin, end = _marks(name)
     try:
         text = Path(page).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{page}: cannot be read; name another --page") from error
-    before, found, rest = text.partition(begin)
-    _, also_found, after = rest.partition(end)
-    if not found or not also_found:
+    before, found_begin, rest = text.partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not found_begin or not found_end:
         raise InputError(f"{page}: has no {begin} … {end} to write between")
     return before, after
 
 
-def sections(folder):
-    """The tables of a campaign, each with what made it.
+def _marks(name: str) -> tuple[str, str]:
+    return f"<!-- begin {name} -->", f"<!-- end {name} -->"
 
-    Arguments
-    ---------
-    folder : str or pathlib.Path
 
-    Returns
-    -------
-    list of str
-        Markdown.
-    """
-    folder = Path(folder)
+def _sections(folder: Path) -> list[str]:
+    """The tables of a campaign in Markdown, each with what made it."""
     scores = pd.read_csv(folder / COMPARISON)
     costs = pd.read_csv(folder / COSTS).merge(_pooled(pd.read_csv(folder / RUNS)))
     record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    made = made_by(record)
-    return [
-        "#### SI-SDRi by variant, dB",
-        score_table(scores[scores.metric == "si_sdri"], "variant"),
-        made,
-        "#### Every metric's improvement, over all mixtures",
-        score_table(scores[scores.variant == ALL_MIXTURES], "metric"),
-        made,
-        "#### What it costs",
-        cost_table(costs),
-        made,
-    ]
+    gains = scores[scores.metric == "si_sdri"]
+    over_all = scores[scores.variant == ALL_MIXTURES]
+    tables = {
+        "SI-SDRi by variant, dB": _score_table(gains, "variant"),
+        "Every metric's improvement, over all mixtures": _score_table(
+            over_all, "metric"
+        ),
+        "What it costs": _cost_table(costs),
+    }
+    parts = []
+    for title, table in tables.items():
+        parts += [f"#### {title}", table, _made_by(record)]
+    return parts
 
 
-def score_table(scores, key):
-    """Means and intervals, an architecture in each column.
+def _score_table(scores: pd.DataFrame, key: str) -> str:
+    """A row for each value of the column ``key``, a column for each architecture.
 
-    Arguments
-    ---------
-    scores : pandas.DataFrame
-        From :func:`custom_modules.evaluation.comparison.compare`.
-    key : str
-        The column whose values are the rows: ``variant`` or ``metric``.
-
-    Returns
-    -------
-    str
-        Markdown. A cell is the mean ± the standard deviation over seeds, and the
-        95 % bootstrap interval of the mean.
+    A cell is the mean ± the standard deviation over seeds, and the 95 % bootstrap
+    interval of the mean.
     """
-    scores = scores[scores.metric.isin(GAINS)]
+    scores = scores[scores.metric.isin(improvements())]
     models = list(dict.fromkeys(scores.model))
     lines = [[key, "n", *models]]
     for row, part in scores.groupby(key, sort=False):
-        part = part.set_index("model")
+        by_model = part.set_index("model")
         name = heading_of(row) if key == "metric" else row
-        line = [name, str(part.n.iloc[0])]
-        for model in models:
-            cell = part.loc[model]
-            line.append(score_cell(cell, decimals_of(cell.metric)))
-        lines.append(line)
+        cells = [_score_cell(by_model.loc[model]) for model in models]
+        lines.append([name, str(part.n.iloc[0]), *cells])
     return markdown.table(lines)
 
 
-def score_cell(cell, decimals):
-    """One cell: mean ± deviation over seeds [interval], or a dash.
-
-    Arguments
-    ---------
-    cell : pandas.Series
-    decimals : int
-
-    Returns
-    -------
-    str
-    """
+def _score_cell(cell: pd.Series) -> str:
     if pd.isna(cell["mean"]):
         return markdown.DASH
-    mean = mean_over_seeds(cell, decimals)
-    return f"{mean} [{markdown.interval(cell.ci_low, cell.ci_high, decimals)}]"
+    decimals = decimals_of(cell.metric)
+    interval = markdown.interval(cell.ci_low, cell.ci_high, decimals)
+    return f"{mean_over_seeds(cell, decimals)} [{interval}]"
 
 
-def cost_table(costs):
-    """Size, arithmetic, time and memory, an architecture in each row.
-
-    Arguments
-    ---------
-    costs : pandas.DataFrame
-        With the columns of ``COST_COLUMNS``; those that end in ``_std`` are the
-        standard deviations over seeds.
-
-    Returns
-    -------
-    str
-    """
+def _cost_table(costs: pd.DataFrame) -> str:
+    """A row for each architecture; columns in ``_std`` are deviations over seeds."""
     lines = [["architecture", *(heading for heading, *_ in COST_COLUMNS.values())]]
     for _, row in costs.iterrows():
         line = [row.model]
         for column, (_, divisor, decimals) in COST_COLUMNS.items():
             cell = markdown.number(row[column] / divisor, decimals)
             spread = row.get(f"{column}_std", float("nan"))
-            known = not pd.isna(spread)
-            line.append(
-                f"{cell} ± {markdown.number(spread, decimals)}" if known else cell
-            )
+            if not pd.isna(spread):
+                cell += f" ± {markdown.number(spread, decimals)}"
+            line.append(cell)
         lines.append(line)
     return markdown.table(lines)
 
 
-def made_by(record):
-    """What a table says of itself.
+def _pooled(runs: pd.DataFrame) -> pd.DataFrame:
+    """Means and deviations over the seeds of each architecture."""
+    columns = ["steps", "minutes_per_epoch", "minutes"]
+    by_model = runs.groupby("model", sort=False)[columns]
+    spread = by_model.std().drop(columns="steps").add_suffix("_std")
+    return by_model.mean().join(spread).reset_index()
 
-    Arguments
-    ---------
-    record : dict
-        ``campaign.json``
 
-    Returns
-    -------
-    str
-    """
+def _made_by(record: dict[str, Any]) -> str:
+    """What a table says of itself, from ``campaign.json``."""
     facts = [
         f"`{record['command']}`",
         f"{record['budget_minutes']:g} min of training a run",
@@ -219,12 +143,3 @@ def made_by(record):
         " … ".join(dict.fromkeys([record["days"][0], record["days"][-1]])),
     ]
     return f"<sub>{'; '.join(facts)}</sub>"
-
-
-def _pooled(runs):
-    """Means and deviations over the seeds of each architecture."""
-    wanted = runs.groupby("model", sort=False)[
-        ["steps", "minutes_per_epoch", "minutes"]
-    ]
-    spread = wanted.std().drop(columns="steps").add_suffix("_std")
-    return wanted.mean().join(spread).reset_index()

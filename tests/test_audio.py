@@ -1,9 +1,12 @@
-"""Reading anything, writing 16 bit."""
+"""Reading anything, writing 16 bit, streams at another rate."""
+
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from custom_modules import audio
@@ -124,3 +127,72 @@ def test_activity_follows_the_loudest_frame():
     samples = np.repeat([loud, faint, quiet, 0.0], 160)
     assert audio.active_frames(samples, 8000).tolist() == [True, True, False, False]
     assert not audio.active_frames(np.zeros(800), 8000).any()
+
+
+def test_levels_and_padding():
+    assert audio.from_db(20) == 10.0
+    assert audio.rms(np.array([1.0, -1.0])) == 1.0
+    assert audio.limit(np.array([0.5, -2.0])).tolist() == [0.5, -0.999]
+    assert audio.fit(np.ones(3), 2).tolist() == [1, 1]
+    assert audio.fit(np.ones(2), 3).tolist() == [1, 1, 0]
+    assert audio.quantise(np.array([0.5, -0.999])).tolist() == [16384, -32735]
+
+
+def test_blocks_are_all_of_a_file(tmp_path):
+    samples = np.random.default_rng(0).normal(size=(2500, 2)).astype("float32")
+    path = write(tmp_path / "a.wav", samples, 1000, subtype="FLOAT")
+    with audio.open_audio(path) as file:
+        blocks = list(audio.read_blocks(file, seconds=1))
+    assert [block.shape for block in blocks] == [(2, 1000), (2, 1000), (2, 500)]
+    np.testing.assert_array_equal(np.concatenate(blocks, axis=1), samples.T)
+
+
+def test_a_layer_that_has_changed_is_named(tmp_path):
+    path = write(tmp_path / "a.wav", np.full(100, 0.5), 8000)
+    assert audio.read_layer(path, 50, 50).tolist() == [0.5] * 50
+    with pytest.raises(InputError, match=r"a\.wav: not as it was prepared"):
+        audio.read_layer(path, 51, 50)
+    with pytest.raises(InputError, match=r"b\.wav: cannot be read .*prepare again"):
+        audio.read_layer(tmp_path / "b.wav", 0, 50)
+
+
+RATES = [8000, 11025, 16000, 22051, 44100, 48000]
+
+
+def resample_in_blocks(signal, block, rate, new_rate):
+    blocks = np.split(signal, range(block, signal.shape[1], block), axis=1)
+    return np.concatenate(list(audio.resample_blocks(blocks, rate, new_rate)), axis=1)
+
+
+@settings(max_examples=25)
+@given(
+    st.sampled_from(RATES),
+    st.sampled_from(RATES),
+    st.integers(1, 120_000),
+    st.integers(1, 60_000),
+)
+def test_blocks_make_no_difference(rate, new_rate, samples, block):
+    block = max(block, samples // 20)
+    signal = np.random.default_rng(samples).normal(size=(2, samples)).astype("float32")
+    at_once = resample_in_blocks(signal, samples, rate, new_rate)
+    assert at_once.shape == (2, -(-samples * new_rate // rate))
+    in_blocks = resample_in_blocks(signal, block, rate, new_rate)
+    np.testing.assert_allclose(in_blocks, at_once, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("rate", "new_rate"), [(44100, 8000), (8000, 48000)])
+def test_a_tone_stays_that_tone(rate, new_rate):
+    def tone(rate, hertz):
+        return np.sin(2 * np.pi * hertz * np.arange(rate) / rate)[None]
+
+    found = resample_in_blocks(tone(rate, 1234.5), 10_000, rate, new_rate)
+    inner = slice(new_rate // 10, -new_rate // 10)
+    assert np.abs(found - tone(new_rate, 1234.5))[:, inner].max() < 1e-3
+    if rate > new_rate:  # nothing above half the new rate comes back as something else
+        above = resample_in_blocks(tone(rate, 6000), 10_000, rate, new_rate)
+        assert np.abs(above[:, inner]).max() < 1e-3
+
+
+def test_samples_are_read_without_torch():
+    code = "import custom_modules.audio, sys; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,37 +1,25 @@
 """The files of an evaluation say the same, whatever one opens."""
 
 import json
-import os
-import shutil
-from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 
-from custom_modules.dataio import Manifest, MixtureDataset
 from custom_modules.errors import InputError
-from custom_modules.evaluation.loading import Model
-from custom_modules.evaluation.record import evaluation_key
 from custom_modules.evaluation.runner import Scope
 from custom_modules.evaluation.testing import evaluate_model, scope_of_training
 from custom_modules.markdown import number
-from custom_modules.mmipc import VARIANTS
 
 FACTS = {"model_name": "blur", "task": "SB", "sample_rate": 8000, "seed": 7}
-FACTS["checkpoint"] = "epoch 3"
 
 
 def evaluate(model, dataset, folder, size=8, **options):
     scope = Scope(("sdr",), size, workers=0, progressbar=False)
-    evaluate_model(
-        model,
-        dataset,
-        folder,
-        scope,
-        split="test",
-        **FACTS | options,
-    )
+    output = options.pop("output", None)
+    checkpoint = options.pop("checkpoint", "epoch 3")
+    facts = FACTS | options
+    evaluate_model(model, dataset, folder, scope, facts, "test", checkpoint, output)
 
 
 def test_everything_is_there_and_agrees(tmp_path, blur, test_set, capsys):
@@ -55,8 +43,8 @@ def test_everything_is_there_and_agrees(tmp_path, blur, test_set, capsys):
     record = json.loads((tmp_path / "test_run.json").read_text())
     assert record["model_name"] == "blur"
     assert record["scored_in_this_run"] == 19
-    for name in ("test_results", "test_distribution", "test_in_out"):
-        assert (tmp_path / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+    for name in ("results", "metrics", "distribution", "in_out"):
+        assert (tmp_path / f"test_{name}.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_tables_are_without_folders_of_this_machine(
@@ -81,55 +69,6 @@ def test_tables_are_without_folders_of_this_machine(
     assert f'"--data_folder={corpus}"' in record["command"]
 
 
-def test_scores_of_another_model_or_test_set_are_never_taken(blur, test_set):
-    other, scale = blur(), blur()
-    with torch.no_grad():
-        other.modules.layer.weight *= -0.7
-    scale.modules.eps = 1e-4
-    keys = {
-        evaluation_key(model, dataset, split, 8)
-        for model, dataset, split in [
-            (blur(), test_set(), "test"),
-            (blur(), test_set(variants="SER", max_samples=1), "test"),  # the same
-            (blur(), test_set(), "val"),
-            (blur(), test_set("ES"), "test"),
-            (other, test_set(), "test"),
-            (scale, test_set(), "test"),
-        ]
-    }
-    assert len(keys) == 5
-
-
-def test_scores_of_another_corpus_are_never_taken(blur, test_set, tmp_path):
-    """Made anew, at another place, or with other files: under the same manifest."""
-
-    def key(root):
-        manifest = Manifest(test_set().data.path, {"data_root": str(root)})
-        dataset = MixtureDataset(manifest, VARIANTS, "SB", seed=0, draw=False)
-        return evaluation_key(blur(), dataset, "test", 8)
-
-    root = Path(test_set().data.replacements["data_root"])
-    link, copy = tmp_path / "link", tmp_path / "copy"
-    link.symlink_to(root)
-    shutil.copytree(root, copy)
-    keys = [key(root), key(copy)]
-    assert key(link) == keys[0]
-    mix = copy / "test" / "mix" / "test_0.wav"
-    os.utime(mix, ns=(0, 0))
-    keys.append(key(copy))
-    mix.unlink()
-    keys.append(key(copy))
-    assert len(set(keys)) == len(keys)
-
-
-def test_batches_count_where_they_can_change_a_score(blur, test_set, monkeypatch):
-    keys = {evaluation_key(blur(), test_set(), "test", size) for size in (1, 8)}
-    assert len(keys) == 1  # a CPU takes one by one
-    monkeypatch.setattr(Model, "batch_size", lambda self, wanted: wanted)
-    keys = {evaluation_key(blur(), test_set(), "test", size) for size in (1, 8)}
-    assert len(keys) == 2
-
-
 OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
 
 
@@ -143,7 +82,7 @@ OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 
         (RuntimeError("Connection closed by peer [::1]"), "cpu", 8, "the same command"),
     ],
 )
-def test_what_ends_a_test_is_told_in_one_line(
+def test_what_ends_a_test_is_said_in_one_line(
     tmp_path, blur, test_set, monkeypatch, error, device, size, remedy
 ):
     def fail(*arguments):

@@ -1,9 +1,23 @@
-"""Tables as MATLAB writes them, and tables that nobody should have written."""
+"""Tables as MATLAB writes them, those that nobody should write, and speakers."""
 
+import os
+import posixpath
+
+import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from custom_modules.errors import InputError
-from custom_modules.manifest.csv_tables import find_table, mixture_id, read_table
+from custom_modules.manifest.csv_tables import (
+    OutsideError,
+    corpus_path,
+    find_table,
+    mixture_id,
+    read_genders,
+    read_table,
+    with_speakers,
+)
 
 HEADER = "mixFile,speaker1File,speaker2File,sceneFile,eventFile"
 REVERBS = "reverbForSpeaker1,reverbForSpeaker2,reverbForEvent"
@@ -71,7 +85,7 @@ def test_line_ends_byte_order_mark_and_quotes(tmp_path):
 def test_every_missing_value_of_matlab_makes_a_row_outdoor(tmp_path, missing):
     cells = ",".join([missing] * 3)
     table = read(tmp_path, f"{HEADER},{REVERBS}\na,b,c,d,e,{cells}\n")
-    assert table.problems == []
+    assert table.problems == ()
     assert table.rows["s1_reverb"].tolist() == [""]
 
 
@@ -167,3 +181,106 @@ def test_mixtures_of_one_name_collide(tmp_path):
 )
 def test_the_key_of_a_mixture_is_its_stem(path, stem):
     assert mixture_id(path) == stem
+
+
+def resolve(cell, root="/corpus"):
+    return corpus_path(cell, folder="mix", subset="val", root=str(root))
+
+
+@given(st.text(alphabet=st.sampled_from("ab./\\:C \0"), min_size=1))
+def test_whatever_the_cell_the_path_stays_inside(cell):
+    try:
+        path = resolve(cell)
+    except OutsideError:
+        return
+    absolute = posixpath.normpath(posixpath.join("/corpus", path))
+    assert absolute.startswith("/corpus/")
+    assert "\0" not in path
+    assert "\\" not in path
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "..",
+        "../a.wav",
+        "mix/../../../a.wav",
+        r"..\..\a.wav",
+        "/etc/passwd",
+        "/corpus2/a.wav",
+        r"C:\corpus\a.wav",
+        "C:a.wav",
+        r"\\server\share\a.wav",
+        ".",
+        "/",
+        "a\0b.wav",
+    ],
+)
+def test_names_that_leave_the_corpus_are_refused(cell):
+    with pytest.raises(OutsideError):
+        resolve(cell)
+
+
+@pytest.mark.parametrize("cell", ["a.wav", "./a.wav", "a..b.wav", "zażółć {1}.wav"])
+def test_a_bare_name_is_in_the_folder_of_its_column(cell):
+    assert resolve(cell) == f"val/mix/{cell.removeprefix('./')}"
+
+
+def test_relative_paths_start_at_the_subset_or_at_the_corpus(tmp_path):
+    (tmp_path / "val" / "other").mkdir(parents=True)
+    (tmp_path / "val" / "other" / "a.wav").touch()
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "b.wav").touch()
+    assert resolve("other/a.wav", tmp_path) == "val/other/a.wav"
+    assert resolve(r"other\a.wav", tmp_path) == "val/other/a.wav"
+    assert resolve("val/other/a.wav", tmp_path) == "val/other/a.wav"
+    assert resolve("shared/b.wav", tmp_path) == "shared/b.wav"
+    assert resolve("other/missing.wav", tmp_path) == "val/other/missing.wav"
+    assert resolve("val/other/missing.wav", tmp_path) == "val/other/missing.wav"
+
+
+def test_absolute_paths_inside_the_corpus_are_made_relative(tmp_path):
+    link = tmp_path / "link"
+    (tmp_path / "corpus").mkdir()
+    os.symlink(tmp_path / "corpus", link)
+    for root in (tmp_path / "corpus", link):
+        assert resolve(f"{root}/val/mix/a.wav", root) == "val/mix/a.wav"
+        assert resolve(f"{link.resolve()}/x/a.wav", root) == "x/a.wav"
+
+
+def test_no_list_is_no_fault(tmp_path):
+    assert read_genders(tmp_path) is None
+
+
+def test_genders_are_read_and_may_be_missing(tmp_path):
+    path = tmp_path / "speakers.csv"
+    path.write_text("speaker,gender,subset\nanna,female,train\njan,,val\n")
+    assert read_genders(tmp_path) == {"anna": "female", "jan": ""}
+    path.write_text("speaker\nanna\n")
+    assert read_genders(tmp_path) == {"anna": ""}
+
+
+@pytest.mark.parametrize("text", ["", "name\nanna\n", "speaker\n"])
+def test_a_list_without_speakers_is_refused(tmp_path, text):
+    (tmp_path / "speakers.csv").write_text(text)
+    with pytest.raises(InputError, match=r"speakers\.csv"):
+        read_genders(tmp_path)
+
+
+def test_the_outermost_known_folder_is_the_speaker():
+    rows = pd.DataFrame(
+        {
+            "recording1": ["pl/anna/jan/1.wav", r"C:\anna\session\2.wav", "x/anna.wav"],
+            "recording2": ["jan", "", "jan/anna"],
+        }
+    )
+    rows = with_speakers(rows, {"anna": "female", "jan": "male"})
+    assert rows["speaker1"].tolist() == ["anna", "anna", ""]
+    assert rows["gender1"].tolist() == ["female", "female", ""]
+    assert rows["speaker2"].tolist() == ["", "", "jan"]
+
+
+def test_without_recordings_nobody_is_known():
+    rows = pd.DataFrame({"mix": ["a", "b"]})
+    rows = with_speakers(rows, {"anna": "female"})
+    assert rows["speaker1"].tolist() == ["", ""]

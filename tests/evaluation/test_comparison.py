@@ -11,7 +11,7 @@ from custom_modules.evaluation.comparison import (
     compare,
     compare_results,
     in_common,
-    read_contenders,
+    read_results,
 )
 
 
@@ -53,7 +53,7 @@ def cell(table, model, variant, metric="si_sdri"):
 
 def test_differences_are_paired(tmp_path):
     folders = [results(tmp_path / "a", "a", 0), results(tmp_path / "b", "b", 2, 7)]
-    table = compare(in_common(read_contenders(folders)))
+    table = compare(in_common(read_results(folders)))
     first, second = cell(table, "a", "SER"), cell(table, "b", "SER")
     assert (first["mean"], second["mean"]) == (1.5, 3.5)
     assert np.isnan(first.difference)
@@ -67,7 +67,7 @@ def test_differences_are_paired(tmp_path):
 def test_seeds_of_a_model_are_pooled(tmp_path):
     folders = [results(tmp_path / "a", "a", 0)]
     folders += [results(tmp_path / f"b{s}", "b", s, seed=s) for s in (1, 2, 6)]
-    table = compare(in_common(read_contenders(folders)))
+    table = compare(in_common(read_results(folders)))
     pooled = cell(table, "b", "C")
     assert pooled.seeds == 3
     assert pooled["mean"] == pytest.approx(1.5 + 3)
@@ -78,14 +78,14 @@ def test_seeds_of_a_model_are_pooled(tmp_path):
 
 def test_one_model_twice_with_one_seed_goes_by_its_paths(tmp_path):
     folders = [results(tmp_path / name, "a", n) for n, name in enumerate("xy")]
-    assert [c.name for c in read_contenders(folders)] == list(map(str, folders))
+    assert [c.name for c in read_results(folders)] == list(map(str, folders))
 
 
 def test_results_without_a_seed_are_no_seed(tmp_path):
     folders = [results(tmp_path / f"b{s}", "b", 0, seed=s) for s in (1, 2, None)]
-    assert [c.name for c in read_contenders(folders)] == list(map(str, folders))
+    assert [c.name for c in read_results(folders)] == list(map(str, folders))
     folders = [folders[2], results(tmp_path / "a", "a", 0)]
-    assert [c.name for c in read_contenders(folders)] == ["b", "a"]
+    assert [c.name for c in read_results(folders)] == ["b", "a"]
 
 
 @pytest.mark.parametrize(
@@ -99,25 +99,25 @@ def test_results_without_a_seed_are_no_seed(tmp_path):
 def test_results_of_different_kinds_are_refused(tmp_path, fact, message):
     folders = [results(tmp_path / "a", "a", 0), results(tmp_path / "b", "b", 0, **fact)]
     with pytest.raises(InputError, match=message):
-        read_contenders(folders)
+        read_results(folders)
 
 
 @pytest.mark.parametrize("level", [1.0, -0.02, np.nan])
 def test_other_audio_under_the_same_names_is_refused(tmp_path, level):
     a, b = results(tmp_path / "a", "a", 0), results(tmp_path / "b", "b", 1, level=level)
     with pytest.raises(InputError, match=r"a and .*b: other audio.* in 8 of 8"):
-        in_common(read_contenders([a, b]))
+        in_common(read_results([a, b]))
 
 
 def test_another_device_rounds_otherwise_and_is_no_other_audio(tmp_path):
     a, b = results(tmp_path / "a", "a", 0), results(tmp_path / "b", "b", 1, level=5e-3)
-    assert len(in_common(read_contenders([a, b]))) == 2
+    assert len(in_common(read_results([a, b]))) == 2
 
 
 def test_only_what_all_have_is_compared(tmp_path):
     folders = [results(tmp_path / "a", "a", 0, mixtures="abc")]
     folders.append(results(tmp_path / "b", "b", 1, mixtures="cab"[:2]))  # other order
-    table = compare(in_common(read_contenders(folders)))
+    table = compare(in_common(read_results(folders)))
     assert cell(table, "a", "SER").n == 2
     # c and a are numbers 2 and 0 here, 0 and 1 there
     assert cell(table, "b", "SER").difference == pytest.approx(1.5 - 1)
@@ -145,22 +145,22 @@ def test_what_is_left_out_is_said(tmp_path, capsys):
     rows.to_csv(a / "test_results.csv", index=False)
     compare_results([str(f) for f in (a, b, b2)], tmp_path / "out")
     text = capsys.readouterr().out
-    (told,) = [line for line in text.splitlines() if line.startswith("Left out")]
-    assert told.endswith(": variants E; metrics PESQ, STOI; 1 mixture.")
+    (line,) = [x for x in text.splitlines() if x.startswith("Left out")]
+    assert line.endswith(": variants E; metrics PESQ, STOI; 1 mixture.")
     assert "± is the standard deviation over seeds" in text
 
 
 def test_what_cannot_be_compared_is_refused(tmp_path):
     a = results(tmp_path / "a", "a", 0)
     with pytest.raises(InputError, match="one model only"):
-        read_contenders([a])
+        read_results([a])
     with pytest.raises(InputError, match="named twice"):
-        read_contenders([a, a])
+        read_results([a, a])
     with pytest.raises(InputError, match=r"none.*cannot be read"):
-        read_contenders([a, tmp_path / "none"])
+        read_results([a, tmp_path / "none"])
     elsewhere = results(tmp_path / "c", "c", 0, mixtures="xyz")
     with pytest.raises(InputError, match="in common"):
-        in_common(read_contenders([a, elsewhere]))
+        in_common(read_results([a, elsewhere]))
     (tmp_path / "a" / "test_results.csv").write_text("nonsense")
     with pytest.raises(InputError, match=r"a/test_results.csv: cannot be read"):
-        read_contenders([a, elsewhere])
+        read_results([a, elsewhere])

@@ -2,8 +2,7 @@
 
 from collections import Counter
 
-from custom_modules.corpus import events, scenes
-from custom_modules.corpus import sources as tables
+from custom_modules.corpus import events, scenes, sources
 
 #: Groups of espeak-ng variants that sound alike; none may be on two sides.
 ALIKE = [
@@ -25,12 +24,12 @@ CLIPPING = {"Jacky", "Marco", "antonio", "ed", "iven", "paul"}
 
 
 def test_scene_classes_are_polsess_s():
-    environments = Counter(s.environment for s in tables.scene_classes().values())
+    environments = Counter(s.environment for s in sources.scene_classes().values())
     assert environments == {"indoor": 16, "outdoor": 8}
 
 
 def test_every_indoor_scene_has_a_room_with_sensible_ranges():
-    for scene in tables.scene_classes().values():
+    for scene in sources.scene_classes().values():
         assert bool(scene.room) == (scene.environment == "indoor")
         for low, high in scene.room.values():
             assert 0 < low < high
@@ -43,10 +42,10 @@ def test_every_indoor_scene_has_a_room_with_sensible_ranges():
 
 
 def test_event_classes_are_polsess_s():
-    suits = tables.event_scenes()
+    suits = sources.event_scenes()
     assert len(suits) == 193
     assert all(
-        names and names <= set(tables.scene_classes()) for names in suits.values()
+        names and names <= set(sources.scene_classes()) for names in suits.values()
     )
     assert suits["Doorbell"] == {"h", "m", "l", "home", "library", "office"}
     assert suits["Knock"] == suits["Tap"] - {
@@ -55,18 +54,22 @@ def test_event_classes_are_polsess_s():
 
 
 def test_procedural_sounds_exist_for_every_scene():
-    assert set(tables.event_families().values()) == set(events.FAMILIES)
-    assert set(scenes.RECIPES) == set(tables.scene_classes())
-    for scene in tables.scene_classes():
+    assert set(sources.event_families().values()) == {
+        n for n in vars(events.EventFamilies) if n[0] != "_"
+    }
+    for scene_class in sources.scene_classes().values():
+        assert scene_class.layers.keys() <= vars(scenes.SceneLayers).keys()
+        assert max(scene_class.layers.values()) >= -2
+    for scene in sources.scene_classes():
         names = [
-            n for n in tables.event_families() if scene in tables.event_scenes()[n]
+            n for n in sources.event_families() if scene in sources.event_scenes()[n]
         ]
         assert len(names) >= 10
 
 
 def test_base_voices_never_cross_subsets():
     sides = {}
-    for voice in tables.packaged_rows("voices.csv"):
+    for voice in sources.packaged_rows("voices.csv"):
         group = next((i for i, g in enumerate(ALIKE) if voice["variant"] in g), None)
         key = voice["variant"] if group is None else group
         assert sides.setdefault(key, voice["subset"]) == voice["subset"]
@@ -74,7 +77,7 @@ def test_base_voices_never_cross_subsets():
 
 
 def test_voices_are_many_and_balanced():
-    voices = tables.packaged_rows("voices.csv")
+    voices = sources.packaged_rows("voices.csv")
     assert len({voice["speaker"] for voice in voices}) == len(voices)
     numbers = Counter((voice["subset"], voice["gender"]) for voice in voices)
     for subset, number in {"train": 24, "val": 4, "test": 4}.items():
@@ -84,7 +87,7 @@ def test_voices_are_many_and_balanced():
 
 
 def test_sentences_never_cross_subsets():
-    rows = tables.packaged_rows("sentences.csv")
+    rows = sources.packaged_rows("sentences.csv")
     assert len(rows) >= 150
     assert len({row["sentence"].lower() for row in rows}) == len(rows)
     assert Counter(row["subset"] for row in rows).keys() == {"train", "val", "test"}

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from custom_modules.corpus.generation import Pool
+from custom_modules.corpus.generation import mixture_maker
 from custom_modules.corpus.sources import Setup
 from custom_modules.errors import InputError
 
@@ -24,16 +24,16 @@ class Failing:
 
 def test_killed_worker_is_told_in_one_line(tmp_path):
     with (
-        Pool(Failing(tmp_path, dies=True), state=None) as pool,
-        pytest.raises(InputError, match=r"worker process was killed.*fewer --workers"),
+        pytest.raises(InputError, match=r"worker process died.*fewer --workers"),
+        mixture_maker(Failing(tmp_path, dies=True), state=None) as make,
     ):
-        list(pool.run([("train", 0), ("train", 1)]))
+        list(make([("train", 0), ("train", 1)]))
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_refusal_crosses_the_process_border(tmp_path, workers):
     with (
-        Pool(Failing(tmp_path, dies=False, workers=workers), state=None) as pool,
+        mixture_maker(Failing(tmp_path, dies=False, workers=workers), None) as make,
         pytest.raises(InputError, match="train 0 is bad"),
     ):
-        list(pool.run([("train", 0), ("train", 1)]))
+        list(make([("train", 0), ("train", 1)]))

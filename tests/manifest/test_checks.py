@@ -6,7 +6,8 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from custom_modules.layout import LAYERS, LIMIT
+from custom_modules.audio import LIMIT
+from custom_modules.layout import LAYERS
 from custom_modules.manifest.checks import check_row, compare_with_sum
 from tests.manifest.tiny_corpus import FOLDERS, TinyCorpus
 

@@ -10,13 +10,13 @@ import torch
 
 from custom_modules.errors import InputError
 from custom_modules.evaluation.loading import (
-    Subject,
-    load_subject,
+    FoundModel,
+    Model,
+    find_model,
     manifest_path,
     prepare_options,
     results_folder,
 )
-from custom_modules.evaluation.options import metric_groups, scope_of, split_options
 from custom_modules.evaluation.record import facts_of
 from tests.evaluation.conftest import Blur
 
@@ -52,16 +52,16 @@ def test_an_exported_folder_is_loaded_by_its_own_class(exported, monkeypatch):
     stand_in = types.SimpleNamespace(PolSESSSeparation=StandIn)
     monkeypatch.setitem(sys.modules, "custom_modules.inference", stand_in)
     arguments = [str(exported), "--data_folder=corpus", "--device=cpu"]
-    subject = load_subject(arguments)
+    found = find_model(arguments)
     facts = {"model_name": "blur", "task": "SB", "sample_rate": 8000, "seed": None}
-    assert facts_of(subject.hparams) == facts | {"data_folder": "corpus"}
-    assert results_folder(subject, "test") == Path("results/blur_sb")
-    model, what = subject.load()
+    assert facts_of(found.hparams) == facts | {"data_folder": "corpus"}
+    assert results_folder(found, "test") == Path("results/blur_sb")
+    model, checkpoint = found.load()
     mixture = torch.randn(1, 300)
     ((_, estimates),) = model.separate_all([(0, mixture)])
     with torch.inference_mode():
         assert torch.equal(estimates, Blur()(mixture))
-    assert "blur_sb" in what
+    assert "blur_sb" in checkpoint
 
 
 @pytest.mark.parametrize(
@@ -76,38 +76,38 @@ def test_an_exported_folder_takes_few_options(
 ):
     monkeypatch.delenv("POLSESS_DATA_ROOT", raising=False)
     with pytest.raises(InputError, match=message):
-        load_subject([str(exported), *arguments])
+        find_model([str(exported), *arguments])
 
 
 def test_folders_that_are_neither_are_refused(tmp_path, exported):
     with pytest.raises(InputError, match=r"holds no hyperparams.yaml"):
-        load_subject([str(tmp_path)])
+        find_model([str(tmp_path)])
     (exported / "hyperparams.yaml").write_text("lr: 1\n")
     with pytest.raises(InputError, match="no key 'task'"):
-        load_subject([str(exported), "--data_folder=x"])
+        find_model([str(exported), "--data_folder=x"])
 
 
-def subject_of(folder, corpus="data/PolSESS", **overrides):
+def model_of(folder, corpus="data/PolSESS", **overrides):
     hparams = {"output_folder": str(folder), "data_folder": corpus, "skip_prep": False}
     hparams |= {"check": "header", "skip_bad_rows": False} | overrides
-    return Subject(hparams, overrides, None, None)
+    return FoundModel(hparams, overrides, None, None)
 
 
 def test_results_of_another_corpus_or_split_go_beside(tmp_path):
-    assert results_folder(subject_of(tmp_path), "test") == tmp_path
+    assert results_folder(model_of(tmp_path), "test") == tmp_path
     (tmp_path / "hyperparams.yaml").write_text("data_folder: /elsewhere/PolSESS\n")
-    assert results_folder(subject_of(tmp_path), "test") == tmp_path
-    assert results_folder(subject_of(tmp_path), "val") == tmp_path / "val"
-    other = subject_of(tmp_path, "data/Libri2Mix/")
+    assert results_folder(model_of(tmp_path), "test") == tmp_path
+    assert results_folder(model_of(tmp_path), "val") == tmp_path / "val"
+    other = model_of(tmp_path, "data/Libri2Mix/")
     assert results_folder(other, "test") == tmp_path / "Libri2Mix"
     assert results_folder(other, "val") == tmp_path / "Libri2Mix" / "val"
-    asked = subject_of(tmp_path, output_folder=str(tmp_path / "here"))
+    asked = model_of(tmp_path, output_folder=str(tmp_path / "here"))
     assert results_folder(asked, "val") == tmp_path / "here"
 
 
 def test_an_imported_model_was_trained_on_no_corpus_of_ours(tmp_path):
     (tmp_path / "hyperparams.yaml").write_text("data_folder: !PLACEHOLDER\n")
-    assert results_folder(subject_of(tmp_path), "test") == tmp_path
+    assert results_folder(model_of(tmp_path), "test") == tmp_path
 
 
 def corpus_at(folder):
@@ -123,7 +123,7 @@ def test_a_link_to_the_corpus_is_the_corpus(tmp_path):
     for trained, tested in [(corpus, tmp_path / "PolSESS"), ("PolSESS", corpus)]:
         trained = tmp_path / trained
         (out / "hyperparams.yaml").write_text(f"data_folder: {trained}\n")
-        assert results_folder(subject_of(out, str(tested)), "test") == out
+        assert results_folder(model_of(out, str(tested)), "test") == out
 
 
 def test_corpora_of_one_name_have_places_of_their_own(tmp_path):
@@ -131,16 +131,16 @@ def test_corpora_of_one_name_have_places_of_their_own(tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "hyperparams.yaml").write_text(f"data_folder: {trained}\n")
-    first = results_folder(subject_of(out, others[0]), "val")
+    first = results_folder(model_of(out, others[0]), "val")
     assert first == out / "PolSESS" / "val"
     leave_results(first, others[0])
-    second = results_folder(subject_of(out, others[1]), "val")
+    second = results_folder(model_of(out, others[1]), "val")
     assert second.parent.name.startswith("PolSESS-")
     leave_results(second, others[1])
     for corpus, place in zip(
         [trained, *others], [out / "val", first, second], strict=True
     ):
-        assert results_folder(subject_of(out, corpus), "val") == place
+        assert results_folder(model_of(out, corpus), "val") == place
 
 
 def test_an_exported_model_keeps_the_results_of_two_corpora(tmp_path):
@@ -148,14 +148,12 @@ def test_an_exported_model_keeps_the_results_of_two_corpora(tmp_path):
     for split in ("test", "val"):
         places = []
         for corpus in corpora:
-            place = results_folder(subject_of(tmp_path / "out", corpus), split)
+            place = results_folder(model_of(tmp_path / "out", corpus), split)
             leave_results(place, corpus)
             places.append(place)
         assert places[0] == tmp_path / "out" / ("" if split == "test" else "val")
         assert len(set(places)) == 4
-        again = [
-            results_folder(subject_of(tmp_path / "out", c), split) for c in corpora
-        ]
+        again = [results_folder(model_of(tmp_path / "out", c), split) for c in corpora]
         assert again == places
 
 
@@ -165,41 +163,46 @@ def leave_results(folder, corpus):
 
 
 def test_manifests_that_are_named_are_taken(tmp_path):
-    prepared = subject_of(tmp_path)
+    prepared = model_of(tmp_path)
     assert manifest_path(prepared, tmp_path, "val").parent.name == "test_scores"
     assert prepare_options(prepared, tmp_path, "val")["subsets"] == ["val"]
-    folder = subject_of(tmp_path, skip_prep=True, manifest_folder="m")
+    folder = model_of(tmp_path, skip_prep=True, manifest_folder="m")
     assert manifest_path(folder, tmp_path, "val") == Path("m/val.json")
-    one = subject_of(tmp_path, test_manifest="m/x.json")
+    one = model_of(tmp_path, test_manifest="m/x.json")
     assert manifest_path(one, tmp_path, "test") == Path("m/x.json")
     assert prepare_options(one, tmp_path, "test")["skip_prep"] is True
     with pytest.raises(InputError, match="--manifest_folder"):
-        manifest_path(subject_of(tmp_path, skip_prep=True), tmp_path, "test")
+        manifest_path(model_of(tmp_path, skip_prep=True), tmp_path, "test")
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        "--variants=SER,nonsense",
-        "--max_samples=0",
-        "--workers=-1",
-        "--split=dev",
-        "--batch_size=x",
-        "--compare",
-    ],
-)
-def test_options_that_mean_nothing_are_refused(wrong):
-    with pytest.raises(InputError, match=wrong.split("=")[0].removeprefix("--")):
-        split_options(["a.yaml", wrong])
+def test_lanes_give_what_one_pass_gives_in_order(monkeypatch, blur):
+    model = blur()
+    monkeypatch.setattr(Model, "lanes", 3)
+    mixtures = torch.randn(10, 1, 500, generator=torch.Generator().manual_seed(1))
+    separated = list(model.separate_all(enumerate(mixtures)))
+    assert [item for item, _ in separated] == list(range(10))
+    with torch.inference_mode():
+        for mixture, (_, estimates) in zip(mixtures, separated, strict=True):
+            assert torch.equal(estimates, model.modules(mixture))
+            assert not estimates.requires_grad
 
 
-def test_metrics_can_be_left_out():
-    options, _ = split_options(["a.yaml", "--no_sdr", "--no_stoi"])
-    assert metric_groups(options) == ("pesq",)
+def test_bfloat16_is_autocast_and_comes_back_as_float32():
+    module = Blur()
+    mixture = torch.randn(1, 500)
+    exact, rough = (
+        next(iter(Model(module, module, 8000, dtype=d).separate_all([(0, mixture)])))[1]
+        for d in (torch.float32, torch.bfloat16)
+    )
+    assert rough.dtype == torch.float32
+    assert 0 < (exact - rough).abs().max() < 0.1
 
 
-def test_the_size_of_batches_is_the_training_s_unless_given():
-    for arguments, size in (["a.yaml"], 4), (["a.yaml", "--batch_size=2"], 2):
-        options, _ = split_options(arguments)
-        assert scope_of(options, {"test_batch_size": 4}, True).batch_size == size
-    assert scope_of(split_options(["exported"])[0], {}, True).batch_size == 8
+def test_a_fingerprint_tells_parameters_and_settings():
+    first, same, other, setting = (Blur() for _ in range(4))
+    with torch.no_grad():
+        other.layer.weight[0] += 1e-6
+    setting.eps = 1e-4
+    prints = [Model(m, m, 8000).fingerprint() for m in (first, same, other, setting)]
+    assert prints[0] == prints[1]
+    assert len(set(prints)) == 3

@@ -1,6 +1,7 @@
 """Searches with a program that stands in for training: crash, prune, resume."""
 
 import json
+import sqlite3
 import subprocess
 import sys
 from contextlib import suppress
@@ -15,6 +16,7 @@ from optuna.trial import TrialState
 from custom_modules.errors import InputError
 from custom_modules.hparams import load_hparams
 from custom_modules.tuning import search as searching
+from custom_modules.tuning import trainings
 from custom_modules.tuning.results import leaderboard, write_report
 from custom_modules.tuning.search import (
     Search,
@@ -24,6 +26,7 @@ from custom_modules.tuning.search import (
     open_study,
 )
 from custom_modules.tuning.sweep import read_sweep
+from custom_modules.tuning.trainings import Trainings
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = "tests/tuning/fake_training.py"
@@ -53,12 +56,13 @@ def quiet():
 def search(folder, arguments=(), trials=8, storage="journal", **options):
     sweep = read_sweep(sweep_file(folder, **options))
     study = open_study(sweep, open_storage(storage, folder), max_epochs=4)
-    Search(sweep, study, folder, arguments).run(trials, workers=2)
+    Search(sweep, study, Trainings(2), folder, arguments).run(trials)
     return sweep, study
 
 
-def test_a_crash_is_one_failed_trial(tmp_path, monkeypatch):
+def test_a_crash_is_one_failed_trial(tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(ROOT)
+    caplog.set_level("INFO", searching.logger.name)
     wide = {"min": 1e-4, "max": 1.0, "distribution": "log_uniform_values"}
     sweep, study = search(
         tmp_path, ["--fail_above=0.01"], trials=6, method="random", lr=wide
@@ -71,6 +75,9 @@ def test_a_crash_is_one_failed_trial(tmp_path, monkeypatch):
     assert 0 < len(failed) < 6
     assert failed.failure.str.endswith("not finite; lower --lr").all()
     assert table.state.tolist() == sorted(table.state)  # failures at the end
+    for number, folder in zip(failed.trial, failed.folder, strict=True):
+        (line,) = [m for m in caplog.messages if m.startswith(f"trial {number} fail")]
+        assert line.endswith(f"; see {folder}/output.txt)")
     best = table.iloc[0]
     written = write_report(sweep, study, tmp_path, ["--data_folder=x"])
     assert {path.name for path in written} >= {"leaderboard.csv", "best.yaml"}
@@ -118,28 +125,28 @@ def standing(tmp_path, monkeypatch):
     """A search whose trials stand still."""
     sweep = read_sweep(sweep_file(tmp_path))
     study = open_study(sweep, open_storage("journal", tmp_path))
-    found = Search(sweep, study, tmp_path)
+    search = Search(sweep, study, Trainings(1), tmp_path)
     monkeypatch.setattr(searching, "ALIVE_SECONDS", -1)
 
     def start(**what):
         process = Standstill(**what)
-        monkeypatch.setattr(searching, "TrialProcess", process)
-        return found, study, process
+        monkeypatch.setattr(trainings, "TrialProcess", process)
+        return search, study, process
 
     return start
 
 
 def test_a_trial_is_alive_however_long_an_epoch_takes(standing):
-    told = []
+    beats = []
 
     def look():
-        told.append(study.trials[0].user_attrs["alive"])
-        if len(told) == 3:
-            found.stop()
+        beats.append(study.trials[0].user_attrs["alive"])
+        if len(beats) == 3:
+            search.trainings.stop()
 
-    found, study, _ = standing(at_look=look)
-    found.run(1)
-    assert told[0] < told[1] < told[2]
+    search, study, _ = standing(at_look=look)
+    search.run(1)
+    assert beats[0] < beats[1] < beats[2]
 
 
 def test_a_trial_that_another_has_ended_is_let_go_in_one_line(standing, caplog):
@@ -147,16 +154,16 @@ def test_a_trial_that_another_has_ended_is_let_go_in_one_line(standing, caplog):
         (trial,) = study.get_trials(states=[TrialState.RUNNING])
         study.tell(trial.number, state=TrialState.FAIL)
 
-    found, study, process = standing(at_start=take_over)
-    found.run(1)
+    search, study, process = standing(at_start=take_over)
+    search.run(1)
     (line,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
     assert line.startswith("trial 0 was given up here: another tune.py")
     assert process.stopped
 
 
 def test_a_search_that_ends_while_a_trial_begins_waits_for_nothing(standing):
-    found, study, process = standing(at_start=lambda: found.stop())
-    found.run(8)
+    search, study, process = standing(at_start=lambda: search.trainings.stop())
+    search.run(8)
     assert process.stopped
     assert [t.state for t in study.trials].count(TrialState.RUNNING) == 1
 
@@ -175,10 +182,21 @@ def test_hyperband_is_as_early_terminate_describes_it():
     )
 
 
-def test_a_storage_that_cannot_be_opened_is_refused_in_one_line(tmp_path):
-    with pytest.raises(InputError, match="--storage=nosuch://x: cannot be opened") as e:
-        open_storage("nosuch://x", tmp_path)
+@pytest.mark.parametrize("where", ["nosuch://x", "x", "postgresql://h:port/x"])
+def test_a_storage_that_cannot_be_opened_is_refused_in_one_line(tmp_path, where):
+    with pytest.raises(InputError, match=f"--storage={where}: cannot be opened") as e:
+        open_storage(where, tmp_path)
     assert "\n" not in str(e.value)
+
+
+def test_a_study_of_another_optuna_is_refused_in_one_line(tmp_path):
+    storage = open_storage("sqlite", tmp_path)
+    with sqlite3.connect(tmp_path / "study.db") as database:
+        database.execute("UPDATE alembic_version SET version_num = 'v99.0.0.a'")
+    with pytest.raises(InputError, match="Please try updating optuna") as e:
+        open_storage("sqlite", tmp_path)
+    assert "\n" not in str(e.value)
+    storage.engine.dispose()
 
 
 def tune(folder, *more):
@@ -237,12 +255,12 @@ def test_a_killed_search_goes_on_prunes_and_finds_the_best(tmp_path):
     for name in ("parallel_coordinate", "importance", "intermediate_values"):
         picture = (tmp_path / f"{name}.png").read_bytes()
         assert picture.startswith(b"\x89PNG")
-    found = load_hparams(
+    best = load_hparams(
         tmp_path / "best.yaml", {"data_folder": "x", "output_folder": str(tmp_path)}
     )
-    assert found["lr"] == RATES[0]
-    assert found["opt_class"].keywords["lr"] == RATES[0]
-    assert found["model_name"] == "tiny_best"
+    assert best["lr"] == RATES[0]
+    assert best["opt_class"].keywords["lr"] == RATES[0]
+    assert best["model_name"] == "tiny_best"
     storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/study.db")
     study = optuna.load_study(study_name="tiny", storage=storage)
     interrupted = [t for t in study.trials if t.user_attrs.get("interrupted")]
@@ -256,8 +274,10 @@ def test_a_search_without_a_single_result_says_why():
     for reason in ("no such corpus", "out of memory"):
         trial = study.ask()
         trial.set_user_attr("failure", reason)
+        trial.set_user_attr("folder", f"trials/{trial.number}")
         study.tell(trial, state=TrialState.FAIL)
-    with pytest.raises(InputError, match="all 2 trials failed; the last: out of mem"):
+    last = "all 2 trials failed; the last: out of memory; see trials/1/output.txt"
+    with pytest.raises(InputError, match=last):
         check_any_succeeded(study)
     study.tell(study.ask(), 1.0)
     check_any_succeeded(study)

@@ -21,7 +21,7 @@ FACTS = {"mix": "", "device": 0, "inode": 0, "size": 0, "excerpt": 0}
 def repetitions(corpus, subsets=("train", "val", "test")):
     root = str(corpus.root)
     tables = [read_table(find_table(root, name), name, root) for name in subsets]
-    survey_audio(tables, root, "header", workers=1)
+    tables, _ = survey_audio(tables, root, "header", workers=1)
     return find_repetitions(tables, root)
 
 

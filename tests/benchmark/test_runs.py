@@ -1,0 +1,39 @@
+"""Which runs a campaign has."""
+
+from pathlib import Path
+
+import pytest
+
+from recipes.benchmark.campaign.runs import models_in, plan
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("folder", ["hparams/small", "hparams"])
+def test_every_architecture_takes_part_and_the_demo_does_not(folder):
+    models = models_in(ROOT / folder)
+    assert {"convtasnet", "dprnn", "sepformer", "spmamba"} <= set(models)
+    assert models == sorted(models)
+    assert "demo" not in models
+
+
+def test_an_architecture_joins_by_its_hparams_file(tmp_path):
+    (tmp_path / "another.yaml").write_text(f"base: {ROOT}/hparams/dprnn.yaml\n")
+    (tmp_path / "own.yaml").write_text("separator: !new:torch.nn.Linear [1, 2]\n")
+    (tmp_path / "corpus.yaml").write_text("sample_rate: 8000\n")
+    assert models_in(tmp_path) == ["another", "own"]
+
+
+def test_each_architecture_has_a_run_early():
+    runs = plan("hparams", "data", "out", {"b": 7, "a": 3}, [5, 6], ["--lr=1"])
+    assert [(r.model, r.seed, r.steps) for r in runs] == [
+        ("b", 5, 7),
+        ("a", 5, 3),
+        ("b", 6, 7),
+        ("a", 6, 3),
+    ]
+    train, test = runs[0].commands
+    assert train[1] == "hparams/b.yaml"
+    assert {"--seed=5", "--optimizer_step_limit=7", "--lr=1"} <= set(train)
+    assert test[1] == "out/b/5/hyperparams.yaml"
+    assert not runs[0].is_finished()
