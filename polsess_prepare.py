@@ -5,12 +5,10 @@ As a command:
     python polsess_prepare.py --data_folder data/MiniPolSESS \
         --save_folder results/manifests
 
-and as a function that a training script calls: start reading at
-:func:`prepare_polsess`. What a manifest entry holds is in
-:func:`custom_modules.manifest.entries.manifest_entry`.
+and as a function that a training script calls, :func:`prepare_polsess`. What an entry
+holds is in :func:`custom_modules.manifest.entries.manifest_entry`.
 
-A bad row stops the command, after all of them were listed; duplicates are
-reported, and speech or mixtures shared between subsets stop it as well.
+A bad row stops the command, after all were listed; so does what subsets share.
 """
 
 import argparse
@@ -20,6 +18,8 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+
+from pandas import DataFrame
 
 from custom_modules.errors import InputError, OptionParser, check_number, exit_cleanly
 from custom_modules.files import atomic_path
@@ -69,8 +69,8 @@ def prepare_polsess(
     options: dict[str, object] = {"data_folder": os.path.abspath(root), "check": check}
     options |= {"skip_bad_rows": skip_bad_rows, "allow_leakage": allow_leakage}
     watched = [*paths.values(), Path(root, SPEAKERS_FILE), *targets.values()]
-    earlier = report.recorded_report(save_folder, report.describe(options, watched))
-    if earlier:
+    record = report.Record(save_folder, options, watched)
+    if earlier := record.read():
         logger.info(f"Skipping preparation: manifests in {save_folder} are up to date")
         _warn(earlier)
         return earlier
@@ -84,10 +84,13 @@ def prepare_polsess(
     _refuse_leakage(repetitions, allow_leakage)
     counts = {table.subset: report.count_rows(table, repetitions) for table in tables}
     seen = Report(check, rate, counts, report.finding_lines(repetitions), notes)
-    _write(tables, genders, targets, save_folder, seen)
-    report.write_record(save_folder, report.describe(options, watched), seen)
-    _log(seen)
-    logger.info(f"Manifests are in {save_folder}")
+    rows = [csv_tables.with_speakers(table.rows, genders) for table in tables]
+    _write(dict(zip(targets.values(), rows, strict=True)), save_folder, str(seen))
+    record.write(seen)
+    logger.info(seen.table())
+    _warn(seen)
+    for line in (*notes, f"Manifests are in {save_folder}"):
+        logger.info(line)
     return seen
 
 
@@ -114,7 +117,11 @@ def _valid_options(
 
 def _bad_row_notes(tables: Sequence[Table], skip_bad_rows: bool) -> list[str]:
     """What is said of the bad rows if they, and not whole tables, may be left out."""
-    problems = [line for table in tables for line in table.problem_lines()]
+    problems = [
+        f"{table.path}, row {row}, {file}: {reason}"
+        for table in tables
+        for row, file, reason in table.problems
+    ]
     if not problems:
         return []
     bad = sum(len(table.bad_rows) for table in tables)
@@ -143,33 +150,17 @@ def _refuse_leakage(repetitions: Sequence[Repetition], allow_leakage: bool) -> N
         )
 
 
-def _write(
-    tables: Sequence[Table],
-    genders: Mapping[str, str] | None,
-    targets: Mapping[str, Path],
-    save_folder: Path,
-    seen: Report,
-) -> None:
+def _write(manifests: Mapping[Path, DataFrame], folder: Path, text: str) -> None:
     """Writes all manifests and the report, or none of them."""
-    report_path = save_folder / REPORT_FILE
-    for path in (*targets.values(), report_path, save_folder / report.RECORD_FILE):
+    report_path = folder / REPORT_FILE
+    for path in (*manifests, report_path, folder / report.RECORD_FILE):
         if os.path.isdir(path):
             raise InputError(f"{path}: is a folder, not a file; remove it")
     with ExitStack() as stack:
-        report_part = stack.enter_context(atomic_path(report_path))
-        report_part.write_text(str(seen), encoding="utf-8")
-        for table in tables:
-            part = stack.enter_context(atomic_path(targets[table.subset]))
-            rows = table.rows
-            known = rows if genders is None else csv_tables.with_speakers(rows, genders)
-            write_entries(part, known)
-
-
-def _log(seen: Report) -> None:
-    logger.info(seen.table())
-    _warn(seen)
-    for note in seen.notes:
-        logger.info(note)
+        part = stack.enter_context(atomic_path(report_path))
+        part.write_text(text, encoding="utf-8")
+        for path, rows in manifests.items():
+            write_entries(stack.enter_context(atomic_path(path)), rows)
 
 
 def _warn(seen: Report) -> None:

@@ -245,9 +245,8 @@ def active_frames(samples: np.ndarray, rate: int) -> np.ndarray:
     size = max(1, round(FRAME_SECONDS * rate))
     frames = samples[: len(samples) // size * size].reshape(-1, size)
     power = np.mean(np.square(frames), axis=1)
-    if not power.size:
-        return np.zeros(0, bool)
-    return (power > 0) & (power >= power.max() * 10 ** (-ACTIVITY_RANGE_DB / 10))
+    least = power.max(initial=0) * 10 ** (-ACTIVITY_RANGE_DB / 10)
+    return (power > 0) & (power >= least)
 
 
 def quantise(samples: np.ndarray) -> np.ndarray:

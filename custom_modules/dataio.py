@@ -21,16 +21,10 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.data_utils import batch_pad_right
 from torch import Tensor
 
+from custom_modules import mmipc
 from custom_modules.audio import cancel, read_layer
 from custom_modules.errors import InputError, check_number
-from custom_modules.mmipc import (
-    VARIANTS,
-    Curriculum,
-    draw_fraction,
-    draw_variant,
-    num_sources,
-    variants_of,
-)
+from custom_modules.mmipc import VARIANTS, variants_of
 
 
 class MixtureDataset(DynamicItemDataset):
@@ -46,24 +40,23 @@ class MixtureDataset(DynamicItemDataset):
 
     def __init__(
         self,
-        manifest: Mapping[str, dict],
+        manifest: "Manifest",
         variants: str | Iterable[str],
         task: str,
         seed: int,
         segment_seconds: float | None = None,
         max_samples: int | None = None,
         draw: bool = True,
-        curriculum: Sequence[dict] | None = None,
+        curriculum: list[dict] | None = None,
     ) -> None:
-        num_sources(task)  # refuses an unknown one
+        mmipc.num_sources(task)  # refuses an unknown one
         self.variants = checked_variants(variants)
-        self.curriculum = Curriculum(curriculum, self.variants)
+        self.curriculum = mmipc.Curriculum(curriculum, self.variants)
         self.task, self.seed, self.segment_seconds = task, seed, segment_seconds
         # Shared memory: workers that live on see the next epoch, too.
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
         super().__init__(manifest)
-        drawn = self.curriculum.all_variants()
-        self.data_ids = _kept_ids(manifest, drawn, max_samples)
+        self.data_ids = self._kept_ids(max_samples)
         self._check_curriculum()
         add = self.add_dynamic_item
         chosen = self.draw_variants if draw else self.all_variants
@@ -73,6 +66,18 @@ class MixtureDataset(DynamicItemDataset):
         add(self.read, layers, ["mixtures", "targets"])
         keys = ("id", "environment", "mixtures", "targets")
         self.set_output_keys({key: key for key in keys} | {"variants": "drawn"})
+
+    def _kept_ids(self, max_samples: int | None) -> list[str]:
+        """Mixtures that have a variant of some epoch, at most ``max_samples``."""
+        allowed, entries = self.curriculum.all_variants(), self.data.items()
+        ids = [name for name, e in entries if variants_of(e["environment"], allowed)]
+        if not ids:
+            reason = f"no mixture has any variant of {list(allowed)}"
+            raise InputError(f"{self.data.path}: {reason}")
+        if max_samples is not None and max_samples < len(ids):
+            draw = functools.partial(mmipc.draw_fraction, "subset")
+            ids = sorted(ids, key=draw)[:max_samples]
+        return ids
 
     @property
     def epoch(self) -> int:
@@ -104,7 +109,8 @@ class MixtureDataset(DynamicItemDataset):
     def draw_variants(self, mixture_id: str, environment: str) -> tuple[str | None]:
         """The variant of a mixture in this epoch, as a tuple of one."""
         allowed = self.curriculum.variants_at(self.epoch)
-        return (draw_variant(environment, allowed, self.seed, self.epoch, mixture_id),)
+        key = self.seed, self.epoch, mixture_id
+        return (mmipc.draw_variant(environment, allowed, *key),)
 
     def all_variants(self, mixture_id: str, environment: str) -> tuple[str, ...]:
         """All allowed variants of a mixture."""
@@ -118,7 +124,7 @@ class MixtureDataset(DynamicItemDataset):
         if self.segment_seconds is None:
             return 0, total
         frames = max(1, min(round(self.segment_seconds * sample_rate), total))
-        fraction = draw_fraction("crop", self.seed, self.epoch, mixture_id)
+        fraction = mmipc.draw_fraction("crop", self.seed, self.epoch, mixture_id)
         return int(fraction * (total - frames + 1)), frames
 
     def read(
@@ -166,8 +172,8 @@ def dataio_prep(hparams: dict) -> dict[str, MixtureDataset]:
 def _dataset(
     hparams: dict, split: str, variants: str | Iterable[str], draw: bool
 ) -> MixtureDataset:
-    path, root = hparams[f"{split}_manifest"], hparams["data_folder"]
-    manifest = Manifest(path, {"data_root": root})
+    replacements = {"data_root": hparams["data_folder"]}
+    manifest = Manifest(hparams[f"{split}_manifest"], replacements)
     check_rate(manifest, hparams["sample_rate"])
     training = split == "train"
     return MixtureDataset(
@@ -188,10 +194,9 @@ def check_choices(hparams: dict) -> None:
         checked_variants(hparams[f"{split}_variants"])
     for name in ("batch_size", "number_of_epochs"):
         check_number(f"--{name}", hparams[name], least=1, whole=True)
-    for split in ("train", "valid", "test"):
-        most = hparams[f"{split}_max_samples"]
-        if most is not None:
-            check_number(f"--{split}_max_samples", most, least=1, whole=True)
+    for name in ("train_max_samples", "valid_max_samples", "test_max_samples"):
+        if hparams[name] is not None:
+            check_number(f"--{name}", hparams[name], least=1, whole=True)
     if hparams["segment_seconds"] is not None:
         check_number("--segment_seconds", hparams["segment_seconds"], above=0)
     check_number("--num_workers", hparams["num_workers"], least=0, whole=True)
@@ -219,20 +224,6 @@ def checked_variants(variants: str | Iterable[str] | None) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _kept_ids(
-    manifest: Mapping[str, dict], variants: tuple[str, ...], max_samples: int | None
-) -> list[str]:
-    """Mixtures that have an allowed variant, at most ``max_samples`` of them."""
-    entries = manifest.items()
-    ids = [name for name, e in entries if variants_of(e["environment"], variants)]
-    if not ids:
-        name = getattr(manifest, "path", "manifest")
-        raise InputError(f"{name}: no mixture has any variant of {list(variants)}")
-    if max_samples is not None and max_samples < len(ids):
-        ids = sorted(ids, key=lambda name: draw_fraction("subset", name))[:max_samples]
-    return ids
-
-
 def collate(items: Sequence[dict]) -> PaddedBatch:
     """One example for each mixture and variant, padded to the longest.
 
@@ -240,20 +231,13 @@ def collate(items: Sequence[dict]) -> PaddedBatch:
     ``[batch, time]``, ``targets`` ``[batch, time, sources]``, both with relative
     lengths.
     """
-    return PaddedBatch(
-        [
-            {
-                "id": item["id"],
-                "environment": item["environment"],
-                "variant": variant,
-                "mixture": mixture,
-                "targets": item["targets"],
-            }
-            for item in items
-            for variant, mixture in zip(item["variants"], item["mixtures"], strict=True)
-        ],
-        padding_func=_stack_or_pad,
-    )
+    examples = [
+        {key: item[key] for key in ("id", "environment", "targets")}
+        | {"variant": variant, "mixture": mixture}
+        for item in items
+        for variant, mixture in zip(item["variants"], item["mixtures"], strict=True)
+    ]
+    return PaddedBatch(examples, padding_func=_stack_or_pad)
 
 
 def _stack_or_pad(signals: list[Tensor]) -> tuple[Tensor, Tensor | list[float]]:
@@ -265,7 +249,8 @@ def _stack_or_pad(signals: list[Tensor]) -> tuple[Tensor, Tensor | list[float]]:
     return torch.from_numpy(stacked), torch.ones(len(signals))
 
 
-_ENTRY = re.compile(rb'\s*("(?:[^"\\]|\\.)*")\s*:\s*(\{.*\})\s*,?\s*')
+_BEFORE_ID, _BEFORE_ENTRY = re.compile(r'\s*[{,]\s*(?=")'), re.compile(r"\s*:\s*(?={)")
+_parse = json.JSONDecoder().raw_decode  # from a position: the value and its end
 
 
 class Manifest(Mapping):
@@ -273,7 +258,7 @@ class Manifest(Mapping):
 
     A manifest of 128,000 mixtures takes over a gigabyte as Python objects, and
     again as much in every worker, as counting references copies memory pages.
-    As bytes it takes what the file takes, once. Any JSON will do of the shape that
+    As text it takes about what the file takes, once. Any JSON will do of the shape that
     SpeechBrain's ``load_data_json`` reads.
 
     >>> path = getfixture("tmp_path") / "train.json"
@@ -283,54 +268,36 @@ class Manifest(Mapping):
     """
 
     def __init__(self, path: str | Path, replacements: Mapping[str, str]) -> None:
-        self.path = Path(path)
-        self.replacements = dict(replacements)
+        self.path, self.replacements = Path(path), dict(replacements)
         try:
-            content = self.path.read_bytes()
-        except OSError as error:
-            reason = f"cannot be read ({error.strerror}); run polsess_prepare.py first"
-            raise InputError(f"{path}: {reason}") from error
-        spans = _spans_of(content)
-        if spans is None:
-            content = _entry_per_line(content, self.path)
-            spans = _spans_of(content)
-        if not spans:
-            raise InputError(f"{path}: holds no mixtures; run polsess_prepare.py again")
-        self._bytes, self._spans = content, spans
+            self._text = self.path.read_text(encoding="utf-8")
+            self._starts = dict(_starts_of_entries(self._text))
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(
+                f"{path}: cannot be read ({reason}); run polsess_prepare.py first"
+            ) from error
 
     def __getitem__(self, mixture_id: str) -> dict:
-        start, end = self._spans[mixture_id]
-        entry = json.loads(self._bytes[start:end])
+        entry, _ = _parse(self._text, self._starts[mixture_id])
         _recursive_format(entry, self.replacements)
         return entry
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._spans)
+        return iter(self._starts)
 
     def __len__(self) -> int:
-        return len(self._spans)
+        return len(self._starts)
 
 
-def _spans_of(content: bytes) -> dict[str, tuple[int, int]] | None:
-    """id → (start, end) of its entry, or None if there is not one a line."""
-    spans, position = {}, 0
-    for line in content.splitlines(keepends=True):
-        entry = _ENTRY.fullmatch(line)
-        if entry:
-            start, end = entry.span(2)
-            spans[json.loads(entry[1])] = position + start, position + end
-        elif line.strip() not in (b"{", b"}", b""):
-            return None
-        position += len(line)
-    return spans
-
-
-def _entry_per_line(content: bytes, path: Path) -> bytes:
-    """JSON that is laid out otherwise, parsed and written with one entry a line."""
-    try:
-        entries = json.loads(content)
-        lines = [f"{json.dumps(k)}: {json.dumps(v)}" for k, v in entries.items()]
-    except (ValueError, AttributeError) as error:
-        reason = f"is not a manifest ({error}); run polsess_prepare.py again"
-        raise InputError(f"{path}: {reason}") from error
-    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
+def _starts_of_entries(text: str) -> Iterator[tuple[str, int]]:
+    """id → where its entry begins; each is parsed, and not kept."""
+    end = 0
+    while before := _BEFORE_ID.match(text, end):
+        mixture_id, end = _parse(text, before.end())
+        if not (between := _BEFORE_ENTRY.match(text, end)):
+            raise ValueError(f"{mixture_id} has no entry")
+        yield mixture_id, between.end()
+        _, end = _parse(text, between.end())
+    if not end or text[end:].strip() != "}":
+        raise ValueError("not the JSON of mixtures")

@@ -29,14 +29,11 @@ _FETCHING = ("savedir", "local_strategy", "fetch_config")
 class PolSESSSeparation(Pretrained):
     """A ready-to-use separator, from a folder that ``export.py`` wrote or from a hub.
 
-    Signals longer than ``chunk_seconds`` are separated in overlapping chunks, in
-    memory that depends on the chunks alone. Speakers keep their places from chunk
-    to chunk. See :class:`custom_modules.longform.LongForm` for the options.
-
-    Among the hparams are ``sample_rate`` (Hz) and ``num_spks``, the modules are
-    ``separator``, or ``encoder``, ``masknet`` and ``decoder``. ``batch_size`` chunks
-    are processed together, by default 1 on a CPU, whose caches gain nothing by more,
-    and 8 elsewhere.
+    Signals longer than ``chunk_seconds`` are separated by
+    :class:`custom_modules.longform.stitching.LongForm`, which explains the options.
+    ``batch_size`` is 1 by default on a CPU, whose caches gain nothing by more, and 8
+    elsewhere. Among the hparams are ``sample_rate`` (Hz) and ``num_spks``, the modules
+    are ``separator``, or ``encoder``, ``masknet`` and ``decoder``.
 
     >>> model = PolSESSSeparation(
     ...     {"separator": torch.nn.Unflatten(1, (-1, 1))},  # one source: the mixture

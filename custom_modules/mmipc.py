@@ -12,7 +12,7 @@ Source: Kleć, Szklanny, Wieczorkowska 2024.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 
 import numpy as np
 
@@ -50,13 +50,11 @@ def variants_of(environment: str, allowed: Iterable[str] = VARIANTS) -> tuple[st
     >>> variants_of("indoor", allowed=["SE", "SER"])
     ('SER',)
     """
-    existing = CANCELLED_LAYERS[environment]
-    return tuple(v for v in _in_order(allowed) if v in existing)
+    return _in_order(set(allowed).intersection(CANCELLED_LAYERS[environment]))
 
 
-def _in_order(variants: Iterable[str]) -> tuple[str, ...]:
-    chosen = set(variants)
-    return tuple(v for v in VARIANTS if v in chosen)
+def _in_order(variants: Collection[str]) -> tuple[str, ...]:
+    return tuple(name for name in VARIANTS if name in variants)
 
 
 def draw_variant(
@@ -113,17 +111,13 @@ def shuffled(items: Iterable[str], *key: int | str) -> list[str]:
     return sorted(items, key=lambda item: (_hash((key, item), 8), item))
 
 
-_KEYS = {"epoch", "variants", "lr_scheduler"}
-_EXAMPLE = "write it as [{epoch: 1, variants: [C, R]}, {epoch: 3, variants: [SER, SE]}]"
-
-
 class Curriculum:
     """A schedule of variants, easier ones first; None trains on everything at once.
 
     Each entry, ``{epoch: 3, variants: [C, R]}``, is valid until the next; the first is
     of epoch 1. One may say ``lr_scheduler: start``: before that epoch the rate stays
     as it is, because what is trained on becomes harder and the loss says little.
-    Nothing but ``train_variants`` is ever drawn.
+    Nothing but ``trained``, the train variants, is ever drawn.
 
     >>> easy = {"epoch": 1, "variants": ["C", "R"]}
     >>> hard = {"epoch": 3, "variants": ["C", "SER"], "lr_scheduler": "start"}
@@ -136,67 +130,66 @@ class Curriculum:
 
     def __init__(
         self,
-        schedule: Sequence[dict] | None = None,
+        schedule: list[dict] | None = None,
         train_variants: Iterable[str] = VARIANTS,
     ) -> None:
         trained = list(train_variants)
         if schedule is None:
             schedule = [{"epoch": 1, "variants": trained}]
         _check_schedule(schedule)
-        starts = [e["epoch"] for e in schedule if e.get("lr_scheduler") == "start"]
-        self.scheduler_start = starts[0] if starts else 1
+        starts = (e["epoch"] for e in schedule if "lr_scheduler" in e)
+        self.scheduler_start = next(starts, 1)
         #: First epoch and variants of each entry.
-        self.steps = [(e["epoch"], _trained(e, trained)) for e in schedule]
+        self.steps = [
+            (e["epoch"], _in_order(set(e["variants"]) & set(trained))) for e in schedule
+        ]
+        for epoch, variants in self.steps:
+            if not variants:
+                raise InputError(
+                    f"curriculum: epoch {epoch} has none of train_variants {trained}; "
+                    "use --curriculum=null to train on them from the first epoch"
+                )
 
     def variants_at(self, epoch: int) -> tuple[str, ...]:
         """The variants to draw from; epoch 0 is as 1."""
-        begun = [variants for start, variants in self.steps if start <= max(epoch, 1)]
-        return begun[-1]
+        return [names for start, names in self.steps if start <= max(epoch, 1)][-1]
 
     def all_variants(self) -> tuple[str, ...]:
         """Every variant that is drawn from in some epoch."""
-        return _in_order(v for _, variants in self.steps for v in variants)
+        return _in_order({v for _, variants in self.steps for v in variants})
 
     def scheduler_runs_at(self, epoch: int) -> bool:
         """Whether the learning rate may change at the end of an epoch."""
         return epoch >= self.scheduler_start
 
 
-def _trained(entry: dict, train_variants: list[str]) -> tuple[str, ...]:
-    variants = _in_order(set(entry["variants"]) & set(train_variants))
-    if not variants:
-        raise InputError(
-            f"curriculum: epoch {entry['epoch']} has none of train_variants "
-            f"{train_variants}; use --curriculum=null to train on them from the first "
-            "epoch"
-        )
-    return variants
-
-
 def _check_schedule(schedule: object) -> None:
+    example = "write [{epoch: 1, variants: [C, R]}, {epoch: 3, variants: [SER, SE]}]"
     if not isinstance(schedule, list) or not schedule:
-        raise InputError(f"curriculum {schedule!r}: is not a schedule; {_EXAMPLE}")
+        raise InputError(f"curriculum {schedule!r}: is not a schedule; {example}")
     for number, entry in enumerate(schedule, start=1):
         if reason := _fault_of(entry):
-            raise InputError(f"curriculum, entry {number}: {reason}; {_EXAMPLE}")
+            raise InputError(f"curriculum, entry {number}: {reason}; {example}")
     epochs = [entry["epoch"] for entry in schedule]
     if epochs[0] != 1 or sorted(set(epochs)) != epochs:
-        raise InputError(
-            f"curriculum: epochs {epochs} must begin with 1 and rise; {_EXAMPLE}"
-        )
+        raise InputError(f"curriculum: epochs {epochs} must begin with 1 and rise")
     if sum("lr_scheduler" in entry for entry in schedule) > 1:
         raise InputError("curriculum: the LR scheduler can start only once")
 
 
 def _fault_of(entry: object) -> str | None:
-    if not isinstance(entry, dict) or not {"epoch", "variants"} <= set(entry) <= _KEYS:
+    least, most = {"epoch", "variants"}, {"epoch", "variants", "lr_scheduler"}
+    if not isinstance(entry, dict) or not least <= set(entry) <= most:
         return f"{entry!r} must have epoch and variants, and may have lr_scheduler"
-    if type(entry["epoch"]) is not int:
-        return f"epoch {entry['epoch']!r} is not a whole number"
+    epoch, variants = entry["epoch"], entry["variants"]
+    if type(epoch) is not int:
+        return f"epoch {epoch!r} is not a whole number"
     if entry.get("lr_scheduler", "start") != "start":
         return f"lr_scheduler: {entry['lr_scheduler']!r} can only be start"
-    variants = entry["variants"]
-    known = isinstance(variants, list | tuple) and set(variants) <= set(VARIANTS)
-    if known and variants:
-        return None
-    return f"variants {variants!r} must be some of {', '.join(VARIANTS)}"
+    if (
+        not isinstance(variants, list | tuple)
+        or not variants
+        or {*variants} - {*VARIANTS}
+    ):
+        return f"variants {variants!r} must be some of {', '.join(VARIANTS)}"
+    return None

@@ -8,20 +8,20 @@ that sound alike are on the same side.
 
 import json
 import os
-import struct
+import pickle
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from tqdm.contrib.concurrent import thread_map
 
-from custom_modules import audio
+from custom_modules import audio, layout
 from custom_modules.corpus import sources
 from custom_modules.corpus.sources import Listing, Recording, Samples, Setup
 from custom_modules.errors import InputError
@@ -42,7 +42,7 @@ Voice = dict[str, str]
 
 
 @dataclass
-class EspeakSpeech(sources.SpeechSource):
+class EspeakSpeech(sources.Source):
     """Spoken Polish sentences."""
 
     seconds_per_voice: float = 60.0  # at least
@@ -51,7 +51,7 @@ class EspeakSpeech(sources.SpeechSource):
     folder: Path = field(default=Path(), init=False)  # the corpus's, once it is known
 
     def __post_init__(self) -> None:
-        self.voices = self.voices or sources.packaged_rows("voices.csv")
+        self.voices = self.voices or layout.read_rows(sources.DATA / "voices.csv")
 
     def check(self, setup: Setup) -> None:
         """An unknown variant would silently be spoken by the plain voice."""
@@ -68,11 +68,12 @@ class EspeakSpeech(sources.SpeechSource):
         self.folder = setup.output_folder
         voices = [v for v in self.voices if v["subset"] in setup.subsets]
         result: Listing = {subset: [] for subset in setup.subsets}
-        with _espeak() as espeak, ThreadPoolExecutor(setup.workers) as pool:
-            spoken = pool.map(partial(self._speak, setup, *espeak), voices)
-            bar = setup.progress(spoken, "voices", len(voices))
-            for voice, recordings in zip(voices, bar, strict=True):
-                result[voice["subset"]] += recordings
+        bar = {"desc": "voices", "dynamic_ncols": True, "leave": False}
+        with _espeak() as espeak:
+            speak = partial(self._speak, setup, *espeak)
+            spoken = thread_map(speak, voices, max_workers=setup.workers, **bar)
+        for voice, recordings in zip(voices, spoken, strict=True):
+            result[voice["subset"]] += recordings
         return result
 
     def read(self, recording: Recording, start: int, length: int, rate: int) -> Samples:
@@ -82,35 +83,35 @@ class EspeakSpeech(sources.SpeechSource):
         self, setup: Setup, library: str, data: str, voice: Voice
     ) -> list[Recording]:
         """The recordings of one voice; those of an earlier run are kept."""
-        texts = self._texts(voice, setup.seed)
-        folder = setup.output_folder / FOLDER / voice["speaker"]
-        files = [folder / f"{number:03d}.wav" for number in range(len(texts))]
-        if not all(path.is_file() for path in files):
+        texts, speaker = self._texts(voice, setup.seed), voice["speaker"]
+        paths = [FOLDER / speaker / f"{i:03d}.wav" for i in range(len(texts))]
+        files = [setup.output_folder / path for path in paths]
+        if not all(file.is_file() for file in files):
             pitch, rate = voice["pitch"], voice["rate"]
             job = {
                 "library": library,
                 "data": data,
                 "voice": f"pl+{voice['variant']}",
-                "seed": int(generator(setup.seed, voice["speaker"]).integers(2**31)),
+                "seed": int(generator(setup.seed, speaker).integers(2**31)),
                 "parameters": {RATE: rate, VOLUME: QUIET_VOLUME, PITCH: pitch},
                 "texts": texts,
             }
-            for file, (samples, own_rate) in zip(files, _run(job), strict=True):
+            own_rate, spoken = _run(job)
+            for file, said in zip(files, spoken, strict=True):
+                samples = np.frombuffer(said, "<i2") / audio.FULL_SCALE
                 samples = audio.resample(samples, own_rate, setup.rate)
                 gain = audio.from_db(self.level) / max(audio.rms(samples), 1e-9)
                 samples = audio.quantise(audio.limit(samples * gain))
                 audio.write_pcm16(file, samples, setup.rate)
-        recordings = []
-        for file in files:
-            path = file.relative_to(setup.output_folder).as_posix()
-            length = round(audio.read_header(file)[0] * setup.rate)
-            speaker, gender = voice["speaker"], voice["gender"]
-            recordings.append(Recording(path, speaker, length, gender))
-        return recordings
+        lengths = [round(audio.read_header(file)[0] * setup.rate) for file in files]
+        return [
+            Recording(path.as_posix(), speaker, length, voice["gender"])
+            for path, length in zip(paths, lengths, strict=True)
+        ]
 
     def _texts(self, voice: Voice, seed: int) -> list[str]:
         """Texts of a few sentences each, in an order of the voice's own."""
-        rows = sources.packaged_rows("sentences.csv")
+        rows = layout.read_rows(sources.DATA / "sentences.csv")
         own = [row["sentence"] for row in rows if row["subset"] == voice["subset"]]
         own = shuffled(own, "sentences", seed, voice["speaker"])
         step = SENTENCES_PER_RECORDING
@@ -141,8 +142,8 @@ def _espeak() -> Iterator[tuple[str, str]]:
         yield espeakng_loader.get_library_path(), data
 
 
-def _run(job: dict) -> list[tuple[np.ndarray, int]]:
-    """Samples (full scale ±1) and rate of each text, from a process of its own."""
+def _run(job: dict) -> tuple[int, list[bytes]]:
+    """Rate in Hz and 16-bit samples of each text, from a process of its own."""
     command = [sys.executable, str(SCRIPT)]
     done = subprocess.run(command, input=json.dumps(job).encode(), capture_output=True)
     if done.returncode:
@@ -151,10 +152,4 @@ def _run(job: dict) -> list[tuple[np.ndarray, int]]:
             f"espeak-ng's voice {job['voice']} failed with status {done.returncode} "
             f"({reason}); reinstall espeakng-loader==0.2.4"
         )
-    rate, position, pieces = *struct.unpack_from("<i", done.stdout), 4, []
-    while position < len(done.stdout):
-        (count,) = struct.unpack_from("<i", done.stdout, position)
-        samples = np.frombuffer(done.stdout, "<i2", count, position + 4)
-        pieces.append((samples / audio.FULL_SCALE, rate))
-        position += 4 + 2 * count
-    return pieces
+    return pickle.loads(done.stdout)

@@ -14,7 +14,7 @@ from custom_modules.mmipc import generator
 
 
 @dataclass
-class ProceduralEvents(sources.EventSource):
+class ProceduralEvents(sources.Source):
     """Events made from nothing."""
 
     recordings_per_class: int = 6
@@ -24,28 +24,24 @@ class ProceduralEvents(sources.EventSource):
     loudest: float = 0.35
 
     def prepare(self, setup: Setup) -> Listing:
-        recordings = [
-            _recording(name, number, setup.rate)
-            for name in sources.event_families()
-            for number in range(self.recordings_per_class)
-        ]
-        return splitting.split_by_class(recordings, setup.subsets, setup.seed)
+        recordings = []
+        for name in sources.event_families():
+            for number in range(self.recordings_per_class):
+                path = f"procedural/{name}/{number:03d}"
+                seconds = generator("event length", path).uniform(0.8, 3.2)
+                recordings.append(Recording(path, name, round(seconds * setup.rate)))
+        return splitting.split_by_class(recordings, setup)
 
     def read(self, recording: Recording, start: int, length: int, rate: int) -> Samples:
-        rng = generator("event", recording.path)
-        family = EventFamilies(rng, recording.samples, rate)
-        make = getattr(family, sources.event_families()[recording.group])
-        sound = synth.fade_edges(make(), rate)
+        families = EventFamilies(
+            generator("event", recording.path), recording.samples, rate
+        )
+        family = sources.event_families()[recording.group]
+        sound = synth.fade_edges(getattr(families, family)(), rate)
         peak = np.abs(sound).max()
-        level = np.exp(rng.uniform(np.log(self.quietest), np.log(self.loudest)))
+        level = np.exp(families.uniform(np.log(self.quietest), np.log(self.loudest)))
         sound = sound * (level / peak if peak > 0 else 0.0)
         return sound[start : start + length]
-
-
-def _recording(name: str, number: int, rate: int) -> Recording:
-    path = f"procedural/{name}/{number:03d}"
-    seconds = generator("event length", path).uniform(0.8, 3.2)
-    return Recording(path, name, round(seconds * rate))
 
 
 class EventFamilies(synth.Synth):

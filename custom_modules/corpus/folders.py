@@ -1,13 +1,15 @@
 """Sources of the user's own recordings: a folder each of speech, scenes and events."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 
+from tqdm import tqdm
+
 from custom_modules import audio
 from custom_modules.corpus import sources, splitting
-from custom_modules.corpus.sources import Listing, Recording, Samples, SceneClass, Setup
+from custom_modules.corpus.sources import Listing, Recording, Samples, Setup
 from custom_modules.errors import InputError
 from custom_modules.layout import SUBSETS, with_speaker
 
@@ -39,13 +41,11 @@ class Folder(sources.Source):
         return listed or {}
 
     def read(self, recording: Recording, start: int, length: int, rate: int) -> Samples:
-        return audio.read_span(self._locate(recording), start, length, rate)
+        path = Path(self.folder, recording.path)
+        return audio.read_span(path, start, length, rate)
 
     def _list(self, setup: Setup) -> Listing:
         raise NotImplementedError
-
-    def _locate(self, recording: Recording) -> Path:
-        return Path(self.folder, recording.path)
 
     def _paths(self) -> list[str]:
         """The recordings, sorted, relative to the folder, with forward slashes."""
@@ -55,37 +55,30 @@ class Folder(sources.Source):
             if path.suffix.lower() in audio.SUFFIXES and not path.name.startswith(".")
         ]
         if not paths:
-            known = ", ".join(sorted(s.lstrip(".") for s in audio.SUFFIXES))
-            raise InputError(
-                f"{self.folder}: holds no recordings ({known}); check the path"
-            )
+            kinds = f"({', '.join(sorted(audio.SUFFIXES))})"
+            raise InputError(f"{self.folder}: holds no recordings {kinds}; check it")
         return sorted(paths)
 
-    def _lengths(self, paths: list[str], setup: Setup) -> dict[str, int]:
-        """Path → samples at the corpus's rate; all that cannot be read are named."""
-        lengths, problems = {}, []
-        for path in setup.progress(paths, f"reading {self.folder}", len(paths)):
+    def _lengths(self, paths: list[str], setup: Setup) -> list[int]:
+        """In samples at the corpus's rate; all that cannot be read are named."""
+        lengths, problems = [], []
+        bar = {"desc": f"reading {self.folder}", "dynamic_ncols": True, "leave": False}
+        for path in tqdm(paths, **bar):
             try:
                 seconds, _ = audio.read_header(Path(self.folder, path))
-                lengths[path] = max(1, int(seconds * setup.rate))
+                lengths.append(max(1, int(seconds * setup.rate)))
             except InputError as error:
                 problems.append(str(error))
         if problems:
-            raise InputError(
-                f"{self.folder}: {len(problems)} of {len(paths)} recordings cannot be "
-                "read; fix or remove them",
-                problems,
-            )
+            number = f"{len(problems)} of {len(paths)} recordings cannot be read"
+            message = f"{self.folder}: {number}; fix or remove them"
+            raise InputError(message, problems)
         return lengths
 
 
 @dataclass
 class _ClassFolder(Folder):
-    """Recordings whose class is the subfolder that they lie in.
-
-    ``same_recording`` is a regular expression; files in whose name it finds the same
-    text are parts of one recording, which is never divided over subsets.
-    """
+    """Recordings whose class is the subfolder; `same_recording` as in `splitting`."""
 
     classes: Mapping = field(default_factory=dict)
     same_recording: str | None = None
@@ -94,55 +87,52 @@ class _ClassFolder(Folder):
         self.classes = self.classes or {}
 
     def _list(self, setup: Setup) -> Listing:
-        paths = self._paths()
-        own_name = Path(self.folder).name
+        paths, own_name = self._paths(), Path(self.folder).name
         names = [p.split("/")[0] if "/" in p else own_name for p in paths]
         groups = [self._class_of(name) for name in names]
-        lengths = self._lengths(paths, setup)
-        recordings = [
-            Recording(path, group, lengths[path])
-            for path, group in zip(paths, groups, strict=True)
-        ]
-        return splitting.split_by_class(
-            recordings, setup.subsets, setup.seed, self.same_recording
-        )
+        recordings = list(map(Recording, paths, groups, self._lengths(paths, setup)))
+        return splitting.split_by_class(recordings, setup, self.same_recording)
 
     def _class_of(self, subfolder: str) -> str:
         raise NotImplementedError
 
+    def _known(
+        self, subfolder: str, known: Collection[str], role: str, other: str
+    ) -> str:
+        """The class of PolSESS that a subfolder is, or is mapped to."""
+        target = self.classes.get(subfolder, subfolder)
+        if target not in known:
+            near = (get_close_matches(target, known, n=1) or list(known))[0]
+            option = f"--{role}_classes='{{{subfolder}: "
+            raise InputError(
+                f"{self.folder}/{subfolder}: {target!r} is not one of PolSESS's {role} "
+                f"classes; say what it is with {option}{near}}}' or {option}{other}}}'"
+            )
+        return target
 
-class SceneFolder(_ClassFolder, sources.SceneSource):
-    """Scenes of one's own; the class is the subfolder.
 
-    ``classes``: subfolder → one of PolSESS's scene classes, or ``indoor`` or
-    ``outdoor`` for a scene of a class of its own. Subfolders that bear the name of a
-    PolSESS class need no entry.
+class SceneFolder(_ClassFolder):
+    """Scenes of one's own; the class is the subfolder, if it is one of PolSESS's.
+
+    ``classes``: other subfolder → one of PolSESS's scene classes, or ``indoor`` or
+    ``outdoor`` for a scene of a class of its own.
     """
 
-    def scene_class(self, name: str) -> SceneClass:
+    def scene_class(self, name: str) -> sources.SceneClass:
         known = sources.scene_classes()
         if name in known:
             return known[name]
         environment = self.classes[name]
         room = known[DEFAULT_ROOM].room if environment == sources.INDOOR else {}
-        return SceneClass(name, environment, room)
+        return sources.SceneClass(name, environment, room)
 
     def _class_of(self, subfolder: str) -> str:
-        target = self.classes.get(subfolder, subfolder)
-        if target in sources.ENVIRONMENTS:
+        if self.classes.get(subfolder) in (sources.INDOOR, sources.OUTDOOR):
             return subfolder
-        known = sources.scene_classes()
-        if target not in known:
-            near, *_ = *get_close_matches(target, known, n=1), "park"
-            raise InputError(
-                f"{self.folder}/{subfolder}: {target!r} is not a scene class of "
-                f"PolSESS; say what it is with --scene_classes='{{{subfolder}: "
-                f"{near}}}' or '{{{subfolder}: outdoor}}'"
-            )
-        return target
+        return self._known(subfolder, sources.scene_classes(), "scene", "outdoor")
 
 
-class EventFolder(_ClassFolder, sources.EventSource):
+class EventFolder(_ClassFolder):
     """Events of one's own; the class is the subfolder.
 
     ``classes``: subfolder → one of PolSESS's event classes, or a list of the scene
@@ -157,28 +147,19 @@ class EventFolder(_ClassFolder, sources.EventSource):
         return scenes is None or scene_class in scenes
 
     def _class_of(self, subfolder: str) -> str:
-        target = self.classes.get(subfolder, subfolder)
-        if isinstance(target, (list, tuple)):
+        if isinstance(self.classes.get(subfolder), (list, tuple, type(None))):
             return subfolder
-        known = sources.event_scenes()
-        if subfolder in self.classes and target not in known:
-            near, *_ = *get_close_matches(target, known, n=1), "Bell"
-            raise InputError(
-                f"{self.folder}/{subfolder}: {target!r} is not an event class of "
-                f"PolSESS; the nearest is {near}, or give the list of scenes that it "
-                "suits"
-            )
-        return target
+        return self._known(subfolder, sources.event_scenes(), "event", "[park]")
 
 
 @dataclass
-class SpeechFolder(Folder, sources.SpeechSource):
+class SpeechFolder(Folder):
     """Speech of one's own; speakers by subfolder, or by a table.
 
     ``table`` is a CSV with the columns ``file`` (relative to the folder), ``speaker``,
     and perhaps ``gender`` and ``subset``. ``speakers`` (subset → names) divides them;
-    without it the seed does, genders balanced. For ``val_speakers`` see
-    :func:`custom_modules.corpus.splitting.split_speakers`.
+    without it the seed does, genders balanced. ``val_speakers``: ``disjoint``, or
+    ``train`` for other recordings of training's speakers.
     """
 
     table: str | Path | None = None
@@ -186,25 +167,47 @@ class SpeechFolder(Folder, sources.SpeechSource):
     val_speakers: str = "disjoint"
 
     def __post_init__(self) -> None:
-        if self.val_speakers not in splitting.VAL_SPEAKERS:
+        if self.val_speakers not in ("disjoint", "train"):
             raise InputError(
                 f"val_speakers is {self.val_speakers!r}; set it to disjoint or to train"
             )
 
+    def read(self, recording: Recording, start: int, length: int, rate: int) -> Samples:
+        if not Path(self.folder, recording.path).exists():
+            own = recording.path.removeprefix(f"{recording.group}/")
+            recording = replace(recording, path=own)
+        return super().read(recording, start, length, rate)
+
     def _list(self, setup: Setup) -> Listing:
+        """By the table, whose rows without a subset are left out; else by speakers."""
         rows = self._table_rows(self.table) if self.table else self._folder_rows()
         lengths = self._lengths([row["file"] for row in rows], setup)
         recordings = [
-            Recording(r["path"], r["speaker"], lengths[r["file"]], r["gender"])
-            for r in rows
+            Recording(row["path"], row["speaker"], length, row["gender"])
+            for row, length in zip(rows, lengths, strict=True)
         ]
-        return self._divide([row["subset"] for row in rows], recordings, setup)
-
-    def _locate(self, recording: Recording) -> Path:
-        path = Path(self.folder, recording.path)
-        if path.exists():
-            return path
-        return Path(self.folder, recording.path.removeprefix(f"{recording.group}/"))
+        subsets, genders = setup.subsets, {r.group: r.gender for r in recordings}
+        shared = self.val_speakers == "train" and {"train", "val"} <= set(subsets)
+        own = [s for s in subsets if not (shared and s == "val")]
+        if any(row["subset"] for row in rows):
+            listed: Listing = {subset: [] for subset in ("", *SUBSETS)}
+            for row, recording in zip(rows, recordings, strict=True):
+                listed[row["subset"]].append(recording)
+            division = {s: sources.by_group(listed[s]) for s in own}
+            splitting.check_explicit(division, genders)
+            return {s: listed[s] for s in subsets}
+        if self.speakers:
+            split = {s: list(map(str, self.speakers.get(s) or ())) for s in subsets}
+            splitting.check_explicit({s: split[s] for s in own}, genders)
+        else:
+            split = splitting.split_speakers(genders, own, setup.seed)
+        if shared:
+            split["val"] = split["train"]
+        listed = {s: [r for r in recordings if r.group in split[s]] for s in split}
+        if shared:
+            kept, taken = splitting.hold_out(listed["train"], setup.seed)
+            listed |= {"train": kept, "val": taken}
+        return listed
 
     def _folder_rows(self) -> list[Row]:
         rows = []
@@ -215,8 +218,8 @@ class SpeechFolder(Folder, sources.SpeechSource):
                     f"{self.folder}/{path}: is not in a speaker's folder; "
                     "move it into one, or give a table of speakers"
                 )
-            rows.append(dict.fromkeys(COLUMNS, "") | {"file": path, "path": path})
-            rows[-1]["speaker"] = speaker
+            cells = {"file": path, "path": path, "speaker": speaker}
+            rows.append(cells | {"gender": "", "subset": ""})
         return rows
 
     def _table_rows(self, table: str | Path) -> list[Row]:
@@ -228,14 +231,14 @@ class SpeechFolder(Folder, sources.SpeechSource):
             raise InputError(f"{table}: no column {' and '.join(missing)}; add it")
         cells = cells.reindex(columns=COLUMNS, fill_value="")
         cells["file"] = cells["file"].str.replace("\\", "/")
-        rows, speakers = cells.to_dict("records"), set(cells["speaker"])
-        problems: list[str] = []
-        seen: set[str] = set()
-        for number, row in zip(cells.index, rows, strict=True):
-            row["path"] = with_speaker(row["file"], row["speaker"], speakers)
-            problem = self._problem(row, seen)
-            problems += [f"{table}: row {number}: {problem}"] if problem else []
-            seen.add(row["file"])
+        speakers, paths = set(cells["speaker"]), cells[["file", "speaker"]].to_numpy()
+        cells["path"] = [with_speaker(p, speaker, speakers) for p, speaker in paths]
+        repeated, rows = cells["file"].duplicated(), cells.to_dict("records")
+        problems = [
+            f"{table}: row {number}: {problem}"
+            for (number, again), row in zip(repeated.items(), rows, strict=True)
+            if (problem := self._problem(row, again))
+        ]
         if problems:
             raise InputError(
                 f"{table}: {len(problems)} bad rows; fix them, or the folder "
@@ -244,12 +247,12 @@ class SpeechFolder(Folder, sources.SpeechSource):
             )
         return rows
 
-    def _problem(self, row: Row, seen: set[str]) -> str | None:
+    def _problem(self, row: Row, again: bool) -> str | None:
         if not row["file"] or not row["speaker"]:
             return "no file or no speaker"
         if "/" in row["speaker"] or "\\" in row["speaker"]:
             return f"speaker {row['speaker']!r} has a slash; write another sign"
-        if row["file"] in seen:
+        if again:
             return f"{row['file']} is listed before"
         if not Path(self.folder, row["file"]).is_file():
             return f"no file {row['file']}"
@@ -258,37 +261,3 @@ class SpeechFolder(Folder, sources.SpeechSource):
         if row["subset"] not in ("", *SUBSETS):
             return f"subset {row['subset']!r} is not one of {', '.join(SUBSETS)}"
         return None
-
-    def _divide(
-        self, in_table: list[str], recordings: list[Recording], setup: Setup
-    ) -> Listing:
-        """By the table, whose rows without a subset are left out; else by speakers."""
-        subsets = setup.subsets
-        shared = self.val_speakers == "train" and {"train", "val"} <= set(subsets)
-        if any(in_table):
-            pairs = list(zip(in_table, recordings, strict=True))
-            chosen = {s: [r for wanted, r in pairs if wanted == s] for s in subsets}
-            split = {s: [r.group for r in listed] for s, listed in chosen.items()}
-        else:
-            split = self._split_speakers(recordings, setup, shared)
-            chosen = {
-                subset: [r for r in recordings if r.group in set(names)]
-                for subset, names in split.items()
-            }
-        own = {s: names for s, names in split.items() if not (shared and s == "val")}
-        splitting.check_explicit(own, {r.group for r in recordings})
-        if shared and not any(in_table):
-            kept, taken = splitting.hold_out(chosen["train"], setup.seed)
-            chosen |= {"train": kept, "val": taken}
-        return chosen
-
-    def _split_speakers(
-        self, recordings: list[Recording], setup: Setup, shared: bool
-    ) -> dict[str, list[str]]:
-        if not self.speakers:
-            genders = {r.group: r.gender for r in recordings}
-            return splitting.split_speakers(
-                genders, setup.subsets, setup.seed, self.val_speakers
-            )
-        split = {s: list(map(str, self.speakers.get(s) or ())) for s in setup.subsets}
-        return split | {"val": split["train"]} if shared else split

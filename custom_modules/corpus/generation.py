@@ -1,30 +1,46 @@
-"""Generating a corpus: prepare the sources, mix in parallel, write the CSVs."""
+"""Generating a corpus: prepare the sources, mix in parallel, write the CSVs.
+
+``generator.json`` says which options a corpus belongs to. A mixture is done when
+its row is known and each of its files is there in full length. Until a subset's
+CSV is written, rows wait in ``.rows/``, one small file per mixture.
+"""
 
 import hashlib
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import wait
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import resource_tracker
-from multiprocessing.context import BaseContext
 from pathlib import Path
-from typing import Any
+from typing import Self
 
 from tqdm import tqdm
 
 from custom_modules import audio, layout
 from custom_modules.corpus.mixing import Mixer, Row
-from custom_modules.corpus.sources import Listing, Setup
-from custom_modules.corpus.state import State
+from custom_modules.corpus.sources import Listing, Setup, Source
 from custom_modules.errors import InputError, check_number
-from custom_modules.layout import SPEAKERS_FILE, SUBSETS
+from custom_modules.files import PARTIAL_SUFFIX, atomic_path
+from custom_modules.layout import COLUMNS, SPEAKERS_FILE, SUBSETS
 from custom_modules.processes import begin_worker, worker_pool
 
+try:
+    import fcntl
+except ImportError:  # not on Windows, where two runs must not share a folder
+    fcntl = None  # type: ignore[assignment]
+
+NOTE, ROWS = "generator.json", ".rows"
+WAV_HEADER = 44  # bytes that soundfile writes before the samples
+#: Class of a source, as notes of earlier versions name it → as hparams files do now.
+MOVED = {"corpus.speech_folder.SpeechFolder": "corpus.folders.SpeechFolder"}
+ELSEWHERE = "choose another --output_folder"
 ROLES = ("speech", "scene", "event")
 #: Raise it when the same options begin to give other audio.
 PROCEDURE = 1
@@ -43,14 +59,141 @@ CHUNK = 4
 
 Task = tuple[str, int]  # subset and index of a mixture
 Made = tuple[int, Row, int]  # index, row, number of candidates
-Maker = Callable[[Task], Made]
+Maker = Callable[[Iterable[Task]], Iterable[Made]]
+
+
+@dataclass
+class State:
+    """A corpus under construction; a context manager that holds the folder's lock."""
+
+    root: Path
+    length: int  # samples, of a mixture
+    _handle: int | None = field(default=None, init=False)  # of the locked folder
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+    @property
+    def _note(self) -> Path:
+        return self.root / NOTE
+
+    def check(self, options: dict, overwrite: bool = False) -> None:
+        """Refuses a folder that is not ours to work in; changes nothing."""
+        if not self.root.exists():
+            return
+        if not self.root.is_dir():
+            raise InputError(f"{self.root}: is not a folder; {ELSEWHERE}")
+        self._lock()
+        if self._note.is_file():
+            if not (overwrite or self._is_of(options)):
+                raise InputError(
+                    f"{self._note}: this corpus was made with other options; set "
+                    f"--overwrite=True to replace it, or {ELSEWHERE}"
+                )
+        elif any(self.root.iterdir()):
+            message = "holds files that are not a corpus of this generator"
+            raise InputError(f"{self.root}: {message}; {ELSEWHERE}")
+
+    def claim(self, options: dict) -> None:
+        """Makes the folder ours, after `check`; a corpus of other options goes."""
+        if self._note.is_file() and not self._is_of(options):
+            # The note goes last: killed in between, the folder is still known as ours.
+            self._remove(*SUBSETS, ROWS, "sources")
+            (self.root / SPEAKERS_FILE).unlink(missing_ok=True)
+            self._note.unlink()
+        if not self._note.is_file():
+            self._write_note({"options": options})
+        self._lock()
+        for folder in (*SUBSETS, ROWS, "sources"):  # what a killed process left
+            for path in (self.root / folder).rglob(f"*{PARTIAL_SUFFIX}"):
+                path.unlink(missing_ok=True)
+
+    def pin(self, digest: str, overwrite: bool = False) -> None:
+        """Holds a resumed run to the recordings, of this digest, that it began with."""
+        content = self._read_note()
+        if content.get("recordings", digest) != digest:
+            if not overwrite:
+                raise InputError(
+                    f"{self._note}: the source recordings have changed since this "
+                    "corpus was begun; set --overwrite=True to make it again"
+                )
+            self._remove(*SUBSETS, ROWS)
+        self._write_note(content | {"recordings": digest})
+
+    def done_rows(self, subset: str) -> dict[int, Row]:
+        """Index → row of the mixtures that are whole."""
+        table, size = layout.csv_path(self.root, subset), WAV_HEADER + 2 * self.length
+        rows = layout.read_rows(table) if table.is_file() else []
+        for waiting in sorted((self.root / ROWS / subset).glob("*.json")):
+            rows.append(json.loads(waiting.read_text(encoding="utf-8")))
+        return {
+            int(Path(row["mixFile"]).stem.rsplit("_", 1)[1]): row
+            for row in rows
+            if all(
+                path.is_file() and path.stat().st_size == size
+                for path in layout.file_paths(self.root, row).values()
+            )
+        }
+
+    def keep_row(self, row: Row) -> None:
+        """Remembers that a mixture is done; its files must have been written."""
+        path = self.root / ROWS / row["subset"] / row["mixFile"]
+        with atomic_path(path.with_suffix(".json")) as partial:
+            partial.write_text(json.dumps(row), encoding="utf-8")
+
+    def finish_subset(self, subset: str, rows: Iterable[Row]) -> None:
+        """Writes a subset's CSV; its waiting rows are needed no more."""
+        layout.write_rows(layout.csv_path(self.root, subset), COLUMNS, rows)
+        self._remove(Path(ROWS, subset))
+        with suppress(OSError):  # rows of other subsets wait, or there were none
+            (self.root / ROWS).rmdir()
+
+    def _lock(self) -> None:
+        """Locks the folder; the system unlocks it when the process dies."""
+        if fcntl is None or self._handle is not None:
+            return
+        handle = os.open(self.root, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(handle)
+            raise InputError(
+                f"{self.root}: another process is generating here; wait for it"
+            ) from error
+        self._handle = handle
+
+    def _remove(self, *folders: str | Path) -> None:
+        for folder in folders:
+            shutil.rmtree(self.root / folder, ignore_errors=True)
+
+    def _is_of(self, options: dict) -> bool:
+        return self._read_note().get("options") == json.loads(json.dumps(options))
+
+    def _read_note(self) -> dict:
+        try:
+            text = self._note.read_text(encoding="utf-8")
+            for earlier, now in MOVED.items():
+                text = text.replace(earlier, now)
+            return json.loads(text)
+        except (OSError, ValueError) as error:
+            message = f"{self._note}: cannot be read; remove the folder, or {ELSEWHERE}"
+            raise InputError(message) from error
+
+    def _write_note(self, content: dict) -> None:
+        with atomic_path(self._note) as partial:
+            partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 def generate(hparams: dict, options: dict) -> dict[str, list[Row]]:
     """Makes a corpus, or what is missing of it; returns the rows of each subset.
 
-    ``options`` are what the corpus depends on, as plain values: they are compared with
-    those of an earlier run in the same folder.
+    ``options``: all that the corpus depends on, as plain values. Only a corpus of the
+    same ones is resumed.
     """
     begun = time.monotonic()
     setup, sizes = make_setup(hparams)
@@ -65,7 +208,6 @@ def generate(hparams: dict, options: dict) -> dict[str, list[Row]]:
             for subset, size in sizes.items():
                 rows[subset], tried = _make_subset(make, state, subset, size)
                 tries += tried
-        state.finish()
     print(summary(setup, rows, recordings["speech"]))
     again = "all were there"
     if tries:
@@ -82,22 +224,24 @@ def make_setup(hparams: dict) -> tuple[Setup, dict[str, int]]:
         if option != "indoor_share" or value is not None:
             check_number(f"--{option}", value, least=least, most=most, whole=whole)
     if not isinstance(hparams["overwrite"], bool):
-        raise InputError(
-            f"overwrite is {hparams['overwrite']!r}; set it to True or False"
-        )
+        raise InputError(f"--overwrite={hparams['overwrite']}: set it to True or False")
     if not hparams["output_folder"]:
         raise InputError("output_folder is empty; set --output_folder to a folder")
     sizes = {s: hparams[f"n_{s}"] for s in SUBSETS if hparams[f"n_{s}"]}
     if not sizes:
         raise InputError("n_train, n_val and n_test are all 0; nothing to generate")
-    folder, subsets = Path(str(hparams["output_folder"])), tuple(sizes)
+    folder = Path(str(hparams["output_folder"]))
     options = ("sample_rate", "duration", "seed", "workers")
     rate, duration, seed, workers = (hparams[option] for option in options)
-    return Setup(folder, rate, duration, seed, workers, subsets), sizes
+    return Setup(folder, rate, duration, seed, workers, tuple(sizes)), sizes
 
 
 def _begin(
-    state: State, setup: Setup, sources: dict[str, Any], overwrite: bool, options: dict
+    state: State,
+    setup: Setup,
+    sources: dict[str, Source],
+    overwrite: bool,
+    options: dict,
 ) -> dict[str, Listing]:
     """Checks everything, and only then changes anything; lists the recordings."""
     options = {"procedure": PROCEDURE, **options}
@@ -131,14 +275,13 @@ def write_speakers(root: Path, recordings: Listing) -> None:
 
 
 def _make_subset(
-    make: Callable[[list[Task]], Iterable[Made]], state: State, subset: str, size: int
+    make: Maker, state: State, subset: str, size: int
 ) -> tuple[list[Row], list[int]]:
     """Makes what is missing of a subset, and its CSV; rows, and candidates of each."""
     rows = {i: row for i, row in state.done_rows(subset).items() if i < size}
     missing = [(subset, index) for index in range(size) if index not in rows]
     tries = []
-    bar = tqdm(total=size, initial=len(rows), desc=subset, dynamic_ncols=True)
-    with bar:
+    with tqdm(total=size, initial=len(rows), desc=subset, dynamic_ncols=True) as bar:
         for index, row, tried in make(missing):
             rows[index] = row
             tries.append(tried)
@@ -153,10 +296,8 @@ def _check_unique(rows: list[Row]) -> None:
     """No two mixtures of a subset may be of the same two segments."""
     seen: dict[frozenset, Row] = {}
     for row in rows:
-        pair = frozenset(
-            (row[f"speech{n}OryginalPath"], row[f"speech{n}Start"]) for n in (1, 2)
-        )
-        other = seen.setdefault(pair, row)
+        pair = {(row[f"speech{n}OryginalPath"], row[f"speech{n}Start"]) for n in (1, 2)}
+        other = seen.setdefault(frozenset(pair), row)
         if other is not row:
             raise InputError(
                 f"{row['mixFile']}: its speech is that of {other['mixFile']}; there is "
@@ -177,9 +318,7 @@ def summary(setup: Setup, rows: dict[str, list[Row]], speech: Listing) -> str:
 
 
 @contextmanager
-def mixture_maker(
-    mixer: Mixer, state: State
-) -> Iterator[Callable[[list[Task]], Iterable[Made]]]:
+def mixture_maker(mixer: Mixer, state: State) -> Iterator[Maker]:
     """Yields what makes and writes mixtures, in order: here, or in worker processes."""
     workers = mixer.setup.workers
     if workers == 1:
@@ -188,33 +327,27 @@ def mixture_maker(
     # One thread of BLAS per worker: set before the workers import numpy.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
+    # Never plain fork: this process may hold torch, threads and espeak-ng.
+    methods = multiprocessing.get_all_start_methods()
+    method = "forkserver" if "forkserver" in methods else "spawn"
+    context = multiprocessing.get_context(method)
+    context.set_forkserver_preload([__name__])
     resource_tracker.ensure_running()  # it would undo the blocking of signals
     remedy = "run again to resume, with fewer --workers"
-    start = _context(), _start_worker, (mixer, state)
-    with ExitStack() as stack:
+    # At its end, mixtures in progress are finished: that takes a fraction of a
+    # second, and nothing half-written is left.
+    with worker_pool(workers, remedy, context, _start_worker, (mixer, state)) as pool:
         with _ctrl_c_deferred():
-            # At its end, mixtures in progress are finished: that takes a fraction of
-            # a second, and nothing half-written is left.
-            pool = stack.enter_context(worker_pool(workers, remedy, *start))
             wait([pool.submit(os.getpid) for _ in range(workers)])
         yield partial(pool.map, _make_in_worker, chunksize=CHUNK)
-
-
-def _context() -> BaseContext:
-    """Never plain fork: this process may hold torch, threads and espeak-ng."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "custom_modules.corpus.mixing"])
-    return context
 
 
 @contextmanager
 def _ctrl_c_deferred() -> Iterator[None]:
     """Keeps Ctrl-C back while processes start, and from those processes for good.
 
-    It reaches the whole process group. A process that is starting up would die of it
-    with a traceback; the main process alone answers, when they have started.
+    It reaches the whole process group, and a starting process dies of it with a
+    traceback; the main process alone answers, when they have started.
     """
     pressed = []
     handler = signal.signal(signal.SIGINT, lambda *_: pressed.append(True))
@@ -230,7 +363,7 @@ def _ctrl_c_deferred() -> Iterator[None]:
 
 
 #: What a worker process makes mixtures with.
-_makers: list[Maker] = []
+_makers: list[Callable[[Task], Made]] = []
 
 
 def _start_worker(mixer: Mixer, state: State) -> None:

@@ -9,10 +9,11 @@ full mix reaches 0.9999 is drawn again.
 Source: Kleć, Szklanny, Wieczorkowska 2024, and the MATLAB script published with it.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import gcd
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,8 @@ from numpy.random import Generator
 from numpy.typing import ArrayLike
 
 from custom_modules import audio, layout
-from custom_modules.corpus import reverb, segments
-from custom_modules.corpus.sources import INDOOR, OUTDOOR, Listing, Setup, by_group
+from custom_modules.corpus import reverb, sources
+from custom_modules.corpus.sources import INDOOR, Listing, Recording, Setup, Source
 from custom_modules.errors import InputError
 from custom_modules.mmipc import generator
 
@@ -30,6 +31,9 @@ LOWEST_SCENE, HIGHEST_SCENE = -14.0, 0.0  # dB relative to the speech mix
 REJECTED_PEAK = 0.9999
 #: Share of a mixture in which both talk at the same time, at least.
 SMALLEST_OVERLAP = 0.3
+GOLDEN_RATIO = (5**0.5 - 1) / 2
+#: Between recordings that are joined, in s.
+SHORTEST_GAP, LONGEST_GAP = 0.1, 0.3
 SILENCE_REMEDY = "remove silent recordings"
 #: Reverberated layer → the dry one that it is made from, the column of its pre-delay.
 WET_LAYERS = {
@@ -47,6 +51,24 @@ class RejectedError(Exception):
 
 
 @dataclass(frozen=True)
+class Segment:
+    """A stretch of sound and where it comes from."""
+
+    samples: np.ndarray  # [time], as long as a mixture
+    path: str  # the recording; several, joined by ";", if one was too short
+    start: int  # samples, within the first recording
+    end: int  # samples, within the last recording
+
+    def cells(self, prefix: str, rate: int) -> dict[str, str]:
+        """The three cells of a row that say where the segment comes from."""
+        return {
+            f"{prefix}OryginalPath": self.path,
+            f"{prefix}Start": layout.seconds(self.start, rate),
+            f"{prefix}End": layout.seconds(self.end, rate),
+        }
+
+
+@dataclass(frozen=True)
 class Mixture:
     """A finished mixture."""
 
@@ -60,7 +82,7 @@ class Mixer:
     """Draws mixtures; each depends on the seed, the subset and its index only."""
 
     setup: Setup
-    sources: Mapping[str, Any]  # speech, scene, event
+    sources: Mapping[str, Source]  # speech, scene, event
     recordings: Mapping[str, Listing]  # by the same keys, from their `prepare`
     indoor_share: float | None = None  # None: as the scene classes fall
     max_tries: int = 100  # candidates per mixture
@@ -73,15 +95,15 @@ class Mixer:
                 return self._candidate(subset, index, attempt)
             except RejectedError as error:
                 rejected[error.args] += 1
-        by_number = rejected.most_common()
-        counts = ", ".join(f"{reason}: {n}" for (reason, _), n in by_number)
-        (_, remedy), _ = by_number[0]
+        counts = ", ".join(f"{why}: {n}" for (why, _), n in rejected.most_common())
+        (_, remedy), _ = rejected.most_common(1)[0]
         raise InputError(
             f"{layout.stem(subset, index)}: all of {self.max_tries} candidates were "
             f"rejected ({counts}); {remedy}, or raise --max_tries"
         )
 
     def _candidate(self, subset: str, index: int, attempt: int) -> Mixture:
+        """Layers are rounded to 16 bit first; the mix is their exact sum."""
         rng = generator(self.setup.seed, subset, index, attempt)
         turn = index * self.max_tries + attempt
         layers, row = self._speech(subset, turn, rng)
@@ -95,14 +117,24 @@ class Mixer:
         if scene.room:
             wet, cells = self._reverberate(scene.room, layers, rng)
             layers, row = layers | wet, row | cells
-        return _finish(row, layers, subset, index, attempt)
+        integers = {layer: audio.quantise(samples) for layer, samples in layers.items()}
+        for layer in ("s1", "s2", "scene", "event"):
+            if not integers[layer].any():
+                raise RejectedError(f"silent {layer}", SILENCE_REMEDY)
+        mix = np.stack(list(integers.values())).sum(axis=0, dtype=np.int32)
+        _check_peak(mix / audio.FULL_SCALE, "mix at full scale")
+        integers["mix"] = mix.astype(np.int16)
+        row |= layout.file_cells(subset, index, integers)
+        return Mixture(row, integers, attempt + 1)
 
     def _speech(self, subset: str, turn: int, rng: Generator) -> tuple[Layers, Row]:
         """Two talkers at a ratio."""
-        talkers = self._talkers[subset]
+        source, speakers = self.sources["speech"], self._grouped["speech"][subset]
         rate = self.setup.rate
-        names = rng.choice(talkers.speakers, 2, replace=False)
-        first, second = (talkers.cut(name, turn, rng) for name in names)
+        names = rng.choice(list(speakers), 2, replace=False)
+        first, second = (
+            cut_speech(source, speakers[name], self.setup, turn, rng) for name in names
+        )
         active = [audio.active_frames(cut.samples, rate) for cut in (first, second)]
         both = active[0] & active[1]
         if not both.any() or both.mean() < SMALLEST_OVERLAP:
@@ -119,7 +151,7 @@ class Mixer:
         self, subset: str, name: str, speech: np.ndarray, rng: Generator
     ) -> tuple[np.ndarray, Row]:
         """A scene of a class, at a level relative to the speech mix."""
-        cut = self._cut("scene", segments.cut_background, subset, name, rng)
+        cut = self._cut("scene", subset, name, rng)
         level = audio.rms(cut.samples)
         if level == 0.0:
             raise RejectedError("silent scene", SILENCE_REMEDY)
@@ -137,31 +169,27 @@ class Mixer:
     def _event(self, subset: str, scene: str, rng: Generator) -> tuple[np.ndarray, Row]:
         """An event that suits the scene, at its own level."""
         suits = self.sources["event"].suits
-        names = [n for n in sorted(self._grouped["event"][subset]) if suits(n, scene)]
+        names = [n for n in self._grouped["event"][subset] if suits(n, scene)]
         if not names:
             raise RejectedError(f"no event suits {scene}", "add or map event classes")
         name = _draw(rng, names)
-        cut = self._cut("event", segments.cut_event, subset, name, rng)
+        cut = self._cut("event", subset, name, rng)
         cells = cut.cells("event", self.setup.rate) | {"eventClass": name}
         return audio.limit(cut.samples), cells
 
-    def _cut(
-        self, role: str, cut: Any, subset: str, name: str, rng: Generator
-    ) -> segments.Segment:
-        """A segment of one of the recordings of a class."""
+    def _cut(self, role: str, subset: str, name: str, rng: Generator) -> Segment:
+        """A segment of one of the recordings of a class; scenes go on, events end."""
         recording = _draw(rng, self._grouped[role][subset][name])
-        setup = self.setup
-        return cut(self.sources[role], recording, setup.length, setup.rate, rng)
+        source, repeat = self.sources[role], role == "scene"
+        return cut_stretch(source, recording, self.setup, rng, repeat)
 
     def _reverberate(
         self, ranges: dict, dry: Layers, rng: Generator
     ) -> tuple[Layers, Row]:
         """The wet layers: one room for all, a pre-delay for each source."""
         drawn = reverb.draw_room(ranges, rng)
-        columns = ("highCut", "diffusion", "decay", "freqDamp")
-        room = reverb.Room(*(drawn[column] for column in columns))
         rate = self.setup.rate
-        response = reverb.impulse_response(room, self.setup.length, rate)
+        response = reverb.impulse_response(drawn, self.setup.length, rate)
         wet = {
             layer: audio.limit(reverb.wet(dry[name], response, drawn[column], rate))
             for layer, (name, column) in WET_LAYERS.items()
@@ -174,46 +202,87 @@ class Mixer:
         Were it drawn again, loud recordings would make corpora of outdoor mixtures:
         reverberation brings a candidate nearer to full scale.
         """
-        classes = defaultdict(list)
-        for name in sorted(self._grouped["scene"][subset]):
-            environment = self.sources["scene"].scene_class(name).environment
-            classes[environment].append(name)
-        if len(classes) == 1:
-            return next(iter(classes.values()))
+        scene_class = self.sources["scene"].scene_class
+        names = list(self._grouped["scene"][subset])
+        indoor = [name for name in names if scene_class(name).environment == INDOOR]
+        outdoor = [name for name in names if name not in indoor]
         share = self.indoor_share
-        if share is None:
-            share = len(classes[INDOOR]) / sum(map(len, classes.values()))
+        share = len(indoor) / len(names) if share is None else share
         rng = generator(self.setup.seed, subset, index, "environment")
-        return classes[INDOOR if rng.random() < share else OUTDOOR]
-
-    @cached_property
-    def _talkers(self) -> dict[str, segments.Talkers]:
-        source, setup = self.sources["speech"], self.setup
-        return {
-            subset: segments.Talkers(source, listed, setup.length, setup.rate)
-            for subset, listed in self.recordings["speech"].items()
-        }
+        # One kind alone is taken whatever is drawn.
+        return (indoor if rng.random() < share else outdoor) or indoor or outdoor
 
     @cached_property
     def _grouped(self) -> dict[str, dict[str, Listing]]:
-        """Role → subset → class → recordings."""
+        """Role → subset → speaker or class → recordings."""
         return {
-            role: {s: by_group(rs) for s, rs in self.recordings[role].items()}
-            for role in ("scene", "event")
+            role: {s: sources.by_group(listed) for s, listed in split.items()}
+            for role, split in self.recordings.items()
         }
 
 
-def _finish(row: Row, layers: Layers, subset: str, index: int, attempt: int) -> Mixture:
-    """Quantises the layers, and adds up what will be in the files."""
-    integers = {name: audio.quantise(samples) for name, samples in layers.items()}
-    for name in ("s1", "s2", "scene", "event"):
-        if not integers[name].any():
-            raise RejectedError(f"silent {name}", SILENCE_REMEDY)
-    mix = np.sum(list(integers.values()), axis=0, dtype=np.int32)
-    _check_peak(mix / audio.FULL_SCALE, "mix at full scale")
-    integers["mix"] = np.asarray(mix, np.int16)
-    row |= layout.file_cells(subset, index, integers)
-    return Mixture(row, integers, attempt + 1)
+def cut_speech(
+    source: Source, recordings: list[Recording], setup: Setup, turn: int, rng: Generator
+) -> Segment:
+    """A segment of a speaker; short recordings are joined, in an order of ``rng``.
+
+    No two turns of a speaker start at the same sample until every possible start
+    has been used: turn t starts at t times a step that shares no divisor with
+    their number. The step is near the golden section of it, which also keeps
+    the starts of any run of turns apart.
+    """
+    length = setup.length
+    # A short one is left at its half at the latest: more would be gaps.
+    spare = [recording.samples - length for recording in recordings]
+    choices = [s + 1 if s >= 0 else max(1, (s + length) // 2) for s in spare]
+    ends = np.cumsum(choices)
+    total = int(ends[-1])
+    step = max(1, round(GOLDEN_RATIO * total))
+    while gcd(step, total) > 1:
+        step += 1
+    position = turn * step % total
+    first = int(np.searchsorted(ends, position, side="right"))
+    start = position - int(ends[first]) + choices[first]
+    recording = recordings[first]
+    if spare[first] >= 0:
+        samples = source.read(recording, start, length, setup.rate)
+        return Segment(samples, recording.path, start, start + length)
+    others = [recordings[i] for i in rng.permutation(len(recordings)) if i != first]
+    return _join(source, [*others, recording], start, setup, rng)
+
+
+def _join(
+    source: Source, waiting: list[Recording], start: int, setup: Setup, rng: Generator
+) -> Segment:
+    """Recordings after each other, the last one first; silence if they run out."""
+    samples = np.zeros(setup.length)
+    position, paths, first_start = 0, [], start
+    while waiting and position < setup.length:
+        recording = waiting.pop()
+        size = min(recording.samples - start, setup.length - position)
+        piece = source.read(recording, start, size, setup.rate)
+        samples[position : position + size] = piece
+        paths.append(recording.path)
+        end = start + size
+        gap = rng.uniform(SHORTEST_GAP, LONGEST_GAP)
+        position += size + round(gap * setup.rate)
+        start = 0
+    return Segment(samples, layout.JOIN.join(paths), first_start, end)
+
+
+def cut_stretch(
+    source: Source, recording: Recording, setup: Setup, rng: Generator, repeat: bool
+) -> Segment:
+    """A random stretch; a shorter recording is repeated, or placed at a random time."""
+    size = min(setup.length, recording.samples)
+    start = int(rng.integers(recording.samples - size + 1))
+    offset = 0 if repeat else int(rng.integers(setup.length - size + 1))
+    samples = source.read(recording, start, size, setup.rate)
+    if repeat:
+        samples = np.resize(samples, setup.length)
+    else:
+        samples = np.pad(samples, (offset, setup.length - size - offset))
+    return Segment(samples, recording.path, start, start + size)
 
 
 def _check_peak(samples: ArrayLike, reason: str) -> None:

@@ -5,14 +5,10 @@ JAES 45(9), 1997, figure 1 and table 2. The published PolSESS script uses MATLAB
 ``reverberator``, which is of the same family and gives the parameters their
 names; the plate's slow modulation is left out, so that it is linear and
 time-invariant and an impulse response says everything.
-
-The plate is two loops that feed each other. Its transfer function is evaluated on a
-circle, and one inverse FFT gives the impulse response.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Mapping
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.random import Generator
@@ -46,18 +42,6 @@ PRE_DELAY_ADVANCE = 0.3
 WRAP_DAMPING = 1e-6
 
 
-@dataclass(frozen=True)
-class Room:
-    """What a PolSESS row says about its room."""
-
-    high_cut: float  # corner of the input's low-pass in Hz, at most Nyquist
-    diffusion: float  # gain of the input's all-pass filters, 0 to below 1
-    #: MATLAB's ``DecayFactor``, 0 to 1: how *fast* the tail dies. A car has 0.97, a
-    #: hall 0.3.
-    decay: float
-    freq_damp: float  # how much faster high frequencies die, 0 to below 1
-
-
 def draw_room(
     ranges: Mapping[str, tuple[float, float]], rng: Generator
 ) -> dict[str, float]:
@@ -81,14 +65,17 @@ def draw_room(
     return {name: float(layout.number(value)) for name, value in drawn.items()}
 
 
-def impulse_response(room: Room, length: int, rate: int) -> np.ndarray:
+def impulse_response(room: Mapping[str, float], length: int, rate: int) -> np.ndarray:
     """The plate's impulse response, fully wet, without pre-delay, ``[length]``.
 
-    The mean of the two output channels. It starts with silence: no tap of the plate
-    is nearer than 4 ms.
+    Of a room count ``highCut``, the corner of the input's low-pass in Hz;
+    ``diffusion``, the gain of the input's all-pass filters, 0 to below 1; ``decay``,
+    0 to 1, how *fast* the tail dies (a car has 0.97, a hall 0.3); and ``freqDamp``, how
+    much faster high frequencies do, 0 to below 1. The mean of the two output channels.
+    It starts with silence: no tap of the plate is nearer than 4 ms.
     """
     size = next_fast_len(max(length, DESIGN_RATE // 4), real=True)
-    wrapped = irfft(_Plate(size, rate).output(room), size)
+    wrapped = irfft(_transfer_function(room, size, rate), size)
     return wrapped[:length] * _radius(size) ** np.arange(length)
 
 
@@ -106,68 +93,49 @@ def wet(
     return np.concatenate([np.zeros(delay), tail])
 
 
-class _Plate:
-    """The plate's transfer function on a circle around the unit circle.
+def _transfer_function(room: Mapping[str, float], size: int, rate: int) -> np.ndarray:
+    """The plate, two loops that feed each other, on a circle, ``[size // 2 + 1]``.
 
     On a circle of radius r > 1 a tail longer than the FFT comes back damped by
     r to the power of the FFT's size: an infinite response needs no longer FFT.
     """
+    delay = partial(_delay, size=size, rate=rate)
+    one_sample = delay(DESIGN_RATE / rate)
 
-    def __init__(self, size: int, rate: int) -> None:
-        self.rate = rate
-        self.delay = _delays(size, rate)
-        self.one_sample = self.delay(DESIGN_RATE / rate)
-
-    def output(self, room: Room) -> np.ndarray:
-        """The spectrum of the mean of both channels, ``[size // 2 + 1]``."""
-        lines = [self._lines(room, *loop) for loop in LOOPS]
-        source = self._input(room)
-        ends = [loop[3] for loop in lines]
-        loop_gain = 1.0 / (1.0 - ends[0] * ends[1])
-        feeds = [source * (1.0 + end) * loop_gain for end in reversed(ends)]
-        taps = np.zeros_like(source)
-        for loop, line, delay in TAPS:
-            tap = feeds[loop] * lines[loop][line - 1] * self.delay(abs(delay))
-            taps += np.sign(delay) * tap
-        return 0.5 * TAP_GAIN * taps
-
-    def _lines(
-        self, room: Room, first: int, delay_1: int, second: int, delay_2: int
-    ) -> tuple[np.ndarray, ...]:
-        """What enters delay 1, all-pass 2, delay 2, and the other loop."""
-        keep = 1.0 - room.decay
-        damper = (1.0 - room.freq_damp) / (1.0 - room.freq_damp * self.one_sample)
-        line_1 = self._all_pass(first, DECAY_DIFFUSION[0])
-        inner = line_1 * self.delay(delay_1) * damper * keep
-        state_2 = inner / (1.0 + DECAY_DIFFUSION[1] * self.delay(second))
-        line_2 = inner * self._all_pass(second, DECAY_DIFFUSION[1])
-        return line_1, state_2, line_2, line_2 * self.delay(delay_2) * keep
-
-    def _input(self, room: Room) -> np.ndarray:
-        """What enters both loops: a low-pass and all-pass filters."""
-        pole = np.exp(-2.0 * np.pi * min(room.high_cut / self.rate, 0.5))
-        source = (1.0 - pole) / (1.0 - pole * self.one_sample)
-        for delay in INPUT_DIFFUSERS:
-            source = source * self._all_pass(delay, room.diffusion)
-        return source
-
-    def _all_pass(self, delay: int, gain: float) -> np.ndarray:
-        z = self.delay(delay)
+    def all_pass(samples: int, gain: float) -> np.ndarray:
+        z = delay(samples)
         return (gain + z) / (1.0 + gain * z)
+
+    pole = np.exp(-2.0 * np.pi * min(room["highCut"] / rate, 0.5))
+    source = (1.0 - pole) / (1.0 - pole * one_sample)
+    for samples in INPUT_DIFFUSERS:
+        source = source * all_pass(samples, room["diffusion"])
+    keep, damp = 1.0 - room["decay"], room["freqDamp"]
+    damper = (1.0 - damp) / (1.0 - damp * one_sample)
+    lines = []  # of each loop: what enters delay 1, all-pass 2, delay 2, the other loop
+    for first, delay_1, second, delay_2 in LOOPS:
+        line_1 = all_pass(first, DECAY_DIFFUSION[0])
+        inner = line_1 * delay(delay_1) * damper * keep
+        state_2 = inner / (1.0 + DECAY_DIFFUSION[1] * delay(second))
+        line_2 = inner * all_pass(second, DECAY_DIFFUSION[1])
+        lines.append((line_1, state_2, line_2, line_2 * delay(delay_2) * keep))
+    ends = [loop[3] for loop in lines]
+    loop_gain = 1.0 / (1.0 - ends[0] * ends[1])
+    feeds = [source * (1.0 + end) * loop_gain for end in reversed(ends)]
+    taps = np.zeros_like(source)
+    for loop, line, samples in TAPS:
+        tap = feeds[loop] * lines[loop][line - 1] * delay(abs(samples))
+        taps += np.sign(samples) * tap
+    return 0.5 * TAP_GAIN * taps
 
 
 def _radius(size: int) -> float:
     return WRAP_DAMPING ** (-1.0 / size)
 
 
-@lru_cache(maxsize=2)
-def _delays(size: int, rate: int) -> Callable[[float], np.ndarray]:
-    """A function that gives z to the power of minus a delay, and remembers it."""
+@lru_cache(maxsize=64)
+def _delay(design_samples: float, size: int, rate: int) -> np.ndarray:
+    """z to the power of minus a delay."""
     angle = 2j * np.pi * np.arange(size // 2 + 1) / size
-    exponent = -(np.log(_radius(size)) + angle)
-
-    @lru_cache(maxsize=64)
-    def delay(design_samples: float) -> np.ndarray:
-        return np.exp(exponent * max(round(design_samples * rate / DESIGN_RATE), 1))
-
-    return delay
+    samples = max(round(design_samples * rate / DESIGN_RATE), 1)
+    return np.exp(-(np.log(_radius(size)) + angle) * samples)

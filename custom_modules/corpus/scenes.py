@@ -17,7 +17,7 @@ from custom_modules.mmipc import generator
 
 
 @dataclass
-class ProceduralScenes(sources.SceneSource):
+class ProceduralScenes(sources.Source):
     """Scenes made from nothing."""
 
     recordings_per_class: int = 10
@@ -25,29 +25,23 @@ class ProceduralScenes(sources.SceneSource):
 
     def prepare(self, setup: Setup) -> Listing:
         samples = max(round(self.seconds * setup.rate), setup.length)
-        recordings = [
-            Recording(f"procedural/{folder_name(name)}/{number:03d}", name, samples)
+        recordings = [  # cafe/restaurant has a slash
+            Recording(f"procedural/{name.replace('/', '_')}/{n:03d}", name, samples)
             for name in sources.scene_classes()
-            for number in range(self.recordings_per_class)
+            for n in range(self.recordings_per_class)
         ]
-        return splitting.split_by_class(recordings, setup.subsets, setup.seed)
+        return splitting.split_by_class(recordings, setup)
 
     def read(self, recording: Recording, start: int, length: int, rate: int) -> Samples:
-        whole = render(recording.path, recording.group, recording.samples, rate)
-        return whole[start : start + length]
-
-
-def folder_name(scene_class: str) -> str:
-    """A scene class as a folder's name: ``cafe/restaurant`` has a slash."""
-    return scene_class.replace("/", "_")
+        return render(recording, rate)[start : start + length]
 
 
 @lru_cache(maxsize=16)
-def render(name: str, scene_class: str, length: int, rate: int) -> np.ndarray:
-    """The samples of a recording, RMS 1; what they draw depends on its name."""
-    layers = SceneLayers(generator("scene", name), length, rate)
-    mixed = np.zeros(length)
-    for layer, level in sources.scene_classes()[scene_class].layers.items():
+def render(recording: Recording, rate: int) -> np.ndarray:
+    """The samples of a recording, RMS 1; what they draw depends on its path."""
+    layers = SceneLayers(generator("scene", recording.path), recording.samples, rate)
+    mixed = np.zeros(recording.samples)
+    for layer, level in sources.scene_classes()[recording.group].layers.items():
         gain = from_db(level + layers.uniform(-3, 3))
         mixed += gain * synth.unit(getattr(layers, layer)())
     return synth.unit(mixed)
@@ -57,24 +51,20 @@ class SceneLayers(synth.Synth):
     """A method for each layer that ``data/scenes.csv`` names."""
 
     def air(self) -> np.ndarray:
-        """Ventilation: steady, dull noise."""
         slope, high = self.uniform(-7, -3), self.uniform(800, 5000)
         return self.noise(slope, self.uniform(30, 120), high)
 
     def hum(self) -> np.ndarray:
-        """Mains and fridges: 50 Hz and its multiples, slowly beating."""
         frequency = np.full(self.length, 50.0 * self.rng.choice([1, 2]))
         strength = self.wander(0.5, 0.6, 1.0)
         return self.tone(frequency, int(self.rng.integers(4, 12))) * strength
 
     def motor(self) -> np.ndarray:
-        """An electric motor: a whine that goes up and down."""
         top = self.uniform(200, 700)
         pitch = self.wander(0.3, 0.6 * top, top)
         return self.tone(pitch, 6) * self.wander(1.0, 0.4, 1.0)
 
     def engine(self) -> np.ndarray:
-        """A combustion engine: many partials of a low pitch, roughened."""
         top = self.uniform(35, 90)
         pitch = self.wander(0.4, 0.8 * top, top)
         rough = 1 + 0.5 * self.noise(-6, 5, 30)
@@ -90,8 +80,8 @@ class SceneLayers(synth.Synth):
         grain = self.burst(0.08, 80, self.uniform(600, 1500))
         gap, period = int(0.12 * self.rate), int(self.uniform(0.5, 0.9) * self.rate)
         impulses = np.zeros(self.length)
-        impulses[:: max(period, 1)] = 1.0
-        impulses[gap :: max(period, 1)] += 0.7
+        impulses[::period] = 1.0
+        impulses[gap::period] += 0.7
         clatter = fftconvolve(impulses, grain)[: self.length]
         return synth.unit(clatter) + 0.5 * self.noise(-4, 60, 1500)
 
@@ -114,7 +104,6 @@ class SceneLayers(synth.Synth):
         return self.noise(-3, 200, 4000) * (0.15 + swell)
 
     def hall(self) -> np.ndarray:
-        """The murmur of a large room: band-limited, slowly moving noise."""
         murmur = self.noise(-4, 120, self.uniform(700, 1500))
         return murmur * self.wander(2.0, 0.6, 1.0)
 
@@ -127,7 +116,6 @@ class SceneLayers(synth.Synth):
         return resample(voices, rate, self.rate)[: self.length]
 
     def murmur(self) -> np.ndarray:
-        """One of the voices of a babble."""
         pitch = self.rng.choice([110.0, 200.0]) * self.uniform(0.8, 1.3)
         phase = np.cumsum(self.wander(2.0, 0.85 * pitch, 1.15 * pitch)) / self.rate
         buzz = 2 * (phase % 1.0) - 1 + 0.3 * self.rng.standard_normal(self.length)

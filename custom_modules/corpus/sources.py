@@ -1,26 +1,25 @@
 """What a source of recordings has to offer, and PolSESS's classes of scenes and events.
 
 A corpus is made from three independent sources, named in the hparams file by
-``!new:``: one of speech, one of scenes, one of events. A source of one's own is a
-class with two methods, :meth:`Source.prepare` and :meth:`Source.read`; deriving from
-the base class of its role gives the rest. One that writes files, or takes its time,
-also has :meth:`Source.check`.
+``!new:``: one of speech, one of scenes, one of events. A source of one's own derives
+from :class:`Source` and has two methods, :meth:`Source.prepare` and
+:meth:`Source.read`. One that writes files, or takes its time, also has
+:meth:`Source.check`.
 """
 
-import csv
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
-from custom_modules.layout import SUBSETS
+from custom_modules.layout import SUBSETS, read_rows
 
 DATA = Path(__file__).parent / "data"
 INDOOR, OUTDOOR = "indoor", "outdoor"
-ENVIRONMENTS = (INDOOR, OUTDOOR)
 
 #: The columns of ``data/scenes.csv`` from which a room is drawn: pre-delay in s, high
 #: cut in Hz, the others without unit.
@@ -33,7 +32,9 @@ class SceneClass:
 
     name: str  # such as "cafe/restaurant"
     environment: str
-    room: dict[str, tuple[float, float]]  # ROOM_COLUMNS → range; empty outdoors
+    room: dict[
+        str, tuple[float, float]
+    ]  # ROOM_COLUMNS → least and most; empty outdoors
     layers: dict[str, float] = field(default_factory=dict)  # of a procedural one → dB
 
 
@@ -55,11 +56,10 @@ Listing = dict[str, list[Recording]]
 
 
 def by_group(recordings: Iterable[Recording]) -> Listing:
-    """The recordings of each speaker or class, in their order."""
-    groups: Listing = {}
-    for recording in recordings:
-        groups.setdefault(recording.group, []).append(recording)
-    return groups
+    """The recordings of each speaker or class, sorted by its name."""
+    group = attrgetter("group")
+    groups = groupby(sorted(recordings, key=group), group)
+    return {name: list(own) for name, own in groups}
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,6 @@ class Setup:
         """A mixture's length in samples."""
         return round(self.duration * self.rate)
 
-    def progress(self, items: Iterable, desc: str, total: int) -> Iterable:
-        """The items with a progress bar around them."""
-        return tqdm(items, desc=desc, total=total, dynamic_ncols=True, leave=False)
-
 
 class Source:
     """A source of recordings. It must survive pickling: workers get a copy."""
@@ -89,7 +85,7 @@ class Source:
     def check(self, setup: Setup) -> None:
         """Refuses what could go wrong later, before anything in the corpus is changed.
 
-        Called once, before ``prepare``, with the same setup; a source need not have it.
+        Called once, before ``prepare``; a source need not have it.
         """
 
     def prepare(self, setup: Setup) -> Listing:
@@ -104,31 +100,13 @@ class Source:
         """A stretch of ``length`` samples; called in the workers."""
         raise NotImplementedError
 
-
-class SpeechSource(Source):
-    """A source of speech: a recording's group is its speaker."""
-
-
-class SceneSource(Source):
-    """A source of scenes: a recording's group is its scene class."""
-
     def scene_class(self, name: str) -> SceneClass:
-        """The scene class of a group."""
+        """The scene class of a group; of a source of scenes."""
         return scene_classes()[name]
 
-
-class EventSource(Source):
-    """A source of events: a recording's group is its event class."""
-
     def suits(self, event_class: str, scene_class: str) -> bool:
-        """Whether an event may be heard in a scene, by the names of their classes."""
+        """Whether an event may be heard in a scene; of a source of events."""
         return scene_class in event_scenes()[event_class]
-
-
-def packaged_rows(name: str) -> list[dict[str, str]]:
-    """The rows of a table in the package's data folder."""
-    with open(DATA / name, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @cache
@@ -139,13 +117,11 @@ def scene_classes() -> dict[str, SceneClass]:
     (0.95, 0.99)
     """
     result = {}
-    for row in packaged_rows("scenes.csv"):
+    for row in read_rows(DATA / "scenes.csv"):
         ranges = {c: row[c].split("..") for c in ROOM_COLUMNS if row[c]}
-        room = {
-            column: (float(low), float(high)) for column, (low, high) in ranges.items()
-        }
-        layers = (layer.split(":") for layer in row["layers"].split())
-        levels = {layer: float(level) for layer, level in layers}
+        room = {c: (float(low), float(high)) for c, (low, high) in ranges.items()}
+        layers = dict(layer.split(":") for layer in row["layers"].split())
+        levels = {layer: float(level) for layer, level in layers.items()}
         name = row["scene_class"]
         result[name] = SceneClass(name, row["environment"], room, levels)
     return result
@@ -159,19 +135,17 @@ def event_scenes() -> dict[str, frozenset[str]]:
     ['forest_path', 'park', 'public_square', 'residential_area']
     """
     result = {}
-    for row in packaged_rows("events.csv"):
+    for row in read_rows(DATA / "events.csv"):
         # "beach park", or "all -beach -park": every class but these.
-        first, *others = row["scenes"].split()
-        exceptions = {word.removeprefix("-") for word in others}
-        if first == "all":
-            result[row["event_class"]] = frozenset(scene_classes()) - exceptions
-        else:
-            result[row["event_class"]] = frozenset([first, *others])
+        scenes = set(row["scenes"].split())
+        if "all" in scenes:
+            scenes = {s for s in scene_classes() if f"-{s}" not in scenes}
+        result[row["event_class"]] = frozenset(scenes)
     return result
 
 
 @cache
 def event_families() -> dict[str, str]:
     """Which procedural sound stands for an event class, where there is one."""
-    rows = packaged_rows("events.csv")
+    rows = read_rows(DATA / "events.csv")
     return {row["event_class"]: row["family"] for row in rows if row["family"]}

@@ -5,57 +5,42 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from itertools import chain, zip_longest
 
-from custom_modules.corpus.sources import Listing, Recording, by_group
+from custom_modules.corpus.sources import Listing, Recording, Setup, by_group
 from custom_modules.errors import InputError
 from custom_modules.mmipc import shuffled
 
 #: The shares that validation and test take; training has the rest.
 HELD_OUT_SHARES = {"test": 0.2, "val": 0.15}
 SPEAKERS_NEEDED = 2  # in every subset: a mixture has two different ones
-VAL_SPEAKERS = ("disjoint", "train")
 
 
 def split_speakers(
-    genders: Mapping[str, str],
-    subsets: Collection[str],
-    seed: int,
-    val_speakers: str = "disjoint",
+    genders: Mapping[str, str], subsets: Collection[str], seed: int
 ) -> dict[str, list[str]]:
     """Divides speakers over subsets, genders (or "") balanced as far as they go.
-
-    With ``val_speakers="train"``, validation has the training's speakers (other
-    recordings of theirs), as in WSJ0-2mix's cv set.
 
     >>> genders = dict.fromkeys("abc", "female") | dict.fromkeys("xyz", "male")
     >>> split = split_speakers(genders, ("train", "val", "test"), seed=1)
     >>> {subset: len(names) for subset, names in split.items()}
     {'test': 2, 'val': 2, 'train': 2}
     """
-    shared = val_speakers == "train" and "val" in subsets
-    own = [s for s in subsets if not (s == "val" and shared)]
-    if len(genders) < SPEAKERS_NEEDED * max(len(own), 1):
-        other = ", or set --val_speakers=train" if "val" in own else ""
+    if len(genders) < SPEAKERS_NEEDED * len(subsets):
+        other = ", or set --val_speakers=train" if "val" in subsets else ""
         raise InputError(
-            f"{len(genders)} speakers are too few for {', '.join(own)}, which need two "
-            f"each; add speakers{other}"
+            f"{len(genders)} speakers are too few for {', '.join(subsets)}, which need "
+            f"two each; add speakers{other}"
         )
-    waiting = _genders_alternating(genders, seed)
-    result = {}
-    for subset, share in HELD_OUT_SHARES.items():
-        if subset in own:
-            number = max(SPEAKERS_NEEDED, int(share * len(genders)))
-            result[subset], waiting = waiting[:number], waiting[number:]
-    if "train" in own:
-        result["train"] = waiting
-    return result | {"val": waiting} if shared else result
-
-
-def _genders_alternating(genders: Mapping[str, str], seed: int) -> list[str]:
     queues = defaultdict(list)
     for speaker in shuffled(genders, "speakers", seed):
         queues[genders[speaker]].append(speaker)
-    turns = zip_longest(*(queues[gender] for gender in sorted(queues)))
-    return [speaker for speaker in chain(*turns) if speaker is not None]
+    turns = chain(*zip_longest(*(queues[gender] for gender in sorted(queues))))
+    waiting = [speaker for speaker in turns if speaker is not None]
+    result = {}
+    for subset, share in HELD_OUT_SHARES.items():
+        if subset in subsets:
+            number = max(SPEAKERS_NEEDED, int(share * len(genders)))
+            result[subset], waiting = waiting[:number], waiting[number:]
+    return result | {"train": waiting} if "train" in subsets else result
 
 
 def check_explicit(
@@ -79,11 +64,11 @@ def check_explicit(
 
 
 def hold_out(
-    recordings: list[Recording], seed: int, share: float = HELD_OUT_SHARES["val"]
+    recordings: list[Recording], seed: int
 ) -> tuple[list[Recording], list[Recording]]:
-    """Takes a share of each speaker's recordings, at least one, for validation.
+    """Those that are kept, and of each speaker a share, at least one, for validation.
 
-    Returns those that are kept and those that are taken.
+    As in WSJ0-2mix, whose cv set has the speakers of training.
     """
     taken: set[str] = set()
     for speaker, own in by_group(recordings).items():
@@ -93,31 +78,28 @@ def hold_out(
                 "validation; cut it into several, or set --val_speakers=disjoint"
             )
         order = shuffled([recording.path for recording in own], "held out", seed)
-        taken.update(order[: max(1, int(share * len(own)))])
+        taken.update(order[: max(1, int(HELD_OUT_SHARES["val"] * len(own)))])
     kept = [r for r in recordings if r.path not in taken]
     return kept, [r for r in recordings if r.path in taken]
 
 
 def split_by_class(
-    recordings: list[Recording],
-    subsets: Collection[str],
-    seed: int,
-    same_recording: str | None = None,
+    recordings: list[Recording], setup: Setup, same_recording: str | None = None
 ) -> Listing:
     """Divides the recordings of each class; small classes are missing in some subsets.
 
     ``same_recording`` is a regular expression: files in whose name it finds the same
     text are parts of one recording and stay together.
     """
-    result: Listing = {subset: [] for subset in subsets}
-    for name, own in sorted(by_group(recordings).items()):
+    result: Listing = {subset: [] for subset in setup.subsets}
+    for name, own in by_group(recordings).items():
         origins = defaultdict(list)
         for recording in own:
             file = recording.path.rsplit("/", 1)[-1]
             match = re.search(same_recording, file) if same_recording else None
             origins[match.group() if match else recording.path].append(recording)
-        order = shuffled(origins, "recordings", seed, name)
-        for subset, chosen in _deal(order, subsets).items():
+        order = shuffled(origins, "recordings", setup.seed, name)
+        for subset, chosen in _deal(order, setup.subsets).items():
             result[subset] += [r for origin in chosen for r in origins[origin]]
     for subset, listed in result.items():
         if not listed:
@@ -125,7 +107,8 @@ def split_by_class(
                 f"{len(recordings)} recordings are too few for {subset} to have one of "
                 "its own; add recordings, or cut long ones"
             )
-    return {subset: sorted(rs, key=lambda r: r.path) for subset, rs in result.items()}
+        listed.sort(key=lambda recording: recording.path)
+    return result
 
 
 def _deal(origins: list[str], subsets: Collection[str]) -> dict[str, list[str]]:

@@ -14,7 +14,7 @@ from scipy.signal import fftconvolve, lfilter
 
 from custom_modules.audio import rms
 
-CURVE_RATE = 100  # Hz
+CURVE_RATE = 100  # Hz, at which slow curves are computed, then interpolated
 SPECTRUM_CORNER = 20.0  # Hz: below it no block puts energy
 DECAY_60_DB = 6.9  # nepers
 
@@ -51,12 +51,7 @@ class Synth:
         return unit(irfft(spectrum * gain, size)[: self.length])
 
     def wander(self, speed: float, low: float, high: float) -> np.ndarray:
-        """A quantity that drifts between two values, ``speed`` new targets per second.
-
-        >>> drift = Synth(np.random.default_rng(0), 800, 8000).wander(2.0, 0.5, 1.0)
-        >>> bool(drift.min() >= 0.5 and drift.max() <= 1.0)
-        True
-        """
+        """A drift between two values, with ``speed`` new targets per second."""
         knots = self.rng.uniform(low, high, int(self.length / self.rate * speed) + 3)
         coarse = self._coarse_times() * speed
         index = coarse.astype(int)
@@ -65,10 +60,7 @@ class Synth:
         return self._refined(knots[index] * (1 - blend) + following * blend)
 
     def swells(self, per_second: float, width: float) -> np.ndarray:
-        """An envelope of bumps at random times: waves, cars that pass, gusts.
-
-        ``width`` is the standard deviation of a bump in s.
-        """
+        """An envelope of bumps, of a standard deviation in s, at random times."""
         seconds = self.length / self.rate
         margin = 2 * width
         number = max(1, self.rng.poisson(per_second * (seconds + 2 * margin)))
@@ -78,7 +70,6 @@ class Synth:
         return self._refined((np.exp(-0.5 * distance**2) * heights).sum(axis=1))
 
     def _coarse_times(self) -> np.ndarray:
-        """Slow curves are computed at 100 points a second, then interpolated."""
         return np.arange(0, self.length / self.rate + 1 / CURVE_RATE, 1 / CURVE_RATE)
 
     def _refined(self, curve: np.ndarray) -> np.ndarray:
@@ -101,8 +92,7 @@ class Synth:
     ) -> np.ndarray:
         """A harmonic tone whose fundamental follows a curve, ``[time]``.
 
-        Partials fall with 6 dB per octave; those above 0.45 of the rate are left out,
-        and with ``odd_only`` the even ones, as in a stopped pipe.
+        Partials fall with 6 dB per octave; those above 0.45 of the rate are left out.
         """
         phase = 2 * np.pi * np.cumsum(frequency) / self.rate
         result = np.zeros(len(frequency))
@@ -116,10 +106,9 @@ class Synth:
         return self.tone(np.linspace(start, stop, self.length), partials)
 
     def ring(self, frequencies: Collection[float], seconds: float) -> np.ndarray:
-        """Partials that ring and die away, the higher the faster: bells, strings.
+        """Partials that ring and die away, the lowest by 60 dB in ``seconds``.
 
-        The lowest loses 60 dB in ``seconds``; those above 0.45 of the rate are left
-        out.
+        The higher the faster; those above 0.45 of the rate are left out.
         """
         time = np.arange(self.length) / self.rate
         result = np.zeros(self.length)

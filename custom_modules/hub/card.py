@@ -112,35 +112,26 @@ _TRAINING_KEYS = (
 class CardFacts:
     """What a card says beside how the model is made."""
 
-    training: dict[str, Any]  # see training_keys
+    training: dict[str, Any]  # its hparams
     source: str = "owner/name"  # the model's name on the hub
     license_id: str = "apache-2.0"  # of the weights, as hubs spell it
     checkpoint: str = "-"  # in words
     results: str | None = None  # the evaluation's table, Markdown
 
 
-def training_keys(tree: dict[str, Any]) -> dict[str, Any]:
-    """The hyperparameters of a training that a card shows, and its ``corpus``."""
-    keys = {key: tree[key] for key in _TRAINING_KEYS if key in tree}
-    if isinstance(tree.get("data_folder"), str):
-        keys["corpus"] = Path(tree["data_folder"]).name
-    return keys
-
-
 def write_card(recipe: "ModelRecipe", separator: nn.Module, facts: CardFacts) -> str:
     """A model card with its front matter."""
     separates = recipe.keys["task"] == "SB"
     task_words, output_words = _TASKS[recipe.keys["task"]]
-    training = dict(facts.training)
-    corpus = training.pop("corpus", "PolSESS")
-    lines = [f"{key}: {value}" for key, value in training.items()]
+    training = facts.training
+    lines = [f"{key}: {training[key]}" for key in _TRAINING_KEYS if key in training]
     folded = _FOLDED.format(norm_eps=recipe.norm_eps) if recipe.is_folded else ""
     stock = _STOCK.format(source=facts.source, folded=folded)
     return _CARD.format(
         recipe=recipe,
         keys=recipe.keys,
         facts=facts,
-        corpus=corpus,
+        corpus=Path(training.get("data_folder") or "PolSESS").name,
         tag="Separation" if separates else "Enhancement",
         task_words=task_words,
         output_words=output_words,

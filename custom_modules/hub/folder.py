@@ -41,8 +41,7 @@ _TEMPLATE = '''\
 
 Needs speechbrain and what it depends on. Written by the PolSESS recipes' export.py:
 below are the modules that the model is made of, each as its text, because a hub
-gives out one Python file. They are imported under a name of their own, so that
-several such files, of one version or of several, do not disturb each other.
+gives out one Python file. Their package's name tells versions apart.
 """
 
 import importlib
@@ -55,8 +54,6 @@ MODULES = {{}}
 
 class _Finder(importlib.abc.ExecutionLoader, importlib.abc.MetaPathFinder):
     """Imports the modules of this file."""
-
-    package = PACKAGE
 
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] != PACKAGE or name not in MODULES:
@@ -73,7 +70,7 @@ class _Finder(importlib.abc.ExecutionLoader, importlib.abc.MetaPathFinder):
         return any(other.startswith(f"{{name}}.") for other in MODULES)
 
 
-if not any(getattr(finder, "package", None) == PACKAGE for finder in sys.meta_path):
+if PACKAGE not in sys.modules:
     sys.meta_path.append(_Finder())
 
 PolSESSSeparation = importlib.import_module(f"{{PACKAGE}}.inference").PolSESSSeparation

@@ -12,23 +12,14 @@ from hyperpyyaml import load_hyperpyyaml
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.tag import Tag
-from speechbrain.lobes.models.conv_tasnet import EPS as STOCK_EPS
+from speechbrain.lobes.models.conv_tasnet import EPS as _EPS
 from torch import Tensor, nn
 
+from custom_modules import hparams
 from custom_modules.checkpoints import TRAIN_FIRST, AtomicCheckpointer
 from custom_modules.errors import InputError
 from custom_modules.evaluation.record import without_folders
-from custom_modules.hparams import (
-    HPARAMS_FILE,
-    check_overrides,
-    load_hparams,
-    read_hparams,
-    resolve,
-    split_arguments,
-    tag_of,
-    write_hparams,
-)
-from custom_modules.hub.card import CardFacts, training_keys
+from custom_modules.hub.card import CardFacts
 from custom_modules.hub.predecessor import OldCheckpoint
 from custom_modules.mmipc import num_sources
 
@@ -65,36 +56,25 @@ class ModelRecipe:
     """
 
     def __init__(self, hparams_file: str, overrides: dict[str, Any]) -> None:
-        tree = resolve(hparams_file, overrides)
+        tree = hparams.resolve(hparams_file, overrides)
         for key in ("separator", "model_name", "task", "sample_rate"):
             if key not in tree:
                 raise InputError(f"{hparams_file}: has no {key}; is it one of ours?")
         self.num_sources = num_sources(tree["task"])
         if "num_sources" in tree:  # a call, instead of which the number is exported
             overrides = {**overrides, "num_sources": self.num_sources}
-            tree = resolve(hparams_file, overrides)
+            tree = hparams.resolve(hparams_file, overrides)
         self.keys = {key: tree[key] for key in ("model_name", "task", "sample_rate")}
-        self._separator = tree["separator"]
-
-    @property
-    def is_masking(self) -> bool:
-        """Whether SpeechBrain's stock interface can load the model."""
-        ours = self._our_classes()
-        return _MASKING in ours and ours <= {_MASKING, *_STOCK}
-
-    def _our_classes(self) -> set[str]:
-        return {c for c in _classes(self._separator) if c.startswith("custom_modules.")}
-
-    @property
-    def norm_eps(self) -> float:
-        """What the model adds to variances, if it has a choice."""
-        nodes = (n for n in _nodes(self._separator) if isinstance(n, dict))
-        return next((n["norm_eps"] for n in nodes if "norm_eps" in n), STOCK_EPS)
-
-    @property
-    def is_folded(self) -> bool:
-        """Whether another epsilon than SpeechBrain's is folded into the weights."""
-        return self.is_masking and self.norm_eps != STOCK_EPS
+        self._separator = node = tree["separator"]
+        self._ours = {c for c in _classes(node) if c.startswith("custom_modules.")}
+        #: Whether SpeechBrain's stock interface can load the model.
+        self.is_masking = self._ours - {*_STOCK} == {_MASKING}
+        #: What the model adds to variances, if it has a choice.
+        maps = [n for n in _nodes(node) if isinstance(n, dict)]
+        self.norm_eps = next((n["norm_eps"] for n in maps if "norm_eps" in n), _EPS)
+        #: Whether another epsilon than SpeechBrain's is folded into the weights.
+        self.is_folded = self.is_masking and self.norm_eps != _EPS
+        self._parts = dict(node) if self.is_masking else {"separator": node}
 
     @property
     def architecture(self) -> str:
@@ -112,22 +92,19 @@ class ModelRecipe:
 
     def modules_of(self, separator: nn.Module) -> dict[str, nn.Module]:
         """What gets a checkpoint of its own."""
-        if not self.is_masking:
-            return {"separator": separator}
-        names = ("encoder", "masknet", "decoder")
-        return {name: separator.get_submodule(name) for name in names}
+        children = dict(separator.named_children())
+        return children if self.is_masking else {"separator": separator}
 
     def project_modules(self) -> list[str]:
         """Modules of this project that the exported model needs."""
-        ours = set() if self.is_masking else self._our_classes()
+        ours = () if self.is_masking else self._ours
         return sorted({name.rpartition(".")[0] for name in ours})
 
     def write(self, package: str) -> str:
         """The hparams file of a hub folder, whose code is imported as ``package``."""
-        parts, left_out = {"separator": self._separator}, list(_LEFT_OUT)
-        if self.is_masking:  # any other epsilon than SpeechBrain's is folded
-            parts, left_out = dict(self._separator), [*_LEFT_OUT, "norm_eps"]
-        trees = [{name: _copy(node, left_out)} for name, node in parts.items()]
+        # In SpeechBrain's classes, any other epsilon than theirs is folded.
+        left_out = (*_LEFT_OUT, "norm_eps") if self.is_masking else _LEFT_OUT
+        trees = [{name: _copy(node, left_out)} for name, node in self._parts.items()]
         trees.insert(0, self.keys | {"num_spks": self.num_sources})
         text = "".join(f"{_write_yaml(tree)}\n" for tree in trees)
         if self.is_masking:
@@ -136,28 +113,26 @@ class ModelRecipe:
             # SpeechBrain's networks copy a module, where ours call a constructor.
             text = text.replace("!name:", "!new:")
         text = text.replace(":custom_modules.", f":{package}.")
-        references = "".join(f"  {name}: !ref <{name}>\n" for name in parts)
+        references = "".join(f"  {name}: !ref <{name}>\n" for name in self._parts)
         return text + _PRETRAINER.format(references, textwrap.indent(references, "  "))
 
     def sizes(self) -> str:
         """The hyperparameters of the model, as YAML."""
-        tree = {"separator": self._separator}
-        if self.is_masking:
-            tree = {"masknet": self._separator["masknet"]}
-        return _write_yaml({name: _copy(tree[name]) for name in tree}).rstrip("\n")
+        name = "masknet" if self.is_masking else "separator"
+        return _write_yaml({name: _copy(self._parts[name])}).rstrip("\n")
 
 
 def _nodes(node: Any) -> Iterator[Any]:
     """A node and all below it."""
     yield node
-    children = node.values() if isinstance(node, dict) else node
-    for child in children if isinstance(node, (dict, list)) else ():
-        yield from _nodes(child)
+    if isinstance(node, (dict, list)):
+        for child in node.values() if isinstance(node, dict) else node:
+            yield from _nodes(child)
 
 
 def _classes(node: Any) -> list[str]:
     """The paths of what is constructed at and below a node."""
-    tags = (tag_of(child).partition(":") for child in _nodes(node))
+    tags = (hparams.tag_of(child).partition(":") for child in _nodes(node))
     return [name for kind, _, name in tags if kind in ("!new", "!name", "!apply")]
 
 
@@ -171,7 +146,7 @@ def _copy(node: Any, left_out: Sequence[str] = ()) -> Any:
         copy = CommentedSeq(_copy(child, left_out) for child in node)
     else:
         return node
-    copy.yaml_set_ctag(Tag(suffix=tag_of(node) or None))
+    copy.yaml_set_ctag(Tag(suffix=hparams.tag_of(node) or None))
     return copy
 
 
@@ -190,16 +165,23 @@ def load_best(argv: list[str]) -> tuple[ModelRecipe, nn.Module, CardFacts]:
     ``argv`` is an hparams file, and overrides of its keys. Raises InputError if there
     is no checkpoint, or it does not fit the file.
     """
-    hparams_file, _, given = split_arguments(argv)
-    overrides = check_overrides(hparams_file, given)
-    recorded = read_hparams(hparams_file).get("data_folder")
+    hparams_file, _, given = hparams.split_arguments(argv)
+    overrides = hparams.check_overrides(hparams_file, given)
+    recorded = hparams.read_hparams(hparams_file).get("data_folder")
     if isinstance(recorded, str):  # the environment says where a corpus is now
         overrides["data_folder"] = given.get("data_folder", recorded)
     elif recorded is not None:  # a placeholder
         overrides.setdefault("data_folder", "PolSESS")
-    tree = resolve(hparams_file, overrides)
+    tree = hparams.resolve(hparams_file, overrides)
     recipe = ModelRecipe(hparams_file, overrides)
-    folder = _results_folder(hparams_file, tree)
+    # Beside the file, if the results were moved.
+    folders = (Path(hparams_file).parent, Path(str(tree.get("output_folder"))))
+    folder = next((f for f in folders if (f / "save").is_dir()), None)
+    if folder is None:
+        raise InputError(
+            f"{folders[1]}/save: no such folder of checkpoints; {TRAIN_FIRST}, or give "
+            f"results/<model>/<seed>/{hparams.HPARAMS_FILE}"
+        )
     separator = recipe.make_separator()
     checkpointer = AtomicCheckpointer(folder / "save", {"separator": separator})
     best = checkpointer.recover_if_possible(max_key="si_sdr")
@@ -207,24 +189,12 @@ def load_best(argv: list[str]) -> tuple[ModelRecipe, nn.Module, CardFacts]:
         raise InputError(f"{folder / 'save'}: no checkpoint to export; {TRAIN_FIRST}")
     table = folder / RESULTS_TABLE
     facts = CardFacts(
-        training_keys(tree),
+        tree,
         checkpoint=_describe(best.meta["epoch"], best.meta["si_sdr"]),
         # It is published; older ones name folders of the machine that they are from.
         results=without_folders(table.read_text("utf-8")) if table.exists() else None,
     )
     return recipe, separator, facts
-
-
-def _results_folder(hparams_file: str, tree: dict[str, Any]) -> Path:
-    """Where the checkpoints are: beside the file, if the results were moved."""
-    candidates = (Path(hparams_file).parent, Path(str(tree.get("output_folder"))))
-    for folder in candidates:
-        if (folder / "save").is_dir():
-            return folder
-    raise InputError(
-        f"{candidates[1]}/save: no such folder of checkpoints; {TRAIN_FIRST}, or give "
-        f"results/<model>/<seed>/{HPARAMS_FILE}"
-    )
 
 
 def _describe(epoch: int, si_sdr: float) -> str:
@@ -243,30 +213,25 @@ def import_old(
     recipe = ModelRecipe(str(hparams_file), overrides)
     separator = recipe.make_separator()
     _load_exactly(separator, old.state_dict, path)
-    training = training_keys(resolve(str(hparams_file), overrides))
+    tree = hparams.resolve(str(hparams_file), overrides)
     checkpoint = f"{_describe(old.epoch, old.si_sdr)}; imported"
-    return recipe, separator, CardFacts(training, checkpoint=checkpoint)
+    return recipe, separator, CardFacts(tree, checkpoint=checkpoint)
 
 
 def _load_exactly(
     separator: nn.Module, state_dict: dict[str, Tensor], path: str | Path
 ) -> None:
     """Loads weights; what does not fit is named in one line."""
-    own = {name: value.shape for name, value in separator.state_dict().items()}
-    given = {name: value.shape for name, value in state_dict.items()}
-    shared = own.keys() & given.keys()
-    problems = {
-        "has no": own.keys() - shared,
-        "has an unknown": given.keys() - shared,
-        "has another shape of": {name for name in shared if own[name] != given[name]},
-    }
-    for words, names in problems.items():
-        if names:
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise InputError(
-                f"{path}: {words} parameter {min(names)}{more}; its config and its "
-                "weights do not belong together"
-            )
+    own = {name: list(value.shape) for name, value in separator.state_dict().items()}
+    given = {name: list(value.shape) for name, value in state_dict.items()}
+    names = sorted(n for n in own.keys() | given.keys() if own.get(n) != given.get(n))
+    if names:
+        there, here = given.get(names[0], "missing"), own.get(names[0], "not known")
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        raise InputError(
+            f"{path}: parameter {names[0]}{more}: {there} there, {here} here; its "
+            "config and its weights do not belong together"
+        )
     separator.load_state_dict(state_dict)
 
 
@@ -283,19 +248,17 @@ def write_results_folder(
         raise InputError(f"{folder}: is not empty; name another --results")
     folders = {"data_folder": old.data_folder, "output_folder": str(folder)}
     overrides = {**old.overrides, **folders}
-    hparams = load_hparams(str(hparams_file), overrides)
-    hparams["separator"].load_state_dict(old.state_dict)
-    hparams["epoch_counter"].current = old.epoch
-    write_hparams(hparams_file, overrides, folder / HPARAMS_FILE)
-    parameters = hparams["separator"].parameters()
-    checkpointer = hparams["checkpointer"]
+    loaded = hparams.load_hparams(str(hparams_file), overrides)
+    loaded["separator"].load_state_dict(old.state_dict)
+    loaded["epoch_counter"].current = old.epoch
+    hparams.write_hparams(hparams_file, overrides, folder / hparams.HPARAMS_FILE)
+    parameters = loaded["separator"].parameters()
+    checkpointer = loaded["checkpointer"]
     # What the Brain adds to the checkpoints of a training.
-    checkpointer.add_recoverable("optimizer", hparams["opt_class"](parameters))
+    checkpointer.add_recoverable("optimizer", loaded["opt_class"](parameters))
     brain = {"step": 0, "avg_train_loss": 0.0, "optimizer_step": 0}
-    brain["initial_lr"] = hparams["lr"]
-    checkpointer.add_recoverable("brain", brain, custom_save_hook=_save_yaml)
+    brain["initial_lr"] = loaded["lr"]
+    checkpointer.add_recoverable(
+        "brain", brain, lambda state, path: path.write_text(yaml.safe_dump(state))
+    )
     checkpointer.save_checkpoint(meta={"si_sdr": old.si_sdr, "epoch": old.epoch})
-
-
-def _save_yaml(state: dict[str, Any], path: Path) -> None:
-    path.write_text(yaml.safe_dump(state), encoding="utf-8")

@@ -16,6 +16,7 @@ from stat import S_ISDIR
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import soundfile
 from tqdm import tqdm
 
@@ -74,45 +75,39 @@ def survey_audio(
     Returns the tables, whose rows get the columns of :class:`Facts`, with what is
     wrong; and the corpus' sample rate in Hz, which is that of most mixtures.
     """
-    rows = (zip(*(table.rows[x] for x in LAYERS), strict=True) for table in tables)
-    files = [files for of_table in rows for files in of_table]
-    facts = iter(check_files(root, files, level, workers))
-    surveyed = [_with_facts(t, list(islice(facts, len(t.rows)))) for t in tables]
-    rates = Counter(rate for t in surveyed for rate in t.rows["sample_rate"].tolist())
-    del rates[0]  # of mixtures that cannot be read
+    layers = pd.concat([table.rows[[*LAYERS]] for table in tables])
+    files = list(layers.itertuples(index=False, name=None))
+    facts = check_files(root, files, level, workers)
+    rates = Counter(seen.sample_rate for seen in facts if seen.sample_rate)
     rate = max(rates, key=rates.__getitem__, default=0)
-    return [_at_one_rate(table, rate) for table in surveyed], rate
+    left = iter(facts)
+    parts = [list(islice(left, len(table.rows))) for table in tables]
+    return [_surveyed(*pair, rate) for pair in zip(tables, parts, strict=True)], rate
 
 
-def _with_facts(table: Table, facts: Sequence[Facts]) -> Table:
-    columns = dict(zip(Facts._fields, zip(*facts, strict=True), strict=True))
-    by_row = zip(table.rows.index.tolist(), columns.pop("problems"), strict=True)
-    problems = [Problem(row, *fault) for row, faults in by_row for fault in faults]
-    surveyed = replace(table, rows=table.rows.assign(**columns))
-    return surveyed.with_problems(problems)
-
-
-def _at_one_rate(table: Table, rate: int) -> Table:
-    """The table; rows of another rate are bad ones."""
-    others = table.rows[~table.rows["sample_rate"].isin([0, rate])]
-    return table.with_problems(
+def _surveyed(table: Table, facts: list[Facts], rate: int) -> Table:
+    """The table with what was seen; rows of another rate are bad ones."""
+    rows = table.rows.join(pd.DataFrame(facts, table.rows.index))
+    found = rows.pop("problems").items()
+    problems = [Problem(row, *fault) for row, faults in found for fault in faults]
+    others = rows.loc[~rows["sample_rate"].isin([0, rate]), ["mix", "sample_rate"]]
+    problems += [
         Problem(row, file, f"{other} Hz, the corpus {rate} Hz; resample it")
-        for row, file, other in others[["mix", "sample_rate"]].itertuples(name=None)
-    )
+        for row, file, other in others.itertuples(name=None)
+    ]
+    return replace(table, rows=rows, problems=(*table.problems, *problems))
 
 
 def check_files(
     root: str, rows: Sequence[tuple[str, ...]], level: str, workers: int
 ) -> list[Facts]:
     """:func:`check_row` for every row, in so many processes."""
-    work, total = partial(_check_rows, root, level), len(rows)
+    work = partial(_check_rows, root, level)
     # Closing ends the workers, also on Ctrl-C.
     with closing(map_pieces(work, rows, workers)) as facts:
         # A bar for less than two seconds is flicker, and a log file wants none.
-        bar = tqdm(
-            facts, "checking", total, leave=False, unit=" rows", delay=2, disable=None
-        )
-        return list(bar)
+        bar = partial(tqdm, total=len(rows), leave=False, delay=2, disable=None)
+        return list(bar(facts, "checking", unit=" rows"))
 
 
 def _check_rows(root: str, level: str, rows: Sequence[tuple[str, ...]]) -> list[Facts]:
@@ -140,34 +135,31 @@ def _check_headers(root: str, files: Sequence[str]) -> Facts:
         for place, file in enumerate(files)
         if file and file in files[:place]
     ]
-    forms = []
-    for file in files:
-        form, reasons = _read_form(f"{root}/{file}") if file else (None, [])
-        forms.append(form)
-        problems += [(file, reason) for reason in reasons]
-    if forms[0] is None:
+    forms = {}
+    for file in filter(None, files):
+        try:
+            with soundfile.SoundFile(f"{root}/{file}") as audio:
+                rate, channels, frames = audio.samplerate, audio.channels, audio.frames
+        except _UNREADABLE as error:
+            problems.append((file, _why_unreadable(f"{root}/{file}", error)))
+            continue
+        forms[file] = rate, frames
+        if channels != 1:
+            problems.append((file, f"{channels} channels; convert it to one"))
+        if not frames:
+            problems.append((file, "has no samples; make it again"))
+    if files[0] not in forms:
         return Facts(problems=tuple(problems))
-    (rate, frames), again = forms[0], "make the row's files again"
-    for file, form in zip(files, forms, strict=True):
-        if form and form[0] != rate:
-            reason = f"{form[0]} Hz, its mixture {rate} Hz; resample it"
+    rate, frames = forms[files[0]]
+    for file, (its_rate, its_frames) in forms.items():
+        if its_rate != rate:
+            reason = f"{its_rate} Hz, its mixture {rate} Hz; resample it"
             problems.append((file, reason))
-        elif form and form[1] != frames:
-            problems.append((file, f"{form[1]} samples, its mixture {frames}; {again}"))
+        elif its_frames != frames:
+            reason = f"{its_frames} samples, its mixture {frames}"
+            problems.append((file, f"{reason}; make the row's files again"))
     identity = _identify(f"{root}/{files[0]}")
     return Facts(rate, frames, *identity, problems=tuple(problems))
-
-
-def _read_form(path: str) -> tuple[tuple[int, int] | None, list[str]]:
-    """Sample rate and length, None if it is unreadable, and what is wrong."""
-    try:
-        with soundfile.SoundFile(path) as audio:
-            rate, channels, frames = audio.samplerate, audio.channels, audio.frames
-    except _UNREADABLE as error:
-        return None, [_why_unreadable(path, error)]
-    reasons = [f"{channels} channels; convert it to one"] if channels != 1 else []
-    reasons += [] if frames else ["has no samples; make it again"]
-    return (rate, frames), reasons
 
 
 def _identify(path: str) -> tuple[int, int, int, int]:
@@ -204,7 +196,7 @@ def _check_samples(root: str, files: Sequence[str]) -> tuple[int, list[Fault]]:
     """
     signals, tolerance = {}, 0.0
     problems: list[Fault] = []
-    for layer, file in zip(LAYERS, files, strict=False):
+    for layer, file in zip(LAYERS, files, strict=True):
         if not file:
             continue
         try:
@@ -215,14 +207,16 @@ def _check_samples(root: str, files: Sequence[str]) -> tuple[int, list[Fault]]:
         # Rounding is off by half a step, but not all writers round: soundfile
         # cuts floats off, each layer in the same direction.
         tolerance += step
-        if reason := _fault_of(layer, signals[layer]):
-            problems.append((file, reason))
+        if not np.isfinite(signals[layer]).all():
+            problems.append((file, "has NaN or infinite samples; make it again"))
+        elif layer in ("s1", "s2") and np.abs(signals[layer]).max() < SILENCE:
+            problems.append((file, "the speaker is silent; choose another segment"))
     if problems:
         return 0, problems
     limited, worst = compare_with_sum(signals, tolerance)
     if worst:
         reason = f"differs from the sum of its layers by {worst:.2g}; make it again"
-        problems.append((files[0], reason))
+        problems = [(files[0], reason)]
     return limited, problems
 
 
@@ -233,14 +227,6 @@ def _read(path: str) -> tuple[np.ndarray, float]:
         if len(samples) < audio.frames:
             raise ValueError(f"ends after {len(samples)} of {audio.frames} samples")
         return samples, _STEP.get(audio.subtype, _FINE_STEP)
-
-
-def _fault_of(layer: str, samples: np.ndarray) -> str | None:
-    if not np.isfinite(samples).all():
-        return "has NaN or infinite samples; make it again"
-    if layer in ("s1", "s2") and np.abs(samples).max() < SILENCE:
-        return "the speaker is silent; choose another segment"
-    return None
 
 
 def compare_with_sum(

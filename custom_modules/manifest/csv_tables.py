@@ -4,32 +4,23 @@ import os
 import posixpath
 import re
 import warnings
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
+from custom_modules import layout
 from custom_modules.errors import InputError
-from custom_modules.layout import (
-    DRY_LAYERS,
-    LAYERS,
-    NAMES,
-    REVERB_LAYERS,
-    SPEAKERS_FILE,
-    speaker_of,
-    table_name,
-)
+from custom_modules.layout import DRY_LAYERS, LAYERS, REVERB_LAYERS
 
 #: What MATLAB writes for a missing string, number or category.
 MISSING = ("", "NaN", "nan", "<missing>", "<undefined>")
 
 #: Windows in Polish writes the second one; the first may have a byte order mark.
 ENCODINGS = ("utf-8-sig", "cp1250")
-
-# Rows that are read at once.
-_PIECE = 10_000
 
 
 class Problem(NamedTuple):
@@ -54,10 +45,6 @@ class Table:
     #: What the user should know and need not fix.
     notes: tuple[str, ...] = ()
 
-    def with_problems(self, problems: Iterable[Problem]) -> "Table":
-        """The table with more problems."""
-        return replace(self, problems=(*self.problems, *problems))
-
     @property
     def bad_rows(self) -> list[int]:
         """Numbers of the rows that have a problem, in ascending order."""
@@ -66,11 +53,6 @@ class Table:
     def without_bad_rows(self) -> "Table":
         """The table without the rows that have a problem."""
         return replace(self, rows=self.rows.drop(index=self.bad_rows))
-
-    def problem_lines(self) -> list[str]:
-        """A line for each problem."""
-        found = self.problems
-        return [f"{self.path}, row {p.row}, {p.file}: {p.reason}" for p in found]
 
 
 def find_table(root: str | Path, subset: str) -> Path:
@@ -81,7 +63,8 @@ def find_table(root: str | Path, subset: str) -> Path:
     """
     root = Path(root)
     folders = (root / subset, root)
-    name, pattern = table_name(root.resolve().name, subset), table_name("*", subset)
+    name = layout.table_name(root.resolve().name, subset)
+    pattern = layout.table_name("*", subset)
     # Path.exists raises PermissionError; a folder that may not be read has none.
     tables = [folder / name for folder in folders if os.path.exists(folder / name)]
     tables = tables or [path for f in folders for path in sorted(f.glob(pattern))]
@@ -101,21 +84,24 @@ def read_table(path: str | Path, subset: str, root: str | Path) -> Table:
 
     What is not such a table is refused; faults of single rows are in ``problems``.
     """
-    cells = read_cells(path, wanted=NAMES)
-    _require_columns(path, cells, DRY_LAYERS)
-    rows = cells.rename(columns=NAMES)
-    notes: tuple[str, ...] = ()
-    if rows.columns.isin(REVERB_LAYERS).any():
-        _require_columns(path, cells, REVERB_LAYERS)
-    else:
-        notes = (f"{path}: has no reverb columns, so every row counts as outdoor",)
+    cells = read_cells(path, wanted=layout.NAMES)
+    rows, notes = cells.rename(columns=layout.NAMES), []
+    if not rows.columns.isin(REVERB_LAYERS).any():
+        notes = [f"{path}: has no reverb columns, so every row counts as outdoor"]
         rows = rows.assign(**dict.fromkeys(REVERB_LAYERS, ""))
+    missing = [LAYERS[x].column for x in (*DRY_LAYERS, *REVERB_LAYERS) if x not in rows]
+    if missing:
+        plural = "s" if len(missing) > 1 else ""
+        raise InputError(
+            f"{path}: has no column{plural} {', '.join(missing)} in row 1; "
+            "check that it is a comma-separated PolSESS table"
+        )
     for name in {"ssr_db", "start1", "end1", "start2", "end2"} & set(rows):
-        rows = rows.assign(**{name: pd.to_numeric(rows[name], errors="coerce")})
+        rows[name] = pd.to_numeric(rows[name], errors="coerce")
     empty = _missing_cells(rows)
     rows, outside = _with_paths(rows, subset, root)
     problems = (*empty, *outside, *_equal_names(rows))
-    return Table(subset, Path(path), rows, problems, notes)
+    return Table(subset, Path(path), rows, problems, tuple(notes))
 
 
 def read_cells(path: str | Path, wanted: Container[str]) -> pd.DataFrame:
@@ -165,39 +151,26 @@ def _parse_as(encoding: str, path: str | Path, wanted: Container[str]) -> pd.Dat
             dtype=str,
             na_filter=False,
             index_col=False,
-            # A skipped line would shift the numbers of the rows after it.
-            skip_blank_lines=False,
-            chunksize=_PIECE,
+            skip_blank_lines=False,  # they would shift the numbers of the rows
+            chunksize=10_000,
         )
         with pieces:
             named = (piece.rename(columns=str.strip) for piece in pieces)
             return pd.concat([c.loc[:, [x in wanted for x in c]] for c in named])
 
 
-def _require_columns(
-    path: str | Path, present: Container[str], layers: Iterable[str]
-) -> None:
-    needed = (LAYERS[layer].column for layer in layers)
-    missing = [column for column in needed if column not in present]
-    if missing:
-        plural = "s" if len(missing) > 1 else ""
-        raise InputError(
-            f"{path}: has no column{plural} {', '.join(missing)} in row 1; "
-            "check that it is a comma-separated PolSESS table"
-        )
-
-
 def _missing_cells(rows: pd.DataFrame) -> list[Problem]:
     """Empty cells; an indoor row is one that has a reverberation of speaker 1."""
-    indoor = rows["s1_reverb"] != ""
-    reason = "empty cell; name the file"
-    faults = [(layer, rows[layer] == "", reason) for layer in DRY_LAYERS]
+    empty = rows[[*LAYERS]] == ""
+    outdoor = empty["s1_reverb"]
+    faults = [
+        (layer, empty[layer], "empty cell; name the file") for layer in DRY_LAYERS
+    ]
     for layer in REVERB_LAYERS[1:]:
-        empty = rows[layer] == ""
         reason = "empty cell, but reverbForSpeaker1 has a file; name all three"
-        faults.append((layer, indoor & empty, reason))
+        faults.append((layer, ~outdoor & empty[layer], reason))
         reason = "has a file, but reverbForSpeaker1 is empty; name all three or none"
-        faults.append((layer, ~indoor & ~empty, reason))
+        faults.append((layer, outdoor & ~empty[layer], reason))
     return [
         Problem(row, LAYERS[layer].column, reason)
         for layer, mask, reason in faults
@@ -209,30 +182,26 @@ def _with_paths(
     rows: pd.DataFrame, subset: str, root: str | Path
 ) -> tuple[pd.DataFrame, list[Problem]]:
     """Cells as paths relative to the corpus folder, ``""`` where they leave it."""
-    columns: dict[str, list[str]] = {}
+    columns: dict[str, list[str]] = {layer: [] for layer in LAYERS}
     problems = []
     for layer, (column, folder) in LAYERS.items():
-        paths = columns[layer] = rows[layer].tolist()
-        for position, cell in enumerate(paths):
-            if not cell:
-                continue
+        for row, cell in rows[layer].items():
+            path = ""
             try:
-                paths[position] = corpus_path(cell, folder, subset, str(root))
+                path = corpus_path(cell, folder, subset, str(root)) if cell else ""
             except OutsideError as error:
-                row = int(rows.index[position])
                 reason = f"{error}; name a file inside the corpus"
                 problems.append(Problem(row, column, reason))
-                paths[position] = ""
+            columns[layer].append(path)
     return rows.assign(**columns), problems
 
 
-def _equal_names(rows: pd.DataFrame) -> Iterable[Problem]:
+def _equal_names(rows: pd.DataFrame) -> Iterator[Problem]:
     """The mixture's file stem is its key in the manifest."""
     first_rows: dict[str, int] = {}
     for row, path in rows["mix"].items():
-        stem = mixture_id(path)
-        first = first_rows.setdefault(stem, row)
-        if stem and first != row:
+        first = first_rows.setdefault(mixture_id(path), row)
+        if path and first != row:
             reason = f"row {first} has a mixture of the same name; rename one of them"
             yield Problem(row, path, reason)
 
@@ -267,19 +236,15 @@ def corpus_path(cell: str, folder: str, subset: str, root: str) -> str:
     >>> corpus_path(r"mix\a.wav", folder="mix", subset="val", root="data")
     'val/mix/a.wav'
     """
-    if not _UNUSUAL.search(cell):
-        return f"{subset}/{folder}/{cell}"
-    path = _relative(cell, root)
+    path = _relative(cell, root) if _UNUSUAL.search(cell) else cell
     if "/" not in path:
         return f"{subset}/{folder}/{path}"
-    if not posixpath.isabs(cell.replace("\\", "/")):
-        inside_subset = f"{subset}/{path}"
-        if os.path.exists(os.path.join(root, inside_subset)):
-            return inside_subset
-        if not os.path.exists(os.path.join(root, path)):
-            # Neither exists: name the likelier one in the complaint.
-            return path if path.startswith(f"{subset}/") else inside_subset
-    return path
+    if posixpath.isabs(cell.replace("\\", "/")):
+        return path
+    places = [f"{subset}/{path}", path]
+    existing = [x for x in places if os.path.exists(os.path.join(root, x))]
+    # If neither exists, name the likelier one in the complaint.
+    return (*existing, places[path.startswith(f"{subset}/")])[0]
 
 
 def _relative(cell: str, root: str) -> str:
@@ -303,7 +268,7 @@ def _relative(cell: str, root: str) -> str:
 
 def read_genders(root: str | Path) -> dict[str, str] | None:
     """Speaker → gender, ``""`` if unknown; None if the corpus has no such list."""
-    path = Path(root) / SPEAKERS_FILE
+    path = Path(root, layout.SPEAKERS_FILE)
     if not os.path.exists(path):
         return None
     cells = read_cells(path, wanted=("speaker", "gender"))
@@ -313,13 +278,19 @@ def read_genders(root: str | Path) -> dict[str, str] | None:
     return dict(zip(cells["speaker"], genders, strict=True))
 
 
-def with_speakers(rows: pd.DataFrame, genders: Mapping[str, str]) -> pd.DataFrame:
-    """Rows with the columns ``speaker1``, ``gender1``, ``speaker2``, ``gender2``."""
+def with_speakers(
+    rows: pd.DataFrame, genders: Mapping[str, str] | None
+) -> pd.DataFrame:
+    """Rows with the columns ``speaker1``, ``gender1``, ``speaker2``, ``gender2``.
+
+    Without genders, as of a corpus that does not list its speakers, unchanged.
+    """
+    if genders is None:
+        return rows
+    speaker_of = cache(partial(layout.speaker_of, speakers=genders))
     columns = {}
     for number in (1, 2):
-        recordings = rows.get(f"recording{number}", pd.Series("", rows.index))
-        known = {path: speaker_of(path, genders) for path in set(recordings)}
-        speakers = [known[path] for path in recordings]
-        columns[f"speaker{number}"] = speakers
+        recordings = rows.get(f"recording{number}", [""] * len(rows))
+        speakers = columns[f"speaker{number}"] = [speaker_of(x) for x in recordings]
         columns[f"gender{number}"] = [genders.get(name, "") for name in speakers]
     return rows.assign(**columns)

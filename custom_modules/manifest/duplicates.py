@@ -7,7 +7,7 @@ score a lie.
 
 import hashlib
 from collections.abc import Callable, Sequence
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,23 +51,19 @@ def find_repetitions(
     Mixtures whose files are equal byte for byte; pairs of speech segments twice in a
     subset, in either order; segments that overlap one of another subset.
     """
-    mixtures = pd.concat([_mixtures(table) for table in tables], ignore_index=True)
+    columns = ["mix", "device", "inode", "size", "excerpt"]
+    parts = [t.rows[columns].assign(subset=t.subset, row=t.rows.index) for t in tables]
+    mixtures = pd.concat(parts, ignore_index=True)
     mixtures["content"] = content_ids(mixtures, root, workers)
     repetitions = _duplicates(mixtures, "mixture")
     example = "row {row} is row {row_original} of {original} ({mix})"
     repetitions += _shared(mixtures, _equal, "mixture", example)
-    tables = [table for table in tables if "recording1" in table.rows]
-    if tables:
-        segments = pd.concat([_segments(table) for table in tables], ignore_index=True)
+    if any("recording1" in table.rows for table in tables):
+        segments = _segments(tables)
         repetitions += _duplicates(_pairs(segments), "pair of speech segments")
         example = "row {row} and row {row_original} of {original} share {recording}"
         repetitions += _shared(segments, _overlapping, "stretch of speech", example)
     return repetitions
-
-
-def _mixtures(table: Table) -> pd.DataFrame:
-    columns = ["mix", "device", "inode", "size", "excerpt"]
-    return table.rows[columns].assign(subset=table.subset, row=table.rows.index)
 
 
 def content_ids(mixtures: pd.DataFrame, root: str, workers: int = 1) -> pd.Series:
@@ -99,17 +95,19 @@ def _duplicates(rows: pd.DataFrame, what: str) -> list[Repetition]:
     """Rows whose ``content`` is that of an earlier row of the same subset."""
     firsts = rows.groupby(["subset", "content"], sort=False)["row"].transform("first")
     copies = rows.assign(first=firsts)[firsts != rows["row"]]
-    example = "row {row} repeats row {first}"
     return [
-        Repetition(what, subset, subset, len(group), _examples(group, subset, example))
+        _repetition(what, subset, subset, group, "row {row} repeats row {first}")
         for subset, group in copies.groupby("subset", sort=False)
     ]
 
 
-def _examples(rows: pd.DataFrame, subset: str, sentence: str) -> list[str]:
-    """The first few rows, each as a sentence with the columns in its braces."""
-    cells = rows.head(EXAMPLES).to_dict("records")
-    return [f"{subset}: {sentence.format_map(row)}" for row in cells]
+def _repetition(
+    what: str, original: str, copy: str, rows: pd.DataFrame, example: str
+) -> Repetition:
+    """``example`` is a sentence with columns of the rows in braces."""
+    cells = rows.head(EXAMPLES).assign(original=original).to_dict("records")
+    examples = [f"{copy}: {example.format_map(row)}" for row in cells]
+    return Repetition(what, original, copy, len(rows), examples)
 
 
 def _shared(
@@ -123,14 +121,11 @@ def _shared(
     ``match`` returns those of the second, with its match's number as ``row_original``.
     """
     parts = dict(list(rows.groupby("subset", sort=False)))
-    repetitions = []
-    for original, copy in combinations(parts, 2):
-        shared = match(parts[original], parts[copy]).drop_duplicates("row")
-        if len(shared):
-            shared = shared.assign(original=original)
-            examples = _examples(shared, copy, example)
-            repetitions.append(Repetition(what, original, copy, len(shared), examples))
-    return repetitions
+    matches = (
+        (original, copy, match(parts[original], parts[copy]).drop_duplicates("row"))
+        for original, copy in combinations(parts, 2)
+    )
+    return [_repetition(what, *found, example) for found in matches if len(found[2])]
 
 
 def _equal(originals: pd.DataFrame, copies: pd.DataFrame) -> pd.DataFrame:
@@ -138,24 +133,20 @@ def _equal(originals: pd.DataFrame, copies: pd.DataFrame) -> pd.DataFrame:
     return copies.merge(firsts, on="content", suffixes=("", "_original"))
 
 
-def _segments(table: Table) -> pd.DataFrame:
+def _segments(tables: Sequence[Table]) -> pd.DataFrame:
     """One row per speaker: which stretch of which recording."""
-    rows, parts = table.rows, []
-    for speaker in (1, 2):
-        if f"recording{speaker}" not in rows:
-            continue
-        recordings = rows[f"recording{speaker}"].str.replace("\\", "/", regex=False)
-        part = pd.DataFrame({"row": rows.index, "subset": table.subset})
-        part["recording"] = recordings.to_numpy()
-        # Without bounds, it may be any stretch: take it for all of them.
-        part["start"] = _bounds(rows, f"start{speaker}", -np.inf)
-        part["end"] = _bounds(rows, f"end{speaker}", np.inf)
-        parts.append(part[part["recording"] != ""])
-    return pd.concat(parts, ignore_index=True)
-
-
-def _bounds(rows: pd.DataFrame, column: str, default: float) -> np.ndarray | float:
-    return rows[column].fillna(default).to_numpy() if column in rows else default
+    columns, parts = ["recording", "start", "end"], []
+    for table, speaker in product(tables, (1, 2)):
+        if f"recording{speaker}" in table.rows:
+            names = {f"{column}{speaker}": column for column in columns}
+            part = table.rows.rename(columns=names).reindex(columns=columns)
+            parts.append(part.assign(subset=table.subset, row=part.index))
+    segments = pd.concat(parts, ignore_index=True)
+    recordings = segments["recording"].str.replace("\\", "/", regex=False)
+    # Without bounds, it may be any stretch: take it for all of them.
+    start, end = segments["start"].fillna(-np.inf), segments["end"].fillna(np.inf)
+    bounds = {"start": start.astype(float), "end": end.astype(float)}
+    return segments.assign(recording=recordings, **bounds)[recordings != ""]
 
 
 def _pairs(segments: pd.DataFrame) -> pd.DataFrame:
@@ -168,32 +159,19 @@ def _pairs(segments: pd.DataFrame) -> pd.DataFrame:
 
 
 def _overlapping(originals: pd.DataFrame, copies: pd.DataFrame) -> pd.DataFrame:
-    of_recording = dict(list(originals.groupby("recording")))
-    shared = [
-        _overlaps(of_recording[recording], group)
-        for recording, group in copies.groupby("recording")
-        if recording in of_recording
-    ]
-    return pd.concat(shared) if shared else copies.iloc[:0]
-
-
-def _overlaps(originals: pd.DataFrame, copies: pd.DataFrame) -> pd.DataFrame:
-    """The same of one recording."""
-    originals = originals.sort_values("start")
-    start, end = originals["start"].to_numpy(), originals["end"].to_numpy()
-    # Of the originals that begin before a copy ends, the one that ends last.
-    before = np.searchsorted(start, copies["end"].to_numpy(), side="left") - 1
-    last = _argmax_so_far(end)[np.maximum(before, 0)]
-    overlaps = (before >= 0) & (end[last] > copies["start"].to_numpy())
-    rows = originals["row"].to_numpy()[last]
-    return copies.assign(row_original=rows)[overlaps]
-
-
-def _argmax_so_far(values: np.ndarray) -> np.ndarray:
-    """Where the largest of the values up to each position is.
-
-    >>> _argmax_so_far(np.array([3, 1, 4, 1])).tolist()
-    [0, 0, 2, 2]
-    """
-    is_largest = values >= np.maximum.accumulate(values)
-    return np.maximum.accumulate(np.where(is_largest, np.arange(len(values)), 0))
+    """Of the originals that begin before a copy ends, the one that ends last."""
+    originals = originals.sort_values("start", kind="stable")
+    so_far = originals.groupby("recording")["end"].cummax()
+    lasting = originals["row"].where(originals["end"] == so_far)
+    lasting = lasting.groupby(originals["recording"]).ffill()
+    pairs = pd.merge_asof(
+        copies.assign(place=range(len(copies))).sort_values("end"),
+        originals[["recording", "start"]].assign(last=so_far, row_original=lasting),
+        left_on="end",
+        right_on="start",
+        by="recording",
+        suffixes=("", "_original"),
+        allow_exact_matches=False,
+    )
+    pairs = pairs[pairs["last"] > pairs["start"]].astype({"row_original": int})
+    return pairs.sort_values(["recording", "place"])

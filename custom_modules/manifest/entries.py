@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -10,12 +10,6 @@ import pandas as pd
 from custom_modules.layout import LAYERS, OPTIONAL_COLUMNS
 from custom_modules.manifest.csv_tables import mixture_id
 from custom_modules.mmipc import CANCELLED_LAYERS, variants_of
-
-#: environment → pairs of a variant and the layers that it cancels
-_VARIANTS = {
-    environment: [(variant, layers[variant]) for variant in variants_of(environment)]
-    for environment, layers in CANCELLED_LAYERS.items()
-}
 
 #: In an entry only if it is known who the speakers of the corpus are.
 SPEAKER_KEYS = ("speaker1", "gender1", "speaker2", "gender2")
@@ -30,13 +24,14 @@ def escape_braces(text: str) -> str:
     return text.replace("{", "{{").replace("}", "}}")
 
 
-def manifest_entry(row: Mapping, environment: str | None = None) -> dict:
+def manifest_entry(row: Mapping) -> dict:
     """What the manifest says about one mixture, ready for JSON.
 
     ``row`` has a path for each of :data:`~custom_modules.layout.LAYERS` (relative to
     the corpus folder, ``""`` if there is none), ``sample_rate``, ``frames``, and the
-    optional columns. In PolSESS a mixture is indoors if it has reverberation. Unknown
-    values are None, so that all entries of a manifest have the same keys.
+    optional columns. Without an ``environment``, a mixture is indoors if it has
+    reverberation. Unknown values are None, so that all entries of a manifest have the
+    same keys.
 
     >>> row = dict.fromkeys(LAYERS, "") | {"sample_rate": 8000, "frames": 32000}
     >>> row |= {"mix": "val/mix/a.wav", "s1": "1.wav", "s2": "2.wav"}
@@ -45,23 +40,20 @@ def manifest_entry(row: Mapping, environment: str | None = None) -> dict:
     >>> entry["mix"], entry["duration"], entry["environment"]
     ('{data_root}/val/mix/a.wav', 4.0, 'outdoor')
     """
-    environment = environment or ("indoor" if row["s1_reverb"] else "outdoor")
-    paths = {
-        layer: "{data_root}/" + escape_braces(row[layer])
-        for layer in LAYERS
-        if row[layer]
-    }
+    environment = row.get("environment") or (
+        "indoor" if row["s1_reverb"] else "outdoor"
+    )
+    paths = {x: "{data_root}/" + escape_braces(row[x]) for x in LAYERS if row[x]}
+    cancelled = CANCELLED_LAYERS[environment]
     entry = {
         "duration": row["frames"] / row["sample_rate"],
         "sample_rate": row["sample_rate"],
         "environment": environment,
-        "mix": paths["mix"],
-        "s1": paths["s1"],
-        "s2": paths["s2"],
+        **{layer: paths[layer] for layer in ("mix", "s1", "s2")},
         "s2_layers": [paths[x] for x in ("s2", "s2_reverb") if x in paths],
         "variants": {
-            variant: [paths[layer] for layer in layers]
-            for variant, layers in _VARIANTS[environment]
+            name: [paths[layer] for layer in cancelled[name]]
+            for name in variants_of(environment)
         },
     }
     entry.update((name, _value(row.get(name))) for name in OPTIONAL_COLUMNS)
@@ -79,20 +71,13 @@ def _value(value: str | float | None) -> str | float | None:
 
 
 def write_entries(path: str | Path, rows: pd.DataFrame) -> None:
-    """Writes the manifest of surveyed rows."""
-    names = [*LAYERS, "sample_rate", "frames", *OPTIONAL_COLUMNS, *SPEAKER_KEYS]
-    names = [name for name in names if name in rows]
-    columns = [rows[name].tolist() for name in names]
-    cells = (dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True))
-    write_lines(path, ((mixture_id(row["mix"]), manifest_entry(row)) for row in cells))
-
-
-def write_lines(path: str | Path, entries: Iterable[tuple[str, dict]]) -> None:
-    """Writes entries by mixture id, one line each, so that they can be streamed."""
+    """Writes the manifest of surveyed rows, an entry per line."""
     with open(path, "w", encoding="utf-8", newline="\n") as file:
         separator = "{\n"
-        for name, entry in entries:
-            key, value = (json.dumps(x, ensure_ascii=False) for x in (name, entry))
-            file.write(f"{separator}{key}: {value}")
+        for cells in rows.itertuples(index=False, name=None):
+            row = dict(zip(rows, cells, strict=True))
+            key, entry = mixture_id(row["mix"]), manifest_entry(row)
+            line = ": ".join(json.dumps(x, ensure_ascii=False) for x in (key, entry))
+            file.write(separator + line)
             separator = ",\n"
         file.write("\n}\n")

@@ -8,15 +8,16 @@ speech separation".
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import pandas as pd
 
 from custom_modules.errors import InputError, check_number
 from custom_modules.files import atomic_path
 from custom_modules.layout import LAYERS
-from custom_modules.manifest.checks import LEVELS, Facts, check_files
-from custom_modules.manifest.csv_tables import mixture_id
-from custom_modules.manifest.entries import manifest_entry, write_lines
+from custom_modules.manifest.checks import LEVELS, check_files
+from custom_modules.manifest.entries import write_entries
 from custom_modules.processes import available_cores
 
 logger = logging.getLogger(__name__)
@@ -53,28 +54,28 @@ def prepare_librimix(
     check_number("--workers", workers, least=1, whole=True)
     root = _root(data_folder, sample_rate, mode, check, train_set)
     genders = read_speakers(speakers_file) if speakers_file else {}
-    manifests = {}
+    tables: dict[str, list[dict[str, Any]]] = {}
     problems: list[str] = []
     for subset, folder in _subset_folders(root, train_set).items():
-        rows = _rows(data_folder, folder)
+        tables[subset] = rows = _rows(data_folder, folder, genders)
         files = [tuple(row[layer] for layer in LAYERS) for row in rows]
         facts = check_files(str(data_folder), files, check, workers)
-        problems += _faults(rows, facts, sample_rate)
-        manifests[subset] = {
-            mixture_id(row["mix"]): _entry(row, seen, genders)
-            for row, seen in zip(rows, facts, strict=True)
-            if not seen.problems
-        }
+        for row, seen in zip(rows, facts, strict=True):
+            row |= {"sample_rate": seen.sample_rate, "frames": seen.frames}
+            faults = list(seen.problems)
+            if not faults and seen.sample_rate != sample_rate:
+                faults = [(row["mix"], f"{seen.sample_rate} Hz, not {sample_rate}")]
+            problems += [f"{file}: {reason}" for file, reason in faults]
     if problems:
         raise InputError(
             f"{root}: {len(problems)} files are bad, as listed; fix them", problems
         )
-    for subset, entries in manifests.items():
+    for subset, rows in tables.items():
         with atomic_path(Path(save_folder, f"{subset}.json")) as path:
-            write_lines(path, entries.items())
-        logger.info("%s: %d mixtures", subset, len(entries))
+            write_entries(path, pd.DataFrame(rows))
+        logger.info("%s: %d mixtures", subset, len(rows))
     logger.info("Manifests are in %s", save_folder)
-    return {subset: len(entries) for subset, entries in manifests.items()}
+    return {subset: len(rows) for subset, rows in tables.items()}
 
 
 def read_speakers(path: str | Path) -> dict[str, str]:
@@ -128,8 +129,10 @@ def _subset_folders(root: Path, train_set: str) -> dict[str, Path]:
     return folders
 
 
-def _rows(data_folder: str | Path, folder: Path) -> list[dict[str, str]]:
-    """Paths of each mixture's files, by layer, relative to the data folder."""
+def _rows(
+    data_folder: str | Path, folder: Path, genders: dict[str, str]
+) -> list[dict[str, Any]]:
+    """Each mixture's speakers, and its files by layer, relative to the data folder."""
     noisy = (folder / NOISY).is_dir() and (folder / "noise").is_dir()
     mixtures = folder / (NOISY if noisy else CLEAN)
     names = sorted(path.name for path in mixtures.glob("*.wav"))
@@ -140,27 +143,14 @@ def _rows(data_folder: str | Path, folder: Path) -> list[dict[str, str]]:
     places = {"mix": mixtures.name, "s1": "s1", "s2": "s2"}
     places |= {"scene": "noise"} if noisy else {}
     base = folder.relative_to(data_folder).as_posix()
-    return [
-        dict.fromkeys(LAYERS, "")
-        | {layer: f"{base}/{place}/{name}" for layer, place in places.items()}
-        for name in names
-    ]
-
-
-def _faults(
-    rows: Sequence[dict[str, str]], facts: Sequence[Facts], sample_rate: int
-) -> Iterator[str]:
-    for row, seen in zip(rows, facts, strict=True):
-        yield from (f"{file}: {reason}" for file, reason in seen.problems)
-        if not seen.problems and seen.sample_rate != sample_rate:
-            yield f"{row['mix']}: {seen.sample_rate} Hz, not {sample_rate}"
-
-
-def _entry(row: dict[str, str], facts: Facts, genders: Mapping[str, str]) -> dict:
-    cells: dict = row | {"sample_rate": facts.sample_rate, "frames": facts.frames}
-    # Names are of two utterances, each speaker-chapter-number.
-    utterances = mixture_id(row["mix"]).split("_")[:2]
-    for number, utterance in enumerate(utterances, start=1):
-        speaker = utterance.split("-")[0]
-        cells |= {f"speaker{number}": speaker, f"gender{number}": genders.get(speaker)}
-    return manifest_entry(cells, "scene only" if row["scene"] else "clean")
+    common = dict.fromkeys(LAYERS, "")
+    common["environment"] = "scene only" if noisy else "clean"
+    rows = []
+    for name in names:
+        row = common | {k: f"{base}/{place}/{name}" for k, place in places.items()}
+        # Names are of two utterances, each speaker-chapter-number.
+        for number, utterance in enumerate(name.split("_")[:2], start=1):
+            speaker = row[f"speaker{number}"] = utterance.split("-")[0]
+            row[f"gender{number}"] = genders.get(speaker, "")
+        rows.append(row)
+    return rows

@@ -12,15 +12,13 @@ import pandas as pd
 from custom_modules.files import atomic_path
 from custom_modules.manifest.csv_tables import Table
 from custom_modules.manifest.duplicates import Repetition
-from custom_modules.mmipc import CANCELLED_LAYERS, VARIANTS
+from custom_modules.mmipc import VARIANTS, variants_of
 
 #: In the save folder.
 RECORD_FILE = "prepare_record.json"
 
 #: Raise it when the same CSV would give another manifest.
 FORMAT = 1
-
-_HOUR = 3600  # seconds
 
 
 @dataclass
@@ -59,18 +57,15 @@ def count_rows(table: Table, repetitions: Sequence[Repetition]) -> dict[str, flo
     indoor = int((rows["s1_reverb"] != "").sum())
     of = {"indoor": indoor, "outdoor": len(rows) - indoor}
     duplicates = [r.rows for r in repetitions if r.original == r.copy == table.subset]
-    numbers = {
+    return {
         "rows": len(rows),
-        "hours": float((rows["frames"] / rows["sample_rate"]).sum() / _HOUR),
+        "hours": float((rows["frames"] / rows["sample_rate"]).sum() / 3600),
         **of,
         # A repeated mixture usually repeats its segments too.
         "duplicates": max(duplicates, default=0),
         "bad_rows": len(table.bad_rows),
         "at_limiter": int(rows["limited"].sum()),
-    }
-    for variant in VARIANTS:
-        numbers[variant] = sum(of[e] for e in of if variant in CANCELLED_LAYERS[e])
-    return numbers
+    } | {x: sum(of[name] for name in of if x in variants_of(name)) for x in VARIANTS}
 
 
 def finding_lines(repetitions: Iterable[Repetition]) -> list[str]:
@@ -93,26 +88,30 @@ def fingerprint(path: str | Path) -> list | None:
     return [stat.st_size, stat.st_mtime_ns, digest.hexdigest()]
 
 
-def describe(options: dict, files: Iterable[str | Path]) -> dict:
-    """What a later run compares: options, and the state of what is read and written."""
-    states = {str(path): fingerprint(path) for path in files}
-    return {"format": FORMAT, "options": options, "files": states}
+@dataclass
+class Record:
+    """What a run was asked for, read and wrote: a later one need not repeat it."""
 
+    folder: Path
+    options: dict
+    files: Sequence[str | Path]  # that are read or written
 
-def recorded_report(save_folder: str | Path, description: dict) -> Report | None:
-    """The report of an earlier run, None if anything has changed since."""
-    try:
-        record = json.loads(Path(save_folder, RECORD_FILE).read_text(encoding="utf-8"))
-        if record["description"] == description:
-            return Report(**record["report"])
-    except (OSError, ValueError, KeyError, TypeError):
-        # A record that cannot be read is no record.
-        pass
-    return None
+    def _description(self) -> dict:
+        states = {str(path): fingerprint(path) for path in self.files}
+        return {"format": FORMAT, "options": self.options, "files": states}
 
+    def read(self) -> Report | None:
+        """The report of an earlier run, None if anything has changed since."""
+        try:
+            record = json.loads((self.folder / RECORD_FILE).read_text("utf-8"))
+            if record["description"] == self._description():
+                return Report(**record["report"])
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # A record that cannot be read is no record.
+        return None
 
-def write_record(save_folder: str | Path, description: dict, report: Report) -> None:
-    """Remembers a run, as it is described after the manifests are written."""
-    record = {"description": description, "report": asdict(report)}
-    with atomic_path(Path(save_folder) / RECORD_FILE) as path:
-        path.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    def write(self, report: Report) -> None:
+        """Remembers a run, as it is after the manifests are written."""
+        record = {"description": self._description(), "report": asdict(report)}
+        with atomic_path(self.folder / RECORD_FILE) as path:
+            path.write_text(json.dumps(record, indent=1), encoding="utf-8")

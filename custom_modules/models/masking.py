@@ -79,10 +79,6 @@ class ConvTasNetMaskNet(conv_tasnet.MaskNet):
     added to the variance by every gLN and cLN. The encoder's variances are near 1e-4 at
     speech level, so another value is another model: it must be the same in training and
     in use.
-
-    >>> masknet = ConvTasNetMaskNet(N=8, B=4, H=8, P=3, X=2, R=1, C=2)
-    >>> masknet(torch.randn(3, 8, 50)).shape
-    torch.Size([2, 3, 8, 50])
     """
 
     def __init__(

@@ -20,15 +20,11 @@ MADE_HERE = "separate.py "
 def describe_settings(model: PolSESSSeparation, channels: str, normalize: str) -> str:
     """A line for all that makes outputs what they are, the same on any device."""
     name = getattr(model.hparams, "model_name", "unnamed")
-    settings = {
-        "model": f"{name}-{fingerprint(model.mods)}",
-        "channels": channels,
-        "normalize": normalize,
-        "chunk_seconds": model.chunk_seconds,
-        "overlap_seconds": model.overlap_seconds,
-        "precision": model.precision,
-    }
-    return MADE_HERE + " ".join(f"{key}={value}" for key, value in settings.items())
+    return (
+        f"{MADE_HERE}model={name}-{fingerprint(model.mods)} channels={channels} "
+        f"normalize={normalize} chunk_seconds={model.chunk_seconds} "
+        f"overlap_seconds={model.overlap_seconds} precision={model.precision}"
+    )
 
 
 @dataclass

@@ -26,9 +26,8 @@ def plot_spectrograms(
     peak = max(levels.max() for levels, _, _ in drawn.values())
     figure = Figure(figsize=(11, 1 + 2.1 * len(drawn)), layout="constrained")
     rows = figure.subplots(len(drawn), sharex=True, sharey=True)
-    for axes, (path, (levels, seconds, nyquist)) in zip(
-        rows, drawn.items(), strict=True
-    ):
+    for axes, path in zip(rows, drawn, strict=True):
+        levels, seconds, nyquist = drawn[path]
         image = axes.imshow(
             levels,
             origin="lower",

@@ -134,18 +134,13 @@ class Separation:
             # One source more is what a model with more sources has left behind.
             wider = jobs.outputs_of(recording, sources + 1, self.channels)
             left = [p for p in wider if p not in outputs and jobs.is_made_here(p)]
-            notes += _note_before(before, left)
+            told = [] if before is None else ["was made otherwise before; made again"]
+            if left:
+                names = ", ".join(map(str, left))
+                told.append(f"{names} is left from a model with more sources")
+            notes += ["; ".join(told)] if told else []
         if self.plot and not (before == settings and picture.exists()):
             # There is nothing in them above what the model can return.
             highest = self.model.hparams.sample_rate / 2
             plot_spectrograms(recording.path, outputs, picture, highest, settings)
         return before == settings, notes
-
-
-def _note_before(before: str | None, left: list[Path]) -> list[str]:
-    """What the user should know of the files that were there before."""
-    parts = [] if before is None else ["was made otherwise before; made again"]
-    if left:
-        names = ", ".join(map(str, left))
-        parts.append(f"{names} is left from a model with more sources")
-    return ["; ".join(parts)] if parts else []

@@ -144,14 +144,11 @@ def _scan_backward(
     scratch += n[:, None] * CHANNELS + tl.arange(0, CHANNELS)[None, :]
     later = tl.load(grad_last_state + sequence * state * dim + grid, in_grid, other=0.0)
     sum_A = tl.zeros((STATES, CHANNELS), tl.float32)
-    sum_D, sum_bias = (
-        tl.zeros((CHANNELS,), tl.float32),
-        tl.zeros((CHANNELS,), tl.float32),
-    )
+    sum_D = tl.zeros((CHANNELS,), tl.float32)
+    sum_bias = tl.zeros((CHANNELS,), tl.float32)
     chunk = tl.cdiv(time, CHUNK) - 1
     while chunk >= 0:
-        start = kept + (chunk * batch + sequence) * state * dim + grid
-        h = tl.load(start, mask=in_grid, other=0.0)
+        h = tl.load(kept + (chunk * batch + sequence) * state * dim + grid, in_grid, 0)
         for i in range(CHUNK):
             tl.store(scratch + i * STATES * CHANNELS, h)
             t = chunk * CHUNK + i

@@ -143,8 +143,13 @@ class Search:
         """Runs until so many trials are finished, also by others."""
         recover(self.study)
         if self.sweep.method == "grid":
+            # Optuna's GridSampler gives a point to several workers, and ends by
+            # stopping study.optimize, which cannot leave a trial for a rerun.
             trials = min(trials, self.sweep.combinations())
-            self._enqueue_grid()
+            searched = self.sweep.searched()
+            for point in itertools.product(*(p.choices for p in searched.values())):
+                params = dict(zip(searched, point, strict=True))
+                self.study.enqueue_trial(params, skip_if_exists=True)
         self.trainings.map(self._work, [trials] * self.trainings.jobs)
 
     def _work(self, trials: int) -> None:
@@ -224,14 +229,6 @@ class Search:
             trial.set_user_attr("failure", failure)
             return best, TrialState.FAIL
         return best, TrialState.COMPLETE
-
-    def _enqueue_grid(self) -> None:
-        # Optuna's GridSampler gives a point to several workers, and ends by stopping
-        # study.optimize, which cannot leave a trial for a rerun.
-        searched = self.sweep.searched()
-        for point in itertools.product(*(p.choices for p in searched.values())):
-            params = dict(zip(searched, point, strict=True))
-            self.study.enqueue_trial(params, skip_if_exists=True)
 
 
 def _is_dead(attrs: dict[str, Any]) -> bool:

@@ -14,6 +14,7 @@ import multiprocessing
 import shutil
 import tempfile
 import warnings
+from collections.abc import Callable
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
@@ -26,6 +27,7 @@ import soundfile
 import torch
 from speechbrain.dataio.dataloader import make_dataloader
 from speechbrain.nnet.losses import get_si_snr_with_pitwrapper
+from torch import Tensor
 
 from custom_modules.dataio import Manifest, MixtureDataset, collate
 from custom_modules.mmipc import VARIANTS
@@ -108,18 +110,19 @@ def benchmark_pit(batch: int = 8, time: int = 32_000, repeats: int = 20) -> list
     targets = torch.randn(batch, time, 2)
     estimates = (targets + torch.randn(batch, time, 2)).requires_grad_()
 
-    def theirs() -> None:
+    def repeat(loss: Callable[[], Tensor]) -> None:
         for _ in range(repeats):
-            # It changes its first argument in place, so it gets a copy.
-            loss = get_si_snr_with_pitwrapper(targets.clone(), estimates)
-            loss.sum().backward()
+            loss().sum().backward()
 
-    def ours() -> None:
-        for _ in range(repeats):
-            pit_si_sdr_loss(estimates, targets)[0].sum().backward()
-
-    size = f"{batch} x {time}"
-    ways = {f"PitWrapper, {size}": theirs, f"PIT loss, {size}": ours}
+    ways = {
+        # SpeechBrain's changes its first argument in place, so it gets a copy.
+        f"PitWrapper, {batch} x {time}": lambda: repeat(
+            lambda: get_si_snr_with_pitwrapper(targets.clone(), estimates)
+        ),
+        f"PIT loss, {batch} x {time}": lambda: repeat(
+            lambda: pit_si_sdr_loss(estimates, targets)[0]
+        ),
+    }
     return speeds(time_alternately(ways), repeats, "batches")
 
 

@@ -36,7 +36,7 @@ from custom_modules.evaluation.loading import (
     test_set,
 )
 from custom_modules.evaluation.options import split_options
-from custom_modules.evaluation.runner import Scope, Timing, score_test_set
+from custom_modules.evaluation.runner import Scope, score_test_set
 from custom_modules.evaluation.store import ScoreStore
 from custom_modules.metrics import PESQ_MODES, align, bss_eval, metric_groups
 from custom_modules.mmipc import VARIANTS, variants_of
@@ -88,18 +88,6 @@ def _simple_scores(
     return scores
 
 
-def score_all(model: Model, dataset: MixtureDataset) -> Timing:
-    """Scores all variants as ``evaluate.py`` does; returns what it took."""
-    threads = torch.get_num_threads()
-    with tempfile.TemporaryDirectory() as folder:
-        scope = Scope(metric_groups(), progressbar=False)
-        effort = score_test_set(
-            model, dataset, ScoreStore(Path(folder), "benchmark"), scope
-        )
-    torch.set_num_threads(threads)  # the loop takes what PyTorch would take
-    return effort
-
-
 def main(argv: Sequence[str]) -> None:
     """Prints the speeds and their ratio."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -112,10 +100,19 @@ def main(argv: Sequence[str]) -> None:
         prepare_polsess(**prepare_options(subject, Path(folder), options.split))
         dataset = test_set(subject, Path(folder), options)
     model, _ = subject.load()
-    efforts: list[Timing] = []
+    efforts, threads = [], torch.get_num_threads()
+
+    def score_all() -> None:
+        """As ``evaluate.py`` does; afterwards the loop has its threads again."""
+        with tempfile.TemporaryDirectory() as folder:
+            store = ScoreStore(Path(folder), "benchmark")
+            scope = Scope(metric_groups(), progressbar=False)
+            efforts.append(score_test_set(model, dataset, store, scope))
+        torch.set_num_threads(threads)
+
     ways = {
         "simple loop": lambda: simple_loop(model, dataset),
-        "evaluate.py": lambda: efforts.append(score_all(model, dataset)),
+        "evaluate.py": score_all,
     }
     seconds = time_alternately(ways, repeats=2)
     scored, waited = efforts[-1].scored, efforts[-1].waited / efforts[-1].seconds

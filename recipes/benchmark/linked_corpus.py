@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,8 @@ def make_linked_corpus(root: Path, rows: int) -> list[str]:
     originals = [_write_mixture(root, number) for number in range(MIXTURES)]
     table, files = [], []
     for number in range(rows):
-        row = {"SSR": number % 11 - 5, "sceneClass": "bus", "eventClass": "bell"}
+        row: dict[str, Any] = {"SSR": number % 11 - 5}
+        row |= {"sceneClass": "bus", "eventClass": "bell"}
         for speaker in (1, 2):
             row[f"speech{speaker}OryginalPath"] = f"speaker_{number % 97}/{number}.wav"
             row[f"speech{speaker}Start"] = 5 * speaker
@@ -55,14 +57,10 @@ def _write_mixture(root: Path, number: int) -> dict[str, Path]:
 
 def repeat_manifest(manifest: Path, rows: int, target: Path) -> None:
     """A manifest of so many rows: those of a linked corpus, again under other names."""
-    entries = manifest.read_text(encoding="utf-8").splitlines()[1 : MIXTURES + 1]
+    entries = manifest.read_text(encoding="utf-8").splitlines()[1:-1]
+    few = len(entries)
     lines = (
-        entries[number % MIXTURES]
-        .rstrip(",")
-        .replace(f"train_{number % MIXTURES:06}", f"train_{number:06}")
-        for number in range(rows)
+        entries[n % few].rstrip(",").replace(f"train_{n % few:06}", f"train_{n:06}")
+        for n in range(rows)
     )
-    with open(target, "w", encoding="utf-8") as file:
-        file.write("{\n")
-        file.write(",\n".join(lines))
-        file.write("\n}\n")
+    target.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")

@@ -13,6 +13,7 @@ was interrupted is resumed by the same command.
 """
 
 import sys
+from pathlib import Path
 from typing import Any
 
 from custom_modules.errors import exit_cleanly
@@ -65,11 +66,10 @@ def print_help(argv: list[str]) -> None:
     print(__doc__)
     for argument in argv:
         if not argument.startswith("-"):
-            read_yaml(argument)
-            print(f"Keys of {argument}:")
-            with open(argument, encoding="utf-8") as file:
-                keys = [line.rstrip() for line in file if line[0].isalpha()]
-            print("\n".join(f"  --{line}" for line in keys if "!new:" not in line))
+            read_yaml(argument)  # refuses what is no hparams file
+            lines = Path(argument).read_text(encoding="utf-8").splitlines()
+            keys = [k for k in lines if k[:1].isalpha() and "!new:" not in k]
+            print(f"Keys of {argument}:", *(f"  --{key}" for key in keys), sep="\n")
 
 
 if __name__ == "__main__":

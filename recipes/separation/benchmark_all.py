@@ -38,11 +38,11 @@ from custom_modules.processes import prepare_process
 
 prepare_process()  # some settings count only before torch is imported
 
-from custom_modules.errors import InputError, OptionParser, check_number, exit_cleanly
+from custom_modules.errors import OptionParser, check_number, exit_cleanly
 from custom_modules.hparams import split_arguments
 from custom_modules.processes import available_cores, gpus_here
 from custom_modules.tuning.trainings import Trainings
-from recipes.benchmark.campaign.campaign import collect, costs_of, generate, steps_of
+from recipes.benchmark.campaign import campaign
 from recipes.benchmark.campaign.page import around_marks, update_page
 from recipes.benchmark.campaign.runs import do_runs, models_in, plan
 
@@ -68,14 +68,13 @@ def main(argv: Sequence[str]) -> None:
     if writes_page:
         figures = page.parent / "figures" / options.preset
         around_marks(page, options.preset)  # better refused now than in hours
-    data_folder = options.data_folder or generate(options.preset, folder)
-    costs = costs_of(options.hparams, options.models, folder, rest)
-    steps = steps_of(costs, options.budget)
-    runs = plan(options.hparams, data_folder, folder, steps, options.seeds, rest)
+    corpus = options.data_folder or campaign.generate(options.preset, folder)
+    costs = campaign.costs_of(options.hparams, options.models, folder, rest)
+    steps = campaign.steps_of(costs, options.budget)
+    runs = plan(options.hparams, corpus, folder, steps, options.seeds, rest)
     gpus = gpus_here()
-    jobs = options.jobs or len(gpus) or available_cores()
-    do_runs(runs, Trainings(jobs, gpus))
-    collect(runs, options.budget, folder, figures)
+    do_runs(runs, Trainings(options.jobs or len(gpus) or available_cores(), gpus))
+    campaign.collect(runs, options.budget, folder, figures)
     if writes_page:
         update_page(page, options.preset, figures)
         print(f"  {page}")
@@ -100,26 +99,19 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     options.hparams = options.hparams or PRESETS[options.preset]
     models = models_in(options.hparams)
     options.models = options.models or models
-    for model in options.models:
-        if model not in models:
-            _refuse(
-                f"--models: invalid choice: {model!r} ({options.hparams} has "
-                f"{', '.join(models) or 'none'})"
-            )
+    if unknown := [model for model in options.models if model not in models]:
+        there = f"{options.hparams} has {', '.join(models) or 'none'}"
+        parser.error(f"--models: invalid choice: {unknown[0]!r} ({there})")
     for name, least in (("seeds", 1), ("models", 2)):
         values = getattr(options, name)
         if len(set(values)) < max(least, len(values)):
-            _refuse(f"--{name}: must be {least} or more, each of them once")
+            parser.error(f"--{name}: must be {least} or more, each of them once")
     _, run_arguments, overrides = split_arguments(["the trainings", *rest])
-    for argument in (*run_arguments, *(f"--{key}" for key in overrides)):
-        name = argument.partition("=")[0]
-        if name in DECIDED:
-            _refuse(f"{name}: is decided here")
+    given = {a.partition("=")[0] for a in run_arguments} | {f"--{k}" for k in overrides}
+    for name in DECIDED:
+        if name in given:
+            parser.error(f"{name}: is decided here")
     return options, rest
-
-
-def _refuse(message: str) -> None:
-    raise InputError(f"{message}; see --help")
 
 
 if __name__ == "__main__":

@@ -7,8 +7,6 @@ The folder needs SpeechBrain and none of this project. ``--push_to_hub owner/nam
 uploads it; keys of the hparams file are options as in training.
 """
 
-# Start reading at main(); what is written is in custom_modules/hub/folder.py.
-
 import argparse
 import sys
 from pathlib import Path
@@ -24,18 +22,6 @@ from custom_modules.hub.recipe import load_best
 
 def main(argv: list[str]) -> None:
     """Loads, writes, uploads."""
-    options, hparams_options = parse(argv)
-    recipe, separator, facts = load_best([options.hparams, *hparams_options])
-    facts.source = options.push_to_hub or Path(options.folder).name
-    facts.license_id = options.license
-    write_folder(options.folder, recipe, separator, facts, options.overwrite)
-    print(f"{options.folder}: {recipe.architecture}, {facts.checkpoint}")
-    if options.push_to_hub:
-        print(push_folder(options.folder, options.push_to_hub))
-
-
-def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Options of this script, and the rest, which are overrides of hparams."""
     parser = OptionParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -46,7 +32,14 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--overwrite", action="store_true", help="replace FOLDER")
     parser.add_argument("--license", default="apache-2.0", help="of the weights")
     parser.add_argument("--push_to_hub", metavar="OWNER/NAME", help="upload it, too")
-    return parser.parse_known_args(argv)
+    options, hparams_options = parser.parse_known_args(argv)
+    recipe, separator, facts = load_best([options.hparams, *hparams_options])
+    facts.source = options.push_to_hub or Path(options.folder).name
+    facts.license_id = options.license
+    write_folder(options.folder, recipe, separator, facts, options.overwrite)
+    print(f"{options.folder}: {recipe.architecture}, {facts.checkpoint}")
+    if options.push_to_hub:
+        print(push_folder(options.folder, options.push_to_hub))
 
 
 if __name__ == "__main__":

@@ -9,8 +9,6 @@
         --data_folder=PolSESS --number_of_epochs=120
 """
 
-# Start reading at main(); what becomes of what is in custom_modules/hub/predecessor.py.
-
 import argparse
 import sys
 from pathlib import Path
@@ -29,7 +27,15 @@ HPARAMS = Path(__file__).parents[2] / "hparams"
 
 def main(argv: list[str]) -> None:
     """Reads, writes the folder, and the results if wanted."""
-    options = parse(argv)
+    parser = OptionParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("checkpoint", metavar="OLD.pt")
+    parser.add_argument("folder", metavar="FOLDER", help="what to write")
+    parser.add_argument("--results", metavar="FOLDER", help="for train.py to go on")
+    parser.add_argument("--overwrite", action="store_true", help="replace FOLDER")
+    parser.add_argument("--license", default="apache-2.0", help="of the weights")
+    options = parser.parse_args(argv)
     old = read_checkpoint(options.checkpoint)
     hparams_file = HPARAMS / f"{old.model_type}.yaml"
     recipe, separator, facts = import_old(old, hparams_file, options.checkpoint)
@@ -39,19 +45,6 @@ def main(argv: list[str]) -> None:
     if options.results:
         write_results_folder(old, hparams_file, options.results)
         print(f"{options.results}/hyperparams.yaml: for train.py to go on from")
-
-
-def parse(argv: list[str]) -> argparse.Namespace:
-    """The options."""
-    parser = OptionParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("checkpoint", metavar="OLD.pt")
-    parser.add_argument("folder", metavar="FOLDER", help="what to write")
-    parser.add_argument("--results", metavar="FOLDER", help="for train.py to go on")
-    parser.add_argument("--overwrite", action="store_true", help="replace FOLDER")
-    parser.add_argument("--license", default="apache-2.0", help="of the weights")
-    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

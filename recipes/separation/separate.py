@@ -24,13 +24,7 @@ prepare_process()
 
 import torch
 
-from custom_modules.errors import (
-    EXIT_BAD_INPUT,
-    InputError,
-    OptionParser,
-    check_number,
-    exit_cleanly,
-)
+from custom_modules import errors
 from custom_modules.files import prepare_folder
 from custom_modules.inference import NORMALIZATIONS
 from custom_modules.longform.stitching import CHUNK_SECONDS
@@ -70,7 +64,7 @@ def main(argv: list[str]) -> int:
     if missing and index == 0:  # once, not in every process
         for line in missing:
             print(f"failed: {line}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+        return errors.EXIT_BAD_INPUT
     return EXIT_SOME_FAILED if failed else 0
 
 
@@ -85,7 +79,7 @@ def wait_for_others() -> None:
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """The options; under torchrun, the shard and the device are its."""
-    parser = OptionParser(
+    parser = errors.OptionParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
@@ -107,10 +101,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if options.shard is None:
         options.shard = (int(os.environ.get("RANK", 0)), world_size)
     elif world_size > 1:
-        raise InputError("--shard and torchrun both split the work; use one of them")
-    check_number("--chunk_seconds", options.chunk_seconds, above=0)
+        raise errors.InputError(
+            "--shard and torchrun both split the work; use one of them"
+        )
+    errors.check_number("--chunk_seconds", options.chunk_seconds, above=0)
     if options.batch_size is not None:
-        check_number("--batch_size", options.batch_size, least=1, whole=True)
+        errors.check_number("--batch_size", options.batch_size, least=1, whole=True)
     return options
 
 
@@ -126,5 +122,5 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    with exit_cleanly():
+    with errors.exit_cleanly():
         sys.exit(main(sys.argv[1:]))

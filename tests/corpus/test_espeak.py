@@ -12,8 +12,11 @@ import soundfile
 from custom_modules.corpus import espeak, sources
 from custom_modules.corpus.sources import Setup
 from custom_modules.errors import InputError
+from custom_modules.layout import read_rows
 
-VOICES = [v for v in sources.packaged_rows("voices.csv") if v["subset"] == "test"][:4]
+VOICES = [v for v in read_rows(sources.DATA / "voices.csv") if v["subset"] == "test"][
+    :4
+]
 
 
 def speak(folder, workers=1, seed=1, rate=8000):

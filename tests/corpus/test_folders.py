@@ -146,6 +146,18 @@ def test_validation_of_training_s_speakers_has_other_recordings(setup, speech, g
     assert len(paths) == len(set(paths))
 
 
+def test_sharing_speakers_needs_fewer(setup, tmp_path):
+    speech = speech_folder(tmp_path / "few", ["ada", "bea", "cyd", "dan", "ewa"])
+    listed = SpeechFolder(speech, val_speakers="train").prepare(setup)
+    numbers = {s: len(names) for s, names in speakers_of(listed).items()}
+    assert numbers == {"test": 2, "train": 3, "val": 3}
+    few = SpeechFolder(
+        speech_folder(tmp_path / "three", ["ada", "bea", "cyd"]), val_speakers="train"
+    )
+    with pytest.raises(InputError, match="3 speakers are too few for train, test"):
+        few.prepare(setup)
+
+
 def test_checking_lists_once(setup, speech):
     source = SpeechFolder(speech)
     source.check(setup)
@@ -204,7 +216,7 @@ def test_events_suit_what_polsess_or_the_user_says(setup, tmp_path):
 
 def test_misspelt_event_class_is_refused(setup, tmp_path):
     folder = class_folder(tmp_path / "events", ["bell"])
-    with pytest.raises(InputError, match="the nearest is Bell"):
+    with pytest.raises(InputError, match=r"--event_classes='\{bell: Bell\}'"):
         EventFolder(folder, {"bell": "Bel"}).prepare(setup)
 
 

@@ -1,12 +1,159 @@
-"""Workers that die, and workers that refuse."""
+"""What is done, what is ours, what is refused; workers that die or refuse."""
 
+import json
 import os
 
+import numpy as np
 import pytest
 
-from custom_modules.corpus.generation import mixture_maker
+from custom_modules import audio, layout
+from custom_modules.corpus.generation import State, mixture_maker
 from custom_modules.corpus.sources import Setup
 from custom_modules.errors import InputError
+from custom_modules.layout import COLUMNS
+
+LENGTH = 100
+
+
+def add_mixture(state, index, layers=("s1", "s2", "scene", "event", "mix")):
+    row = {"subset": "train"} | layout.file_cells("train", index, layers)
+    for path in layout.file_paths(state.root, row).values():
+        audio.write_pcm16(path, np.zeros(LENGTH, np.int16), 8000)
+    state.keep_row(row)
+    return row
+
+
+@pytest.fixture
+def state(tmp_path):
+    with State(tmp_path / "corpus", LENGTH) as state:
+        state.check({"seed": 1})
+        state.claim({"seed": 1})
+        yield state
+
+
+def test_whole_mixtures_are_done(state):
+    rows = {index: add_mixture(state, index) for index in (0, 3)}
+    assert state.done_rows("train") == rows
+    assert state.done_rows("val") == {}
+
+
+@pytest.mark.parametrize("layer", ["s2", "mix"])
+@pytest.mark.parametrize("damage", ["missing", "short"])
+def test_damaged_mixtures_are_not(state, layer, damage):
+    row = add_mixture(state, 0)
+    add_mixture(state, 1)
+    path = layout.file_paths(state.root, row)[layer]
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-2])
+    assert list(state.done_rows("train")) == [1]
+
+
+def test_rows_survive_in_the_csv(state):
+    rows = [add_mixture(state, index) for index in range(3)]
+    state.finish_subset("train", rows)
+    assert not (state.root / ".rows").exists()
+    empty = dict.fromkeys(COLUMNS, "")
+    assert state.done_rows("train") == {i: empty | row for i, row in enumerate(rows)}
+
+
+def test_csv_is_written_as_matlab_writes_it(state):
+    rows = [add_mixture(state, 0) | {"SSR": "-3", "sceneClass": "park"}]
+    state.finish_subset("train", rows)
+    path = state.root / "train" / "corpus_corpus_train_final.csv"
+    header, row, end = path.read_bytes().decode().split("\n")
+    assert header.split(",") == list(COLUMNS)
+    assert len(row.split(",")) == 34
+    assert ",,," in row
+    assert end == ""
+
+
+def test_half_written_files_are_swept(state):
+    add_mixture(state, 0)
+    left = state.root / "train" / "mix" / "train_00001.wav.77.partial"
+    left.write_bytes(b"half")
+    state.claim({"seed": 1})
+    assert not left.exists()
+    assert list(state.done_rows("train")) == [0]
+
+
+def test_two_processes_do_not_share_a_folder(state):
+    other = State(state.root, LENGTH)
+    with pytest.raises(InputError, match="another process"):
+        other.check({"seed": 1})
+    with state:
+        pass
+    with other:
+        other.check({"seed": 1})
+
+
+def test_other_options_are_refused_unless_overwritten(state):
+    add_mixture(state, 0)
+    with pytest.raises(InputError, match="--overwrite=True"):
+        state.check({"seed": 2})
+    assert list(state.done_rows("train")) == [0]
+    state.check({"seed": 2}, overwrite=True)
+    assert list(state.done_rows("train")) == [0]
+    state.claim({"seed": 2})
+    assert state.done_rows("train") == {}
+    state.check({"seed": 2})
+
+
+def test_changed_recordings_are_refused(state):
+    state.pin("abc")
+    state.pin("abc")
+    add_mixture(state, 0)
+    with pytest.raises(InputError, match="recordings have changed"):
+        state.pin("abd")
+    assert list(state.done_rows("train")) == [0]
+    state.pin("abd", overwrite=True)
+    assert state.done_rows("train") == {}
+    state.pin("abd")
+
+
+def test_foreign_folders_are_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    for overwrite in (False, True):
+        with (
+            pytest.raises(InputError, match="not a corpus of this generator"),
+            State(tmp_path, LENGTH) as state,
+        ):
+            state.check({"seed": 1}, overwrite)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_file_is_no_folder(tmp_path):
+    path = tmp_path / "corpus"
+    path.write_text("a file")
+    with pytest.raises(InputError, match="is not a folder"):
+        State(path, LENGTH).check({})
+
+
+def test_damaged_note_is_refused(tmp_path):
+    (tmp_path / "generator.json").write_text("{half")
+    with pytest.raises(InputError, match="cannot be read"):
+        State(tmp_path, LENGTH).check({"seed": 1})
+
+
+def test_note_says_what_the_corpus_depends_on(state):
+    note = json.loads((state.root / "generator.json").read_text())
+    assert note["options"] == {"seed": 1}
+
+
+def test_corpora_of_earlier_versions_are_known(state):
+    now = {"speech": {"class": "!new:custom_modules.corpus.folders.SpeechFolder"}}
+    note = state.root / "generator.json"
+    earlier = {
+        "speech": {"class": "!new:custom_modules.corpus.speech_folder.SpeechFolder"}
+    }
+    note.write_text(json.dumps({"options": earlier, "recordings": "abc"}))
+    add_mixture(state, 0)
+    state.check(now)
+    state.claim(now)
+    state.pin("abc")
+    assert list(state.done_rows("train")) == [0]
+    assert json.loads(note.read_text())["options"] == now
 
 
 class Failing:

@@ -1,22 +1,28 @@
-"""The published procedure, measured on the layers that it makes."""
+"""The published procedure, measured on the layers that it makes; its segments."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from custom_modules.corpus import reverb, sources
+from custom_modules.corpus import mixing, reverb, sources
 from custom_modules.corpus.events import ProceduralEvents
 from custom_modules.corpus.mixing import Mixer
 from custom_modules.corpus.scenes import ProceduralScenes
-from custom_modules.corpus.sources import Recording, Setup, SpeechSource
+from custom_modules.corpus.sources import Recording, Setup, Source
 from custom_modules.errors import InputError
 from custom_modules.layout import COLUMNS
 from tests.corpus.recordings import SPEAKERS, talker
 
 RATE = 8000
 NUMBER = 40
+#: Of the segments that are cut from recordings of numbers.
+SETUP = Setup(Path(), rate=100, duration=4.0, seed=1)
 
 
-class Noise(SpeechSource):
+class Noise(Source):
     """Six talkers of noise; ``level`` is their loudness."""
 
     def __init__(self, level=0.05):
@@ -155,10 +161,8 @@ def test_wet_layers_follow_from_the_row(mixtures):
         row, layers = mixture.row, mixture.layers
         if "highCut" not in row:
             continue
-        room = reverb.Room(
-            *(float(row[k]) for k in ("highCut", "diffusion")),
-            *(float(row[k]) for k in ("decay", "freqDamp")),
-        )
+        columns_of_room = ("highCut", "diffusion", "decay", "freqDamp")
+        room = {column: float(row[column]) for column in columns_of_room}
         response = reverb.impulse_response(room, 2 * RATE, RATE)
         for dry, column in columns.items():
             expected = reverb.wet(
@@ -223,3 +227,106 @@ def test_row_has_polsess_s_columns(mixtures):
         assert mixture.row.keys() <= set(COLUMNS)
         missing = set(COLUMNS) - mixture.row.keys()
         assert bool(missing) == ("reverbForSpeaker1" not in mixture.row)
+
+
+class Numbered:
+    """A source whose samples say which recording and which position they are."""
+
+    def __init__(self, lengths):
+        self.recordings = [
+            Recording(f"ada/{n}.wav", "ada", size) for n, size in enumerate(lengths)
+        ]
+
+    def read(self, recording, start, length, rate):
+        assert rate == SETUP.rate
+        assert start >= 0
+        assert start + length <= recording.samples
+        number = self.recordings.index(recording)
+        return 10000.0 * (number + 1) + np.arange(start, start + length)
+
+
+def cut_speech(lengths, turn, rng):
+    source = Numbered(lengths)
+    return mixing.cut_speech(source, source.recordings, SETUP, turn, rng)
+
+
+@given(
+    st.lists(st.integers(1, 900), min_size=1, max_size=5),
+    st.integers(0, 10**7),
+)
+def test_no_start_comes_twice_while_others_are_left(lengths, first_turn):
+    rng = np.random.default_rng(0)
+    choices = sum(
+        n - SETUP.length + 1 if n >= SETUP.length else max(1, n // 2) for n in lengths
+    )
+    number = min(choices, 60)
+    cuts = [cut_speech(lengths, first_turn + turn, rng) for turn in range(number)]
+    starts = {(cut.path.split(";")[0], cut.start) for cut in cuts}
+    assert len(starts) == number
+    assert all(len(cut.samples) == SETUP.length for cut in cuts)
+
+
+def test_long_recording_is_cut_where_the_row_says():
+    rng = np.random.default_rng(0)
+    for turn in range(50):
+        cut = cut_speech([1000, 700], turn, rng)
+        number = int(cut.path[4]) + 1
+        expected = 10000.0 * number + np.arange(cut.start, cut.end)
+        np.testing.assert_array_equal(cut.samples, expected)
+
+
+@given(st.integers(0, 1000))
+def test_short_recordings_are_joined_with_short_gaps(turn):
+    cut = cut_speech(
+        [90, 110, 100, 120, 130, 95, 105], turn, np.random.default_rng(turn)
+    )
+    paths = cut.path.split(";")
+    assert len(paths) == len(set(paths)) >= 3
+    heard = cut.samples[cut.samples > 0]
+    order = [f"ada/{int(v // 10000) - 1}.wav" for v in heard]
+    assert list(dict.fromkeys(order)) == paths
+    assert heard[0] % 10000 == cut.start
+    assert heard[-1] % 10000 == cut.end - 1
+    gaps = np.diff(np.flatnonzero(cut.samples > 0)) - 1
+    assert gaps.max() <= mixing.LONGEST_GAP * SETUP.rate
+    assert sum(gaps > 0) == len(paths) - 1
+
+
+def test_single_short_recording_is_padded():
+    cut = cut_speech([150], 3, np.random.default_rng(0))
+    assert cut.path == "ada/0.wav"
+    assert np.count_nonzero(cut.samples) == cut.end - cut.start
+    assert not cut.samples[cut.end - cut.start :].any()
+
+
+@pytest.mark.parametrize("size", [1, 399, 400, 401, 1000])
+def test_scene_is_cut_or_repeated(size):
+    source = Numbered([size])
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        cut = mixing.cut_stretch(source, source.recordings[0], SETUP, rng, repeat=True)
+        stretch = 10000.0 + np.arange(cut.start, cut.end)
+        np.testing.assert_array_equal(cut.samples, np.resize(stretch, SETUP.length))
+        assert cut.end - cut.start == min(size, SETUP.length)
+
+
+@pytest.mark.parametrize("size", [1, 399, 400, 401, 1000])
+def test_event_is_cut_or_placed(size):
+    source = Numbered([size])
+    offsets = set()
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        cut = mixing.cut_stretch(source, source.recordings[0], SETUP, rng, repeat=False)
+        heard = cut.samples[cut.samples > 0]
+        np.testing.assert_array_equal(heard, 10000.0 + np.arange(cut.start, cut.end))
+        offsets.add((cut.start, int(np.flatnonzero(cut.samples)[0])))
+    assert len(offsets) > 1 or size == SETUP.length
+
+
+def test_cells_are_seconds():
+    cut = mixing.Segment(np.zeros(SETUP.length), "ada/0.wav", 50, 450)
+    assert cut.cells("speech1", SETUP.rate) == {
+        "speech1OryginalPath": "ada/0.wav",
+        "speech1Start": "0.5",
+        "speech1End": "4.5",
+    }

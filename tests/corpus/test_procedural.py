@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from custom_modules.corpus import events, scenes, sources, synth
-from custom_modules.corpus.sources import Setup
+from custom_modules.corpus.sources import Recording, Setup
 from custom_modules.layout import SUBSETS
 
 
@@ -12,9 +12,7 @@ from custom_modules.layout import SUBSETS
 @pytest.mark.parametrize("name", sorted(sources.scene_classes()))
 def test_scene_is_steady_and_recordings_differ(name, rate):
     first, second = (
-        scenes.render(
-            f"procedural/{scenes.folder_name(name)}/{n}", name, 2 * rate, rate
-        )
+        scenes.render(Recording(f"procedural/{n}", name, 2 * rate), rate)
         for n in (0, 1)
     )
     assert np.isfinite(first).all()
@@ -81,6 +79,11 @@ def test_noise_stays_between_its_edges():
     frequency = np.fft.rfftfreq(1 << 15, 1 / 8000)
     inside = power[(frequency > 1000) & (frequency < 2000)].mean()
     assert power[frequency < 100].mean() < 1e-2 * inside
+
+
+def test_drift_stays_between_its_values():
+    drift = synthesiser(800).wander(2.0, 0.5, 1.0)
+    assert 0.5 <= drift.min() < drift.max() <= 1.0
 
 
 def test_tone_leaves_out_partials_that_would_alias():

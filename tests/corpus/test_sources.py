@@ -3,6 +3,7 @@
 from collections import Counter
 
 from custom_modules.corpus import events, scenes, sources
+from custom_modules.layout import read_rows
 
 #: Groups of espeak-ng variants that sound alike; none may be on two sides.
 ALIKE = [
@@ -69,7 +70,7 @@ def test_procedural_sounds_exist_for_every_scene():
 
 def test_base_voices_never_cross_subsets():
     sides = {}
-    for voice in sources.packaged_rows("voices.csv"):
+    for voice in read_rows(sources.DATA / "voices.csv"):
         group = next((i for i, g in enumerate(ALIKE) if voice["variant"] in g), None)
         key = voice["variant"] if group is None else group
         assert sides.setdefault(key, voice["subset"]) == voice["subset"]
@@ -77,7 +78,7 @@ def test_base_voices_never_cross_subsets():
 
 
 def test_voices_are_many_and_balanced():
-    voices = sources.packaged_rows("voices.csv")
+    voices = read_rows(sources.DATA / "voices.csv")
     assert len({voice["speaker"] for voice in voices}) == len(voices)
     numbers = Counter((voice["subset"], voice["gender"]) for voice in voices)
     for subset, number in {"train": 24, "val": 4, "test": 4}.items():
@@ -87,7 +88,7 @@ def test_voices_are_many_and_balanced():
 
 
 def test_sentences_never_cross_subsets():
-    rows = sources.packaged_rows("sentences.csv")
+    rows = read_rows(sources.DATA / "sentences.csv")
     assert len(rows) >= 150
     assert len({row["sentence"].lower() for row in rows}) == len(rows)
     assert Counter(row["subset"] for row in rows).keys() == {"train", "val", "test"}

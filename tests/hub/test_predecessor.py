@@ -99,10 +99,10 @@ def no_config(saved):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (remove_key, r"old.pt: has no parameter decoder.weight;"),
-        (add_key, r"old.pt: has an unknown parameter extra;"),
+        (remove_key, r"old.pt: parameter decoder.weight: missing there, \["),
+        (add_key, r"old.pt: parameter extra: \[1\] there, not known here;"),
         (other_model, r"'mossformer2' is none of .* convtasnet, dprnn, sepformer"),
-        (other_size, r"has another shape of parameter masknet\S+ and \d+ more"),
+        (other_size, r"parameter masknet\S+ and \d+ more: \[.*\] there, \["),
         (no_section, r"has no config.model.dprnn;"),
         (two_layers, r"config.model.dprnn.num_rnn_layers is 2; only 1 can be"),
         (other_task, r"task 'ES' and 2 sources do not belong together"),

@@ -5,7 +5,7 @@ import logging
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,8 @@ def generate(preset: str, folder: Path) -> str:
     if preset != "small":
         raise InputError(f"--preset {preset}: say where PolSESS is, --data_folder=…")
     corpus = folder / "MiniPolSESS"
-    command = [
-        sys.executable,
-        "recipes/corpus/generate.py",
-        "hparams/corpus/mini_polsess.yaml",
-        f"--output_folder={corpus}",
-        *CORPUS_OPTIONS,
-    ]
+    script = ("recipes/corpus/generate.py", "hparams/corpus/mini_polsess.yaml")
+    command = [sys.executable, *script, f"--output_folder={corpus}", *CORPUS_OPTIONS]
     if status := subprocess.run(command, check=False).returncode:
         raise InputError(f"{corpus}: generate.py ended with status {status}; see above")
     return str(corpus)
@@ -54,39 +49,31 @@ def costs_of(
     """
     path = folder / COSTS
     known = pd.read_csv(path).to_dict("records") if path.exists() else []
-    rows = []
+    rows: list[dict[Hashable, Any]] = []
     for model in models:
         file = f"{hparams}/{model}.yaml"
         what = f"{file} {list(options)} on {device_name()}"
         row = next((row for row in known if row["what"] == what), None)
         if row is None:
             logger.info("%s: measuring what it costs", model)
-            row = {"model": model, "what": what} | _measured(file, options)
+            try:
+                row = {"model": model, "what": what, **measure_costs(file, options)}
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise InputError(
+                    f"{file}: a training step does not fit into memory; give all "
+                    "trainings a lower --batch_size, or --segment_seconds"
+                ) from error
         rows.append(row)
         _write(pd.DataFrame(rows), path)
     return pd.DataFrame(rows)
 
 
-def _measured(file: str, options: Sequence[str]) -> dict[str, Any]:
-    try:
-        return measure_costs(file, options)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise InputError(
-            f"{file}: a training step does not fit into memory; give all trainings a "
-            "lower --batch_size, or --segment_seconds"
-        ) from error
-
-
 def steps_of(costs: pd.DataFrame, minutes: float) -> dict[str, int]:
-    """Training steps of each architecture that take so long here.
-
-    >>> steps_of(pd.DataFrame({"model": ["dprnn"], "step_seconds": [0.5]}), 10)
-    {'dprnn': 1200}
-    """
-    pairs = zip(costs.model, costs.step_seconds, strict=True)
-    return {model: max(1, round(60 * minutes / seconds)) for model, seconds in pairs}
+    """Training steps of each architecture that take so long here."""
+    steps = (60 * minutes / costs.step_seconds).round().clip(lower=1).astype(int)
+    return dict(zip(costs.model, steps, strict=True))
 
 
 def collect(runs: Sequence[Run], budget: float, folder: Path, figures: Path) -> None:
@@ -100,8 +87,7 @@ def collect(runs: Sequence[Run], budget: float, folder: Path, figures: Path) -> 
     _write(pd.DataFrame(map(_figures_of, runs)), figures / RUNS, digits=4)
     _write(pd.read_csv(folder / COSTS).drop(columns="what"), figures / COSTS)
     with atomic_path(figures / RECORD) as path:
-        text = json.dumps(_record_of(runs, budget), indent=1) + "\n"
-        path.write_text(text, encoding="utf-8")
+        path.write_text(json.dumps(_record_of(runs, budget), indent=1) + "\n")
     for name in (COMPARISON, PICTURE):
         shutil.copyfile(folder / name, figures / name)
 
@@ -109,13 +95,12 @@ def collect(runs: Sequence[Run], budget: float, folder: Path, figures: Path) -> 
 def _figures_of(run: Run) -> dict[str, Any]:
     """What a run took; the last of its epochs perhaps is not whole."""
     minutes = pd.read_csv(run.folder / "history.csv").seconds / 60
-    whole = minutes.iloc[:-1] if len(minutes) > 1 else minutes
     return {
         "model": run.model,
         "seed": run.seed,
         "steps": run.steps_done(),
         "epochs": len(minutes),
-        "minutes_per_epoch": whole.mean(),
+        "minutes_per_epoch": minutes.iloc[: max(1, len(minutes) - 1)].mean(),
         "minutes": minutes.sum(),  # training and validation
     }
 

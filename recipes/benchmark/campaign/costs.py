@@ -2,7 +2,7 @@
 
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,37 +12,33 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from custom_modules.hparams import load_experiment
 from custom_modules.selective_scan.operator import FLOP_FORMULAS
-from recipes.benchmark.measuring import measure, training_step
+from recipes.benchmark.measuring import Work, measure, training_step
 
 #: Of the mixtures that are measured, s; as long as PolSESS's.
 SECONDS = 4.0
 
-#: For :func:`measure`, by name.
-Work = dict[str, Callable[[], None]]
 
-
-def measure_costs(
-    hparams_file: str, options: Sequence[str] = (), repeats: int = 3
-) -> dict[str, float]:
+def measure_costs(hparams_file: str, options: Sequence[str] = ()) -> dict[str, float]:
     """Measures an architecture, untrained, in processes of its own.
 
     Returns ``parameters``; ``macs_per_second``, multiplications with additions for a
     second of audio; ``real_time_factor``, seconds per second of audio, and
     ``inference_mib``, peak memory, of one mixture of 4 s; ``step_seconds`` and
     ``step_mib`` of a training step. On a CPU with one thread, by process time; the
-    fastest of the ``repeats`` counts.
+    fastest of three counts.
     """
-    arguments = (hparams_file, options)
-    inference = measure(make_inference, arguments, repeats=repeats)
-    step = measure(make_step, arguments, repeats=repeats)
-    hparams = load_model(*arguments)
+    inference, step = (
+        measure(make_work, (hparams_file, options, training))
+        for training in (False, True)
+    )
+    hparams = load_model(hparams_file, options)
     separator, samples = hparams["separator"], int(SECONDS * hparams["sample_rate"])
     return {
         "parameters": sum(p.numel() for p in separator.parameters()),
         "macs_per_second": count_macs(separator, samples) / SECONDS,
-        "real_time_factor": inference["inference"] / SECONDS,
+        "real_time_factor": inference["seconds"] / SECONDS,
         "inference_mib": inference["MiB"],
-        "step_seconds": step["step"],
+        "step_seconds": step["seconds"],
         "step_mib": step["MiB"],
     }
 
@@ -59,9 +55,6 @@ def count_macs(separator: nn.Module, samples: int) -> float:
 
     Of the selective scan three for each state and step: its decay, its input, its
     part of the output. Of norms and activations none, as is usual.
-
-    >>> count_macs(torch.nn.Linear(100, 5), 100)
-    500.0
     """
     device = next(separator.parameters()).device
     mixture = torch.randn(1, samples, device=device)
@@ -70,37 +63,24 @@ def count_macs(separator: nn.Module, samples: int) -> float:
         # oneDNN's LSTM is one operation, which the counter does not know.
         with torch.backends.mkldnn.flags(enabled=False):
             separator.eval()(mixture)  # operators get their formulas on first use
-            with FlopCounterMode(
-                display=False, custom_mapping=FLOP_FORMULAS
-            ) as counter:
+            counter = FlopCounterMode(display=False, custom_mapping=FLOP_FORMULAS)
+            with counter:
                 separator(mixture)
     return counter.get_total_flops() / 2
 
 
-def make_inference(hparams_file: str, options: Sequence[str] = ()) -> Work:
-    """A forward pass of one mixture."""
-    hparams, device = load_model(hparams_file, options), _device()
-    separator = hparams["separator"].to(device).eval()
-    mixture = torch.randn(1, int(SECONDS * hparams["sample_rate"]), device=device)
-
-    @torch.no_grad()
-    def inference() -> None:
-        separator(mixture)
-
-    return {"inference": inference}
-
-
-def make_step(hparams_file: str, options: Sequence[str] = ()) -> Work:
-    """A training step as the hparams want it, reading and all else apart."""
-    hparams, device = load_model(hparams_file, options), _device()
-    separator = hparams["separator"].to(device)
+def make_work(hparams_file: str, options: Sequence[str], training: bool) -> Work:
+    """A training step as the hparams want it, or a forward pass of one mixture."""
+    hparams = load_model(hparams_file, options)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    separator, rate = hparams["separator"].to(device), hparams["sample_rate"]
+    if not training:
+        separator.eval()
+        mixture = torch.randn(1, int(SECONDS * rate), device=device)
+        return {"seconds": torch.no_grad()(lambda: separator(mixture))}
     optimizer = hparams["opt_class"](separator.parameters())
-    seconds = hparams["segment_seconds"] or SECONDS
-    shape = (hparams["batch_size"], int(seconds * hparams["sample_rate"]))
-    targets = torch.randn(*shape, hparams["num_sources"], device=device)
+    samples = int((hparams["segment_seconds"] or SECONDS) * rate)
+    shape = (hparams["batch_size"], samples, hparams["num_sources"])
+    targets = torch.randn(shape, device=device)
     dtype = AMPConfig.from_name(hparams["precision"]).dtype
-    return {"step": training_step(separator, optimizer, targets, dtype)}
-
-
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return {"seconds": training_step(separator, optimizer, targets, dtype)}

@@ -1,6 +1,7 @@
 """The page of results: tables between marks, made from committed CSV files."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -38,49 +39,36 @@ def update_page(page: str | Path, name: str, folder: str | Path) -> None:
     """Writes the figures in ``folder`` into a page, between the marks of their name."""
     page, folder = Path(page), Path(folder)
     before, after = around_marks(page, name)
-    begin, end = _marks(name)
     picture = f"![SI-SDRi by variant]({folder.relative_to(page.parent)}/{PICTURE})"
-    middle = "\n\n".join([begin, *_sections(folder), picture, end])
     with atomic_path(page) as path:
-        path.write_text(before + middle + after, encoding="utf-8")
+        text = "\n\n".join([before, *_sections(folder), picture, after])
+        path.write_text(text, encoding="utf-8")
 
 
 def around_marks(page: str | Path, name: str) -> tuple[str, str]:
-    """A page's text before and after a campaign's tables; refuses one without marks."""
-    begin, end = _marks(name)
+    """A page up to the mark where a campaign's tables begin, and from their end."""
+    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
     try:
         text = Path(page).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{page}: cannot be read; name another --page") from error
-    before, found_begin, rest = text.partition(begin)
-    _, found_end, after = rest.partition(end)
-    if not found_begin or not found_end:
+    parts = re.fullmatch(f"(.*?{begin}).*?({end}.*)", text, flags=re.DOTALL)
+    if not parts:
         raise InputError(f"{page}: has no {begin} … {end} to write between")
-    return before, after
-
-
-def _marks(name: str) -> tuple[str, str]:
-    return f"<!-- begin {name} -->", f"<!-- end {name} -->"
+    return parts[1], parts[2]
 
 
 def _sections(folder: Path) -> list[str]:
     """The tables of a campaign in Markdown, each with what made it."""
-    scores = pd.read_csv(folder / COMPARISON)
-    costs = pd.read_csv(folder / COSTS).merge(_pooled(pd.read_csv(folder / RUNS)))
-    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    gains = scores[scores.metric == "si_sdri"]
-    over_all = scores[scores.variant == ALL_MIXTURES]
-    tables = {
-        "SI-SDRi by variant, dB": _score_table(gains, "variant"),
-        "Every metric's improvement, over all mixtures": _score_table(
-            over_all, "metric"
-        ),
-        "What it costs": _cost_table(costs),
-    }
-    parts = []
-    for title, table in tables.items():
-        parts += [f"#### {title}", table, _made_by(record)]
-    return parts
+    scores, costs, runs = (pd.read_csv(folder / f) for f in (COMPARISON, COSTS, RUNS))
+    by_variant = _score_table(scores[scores.metric == "si_sdri"], "variant")
+    by_metric = _score_table(scores[scores.variant == ALL_MIXTURES], "metric")
+    made_by = _made_by(json.loads((folder / RECORD).read_text(encoding="utf-8")))
+    return [
+        *("#### SI-SDRi by variant, dB", by_variant, made_by),
+        *("#### Every metric's improvement, over all mixtures", by_metric, made_by),
+        *("#### What it costs", _cost_table(costs, runs), made_by),
+    ]
 
 
 def _score_table(scores: pd.DataFrame, key: str) -> str:
@@ -93,8 +81,8 @@ def _score_table(scores: pd.DataFrame, key: str) -> str:
     models = list(dict.fromkeys(scores.model))
     lines = [[key, "n", *models]]
     for row, part in scores.groupby(key, sort=False):
-        by_model = part.set_index("model")
         name = heading_of(row) if key == "metric" else row
+        by_model = part.set_index("model")
         cells = [_score_cell(by_model.loc[model]) for model in models]
         lines.append([name, str(part.n.iloc[0]), *cells])
     return markdown.table(lines)
@@ -108,27 +96,21 @@ def _score_cell(cell: pd.Series) -> str:
     return f"{mean_over_seeds(cell, decimals)} [{interval}]"
 
 
-def _cost_table(costs: pd.DataFrame) -> str:
-    """A row for each architecture; columns in ``_std`` are deviations over seeds."""
+def _cost_table(costs: pd.DataFrame, runs: pd.DataFrame) -> str:
+    """A row for each architecture; of minutes, with deviations over the seeds."""
+    by_model = runs.groupby("model")[["steps", "minutes_per_epoch", "minutes"]]
+    means = costs.set_index("model").join(by_model.mean(), how="inner")
+    spreads = by_model.std().drop(columns="steps").to_dict("index")
     lines = [["architecture", *(heading for heading, *_ in COST_COLUMNS.values())]]
-    for _, row in costs.iterrows():
-        line = [row.model]
+    for model, row in means.to_dict("index").items():
+        line = [str(model)]
         for column, (_, divisor, decimals) in COST_COLUMNS.items():
             cell = markdown.number(row[column] / divisor, decimals)
-            spread = row.get(f"{column}_std", float("nan"))
-            if not pd.isna(spread):
+            if not pd.isna(spread := spreads[model].get(column)):
                 cell += f" ± {markdown.number(spread, decimals)}"
             line.append(cell)
         lines.append(line)
     return markdown.table(lines)
-
-
-def _pooled(runs: pd.DataFrame) -> pd.DataFrame:
-    """Means and deviations over the seeds of each architecture."""
-    columns = ["steps", "minutes_per_epoch", "minutes"]
-    by_model = runs.groupby("model", sort=False)[columns]
-    spread = by_model.std().drop(columns="steps").add_suffix("_std")
-    return by_model.mean().join(spread).reset_index()
 
 
 def _made_by(record: dict[str, Any]) -> str:

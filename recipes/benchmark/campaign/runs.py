@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import yaml
 
@@ -32,8 +32,7 @@ def models_in(hparams: str | Path) -> list[str]:
     >>> models_in("hparams/small")
     ['convtasnet', 'dprnn', 'sepformer', 'spmamba']
     """
-    files = sorted(Path(hparams).glob("*.yaml"))
-    files = [file for file in files if file.stem != DEMO]
+    files = [f for f in sorted(Path(hparams).glob("*.yaml")) if f.stem != DEMO]
     return [file.stem for file in files if "separator" in read_hparams(str(file))]
 
 
@@ -52,19 +51,17 @@ class Run(NamedTuple):
 
     def is_finished(self) -> bool:
         """Whether these commands are through already, with the same hparams."""
-        try:
-            known = (self.folder / FINISHED_FILE).read_text(encoding="utf-8")
-            return json.loads(known) == self._identity()
-        except (OSError, ValueError):
-            return False
+        file = self.folder / FINISHED_FILE
+        return file.exists() and file.read_text(encoding="utf-8") == self._identity()
 
     def keep_finished(self) -> None:
         with atomic_path(self.folder / FINISHED_FILE) as path:
-            path.write_text(json.dumps(self._identity(), indent=1) + "\n")
+            path.write_text(self._identity(), encoding="utf-8")
 
-    def _identity(self) -> dict[str, Any]:
+    def _identity(self) -> str:
         hparams = {k: str(v) for k, v in read_hparams(self.commands[0][1]).items()}
-        return {"commands": self.commands, "hparams": hparams}
+        identity = {"commands": self.commands, "hparams": hparams}
+        return json.dumps(identity, indent=1) + "\n"
 
     def steps_done(self) -> int:
         """Steps behind the newest checkpoint; 0 without one."""
@@ -109,11 +106,9 @@ def do_runs(runs: Sequence[Run], trainings: Trainings) -> None:
     waiting = [run for run in runs if not run.is_finished()]
     for run in waiting:
         if (done := run.steps_done()) > run.steps:
-            raise InputError(
-                f"{run.folder}: was trained for {done} steps, more than the "
-                f"{run.steps} of this budget; raise --budget, or name another "
-                "--output_folder"
-            )
+            more = f"was trained for {done} steps, more than the {run.steps} of this"
+            remedy = "raise --budget, or name another --output_folder"
+            raise InputError(f"{run.folder}: {more} budget; {remedy}")
     logger.info("%d of %d runs to do", len(waiting), len(runs))
     answers = trainings.map(lambda run: _do(run, trainings), waiting)
     if failures := [answer for answer in answers if answer]:
@@ -122,30 +117,25 @@ def do_runs(runs: Sequence[Run], trainings: Trainings) -> None:
 
 def _do(run: Run, trainings: Trainings) -> str | None:
     """The failure of a run, in a line; None if there is none."""
-    for command in run.commands:
+    one_thread = {"OMP_NUM_THREADS": "1"}
+    for script, *arguments in run.commands:
+        start, command = time.monotonic(), [sys.executable, script, *arguments]
         try:
-            failure = _call(run, command, trainings)
+            training = trainings.run(command, run.folder, "valid_si_sdr", one_thread)
+            with training as process:
+                before = dict(process.rows())  # of an earlier run; it has just begun
+                for epoch, value in process.values():
+                    if epoch not in before:
+                        logger.info("%s: epoch %d, %.2f dB", run.name, epoch, value)
+                failure = process.failure()
         except OSError as error:
             return f"{run.folder}: cannot be written to ({error.strerror})"
+        minutes = (time.monotonic() - start) / 60
+        logger.info("%s: %s, %.1f min", run.name, Path(script).name, minutes)
         if trainings.are_stopping:
             return None
         if failure:
-            where = f"{run.name}: {Path(command[0]).stem}"
+            where = f"{run.name}: {Path(script).stem}"
             return f"{where}: {failure}; see {run.folder}/output.txt"
     run.keep_finished()
     return None
-
-
-def _call(run: Run, command: Sequence[str], trainings: Trainings) -> str | None:
-    """Why a command failed, in a line; None if it did not."""
-    start, python = time.monotonic(), [sys.executable, *command]
-    one_thread = {"OMP_NUM_THREADS": "1"}
-    with trainings.run(python, run.folder, "valid_si_sdr", one_thread) as process:
-        before = dict(process.rows())  # of an earlier run; it has just been started
-        for epoch, value in process.values():
-            if epoch not in before:
-                logger.info("%s: epoch %d, %.2f dB", run.name, epoch, value)
-        failure = process.failure()
-    minutes = (time.monotonic() - start) / 60
-    logger.info("%s: %s, %.1f min", run.name, Path(command[0]).name, minutes)
-    return failure
