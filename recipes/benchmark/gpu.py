@@ -32,7 +32,7 @@ import torch
 from custom_modules.errors import InputError, OptionParser, check_number, exit_cleanly
 from custom_modules.evaluation.record import git_commit
 from custom_modules.files import atomic_path, prepare_folder
-from recipes.benchmark.campaign.page import around_marks, marks
+from recipes.benchmark.campaign.page import around_marks
 from recipes.benchmark.gpu_figures import (
     MACHINE,
     Figures,
@@ -179,12 +179,11 @@ def update_pages(folder: str | Path, root: str | Path = ".") -> None:
     figures = read_figures(folder)
     if figures.get(MACHINE, {}).get("figures", {}).get("tiny"):
         raise InputError(f"{folder}: figures of --tiny are none for a page")
-    begin, end = marks("gpu")
     for page, names in PAGES.items():
         before, after = around_marks(Path(root, page), "gpu")
-        middle = [begin, *(sections(figures, names) or [NOT_MEASURED]), end]
+        text = [before, *(sections(figures, names) or [NOT_MEASURED]), after]
         with atomic_path(Path(root, page)) as path:
-            path.write_text(before + "\n\n".join(middle) + after, encoding="utf-8")
+            path.write_text("\n\n".join(text), encoding="utf-8")
 
 
 def sections(figures: Figures, names: tuple[str, ...]) -> list[str]:

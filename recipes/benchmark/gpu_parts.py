@@ -108,7 +108,8 @@ def scan_units(shapes: str) -> list[str]:
 def measure_scan(unit: str, run: Run) -> Figures:
     """The selective scan, by sequences × steps × channels."""
     shape, way, dtype = unit.split()
-    work = make_scan(way, tuple(map(int, shape.split("x"))), dtype, DEVICE)
+    sequences, steps, channels = map(int, shape.split("x"))
+    work = make_scan(way, (sequences, steps, channels), dtype, DEVICE)
     forward, _ = cost(work["forward"], run)
     both, peak = cost(work["both"], run)
     return {"forward, ms": forward, "and backward, ms": both, "peak, MiB": peak}
