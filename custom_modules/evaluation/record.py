@@ -97,7 +97,7 @@ def describe_run(
         "checkpoint": checkpoint,
         **facts,
         "command": command(),
-        "git_commit": _git_commit(),
+        "git_commit": git_commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": _device_name(model.device),
         "precision": str(model.dtype).removeprefix("torch."),
@@ -122,7 +122,7 @@ def command() -> str:
     return " ".join(["python", str(script), *arguments])
 
 
-def _git_commit() -> str | None:
+def git_commit() -> str | None:
     """The commit that is checked out, and whether files differ from it."""
     try:
         done = subprocess.run(
