@@ -49,12 +49,14 @@ class TensorBoardTracker(Tracker):
             self.logger.writer.add_text("config", text)
 
     def add(self, row: Mapping[str, Any]) -> None:
+        meta: dict[str, Any] = {}
         stats: dict[str, dict[str, Any]] = {"train": {}, "valid": {}}
-        meta = {}
         for key, value in row.items():
             split, _, name = key.partition("_")
-            values, name = (stats[split], name) if split in stats else (meta, key)
-            values[name] = value
+            if split in stats:
+                stats[split][name] = value
+            else:
+                meta[key] = value
         done = row["epoch"] - 1  # SpeechBrain's counts each metric from 1
         steps = {split: dict.fromkeys(values, done) for split, values in stats.items()}
         self.logger.global_step |= {"meta": done, **steps}
