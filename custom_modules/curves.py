@@ -118,5 +118,5 @@ def _draw_scores(
     label = f"{name}: {valid.max():.2f} dB"
     axes.plot(epochs, valid, ".-", color=colour, label=label, markersize=4)
     axes.plot(epochs, train, f"{dot}:", color=colour, alpha=0.6, linewidth=1)
-    best = valid.idxmax()
+    best = history.valid_si_sdr.idxmax()  # an improvement may be NaN
     axes.plot(epochs[best], valid[best], "*", color=colour, markersize=12)

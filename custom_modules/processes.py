@@ -177,7 +177,7 @@ class TrialProcess:
     def values(
         self, tick: Callable[[], Any] = lambda: None
     ) -> Iterator[tuple[int, float]]:
-        """Yields epoch and value of each, until the end; ``tick`` is called often."""
+        """Yields epoch and value of each to the end; ``tick`` is called all along."""
         seen, running = 0, True
         while running:
             running = self.process.poll() is None
