@@ -14,11 +14,7 @@ import torch
 import yaml
 from speechbrain import Stage
 from speechbrain.dataio.batch import PaddedBatch
-from speechbrain.utils.checkpoints import (
-    mark_as_loader,
-    mark_as_saver,
-    register_checkpoint_hooks,
-)
+from speechbrain.utils import checkpoints
 from speechbrain.utils.distributed import main_process_only
 from speechbrain.utils.logger import get_logger
 from torch import Tensor
@@ -35,20 +31,13 @@ from custom_modules.training_log import Averages, EpochCost, TrainingLog
 logger = get_logger(__name__)
 
 
-@register_checkpoint_hooks
+@checkpoints.register_checkpoint_hooks
 class Separation(ExactSteps):
     """Trains a separator with the hparams' loss; all scores are SI-SDR in dB.
 
-    Its test is :mod:`custom_modules.evaluation`'s, the same for every model.
-
-    Needs ``modules["separator"]`` (``[batch, time] → [batch, time, sources]``)
-    and, among the hparams, ``seed``, ``epoch_counter``, ``lr_scheduler``,
-    ``train_logger`` and ``output_folder``. ``loss`` takes estimates, targets and
-    lengths as :func:`pit_si_sdr_loss`, its default, and returns a loss ``[batch]``
-    and a permutation. Its datasets are :class:`custom_modules.dataio.MixtureDataset`.
-
-    The checkpoint with the highest ``si_sdr`` on the validation set is the best
-    one; it and the last are kept.
+    ``modules["separator"]`` maps ``[batch, time]`` to ``[batch, time, sources]``; a
+    ``loss`` is called as :func:`pit_si_sdr_loss`, the default. The last checkpoint, and
+    the best by the validation set's ``si_sdr``, are kept.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -62,12 +51,7 @@ class Separation(ExactSteps):
         self.seconds_before, self.sizes_before = 0.0, None
 
     def compute_forward(self, batch: PaddedBatch, stage: Stage) -> Outputs:
-        """Separates a batch.
-
-        ``estimates`` and ``targets`` ``[batch, time, sources]``, ``mixture``
-        ``[batch, time]``, and ``lengths`` in samples, ``[batch]``, or None if nothing
-        is padded.
-        """
+        """``lengths`` are in samples, ``[batch]``, or None if nothing is padded."""
         batch = batch.to(self.device)
         mixture, relative = batch.mixture
         padded = bool((relative < 1).any())
@@ -102,7 +86,6 @@ class Separation(ExactSteps):
     def on_fit_batch_end(
         self, batch: PaddedBatch, outputs: Outputs, loss: Tensor, should_step: bool
     ) -> None:
-        """Adds a training batch to the averages of its step."""
         if self.share.mixtures:
             _add_to(self.step_averages, batch, outputs)
 
@@ -133,7 +116,6 @@ class Separation(ExactSteps):
         return super().make_dataloader(dataset, stage, *args, **loader_kwargs)
 
     def fit(self, *args: Any, **kwargs: Any) -> None:
-        """As in SpeechBrain; the tracker is told that it is over."""
         super().fit(*args, **kwargs)
         self.tracker.finish()
         if self.debug and not self.debug_persistently:
@@ -144,15 +126,15 @@ class Separation(ExactSteps):
 
     def on_fit_start(self) -> None:
         """Resumes, and forgets what the log says of epochs that are not done."""
-        self.initial_lr = self.hparams.lr
+        self.initial_lr = lr = self.hparams.lr
         super().on_fit_start()
         if self._optimizer_step_limit_exceeded and not self.step:
             # SpeechBrain asks after an epoch; a rerun would begin another one.
             self.hparams.epoch_counter.limit = self.hparams.epoch_counter.current
-        if self.initial_lr != self.hparams.lr:
-            logger.info("lr: %g now, instead of %g", self.hparams.lr, self.initial_lr)
-            sb.nnet.schedulers.update_learning_rate(self.optimizer, self.hparams.lr)
-            self.initial_lr = self.hparams.lr
+        if self.initial_lr != lr:
+            logger.info("lr: %g now, instead of %g", lr, self.initial_lr)
+            sb.nnet.schedulers.update_learning_rate(self.optimizer, lr)
+            self.initial_lr = lr
         self._fit_position()
         done = self.hparams.epoch_counter.current
         self.tracker = open_tracker(vars(self.hparams), done)
@@ -171,14 +153,12 @@ class Separation(ExactSteps):
 
     def _sizes(self) -> dict[str, int] | None:
         """Mixtures in a batch of all processes, and batches in a step."""
-        sampler = self.train_sampler
-        if sampler is None:
+        if (sampler := self.train_sampler) is None:
             return None
         batch = sampler.batch_size * sampler.processes
         return {"batch": batch, "accumulation": sampler.accumulation}
 
     def on_stage_start(self, stage: Stage, epoch: int | None = None) -> None:
-        """Tells the dataset which epoch begins, and starts its clock."""
         super().on_stage_start(stage, epoch)
         if stage == Stage.TRAIN:
             self.train_set.set_epoch(self.epoch)
@@ -189,17 +169,17 @@ class Separation(ExactSteps):
     def on_stage_end(
         self, stage: Stage, stage_loss: float, epoch: int | None = None
     ) -> None:
-        """Keeps averages; schedules, logs and saves after validation."""
         averages = self.averages.of_all_processes()
         if stage == Stage.TRAIN:
             self.train_averages = averages
             if averages.skipped and not averages.mixtures:
                 self._give_up("no batch had a finite loss")
         else:
-            self._end_epoch(self.epoch, averages)
+            self._end_epoch(averages)
 
-    def _end_epoch(self, epoch: int, valid: Averages) -> None:
+    def _end_epoch(self, valid: Averages) -> None:
         """Schedules, stops, logs and saves, by what validation says."""
+        epoch = self.epoch
         if valid.failed and not valid.mixtures:
             self._give_up("no estimate of the validation set is finite")
         # SI-SDRi is SI-SDR less a constant, the mixtures being the same in every
@@ -211,7 +191,15 @@ class Separation(ExactSteps):
         self.hparams.epoch_counter.update_metric(stats["si_sdr"])
         row = self.log.add(epoch, lr, self.train_averages, stats, variants, self.cost)
         self._track(epoch, row)
-        self._save_epoch({"si_sdr": stats["si_sdr"], "epoch": epoch})
+        meta = {"si_sdr": stats["si_sdr"], "epoch": epoch}
+        if self.hparams.save_all_checkpoints:
+            self.checkpointer.save_checkpoint(meta=meta)
+            self._forget_intra_epoch_checkpoints()
+        else:
+            # The default of importance_keys is a list shared between calls.
+            self.checkpointer.save_and_keep_only(
+                meta=meta, max_keys=["si_sdr"], importance_keys=[]
+            )
 
     @main_process_only  # SpeechBrain's loggers would wait for the other processes
     def _track(self, epoch: int, row: Mapping[str, float]) -> None:
@@ -230,17 +218,7 @@ class Separation(ExactSteps):
             sb.nnet.schedulers.update_learning_rate(self.optimizer, next_lr)
         return lr
 
-    def _save_epoch(self, meta: Mapping[str, float]) -> None:
-        if self.hparams.save_all_checkpoints:
-            self.checkpointer.save_checkpoint(meta=meta)
-            self._forget_intra_epoch_checkpoints()
-        else:
-            # The default of importance_keys is a list shared between calls.
-            self.checkpointer.save_and_keep_only(
-                meta=meta, max_keys=["si_sdr"], importance_keys=[]
-            )
-
-    @mark_as_saver
+    @checkpoints.mark_as_saver
     def _save(self, path: Path) -> None:
         super()._save(path)
         averages = self.averages_of_all if self.step else self.averages
@@ -253,7 +231,7 @@ class Separation(ExactSteps):
         with open(path, "a", encoding="utf-8") as stream:
             yaml.safe_dump(state, stream)
 
-    @mark_as_loader
+    @checkpoints.mark_as_loader
     def _recover(self, path: Path, end_of_epoch: bool) -> None:
         super()._recover(path, end_of_epoch)
         with open(path, encoding="utf-8") as stream:

@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from speechbrain.utils.checkpoints import CKPT_PREFIX, Checkpoint, Checkpointer
 from speechbrain.utils.distributed import ddp_barrier, if_main_process
 from speechbrain.utils.logger import get_logger
+from torch import Tensor
 
 from custom_modules.errors import InputError
 from custom_modules.files import PARTIAL_SUFFIX, nearest_existing
@@ -26,10 +28,9 @@ _TORCH_CANNOT_WRITE = ("PytorchStreamWriter", "inline_container", "Parent direct
 class AtomicCheckpointer(Checkpointer):
     """SpeechBrain's checkpointer, safe against being killed while it writes.
 
-    ``Checkpointer`` writes in place, its marker first: killed in between, it
-    leaves what looks like the newest checkpoint and is not whole. This one
-    writes beside and renames, and passes over folders that are not whole. It makes
-    ``checkpoints_dir`` with the first checkpoint: a start that fails leaves nothing.
+    It writes beside and renames, and passes over folders that are not whole.
+    ``checkpoints_dir`` is made with the first checkpoint: a start that fails leaves
+    nothing.
     """
 
     def __init__(self, checkpoints_dir: str | Path, *args: Any, **kwargs: Any) -> None:
@@ -42,7 +43,9 @@ class AtomicCheckpointer(Checkpointer):
         self, *args: Any, verbosity: int = logging.INFO, **kwargs: Any
     ) -> Checkpoint | None:
         """As in SpeechBrain; the folder gets its name when all is in it."""
-        self._remove_partial()
+        if if_main_process():
+            for path in self._partial_paths():
+                shutil.rmtree(path)
         try:
             self.checkpoints_dir.mkdir(parents=True, exist_ok=True)
             checkpoint = super().save_checkpoint(
@@ -65,22 +68,17 @@ class AtomicCheckpointer(Checkpointer):
 
     def list_checkpoints(self) -> list[Checkpoint]:
         """The checkpoints that are whole, as SpeechBrain lists them."""
-        checkpoints = super().list_checkpoints()
-        missing = [", ".join(self._missing(c)) for c in checkpoints]
-        for checkpoint, names in zip(checkpoints, missing, strict=True):
-            if names:
-                path = checkpoint.path
-                logger.warning(
-                    "%s is not whole (%s) and is passed over; delete it", path, names
-                )
-        return [c for c, names in zip(checkpoints, missing, strict=True) if not names]
+        whole = []
+        for checkpoint in super().list_checkpoints():
+            if missing := ", ".join(self._missing(checkpoint)):
+                message = "%s is not whole (%s) and is passed over; delete it"
+                logger.warning(message, checkpoint.path, missing)
+            else:
+                whole.append(checkpoint)
+        return whole
 
     def recover_if_possible(self, *args: Any, **kwargs: Any) -> Checkpoint | None:
-        """As in SpeechBrain; says what a killed process left behind.
-
-        Refuses a folder none of whose checkpoints is whole: to start from nothing
-        would forget the training that they are of.
-        """
+        """As in SpeechBrain; refuses a folder none of whose checkpoints is whole."""
         for path in self._partial_paths():
             logger.warning("%s was never finished and is passed over", path)
         checkpoint = super().recover_if_possible(*args, **kwargs)
@@ -102,21 +100,13 @@ class AtomicCheckpointer(Checkpointer):
             raise _misfit(checkpoint) from error
 
     def check_fit(self, name: str) -> None:
-        """Refuses a folder of checkpoints of another model before it is touched.
-
-        The recoverable module of that name is compared with the newest checkpoint, by
-        names and shapes of its parameters.
-        """
+        """Refuses a folder whose newest checkpoint has other shapes in this module."""
         newest = self.find_checkpoint()
         if newest is None:
             return
-        saved = torch.load(
-            newest.paramfiles[name], map_location="cpu", weights_only=True
-        )
-        own = self.recoverables[name].state_dict()
-        if {k: v.shape for k, v in saved.items()} != {
-            k: v.shape for k, v in own.items()
-        }:
+        file, own = newest.paramfiles[name], self.recoverables[name].state_dict()
+        saved = torch.load(file, map_location="cpu", weights_only=True)
+        if _shapes(saved) != _shapes(own):
             raise _misfit(newest)
 
     def has_checkpoints(self) -> bool:
@@ -146,11 +136,6 @@ class AtomicCheckpointer(Checkpointer):
     def _partial_paths(self) -> list[Path]:
         return list(self.checkpoints_dir.glob(f".{CKPT_PREFIX}*{PARTIAL_SUFFIX}"))
 
-    def _remove_partial(self) -> None:
-        if if_main_process():
-            for path in self._partial_paths():
-                shutil.rmtree(path)
-
 
 def _check_folder(folder: Path) -> None:
     """Refuses a file, and a folder that cannot be made."""
@@ -164,6 +149,10 @@ def _check_folder(folder: Path) -> None:
             f"{folder}: cannot be made ({nearest} is not writable); name another "
             "--output_folder"
         )
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in state.items()}
 
 
 def _misfit(checkpoint: Checkpoint) -> InputError:

@@ -31,31 +31,9 @@ def save(figure: Figure, path: Path) -> Path:
 
 def plot_training(folder: str | Path) -> None:
     """Draws a results folder's ``history.csv``, if any, as ``training_curve.png``."""
-    folder = Path(folder)
-    if (folder / "history.csv").exists():
-        history = pd.read_csv(folder / "history.csv")
-        name = "/".join(folder.absolute().parts[-2:])
-        save(plot_history(history, name), folder / "training_curve.png")
-
-
-def plot_history(history: pd.DataFrame, name: str) -> Figure:
-    """SI-SDRi in training and validation over the epochs; ``name`` is the title's."""
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot()
-    for split, colour, label in (
-        ("train", SKY, "training, as drawn and cropped"),
-        ("valid", BLUE, "validation"),
-    ):
-        gain = history[f"{split}_si_sdri"]
-        axes.plot(history.epoch, gain, ".-", color=colour, label=label)
-    best = history.loc[[history.valid_si_sdr.idxmax()]]
-    star: dict[str, Any] = {"markersize": 14, "color": BLUE, "label": "best checkpoint"}
-    axes.plot(best.epoch, best.valid_si_sdri, "*", **star)
-    axes.xaxis.set_major_locator(_whole_numbers())
-    axes.set(xlabel="epoch", ylabel="SI-SDRi (dB)", title=f"{name}: training")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    return figure
+    if (Path(folder) / "history.csv").exists():
+        figure = plot_histories(read_histories([folder]))
+        save(figure, Path(folder) / "training_curve.png")
 
 
 def read_histories(folders: Sequence[str | Path]) -> dict[str, pd.DataFrame]:
@@ -82,14 +60,12 @@ def read_histories(folders: Sequence[str | Path]) -> dict[str, pd.DataFrame]:
 def _read(path: Path) -> pd.DataFrame:
     try:
         history = pd.read_csv(path)
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError) as error:
-        reason = getattr(error, "strerror", None) or "no table"
+    except (OSError, ValueError) as error:  # of pandas, for what is no table
+        reason = getattr(error, "strerror", None) or "is empty, or not a table"
         raise InputError(f"{path}: cannot be read ({reason}); train first") from error
-    except pd.errors.EmptyDataError as error:
-        raise InputError(f"{path}: is empty; train first") from error
     needed = {"epoch", "lr", "valid_si_sdr", "valid_si_sdri", "train_si_sdri"}
     if not needed <= set(history) or history.empty:
-        raise InputError(f"{path}: is no history of a training")
+        raise InputError(f"{path}: is not the history of a training")
     return history
 
 
@@ -110,7 +86,9 @@ def plot_histories(
     figure = Figure(figsize=(9, 6.5), layout="constrained")
     scores, rates = figure.subplots(2, sharex=True, height_ratios=(4, 1))
     for number, (name, history) in enumerate(histories.items()):
-        colour = _colour(number, len(histories))
+        colour: Any = PALETTE[number % len(PALETTE)]
+        if len(histories) > len(PALETTE):
+            colour = matplotlib.colormaps["turbo"](number / (len(histories) - 1))
         dot = "." if len(history) == 1 else ""  # of one epoch there is no line to see
         _draw_scores(scores, history, score, name, colour, dot)
         rates.step(history.epoch, history.lr, dot, color=colour, where="mid")
@@ -121,19 +99,15 @@ def plot_histories(
     rates.set(xlabel="epoch", ylabel="learning rate", yscale="log")
     last = max(history.epoch.max() for history in histories.values())
     rates.set_xlim(0.5, last + 0.5)
-    rates.xaxis.set_major_locator(_whole_numbers())
+    ticks = [1, 2, 2.5, 5, 10]  # Matplotlib's own, but for fractions of an epoch
+    whole = MaxNLocator("auto", steps=ticks, integer=True, min_n_ticks=1)
+    rates.xaxis.set_major_locator(whole)
     rates.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     rates.yaxis.set_major_formatter("{x:.3g}")
     rates.yaxis.set_minor_locator(NullLocator())
     for axes in (scores, rates):
         axes.grid(alpha=0.3)
     return figure
-
-
-def _whole_numbers() -> MaxNLocator:
-    """Matplotlib's own choice of ticks, but for fractions of an epoch."""
-    steps = [1, 2, 2.5, 5, 10]
-    return MaxNLocator("auto", steps=steps, integer=True, min_n_ticks=1)
 
 
 def _draw_scores(
@@ -144,11 +118,5 @@ def _draw_scores(
     label = f"{name}: {valid.max():.2f} dB"
     axes.plot(epochs, valid, ".-", color=colour, label=label, markersize=4)
     axes.plot(epochs, train, f"{dot}:", color=colour, alpha=0.6, linewidth=1)
-    best = valid.idxmax()
+    best = history.valid_si_sdr.idxmax()  # an improvement may be NaN
     axes.plot(epochs[best], valid[best], "*", color=colour, markersize=12)
-
-
-def _colour(number: int, total: int) -> Any:
-    if total <= len(PALETTE):
-        return PALETTE[number]
-    return matplotlib.colormaps["turbo"](number / max(total - 1, 1))

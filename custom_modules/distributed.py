@@ -43,20 +43,12 @@ def read_run_options(arguments: list[str]) -> RunOptions:
 
 
 def check_device(device: str) -> None:
-    """Refuses a device that is not there.
-
-    >>> check_device("cpu")
-    >>> check_device("gpu")
-    Traceback (most recent call last):
-    custom_modules.errors.InputError: --device=gpu: is not a device; use cpu, cuda or \
-cuda:1
-    """
+    """Refuses a device that is not there."""
     try:
         asked = torch.device(device)
     except RuntimeError:
-        raise InputError(
-            f"--device={device}: is not a device; use cpu, cuda or cuda:1"
-        ) from None
+        message = "is not a device; use cpu, cuda or cuda:1"
+        raise InputError(f"--device={device}: {message}") from None
     # Not by a tensor there: each process of many would take memory of the first GPU.
     if asked.type == "cuda":
         count = torch.cuda.device_count()
@@ -77,9 +69,7 @@ def settle_precision(hparams: dict[str, Any], run_opts: RunOptions) -> None:
     """Makes fp16, which a CPU has not, fp32 there; refuses it if it was asked for."""
     device = run_opts.device or hparams.get("device")
     on_cpu = device == "cpu" if device else not torch.cuda.is_available()
-    if not on_cpu:
-        return
-    for key in ("precision", "eval_precision"):
+    for key in ("precision", "eval_precision") if on_cpu else ():
         if key in run_opts.overridden_args and run_opts[key] == "fp16":
             raise InputError(f"--{key}=fp16 needs a GPU; use bf16 or fp32 on a CPU")
         if hparams.get(key) == "fp16" and key not in run_opts.overridden_args:
@@ -115,12 +105,7 @@ def leave_processes() -> None:
 
 @contextmanager
 def explained_failures(hparams: Mapping[str, Any]) -> Iterator[None]:
-    """Turns running out of memory, and losing a process, into one line.
-
-    It says what to lower, from ``batch_size``, ``segment_seconds``,
-    ``grad_accumulation_factor`` and ``precision``. A bug of the model is not among
-    its reasons.
-    """
+    """Turns running out of memory, and a lost process, into one line with a remedy."""
     try:
         yield
     except RuntimeError as error:
@@ -141,9 +126,8 @@ def explained_failures(hparams: Mapping[str, Any]) -> Iterator[None]:
 def is_out_of_memory(error: Exception) -> bool:
     """Whether a device, or the machine, had no memory left."""
     says_so = any(sign in str(error) for sign in _OUT_OF_MEMORY)
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and says_so
-    )
+    is_runtimes = isinstance(error, RuntimeError) and says_so
+    return isinstance(error, MemoryError) or is_runtimes
 
 
 def is_lost_process(error: Exception) -> bool:
@@ -166,8 +150,8 @@ def _remedy(hparams: Mapping[str, Any]) -> str:
     if size > 1:
         half, double = size // 2, factor * 2
         same = ", which takes the same steps" if size % 2 == 0 else ""
-        smaller = f"--batch_size={half} --grad_accumulation_factor={double}{same}"
-        remedies.insert(0, smaller)
+        steps = f"--grad_accumulation_factor={double}{same}"
+        remedies.insert(0, f"--batch_size={half} {steps}")
     seconds = hparams["segment_seconds"]
     remedies.append(f"--segment_seconds={2.0 if seconds is None else seconds / 2:g}")
     return f"batch_size {size}; use {', or '.join(remedies)}"

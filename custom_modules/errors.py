@@ -1,8 +1,7 @@
 """How every command of this project ends when its input is bad.
 
-What the user can fix is raised as :class:`InputError`; ``main`` functions run under
-:func:`exit_cleanly`, which prints it as one line and leaves with status 2. Anything
-else keeps its traceback: it is a bug.
+What the user can fix is an :class:`InputError`, which :func:`exit_cleanly` prints in a
+line. Anything else keeps its traceback: it is a bug.
 """
 
 import argparse
@@ -20,10 +19,6 @@ class InputError(Exception):
     """Bad input, told in one line that names the file, the row and the remedy.
 
     ``details`` are printed before it: a user with forty bad rows wants to see them all.
-
-    >>> error = InputError("2 bad rows; use --skip_bad_rows", ["row 3: a", "row 9: b"])
-    >>> str(error), error.details
-    ('2 bad rows; use --skip_bad_rows', ['row 3: a', 'row 9: b'])
     """
 
     def __init__(self, message: str, details: Sequence[str] = ()) -> None:
@@ -37,12 +32,7 @@ class InputError(Exception):
 
 
 class OptionParser(argparse.ArgumentParser):
-    """Refuses a command line in one line; argparse would print its usage, too.
-
-    >>> OptionParser(add_help=False).parse_args(["--what"])
-    Traceback (most recent call last):
-    custom_modules.errors.InputError: unrecognized arguments: --what; see --help
-    """
+    """Refuses a command line in one line; argparse would print its usage, too."""
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see --help")
@@ -50,23 +40,15 @@ class OptionParser(argparse.ArgumentParser):
 
 @contextmanager
 def exit_cleanly() -> Iterator[None]:
-    """Turns :class:`InputError` into one line and exit status 2, Ctrl-C into 130.
-
-    >>> with exit_cleanly():
-    ...     raise InputError("data/train.csv: no such file; check --data_folder")
-    Traceback (most recent call last):
-    SystemExit: 2
-    """
+    """Turns :class:`InputError` into one line and exit status 2, Ctrl-C into 130."""
     try:
         yield
     except InputError as error:
-        for line in error.details:
-            print(line, file=sys.stderr)
         # A data loader's worker hands its exception over with its traceback
         # around it; the message is the last line.
         message = str(error).strip().splitlines()[-1]
         message = message.removeprefix(f"{__name__}.InputError: ")
-        print(f"error: {message}", file=sys.stderr)
+        print(*error.details, f"error: {message}", sep="\n", file=sys.stderr)
         sys.exit(EXIT_BAD_INPUT)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -81,14 +63,7 @@ def check_number(
     most: float | None = None,
     whole: bool = False,
 ) -> None:
-    """Refuses what is not a finite number in a range; the one check of numbers.
-
-    ``option`` is named as the user writes it, ``--lr`` for instance.
-
-    >>> check_number("--batch_size", 1.5, least=1, whole=True)
-    Traceback (most recent call last):
-    custom_modules.errors.InputError: --batch_size=1.5: must be a whole number from 1
-    """
+    """Refuses what is not a finite number in a range; ``option`` is ``--lr``, say."""
     kinds = int if whole else (int, float)
     if isinstance(value, kinds) and not isinstance(value, bool):
         above_least = least is None or value >= least

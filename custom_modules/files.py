@@ -17,14 +17,7 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     """Yields a path beside ``target`` and renames it to ``target`` at the end.
 
     If the block raises, or the process dies, ``target`` is as it was before. Its folder
-    is made if it is missing. The path carries the process id, so that two processes
-    never share it.
-
-    >>> target = getfixture("tmp_path") / "new" / "a.txt"
-    >>> with atomic_path(target) as path:
-    ...     _ = path.write_text("whole")
-    >>> target.read_text()
-    'whole'
+    is made. The path is this process's own.
     """
     target = Path(target)
     partial = target.with_name(f"{target.name}.{os.getpid()}{PARTIAL_SUFFIX}")

@@ -11,7 +11,8 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import traceback
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
@@ -21,7 +22,6 @@ from hyperpyyaml import load_hyperpyyaml, resolve_references
 from ruamel.yaml import YAML, YAMLError
 from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.representer import RoundTripRepresenter
-from ruamel.yaml.scalarfloat import ScalarFloat
 from speechbrain.utils.distributed import main_process_only
 from speechbrain.utils.run_opts import HELP_TEXTS, RunOptions
 
@@ -57,45 +57,31 @@ RENAMED_PATHS = {
 class _Representer(RoundTripRepresenter):
     """Writes 1e-05 as 1.0e-05, or readers of YAML 1.1 would take it for text."""
 
-    def represent_float(self, data: float) -> ScalarNode:
-        return _with_point(super().represent_float(data))
-
-    def represent_scalar_float(self, data: ScalarFloat) -> ScalarNode:
-        return _with_point(super().represent_scalar_float(data))
-
-
-def _with_point(node: ScalarNode) -> ScalarNode:
-    match = re.fullmatch(r"([+-]?\d+)(\.\d*)?e([+-]?)(\d+)", node.value.lower())
-    if match:
-        node.value = f"{match[1]}{match[2] or '.0'}e{match[3] or '+'}{match[4]}"
-    return node
-
-
-_Representer.add_representer(float, _Representer.represent_float)
-_Representer.add_representer(ScalarFloat, _Representer.represent_scalar_float)
+    def represent_scalar(
+        self, tag: Any, value: str, *args: Any, **kwargs: Any
+    ) -> ScalarNode:
+        match = re.fullmatch(r"([+-]?\d+)(\.\d*)?e([+-]?)(\d+)", value.lower())
+        if match and str(tag).endswith(":float"):
+            value = f"{match[1]}{match[2] or '.0'}e{match[3] or '+'}{match[4]}"
+        return super().represent_scalar(tag, value, *args, **kwargs)
 
 
 def read_yaml(hparams_file: str | Path) -> dict[str, Any]:
     """The top level of an hparams file, nothing in it constructed."""
     try:
-        tree = YAML().load(_text(hparams_file))
+        text = Path(hparams_file).read_text(encoding="utf-8")
+        for old, new in RENAMED_PATHS.items():
+            text = re.sub(rf"(?<=:){re.escape(old)}\b", new, text)
+        tree = YAML().load(text)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise InputError(f"{hparams_file}: cannot be read ({reason})") from error
     except YAMLError as error:
-        reason = _one_line(str(error))
+        reason = " ".join(str(error).split())
         raise InputError(f"{hparams_file}: not valid YAML ({reason})") from error
     if not isinstance(tree, dict):
         raise InputError(f"{hparams_file}: holds no keys; is it an hparams file?")
     return tree
-
-
-def _text(hparams_file: str | Path) -> str:
-    """An hparams file as it would be written today."""
-    text = Path(hparams_file).read_text(encoding="utf-8")
-    for old, new in RENAMED_PATHS.items():
-        text = re.sub(rf"(?<=:){re.escape(old)}\b", new, text)
-    return text
 
 
 def tag_of(value: object) -> str:
@@ -103,26 +89,26 @@ def tag_of(value: object) -> str:
     return getattr(getattr(value, "tag", None), "value", None) or ""
 
 
-def _chain(hparams_file: str | Path) -> list[tuple[str, dict[str, Any]]]:
-    """An hparams file, its base, the base's base … with what each of them holds."""
-    chain = [(str(hparams_file), read_yaml(hparams_file))]
-    while "base" in chain[-1][1]:
-        path, tree = chain[-1]
-        base = os.path.normpath(Path(path).parent / str(tree.pop("base")))
+def _read_chain(
+    hparams_file: str | Path, overrides: Mapping[str, Any] | tuple[()] = ()
+) -> tuple[list[str], dict[str, Any], dict[str, Any]]:
+    """An hparams file, its base, the base's base …; the last's keys; all changes."""
+    paths, trees = [str(hparams_file)], [read_yaml(hparams_file)]
+    while "base" in trees[-1]:
+        base = os.path.normpath(Path(paths[-1]).parent / str(trees[-1].pop("base")))
         if not Path(base).is_file():
-            raise InputError(f"{path}: its base {base} does not exist")
-        if any(Path(base).samefile(known) for known, _ in chain):
-            raise InputError(f"{path}: is its own base; name another file")
-        chain.append((base, read_yaml(base)))
-    root, known = chain[-1]
-    for path, tree in reversed(chain[:-1]):
-        for key in set(tree) - set(known):
-            raise InputError(f"{path}: {root} has no key {key!r} to change")
-    return chain
-
-
-def _changes(chain: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
-    return {k: v for _, tree in reversed(chain[:-1]) for k, v in tree.items()}
+            raise InputError(f"{paths[-1]}: its base {base} does not exist")
+        if any(Path(base).samefile(known) for known in paths):
+            raise InputError(f"{paths[-1]}: is its own base; name another file")
+        paths.append(base)
+        trees.append(read_yaml(base))
+    *derived, root = trees
+    changes: dict[str, Any] = {}
+    for path, tree in reversed([*zip(paths, derived, strict=False)]):
+        for key in set(tree) - set(root):
+            raise InputError(f"{path}: {paths[-1]} has no key {key!r} to change")
+        changes.update(tree.items())
+    return paths, root, changes | dict(overrides)
 
 
 def split_base(hparams_file: str | Path) -> tuple[str, dict[str, Any]]:
@@ -130,20 +116,15 @@ def split_base(hparams_file: str | Path) -> tuple[str, dict[str, Any]]:
 
     ``base: ../dprnn.yaml`` takes that file, found beside this one, as if the other
     keys of this file were given on the command line. Bases may have bases.
-
-    >>> path, overrides = split_base("hparams/tuned/dprnn.yaml")
-    >>> path, overrides["lr"]
-    ('hparams/dprnn.yaml', 0.00125)
     """
-    chain = _chain(hparams_file)
-    return chain[-1][0], _changes(chain)
+    paths, _, changes = _read_chain(hparams_file)
+    return paths[-1], changes
 
 
 def read_hparams(hparams_file: str | Path) -> dict[str, Any]:
     """As :func:`read_yaml`, with what its bases hold."""
-    chain = _chain(hparams_file)
-    tree = chain[-1][1]
-    tree.update(_changes(chain))
+    _, tree, changes = _read_chain(hparams_file)
+    tree.update(changes)
     return tree
 
 
@@ -151,30 +132,25 @@ def load_hparams(
     hparams_file: str | Path, overrides: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The objects of a HyperPyYAML file; modules beside the file can be imported."""
-    chain = _chain(hparams_file)
-    changes = _changes(chain) | dict(overrides)
-    check_values(changes, chain[-1][1])
-    for path, _ in chain:
-        folder = str(Path(path).resolve().parent)
+    paths, tree, changes = _read_chain(hparams_file, overrides)
+    check_values(changes, tree)
+    for folder in (str(Path(path).resolve().parent) for path in paths):
         if folder not in sys.path:
             sys.path.append(folder)
     with _complaints_in_one_line(hparams_file):
-        return load_hyperpyyaml(_stream(chain, overrides))
+        return load_hyperpyyaml(_stream(paths[-1], tree, changes))
 
 
 def resolve(hparams_file: str | Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """An hparams file with its references resolved, nothing in it constructed."""
     with _complaints_in_one_line(hparams_file):
-        chain = _chain(hparams_file)
-        return YAML().load(resolve_references(_stream(chain, overrides)))
+        paths, tree, changes = _read_chain(hparams_file, overrides)
+        return YAML().load(resolve_references(_stream(paths[-1], tree, changes)))
 
 
-def _stream(
-    chain: list[tuple[str, dict[str, Any]]], overrides: Mapping[str, Any]
-) -> io.StringIO:
-    """The file at the end of a chain, with all that is changed in it."""
-    path, tree = chain[-1]
-    _update(tree, _changes(chain) | dict(overrides))
+def _stream(path: str, tree: dict[str, Any], changes: Mapping[str, Any]) -> io.StringIO:
+    """A file's text, with all that is changed in it."""
+    _update(tree, changes)
     stream = io.StringIO()
     round_trip = YAML()
     round_trip.Representer = _Representer
@@ -209,21 +185,16 @@ def _complaints_in_one_line(hparams_file: str | Path) -> Iterator[None]:
             or_else = f", or {DATA_ROOT_VARIABLE}" if key == "data_folder" else ""
             reason = f"set --{key}={key.upper()}{or_else}"
         else:
-            reason = _one_line(": ".join(map(str, error.args)) or str(error))
+            reason = ": ".join(map(str, error.args)) or str(error)
+            reason = " ".join(reason.split())
         raise InputError(f"{hparams_file}: {reason}") from error
 
 
 def _is_of_the_reader(error: Exception) -> bool:
     """Whether it was raised there, as for a class or a keyword that does not exist."""
-    place = error.__traceback__
-    while place is not None and place.tb_next is not None:
-        place = place.tb_next
-    module = place.tb_frame.f_globals["__name__"] if place is not None else ""
-    return module.partition(".")[0] in ("hyperpyyaml", "ruamel", "yaml")
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    package = frame.f_globals["__name__"].partition(".")[0]
+    return package in ("hyperpyyaml", "ruamel", "yaml")
 
 
 @main_process_only
@@ -233,30 +204,24 @@ def write_hparams(
     """Writes an hparams file with other values; its references stay references.
 
     What SpeechBrain writes beside results has them resolved: changed there, ``lr``
-    would reach no optimiser. In this file, every key is an option as in the recipe's.
-    Modules beside the file that it names are copied, too.
+    would reach no optimiser. Modules beside the file that it names are copied, too.
     """
-    chain, target = _chain(hparams_file), Path(target)
-    base = chain[-1][0]
-    text = _stream(chain, overrides).read()
+    (paths, tree, changes), target = _read_chain(hparams_file, overrides), Path(target)
+    base = paths[-1]
+    text = _stream(base, tree, changes).read()
     with atomic_path(target) as path:
         if not (target.exists() and target.samefile(base)):  # a rerun from itself
             is_derived = base != str(hparams_file)
             origin = f"{hparams_file}, based on {base}" if is_derived else base
             text = f"# From {origin}, {date.today()}\n{text}"
         path.write_text(text, encoding="utf-8")
-    _copy_modules(target, {Path(path).resolve().parent for path, _ in chain})
-
-
-def _copy_modules(hparams_file: Path, folders: Iterable[Path]) -> None:
-    """Copies what an hparams file imports from these folders to where it is."""
-    text = hparams_file.read_text(encoding="utf-8")
-    for module in set(re.findall(r"!(?:new|name|apply|applyref|module):(\w+)", text)):
-        for source in (folder / f"{module}.py" for folder in folders):
-            copy = hparams_file.parent / source.name
-            if source.is_file() and not (copy.exists() and copy.samefile(source)):
-                with atomic_path(copy) as path:
-                    shutil.copyfile(source, path)
+    modules = set(re.findall(r"!(?:new|name|apply|applyref|module):(\w+)", text))
+    folders = [Path(path).resolve().parent for path in reversed(paths)]
+    for source in (folder / f"{name}.py" for folder in folders for name in modules):
+        copy = target.parent / source.name
+        if source.is_file() and not (copy.exists() and copy.samefile(source)):
+            with atomic_path(copy) as path:
+                shutil.copyfile(source, path)
 
 
 def split_arguments(
@@ -264,12 +229,8 @@ def split_arguments(
 ) -> tuple[str, list[str], dict[str, Any]]:
     """Splits a command line into hparams file, run options and overrides.
 
-    SpeechBrain's own parser joins values at ``=`` and takes prefixes of its options
-    for the options; here neither happens. A results folder stands for the hparams
-    file in it. Values are parsed by the rules of YAML 1.2: ``1e-4`` is a number.
-
-    >>> split_arguments(["a.yaml", "--lr=1e-4", "--debug", "--variants", "[C, R]"])
-    ('a.yaml', ['a.yaml', '--debug'], {'lr': 0.0001, 'variants': ['C', 'R']})
+    Unlike SpeechBrain's, it takes no prefixes of options, and ``1e-4`` for a number, by
+    the rules of YAML 1.2. A results folder stands for the hparams file in it.
     """
     if not argv or argv[0].startswith("--"):
         raise InputError("the first argument must be an hparams file; see --help")
@@ -280,9 +241,7 @@ def split_arguments(
     while rest:
         option = rest.pop(0)
         if not option.startswith("--"):
-            raise InputError(
-                f"argument {option!r} belongs to no option; write --key=value"
-            )
+            raise InputError(f"argument {option!r} has no option; write --key=value")
         values = []
         while rest and not rest[0].startswith("--"):
             values.append(rest.pop(0))
@@ -290,9 +249,7 @@ def split_arguments(
         if key in run_options:
             run_arguments += [option, *values]
         elif len(values) + bool(equals) != 1:
-            raise InputError(
-                f"option --{key} is unknown, or takes one value: --{key}=value"
-            )
+            raise InputError(f"--{key} is unknown, or takes one value: --{key}=value")
         else:
             overrides[key] = _parse_value(value if equals else values[0])
     return hparams_file, run_arguments, overrides
@@ -309,11 +266,9 @@ def _parse_value(text: str) -> Any:
 def load_experiment(
     argv: list[str],
 ) -> tuple[str, dict[str, Any], RunOptions, dict[str, Any]]:
-    """Everything that a training or evaluation script needs to start.
+    """The hparams file, or its base; what it makes; run options; and the overrides.
 
-    From the arguments after the script's name: the hparams file, or the one that it is
-    based on; what it makes; SpeechBrain's run options; and the overrides: what a
-    derived file, the environment and the command line changed.
+    Those are what a derived file, the environment and the command line change.
     """
     hparams_file, run_arguments, overrides = split_arguments(argv)
     run_opts = read_run_options(run_arguments)
@@ -340,7 +295,6 @@ def load_experiment(
 
 
 def _environment(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """What the environment says of a file's keys."""
     if "data_folder" in tree and os.environ.get(DATA_ROOT_VARIABLE):
         return {"data_folder": os.environ[DATA_ROOT_VARIABLE]}
     return {}

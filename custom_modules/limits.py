@@ -1,6 +1,6 @@
 """What the keys of our hparams files may be changed to."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from custom_modules.errors import InputError, check_number
@@ -22,20 +22,16 @@ _RANGES: dict[str, dict[str, Any]] = {
     **{key: {"least": 0} for key in ("weight_decay", "norm_eps", "eps")},
 }
 _RNNS = ("RNN", "LSTM", "GRU", "LiGRU", "SLiGRU", "QuasiRNN")  # SpeechBrain's
-#: Heads, and the channels that they divide among themselves.
-_HEADS = {"nhead": "N", "n_head": "emb_dim"}
+#: Heads divide channels among themselves; frames of SPMamba overlap.
+_PAIRS: tuple[tuple[str, str, Callable[[int, int], bool], str], ...] = (
+    ("nhead", "N", lambda heads, channels: channels % heads == 0, "must divide"),
+    ("n_head", "emb_dim", lambda heads, channels: channels % heads == 0, "must divide"),
+    ("stride", "n_fft", lambda stride, n_fft: stride < n_fft, "must be below"),
+)
 
 
 def check_values(changes: Mapping[str, Any], tree: Mapping[str, Any]) -> None:
-    """Refuses changes of an hparams file that no model can be made of.
-
-    Only of keys that are ours, and that are changed: what else a file holds is its
-    author's business.
-
-    >>> check_values({"n_head": 3}, {"emb_dim": 4, "n_head": 2})
-    Traceback (most recent call last):
-    custom_modules.errors.InputError: --n_head=3: must divide emb_dim=4
-    """
+    """Refuses changes that no model can be made of; the rest is the file's business."""
     for key, value in changes.items():
         if key in _RANGES:
             check_number(f"--{key}", value, **_RANGES[key])
@@ -44,26 +40,18 @@ def check_values(changes: Mapping[str, Any], tree: Mapping[str, Any]) -> None:
         raise InputError(
             f"--rnn_type={changes['rnn_type']}: choose one of {', '.join(_RNNS)}"
         )
-    for heads, channels in _HEADS.items():
-        if {heads, channels} & changes.keys() and {heads, channels} <= values.keys():
-            number, size = values[heads], values[channels]
-            if size % number:
-                raise InputError(f"--{heads}={number}: must divide {channels}={size}")
+    for key, other, fits, words in _PAIRS:
+        concerned = {key, other} & changes.keys() and {key, other} <= values.keys()
+        if concerned and not fits(values[key], values[other]):
+            relation = f"{words} {other}={values[other]}"
+            raise InputError(f"--{key}={values[key]}: {relation}")
     if "N" in changes and values.get("use_positional_encoding") and values["N"] % 2:
         raise InputError(f"--N={values['N']}: must be even for positional encodings")
-    frames = {"n_fft", "stride"}  # of SPMamba, which overlap
-    if frames & changes.keys() and frames <= values.keys():
-        stride, n_fft = values["stride"], values["n_fft"]
-        if stride >= n_fft:
-            raise InputError(f"--stride={stride}: must be below n_fft={n_fft}")
     if "scan_backend" in changes:
-        _check_backend(changes["scan_backend"])
+        from custom_modules.selective_scan import check_backend  # registers operators
 
-
-def _check_backend(name: str) -> None:
-    from custom_modules.selective_scan import check_backend  # registers operators
-
-    try:
-        check_backend(name)
-    except ValueError as error:
-        raise InputError(f"--scan_backend={name}: {error}") from error
+        name = changes["scan_backend"]
+        try:
+            check_backend(name)
+        except ValueError as error:
+            raise InputError(f"--scan_backend={name}: {error}") from error

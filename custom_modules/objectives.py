@@ -1,7 +1,6 @@
-"""SI-SDR and its permutation-invariant loss.
+"""SI-SDR and its permutation-invariant loss, outside autocast and finite for silence.
 
-Both are evaluated in float32 (float64 stays float64) outside autocast, never
-change their inputs, and have finite values and gradients for silence.
+They are float32 (float64 stays float64).
 """
 
 from itertools import permutations
@@ -29,16 +28,10 @@ SILENCE_ENERGY = 1e-8
 def si_sdr(estimates: Tensor, targets: Tensor, lengths: Tensor | None = None) -> Tensor:
     """Scale-invariant signal-to-distortion ratio without means, in dB.
 
-    Source: Le Roux et al. 2019, "SDR – half-baked or well done?", eq. 5.
-
+    Le Roux et al. 2019, "SDR – half-baked or well done?", eq. 5.
     ``[batch, time, sources]`` twice, or what can be broadcast → ``[batch, sources]``;
     ``lengths`` in samples, ``[batch]``, beyond which is padding. -80 dB where target
     or estimate is silent: finite, and with a gradient of zero.
-
-    >>> target = torch.tensor([1.0, -1.0, 1.0, -1.0]).view(1, 4, 1)
-    >>> noise = torch.tensor([1.0, 1.0, -1.0, -1.0]).view(1, 4, 1)
-    >>> si_sdr(3 * target + 0.3 * noise, target)  # a tenth of the amplitude
-    tensor([[20.0000]])
     """
     estimates, targets = torch.broadcast_tensors(estimates, targets)
     return pairwise_si_sdr(estimates, targets, lengths).diagonal(dim1=1, dim2=2)
@@ -67,18 +60,9 @@ def pit_si_sdr_loss(
 ) -> tuple[Tensor, Tensor]:
     """Negative SI-SDR under the best assignment of estimates to targets, in dB.
 
-    Source: Yu et al. 2017, "Permutation invariant training", utterance level.
-
-    As for :func:`si_sdr`, the estimates in any order → the loss, averaged over the
-    sources, ``[batch]``; and the permutation ``[batch, sources]``, whose entry ``i``
-    is the estimate of target ``i``.
-
-    >>> sources = torch.randn(1, 1000, 2)
-    >>> loss, permutation = pit_si_sdr_loss(sources.flip(-1), sources)
-    >>> permutation
-    tensor([[1, 0]])
-    >>> bool(loss < -60)
-    True
+    Yu et al. 2017, "Permutation invariant training", utterance level. As for
+    :func:`si_sdr` → the loss, averaged over the sources, ``[batch]``; and the
+    permutation ``[batch, sources]``, whose entry ``i`` is the estimate of target ``i``.
     """
     scores = pairwise_si_sdr(estimates, targets, lengths)
     permutation = _best_permutation(scores.detach())
@@ -87,20 +71,12 @@ def pit_si_sdr_loss(
 
 
 def reorder(estimates: Tensor, permutation: Tensor) -> Tensor:
-    """Puts estimates ``[batch, time, sources]`` into the order of their targets.
-
-    >>> reorder(torch.tensor([[[1.0, 2.0]]]), torch.tensor([[1, 0]]))
-    tensor([[[2., 1.]]])
-    """
+    """Puts estimates ``[batch, time, sources]`` into the order of their targets."""
     return estimates.gather(2, permutation.unsqueeze(1).expand_as(estimates))
 
 
 def is_silent(signals: Tensor) -> Tensor:
-    """Which signals are constant: ``[batch, time, sources]`` → ``[batch, sources]``.
-
-    >>> is_silent(torch.tensor([[[0.5, 1.0], [0.5, -1.0]]]))
-    tensor([[ True, False]])
-    """
+    """Which signals are constant: ``[batch, time, sources]`` → ``[batch, sources]``."""
     centred = signals - signals.mean(1, keepdim=True)
     return centred.square().sum(1) < SILENCE_ENERGY
 
@@ -109,9 +85,8 @@ class _Covariance(Function):
     """Inner products over time of signals without their means.
 
     ``[batch, time, sources]`` twice → ``[batch, both, both]``: all that SI-SDR needs,
-    in one matrix product. In float64, as its residual is a difference that would
-    cancel in float32. Autograd's own backward pass has the same bits, but works on
-    the targets, too, and takes three times as long.
+    in one product, in float64, as its residual would cancel in float32. Autograd's own
+    backward pass has the same bits, but takes three times as long.
     """
 
     @staticmethod
@@ -143,7 +118,7 @@ class _Covariance(Function):
         signals, total, inside = ctx.saved_tensors
         of_term = -gradient / ctx.time
         of_total = total @ of_term + (of_term @ total.mT).mT
-        found: list[Tensor | None] = [None, None]
+        gradients: list[Tensor | None] = [None, None]
         for i in (i for i in (0, 1) if ctx.needs_input_grad[i]):
             own = ctx.columns[i]
             # Three sums in autograd's order, for its bits.
@@ -152,8 +127,8 @@ class _Covariance(Function):
             result += of_total[:, :, own]
             if inside is not None:
                 result = torch.where(inside, result, result.new_zeros(()))
-            found[i] = result.to(ctx.dtypes[i])
-        return *found, None
+            gradients[i] = result.to(ctx.dtypes[i])
+        return *gradients, None
 
 
 def _best_permutation(scores: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from itertools import chain
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any, TypeVar
@@ -43,34 +44,21 @@ _ONE_GIB = 1 << 30
 
 
 def prepare_process() -> None:
-    """Sets what must be set before torch is imported. Scripts call it first.
-
-    * Idle OpenMP threads sleep instead of spinning: with another job on a core,
-      spinning made training steps up to 50 times slower. The environment's own
-      ``OMP_WAIT_POLICY`` wins.
-    * Numba and matplotlib keep their notes on how they work to themselves, where a
-      log file takes everything: Numba writes thousands of lines for a kernel.
-    * SpeechBrain does not warn that torchvision, which nothing here needs, is missing.
-    * glibc keeps large blocks instead of giving them back to the kernel after
-      each use, whose page faults took up to half of a forward pass.
-    """
+    """Sets what must be set before torch is imported. Scripts call it first."""
+    # Idle OpenMP threads sleep: with another job on a core, spinning made training
+    # steps up to 50 times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    for name in ("numba", "matplotlib"):
+    for name in ("numba", "matplotlib"):  # thousands of lines for a log file
         logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("speechbrain.utils.train_logger").addFilter(_is_of_use)
+    logging.getLogger("speechbrain.utils.train_logger").addFilter(
+        lambda record: "torchvision" not in record.getMessage()  # nothing needs it
+    )
+    # Page faults of large blocks took up to half of a forward pass.
     keep_freed_blocks(_ONE_GIB)
 
 
-def _is_of_use(record: logging.LogRecord) -> bool:
-    return "torchvision" not in record.getMessage()
-
-
 def keep_freed_blocks(largest: int) -> None:
-    """Has glibc keep freed blocks for reuse; without glibc nothing happens.
-
-    Blocks above ``largest`` bytes, at most 1 GiB, go back to the kernel. By itself
-    glibc settles at 32 MiB.
-    """
+    """Has glibc, if it is there, keep freed blocks up to ``largest`` bytes, ≤ 1 GiB."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, largest)
@@ -78,7 +66,6 @@ def keep_freed_blocks(largest: int) -> None:
 
 
 def available_cores() -> int:
-    """How many cores this process may use."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on this system
@@ -98,20 +85,8 @@ def gpus_here() -> list[str]:
     return done.stdout.split()
 
 
-def process_context() -> BaseContext:
-    """How worker processes start."""
-    # Forked workers start at once; spawned ones would first import all that
-    # the training script imports.
-    methods = multiprocessing.get_all_start_methods()
-    return multiprocessing.get_context("fork" if "fork" in methods else None)
-
-
 def begin_worker() -> None:
-    """Leaves Ctrl-C to the parent process, and makes this process end with it.
-
-    The initializer of a process pool, or the first thing that one does.
-    """
-    # Ctrl-C reaches every process of the terminal; only the parent answers.
+    """Leaves Ctrl-C to the parent process, and makes this process end with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
 
@@ -137,9 +112,11 @@ def worker_pool(
     Another initializer calls :func:`begin_worker` itself. A worker that dies, as for
     want of memory, is one line with ``remedy``: "the same command goes on from here".
     """
-    pool = ProcessPoolExecutor(
-        workers, context or process_context(), initializer, initargs
-    )
+    # Forked workers start at once; spawned ones would first import all that
+    # the training script imports.
+    methods = multiprocessing.get_all_start_methods()
+    fork = multiprocessing.get_context("fork" if "fork" in methods else None)
+    pool = ProcessPoolExecutor(workers, context or fork, initializer, initargs)
     try:
         yield pool
     except BrokenProcessPool as error:
@@ -155,29 +132,21 @@ def map_pieces(
 ) -> Generator[R, None, None]:
     """Applies a function to slices of a list; yields the results, in order.
 
-    With more than one worker, the function must be picklable and must not touch torch:
-    on Linux the processes are forked, and torch's threads do not survive that.
-
-    >>> def double(numbers):
-    ...     return [2 * number for number in numbers]
-    >>> list(map_pieces(double, [1, 2, 3], workers=1))
-    [2, 4, 6]
+    The function must be picklable and must not touch torch, whose threads do not
+    survive a fork.
     """
     pieces = [items[i : i + PIECE] for i in range(0, len(items), PIECE)]
     if workers <= 1 or len(pieces) <= 1:
-        for piece in pieces:
-            yield from function(piece)
+        yield from chain.from_iterable(map(function, pieces))
         return
     with worker_pool(min(workers, len(pieces)), "use fewer workers") as pool:
-        for results in pool.map(function, pieces):
-            yield from results
+        yield from chain.from_iterable(pool.map(function, pieces))
 
 
 class TrialProcess:
-    """Runs a command that writes ``history.csv`` into a folder, and reads it.
+    """Runs a command that writes ``history.csv`` into a folder; reads its ``metric``.
 
-    ``metric`` is a column of it. What the command prints goes to ``output.txt``. It
-    ends with this process, whatever ends it, so that a rerun finds its folder alone.
+    What it prints goes to ``output.txt``. It ends with this process, whatever ends it.
     """
 
     def __init__(
@@ -203,16 +172,12 @@ class TrialProcess:
 
     @property
     def output(self) -> Path:
-        """What the command printed."""
         return self.folder / "output.txt"
 
     def values(
         self, tick: Callable[[], Any] = lambda: None
     ) -> Iterator[tuple[int, float]]:
-        """Yields epoch and value of each epoch, as they are done, until the end.
-
-        ``tick`` is called every :data:`POLL_SECONDS`, also where an epoch takes hours.
-        """
+        """Yields epoch and value of each to the end; ``tick`` is called all along."""
         seen, running = 0, True
         while running:
             running = self.process.poll() is None
@@ -250,8 +215,8 @@ class TrialProcess:
                 rows = list(csv.DictReader(stream))
         except FileNotFoundError:
             return []
-        pairs = [(row["epoch"], row.get(self.metric) or "nan") for row in rows]
-        values = [(int(epoch), float(value)) for epoch, value in pairs]
+        known = [row for row in rows if row.get(self.metric)]
+        values = [(int(row["epoch"]), float(row[self.metric])) for row in known]
         return [(epoch, value) for epoch, value in values if not math.isnan(value)]
 
 

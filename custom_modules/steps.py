@@ -12,11 +12,7 @@ from speechbrain import Stage
 from speechbrain.core import INTRA_EPOCH_CKPT_FLAG
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.sampler import ReproducibleRandomSampler
-from speechbrain.utils.checkpoints import (
-    mark_as_loader,
-    mark_as_saver,
-    register_checkpoint_hooks,
-)
+from speechbrain.utils import checkpoints
 from speechbrain.utils.distributed import is_distributed_initialized
 from speechbrain.utils.epoch_loop import EpochCounterWithStopper
 from speechbrain.utils.logger import get_logger
@@ -42,9 +38,7 @@ class NonFiniteError(Exception):
 class Share(NamedTuple):
     """What one process contributes to a step of the optimiser."""
 
-    #: How many of its batch count; 0 if it has none to take and repeats one, because
-    #: all processes must go along.
-    mixtures: int
+    mixtures: int  # 0 if it repeats a batch because all processes must go along
     #: Multiplies the mean loss of its batch, so that the gradients that the processes
     #: average are those of the mean over all mixtures of the step.
     weight: float
@@ -55,13 +49,10 @@ class Share(NamedTuple):
 class ExactSteps(sb.Brain):
     """A Brain whose steps do not depend on how their mixtures are dealt out.
 
-    ``torchrun`` with N processes, or ``--grad_accumulation_factor=N``, takes the
-    steps that one batch of N times the size would take, also at the end of an
-    epoch, where SpeechBrain's ``fit_batch`` would drop an incomplete group. And a
-    step with a loss or a gradient that is not finite never touches the weights,
-    on any process.
-
-    Needs ``seed`` among the hparams. What a step adds to the epoch's ``averages`` is
+    N processes, or ``--grad_accumulation_factor=N``, take the steps that one batch of N
+    times the size would take, also at the end of an epoch, where SpeechBrain would drop
+    an incomplete group. A step with a loss or a gradient that is not finite never
+    touches the weights, on any process. What a step adds to the ``averages`` is
     collected in ``step_averages`` and counts once the step is taken.
     """
 
@@ -88,7 +79,6 @@ class ExactSteps(sb.Brain):
         return loader_kwargs | {"batch_sampler": self.train_sampler}
 
     def on_stage_start(self, stage: Stage, epoch: int | None = None) -> None:
-        """Starts the averages from nothing, unless an interrupted epoch goes on."""
         self.epoch = epoch or 0
         if stage != Stage.TRAIN or self.step == 0:
             self.averages = Averages()
@@ -104,7 +94,12 @@ class ExactSteps(sb.Brain):
             return torch.tensor(float("nan"))
         self.on_fit_batch_start(batch, share.last)
         try:
-            outputs, loss = self._accumulate(batch, share)
+            with self.no_sync(not share.last):
+                with self.training_ctx:
+                    outputs = self.compute_forward(batch, Stage.TRAIN)
+                    loss = self.compute_objectives(outputs, batch, Stage.TRAIN)
+                self._check_finite(loss.detach(), "loss")
+                self.scaler.scale(loss * share.weight).backward()
             if share.last:
                 self.optimizers_step()
         except NonFiniteError:
@@ -122,16 +117,6 @@ class ExactSteps(sb.Brain):
         place = (self.hparams.seed, self.epoch, self.step, rank)
         torch.manual_seed(int(draw_fraction("step", *place) * 2**62))
 
-    def _accumulate(self, batch: PaddedBatch, share: Share) -> tuple[Outputs, Tensor]:
-        """Forward and backward pass, as SpeechBrain's, every mixture weighing alike."""
-        with self.no_sync(not share.last):
-            with self.training_ctx:
-                outputs = self.compute_forward(batch, Stage.TRAIN)
-                loss = self.compute_objectives(outputs, batch, Stage.TRAIN)
-            self._check_finite(loss.detach(), "loss")
-            self.scaler.scale(loss * share.weight).backward()
-        return outputs, loss
-
     def _drop_step(self) -> None:
         """Forgets a step: all of it, as if it had been one batch."""
         self.step_dropped = True
@@ -143,9 +128,8 @@ class ExactSteps(sb.Brain):
     def optimizers_step(self) -> None:
         """One step, unless a gradient is not finite.
 
-        In fp16 that is mostly the loss scaled too high: the scaler leaves the step
-        out and halves its scale. Where nothing is scaled up any more, it is the
-        gradient's own fault, as in other precisions.
+        In fp16 that is mostly the loss scaled too high, which the scaler handles; where
+        nothing is scaled up any more, it is the gradient's own fault.
         """
         gradients = [p.grad for p in self.modules.parameters() if p.grad is not None]
         scaled_norm = torch.nn.utils.get_total_norm(gradients)
@@ -166,9 +150,9 @@ class ExactSteps(sb.Brain):
         super().optimizers_step()
 
     def _check_finite(self, value: Tensor, name: str) -> None:
-        """Drops the step, or ends the run after ``nonfinite_patience`` of them.
+        """Raises :class:`NonFiniteError` on all processes if it is not finite on any.
 
-        Raises :class:`NonFiniteError` on all processes if it is not finite on any.
+        After ``nonfinite_patience`` of them it ends the run.
         """
         finite = torch.isfinite(value).float()
         if is_distributed_initialized():
@@ -214,16 +198,6 @@ class TrainBatches(Sampler[list[int]]):
     ``processes × accumulation`` batches of ``batch_size`` make the step that one
     batch of that many mixtures would make on one process. Seed and epoch order them;
     ``dataset.indices_at(epoch)`` says which of its mixtures an epoch has.
-
-    >>> class Five:
-    ...     def indices_at(self, epoch):
-    ...         return [0, 1, 2, 3, 4]
-    >>> parts = [TrainBatches(Five(), 2, 42, rank, processes=2) for rank in (0, 1)]
-    >>> [len(set(sum(step, []))) for step in zip(*parts)]
-    [4, 1]
-    >>> parts[0].share(2), parts[1].share(2)
-    (Share(mixtures=1, weight=2.0, first=True, last=True), \
-Share(mixtures=0, weight=0.0, first=True, last=True))
     """
 
     def __init__(
@@ -240,7 +214,6 @@ Share(mixtures=0, weight=0.0, first=True, last=True))
         self.set_epoch(1)
 
     def set_epoch(self, epoch: int) -> None:
-        """Orders the mixtures of an epoch; SpeechBrain calls it."""
         indices = self.dataset.indices_at(epoch)
         sampler = ReproducibleRandomSampler(indices, seed=self.seed, epoch=epoch)
         self.order = [indices[place] for place in sampler]
@@ -269,15 +242,13 @@ Share(mixtures=0, weight=0.0, first=True, last=True))
         return self.order[number * size : (number + 1) * size]
 
 
-@register_checkpoint_hooks
+@checkpoints.register_checkpoint_hooks
 class StoppingEpochCounter(EpochCounterWithStopper):
     """SpeechBrain's counter that stops early, for a value in dB to be maximised.
 
-    SpeechBrain's counts a value as better that is above ``(1 - 1e-6) × best``.
-    With positive values that is below the best: one that stays the same would
-    never stop. Here only what is above the best is better. The patience, in epochs,
-    may be changed between runs; None never stops. The first ``warmup`` epochs are not
-    judged, such as those before a curriculum is complete.
+    Only what is above the best is better; SpeechBrain's would never stop for a value
+    that stays the same. The patience, in epochs, may change between runs; None never
+    stops. The first ``warmup`` epochs, as of a curriculum, are not judged.
     """
 
     def __init__(
@@ -290,11 +261,9 @@ class StoppingEpochCounter(EpochCounterWithStopper):
         self.min_delta = 0
         self.best_limit = warmup
 
-    @mark_as_saver
-    def _save(self, path: Path) -> None:
-        super()._save(path)
+    _save = EpochCounterWithStopper._save  # SpeechBrain registers it for no class
 
-    @mark_as_loader
+    @checkpoints.mark_as_loader
     def _recover(self, path: Path, end_of_epoch: bool = True) -> None:
         with open(path, encoding="utf-8") as stream:
             saved = yaml.safe_load(stream)

@@ -1,8 +1,4 @@
-"""TensorBoard and Weights & Biases, beside the local record that always exists.
-
-Both are SpeechBrain's loggers; here is what they lack: a resumed run that goes on,
-audio for both, and the true message when W&B cannot start.
-"""
+"""SpeechBrain's TensorBoard and W&B, with audio, for runs that may be resumed."""
 
 import importlib.util
 import os
@@ -21,10 +17,6 @@ from torch import Tensor
 from custom_modules.errors import InputError
 from custom_modules.files import atomic_path
 
-WANDB_MODES = ("online", "offline")
-
-_SPLITS = ("train_", "valid_")
-
 
 class Tracker:
     """Tracks nothing; what all trackers do."""
@@ -34,13 +26,11 @@ class Tracker:
     def add(self, row: Mapping[str, Any]) -> None:
         """Adds an epoch, a row of ``history.csv``."""
 
-    def add_audio(
-        self, epoch: int, name: str, signal: Tensor, sample_rate: int
-    ) -> None:
+    def add_audio(self, epoch: int, name: str, signal: Tensor, rate: int) -> None:
         """Adds a signal ``[time]``, within ±1, such as ``"val_7/s1"``."""
 
     def finish(self) -> None:
-        """Says that the training is over."""
+        """Ends the training's record."""
 
 
 class TensorBoardTracker(Tracker):
@@ -59,25 +49,22 @@ class TensorBoardTracker(Tracker):
             self.logger.writer.add_text("config", text)
 
     def add(self, row: Mapping[str, Any]) -> None:
-        stats = {
-            split: {
-                k.removeprefix(split): v for k, v in row.items() if k.startswith(split)
-            }
-            for split in _SPLITS
-        }
-        for split, values in stats.items():  # SpeechBrain's counts each metric from 1
-            steps = dict.fromkeys(values, row["epoch"] - 1)
-            self.logger.global_step[split.rstrip("_")] = steps
-        self.logger.global_step["meta"] = row["epoch"] - 1
-        meta = {k: v for k, v in row.items() if not k.startswith(_SPLITS)}
-        train, valid = stats.values()
-        self.logger.log_stats(meta, train_stats=train, valid_stats=valid)
+        meta: dict[str, Any] = {}
+        stats: dict[str, dict[str, Any]] = {"train": {}, "valid": {}}
+        for key, value in row.items():
+            split, _, name = key.partition("_")
+            if split in stats:
+                stats[split][name] = value
+            else:
+                meta[key] = value
+        done = row["epoch"] - 1  # SpeechBrain's counts each metric from 1
+        steps = {split: dict.fromkeys(values, done) for split, values in stats.items()}
+        self.logger.global_step |= {"meta": done, **steps}
+        self.logger.log_stats(meta, *stats.values())
         self.logger.writer.flush()
 
-    def add_audio(
-        self, epoch: int, name: str, signal: Tensor, sample_rate: int
-    ) -> None:
-        self.logger.log_audio(f"audio/{name}", signal[None], sample_rate)
+    def add_audio(self, epoch: int, name: str, signal: Tensor, rate: int) -> None:
+        self.logger.log_audio(f"audio/{name}", signal[None], rate)
 
     def finish(self) -> None:
         self.logger.writer.close()
@@ -119,12 +106,10 @@ class WandbTracker(Tracker):
         # By the names of history.csv: a sweep's metric may not be nested.
         self.logger.log_stats(row)
 
-    def add_audio(
-        self, epoch: int, name: str, signal: Tensor, sample_rate: int
-    ) -> None:
+    def add_audio(self, epoch: int, name: str, signal: Tensor, rate: int) -> None:
         import wandb
 
-        audio = wandb.Audio(signal.numpy(), sample_rate=sample_rate)
+        audio = wandb.Audio(signal.numpy(), sample_rate=rate)
         self.logger.run.log({f"audio/{name}": audio}, step=epoch)
 
     def finish(self) -> None:
@@ -135,17 +120,13 @@ _KINDS = {"tensorboard": TensorBoardTracker, "wandb": WandbTracker}
 
 
 def check_tracker(tracker: str, wandb_mode: str) -> None:
-    """Refuses a tracker that does not exist, or whose package is missing.
-
-    >>> check_tracker("wandb", "sometimes")
-    Traceback (most recent call last):
-    custom_modules.errors.InputError: --wandb_mode=sometimes: choose online or offline
-    """
-    if tracker not in ("none", *_KINDS):
-        names = ", ".join(("none", *_KINDS))
-        raise InputError(f"--tracker={tracker}: choose one of {names}")
-    if wandb_mode not in WANDB_MODES:
-        raise InputError(f"--wandb_mode={wandb_mode}: choose online or offline")
+    """Refuses a tracker that does not exist, or whose package is missing."""
+    for option, value, choices in (
+        ("tracker", tracker, ("none", *_KINDS)),
+        ("wandb_mode", wandb_mode, ("online", "offline")),
+    ):
+        if value not in choices:
+            raise InputError(f"--{option}={value}: choose one of {', '.join(choices)}")
     if tracker != "none" and importlib.util.find_spec(tracker) is None:
         raise InputError(
             f"--tracker={tracker}: its package is not installed; "
@@ -154,9 +135,9 @@ def check_tracker(tracker: str, wandb_mode: str) -> None:
 
 
 def open_tracker(hparams: Mapping[str, Any], last_epoch: int) -> Tracker:
-    """The tracker that the hparams ask for; on other processes, one that does nothing.
+    """The tracker that the hparams ask for; one that does nothing on other processes.
 
-    ``last_epoch`` is the last that is done already; 0 if training starts.
+    ``last_epoch`` is the last that is done already.
     """
     if hparams["tracker"] == "none" or not if_main_process():
         return Tracker()
@@ -167,10 +148,9 @@ def open_tracker(hparams: Mapping[str, Any], last_epoch: int) -> Tracker:
 def audible_signals(
     batch: PaddedBatch, outputs: Mapping[str, Any], names: Collection[str]
 ) -> list[tuple[str, Tensor]]:
-    """What a tracker plays of these mixtures, each signal as loud as can be.
+    """What a tracker plays: names such as ``"val_7_SER/s1"``, and signals ``[time]``.
 
-    From ``mixture`` ``[batch, time]`` and ``estimates`` ``[batch, time, sources]``:
-    names, such as ``"val_7_SER/s1"``, and signals, ``[time]``.
+    Each is as loud as can be.
     """
     played: list[tuple[str, Tensor]] = []
     for i in (i for i, name in enumerate(batch.id) if name in names):
@@ -184,11 +164,7 @@ def audible_signals(
 
 
 def plain(hparams: Mapping[str, Any]) -> dict[str, Any]:
-    """What can be written down of hparams: numbers, text, lists; no objects.
-
-    >>> plain({"lr": 1.0e-3, "task": "SB", "opt_class": print, "__set_seed": None})
-    {'lr': 0.001, 'task': 'SB'}
-    """
+    """What can be written down of hparams: numbers, text, lists; no objects."""
     kinds = bool | int | float | str | list | None
     return {
         key: value

@@ -1,6 +1,7 @@
 """The record of a training: each epoch once, whatever interrupts it."""
 
 import re
+import resource
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -20,11 +21,6 @@ from torch import Tensor
 from custom_modules.files import atomic_path
 from custom_modules.mmipc import VARIANTS, is_target
 from custom_modules.objectives import is_silent, si_sdr
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
 
 #: Summed over the mixtures of a variant: dB over those that can be scored, their
 #: number, and that of mixtures whose estimate was not finite. The improvement of a
@@ -58,7 +54,7 @@ class Averages:
         """Adds the SI-SDR of a batch; mixtures with a silent target have no score.
 
         ``scores`` in dB, ``[batch]``; ``mixture`` ``[batch, time]``; ``targets``
-        ``[batch, time, sources]``; ``lengths`` in samples, ``[batch]``.
+        ``[batch, time, sources]``; ``lengths`` in samples.
         """
         baseline = si_sdr(mixture.unsqueeze(2), targets, lengths).mean(1)
         audible, finite = ~is_silent(targets).any(1), torch.isfinite(scores)
@@ -73,7 +69,6 @@ class Averages:
         self.scores.index_add_(0, rows, values)
 
     def merge(self, other: "Averages") -> None:
-        """Adds the sums of another."""
         self.scores += other.scores
         for name in COUNTS:
             self.counts[name] += other.counts[name]
@@ -106,13 +101,11 @@ class Averages:
 
     def means_by_variant(self) -> dict[str, dict[str, float]]:
         """:meth:`means` of each variant that has mixtures with audible targets."""
-        seen = self.scores[:, 2:].sum(1)
-        return {
-            name: self.means(name) for name in VARIANTS if seen[VARIANTS.index(name)]
-        }
+        seen = zip(VARIANTS, self.scores[:, 2:].sum(1), strict=True)
+        return {name: self.means(name) for name, number in seen if number}
 
     def means_over_variants(self) -> dict[str, float]:
-        """Means of :meth:`means_by_variant`, every variant weighing alike."""
+        """As :meth:`means`, every variant weighing alike."""
         variants = list(self.means_by_variant().values())
         return pd.DataFrame(variants).mean().to_dict() if variants else self.means()
 
@@ -128,7 +121,6 @@ class Averages:
 
     @property
     def skipped(self) -> int:
-        """Steps that were dropped."""
         return int(self.counts["skipped"])
 
     @property
@@ -137,7 +129,6 @@ class Averages:
         return self.counts["grad_norm"] / max(self.counts["steps"], 1)
 
     def state(self) -> dict[str, Any]:
-        """Plain numbers, to be saved."""
         return {"scores": self.scores.tolist(), "counts": dict(self.counts)}
 
     @classmethod
@@ -151,14 +142,7 @@ class Averages:
 
 
 class EpochCost:
-    """Wall time and peak memory of an epoch, its interruptions not counted.
-
-    ``spent`` are the seconds before a run was interrupted.
-
-    >>> cost = EpochCost("cpu", spent=10.0)
-    >>> cost.seconds() >= 10.0, cost.peak_memory_gb() > 0
-    (True, True)
-    """
+    """Wall time and peak memory of an epoch; ``spent`` are seconds of earlier runs."""
 
     def __init__(self, device: str | torch.device, spent: float = 0.0) -> None:
         self.device = torch.device(device)
@@ -167,15 +151,12 @@ class EpochCost:
             torch.cuda.reset_peak_memory_stats(self.device)
 
     def seconds(self) -> float:
-        """Since the epoch began."""
         return time.monotonic() - self._start
 
     def peak_memory_gb(self) -> float:
-        """GiB: of a GPU in this epoch, else of the process ever; NaN if not known."""
+        """GiB: of a GPU in this epoch, else of the process ever."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 2**30
-        if resource is None:
-            return float("nan")
         unit = 1 if sys.platform == "darwin" else 2**10
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
@@ -196,11 +177,7 @@ class TrainingLog:
         variants: Mapping[str, Stats],
         cost: EpochCost,
     ) -> dict[str, Any]:
-        """Adds an epoch and returns its row of ``history.csv``.
-
-        ``lr`` it was trained with, ``train`` is of all processes; ``variants`` holds
-        the scores of each, if they are to be told apart.
-        """
+        """Adds an epoch, ``train`` of all processes; returns its row of the history."""
         row: dict[str, Any] = {"epoch": epoch, "lr": lr, "skipped": train.skipped}
         row["grad_norm"] = train.grad_norm
         row |= {f"train_{name}": value for name, value in train.means().items()}
@@ -238,9 +215,8 @@ class TrainingLog:
 
     def rows(self) -> list[dict[str, Any]]:
         """The epochs so far."""
-        if not self.history.exists():
-            return []
-        return pd.read_csv(self.history).to_dict("records")
+        there = self.history.exists()
+        return pd.read_csv(self.history).to_dict("records") if there else []
 
     @main_process_only
     def _write(self, rows: list[dict[str, Any]]) -> None:
@@ -251,7 +227,7 @@ class TrainingLog:
 
 
 def _in_db(stats: Stats) -> dict[str, str]:
-    """As text: SpeechBrain's logger writes negative numbers as ``-5.21e+00``."""
+    """SpeechBrain's logger would write negative numbers as ``-5.21e+00``."""
     return {name: f"{value:.2f}" for name, value in stats.items()}
 
 

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from custom_modules.curves import plot_histories, read_histories
+from custom_modules.curves import plot_histories, plot_training, read_histories
 from custom_modules.errors import InputError
 from tests.integration.training import load_script
 
@@ -77,3 +77,13 @@ def test_a_single_epoch_can_be_seen(tmp_path):
         low, high = axes.get_xlim()
         assert (low, high) == (0.5, 1.5)
         assert [t for t in axes.get_xticks() if low < t < high] == [1]
+
+
+def test_a_training_is_drawn_also_where_nothing_can_be_improved(tmp_path):
+    plot_training(tmp_path)
+    assert list(tmp_path.iterdir()) == []  # no epoch yet
+    folder = a_history(tmp_path / "es" / "42", [1.0, 3.0])
+    history = pd.read_csv(folder / "history.csv")
+    history.assign(valid_si_sdri=None).to_csv(folder / "history.csv", index=False)
+    plot_training(folder)
+    assert (folder / "training_curve.png").read_bytes().startswith(b"\x89PNG")

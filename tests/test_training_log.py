@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from custom_modules.objectives import si_sdr
-from custom_modules.training_log import Averages
+from custom_modules.training_log import Averages, EpochCost
 
 
 def a_batch(seed, size=6):
@@ -74,3 +74,9 @@ def test_what_is_saved_is_restored_exactly():
     assert torch.equal(again.scores, averages.scores)
     assert again.counts == averages.counts
     assert again.grad_norm == pytest.approx(0.1)
+
+
+def test_the_cost_of_an_epoch_counts_what_it_took_before():
+    cost = EpochCost("cpu", spent=10.0)
+    assert cost.seconds() >= 10
+    assert cost.peak_memory_gb() > 0

@@ -23,14 +23,10 @@ import speechbrain as sb
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.run_opts import RunOptions
 
+from custom_modules import distributed
 from custom_modules.brain import Separation
 from custom_modules.curves import plot_training
 from custom_modules.dataio import MixtureDataset, check_choices, dataio_prep
-from custom_modules.distributed import (
-    explained_failures,
-    join_processes,
-    leave_processes,
-)
 from custom_modules.errors import exit_cleanly
 from custom_modules.evaluation.loading import trained_model
 from custom_modules.evaluation.record import facts_of
@@ -52,7 +48,7 @@ def main(argv: list[str]) -> None:
         return print_help(__doc__ or "", argv)
     _, hparams, run_opts, overrides = load_experiment(argv)
     logging.basicConfig(level=logging.INFO, format="%(name)s - %(message)s")
-    join_processes(run_opts)
+    distributed.join_processes(run_opts)
     check_tracker(hparams["tracker"], hparams["wandb_mode"])
     # Whatever can be refused is refused before the output folder is touched.
     check_choices(hparams)
@@ -72,7 +68,7 @@ def main(argv: list[str]) -> None:
         run_opts,
         hparams["checkpointer"],
     )
-    with explained_failures(hparams):
+    with distributed.explained_failures(hparams):
         separation.fit(
             hparams["epoch_counter"],
             datasets["train"],
@@ -83,11 +79,10 @@ def main(argv: list[str]) -> None:
     run_on_main(plot_training, args=(folder,))
     if hparams["test_after_training"] or run_opts.test_only:
         test(hparams, run_opts, datasets["test"], scope)
-    leave_processes()
+    distributed.leave_processes()
 
 
 def prepare_options(hparams: dict[str, Any]) -> dict[str, Any]:
-    """What ``prepare_polsess`` takes, from the hparams."""
     keys = ("data_folder", "skip_prep", "check", "skip_bad_rows", "allow_leakage")
     options = {key: hparams[key] for key in keys}
     return options | {"save_folder": hparams["manifest_folder"]}
