@@ -1,8 +1,4 @@
-"""TF-GridNet's block with Mamba for its LSTMs, and spectrograms: SPMamba's parts.
-
-Start reading at :class:`GridBlock`. Channels lie innermost throughout,
-``[batch, frames, freqs, channels]``.
-"""
+"""SPMamba's parts; channels lie innermost, ``[batch, frames, freqs, channels]``."""
 
 import math
 
@@ -20,19 +16,12 @@ DEVICE_POINTS = 1 << 16
 
 
 class Spectrogram(nn.Module):
-    """Complex spectrograms of waveforms of any length, and back, in float32.
-
-    Frames lie under a Hann window, ``stride`` samples apart, ``stride < n_fft``.
-
-    >>> spectrogram = Spectrogram(64, 32)
-    >>> points = spectrogram(torch.ones(3, 100))
-    >>> points.shape, spectrogram.invert(points, 100).shape
-    (torch.Size([3, 2, 4, 33]), torch.Size([3, 100, 1]))
-    """
+    """Complex spectrograms of waveforms of any length, and back, in float32."""
 
     def __init__(self, n_fft: int, stride: int) -> None:
         super().__init__()
-        self.n_fft, self.stride = n_fft, stride
+        self.frames = n_fft, stride  # in samples
+        self.shortest = n_fft // 2 + 1  # of which frames at the edges see a reflection
         self.window: Tensor
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
 
@@ -40,18 +29,13 @@ class Spectrogram(nn.Module):
         """``[batch, time]`` → ``[batch, real and imaginary, frames, freqs]``."""
         with torch.autocast(waveforms.device.type, enabled=False):
             waveforms = waveforms.float()
-            # Frames at the edges see the signal reflected, if it is long enough.
-            missing = self.n_fft // 2 + 1 - waveforms.shape[1]
+            missing = self.shortest - waveforms.shape[1]
             if missing > 0:
                 waveforms = F.pad(waveforms, (0, missing))
             spectrogram = torch.stft(
-                waveforms,
-                self.n_fft,
-                self.stride,
-                window=self.window,
-                return_complex=True,
+                waveforms, *self.frames, window=self.window, return_complex=True
             )
-            return torch.view_as_real(spectrogram).permute(0, 3, 2, 1)
+        return torch.view_as_real(spectrogram).permute(0, 3, 2, 1)
 
     def invert(self, spectrograms: Tensor, time: int) -> Tensor:
         """``[batch, 2 sources, frames, freqs]`` → ``[batch, time, sources]``."""
@@ -60,10 +44,9 @@ class Spectrogram(nn.Module):
             parts = parts.permute(0, 1, 4, 3, 2).contiguous()
             waveforms = torch.istft(
                 torch.view_as_complex(parts).flatten(0, 1),
-                self.n_fft,
-                self.stride,
+                *self.frames,
                 window=self.window,
-                length=max(time, self.n_fft // 2 + 1),
+                length=max(time, self.shortest),
             )
         return waveforms.unflatten(0, parts.shape[:2])[:, :, :time].transpose(1, 2)
 
@@ -71,14 +54,7 @@ class Spectrogram(nn.Module):
 class GridBlock(nn.Module):
     """One block: along frequency, along time, then attention between frames.
 
-    Source: Wang et al. 2023, "TF-GridNet", section III-C to III-E. Sizes are those of
-    :class:`~custom_modules.models.spmamba.SPMamba`. With ``checkpoint_parts``, training
-    keeps the inputs of the two paths and of the attention alone, and computes the rest
-    again in the backward pass.
-
-    >>> block = GridBlock(4, 4, 1, n_freqs=33, n_head=2, qk_dim=64)
-    >>> block(torch.randn(2, 21, 33, 4)).shape
-    torch.Size([2, 21, 33, 4])
+    Source: Wang et al. 2023, "TF-GridNet", section III-C to III-E.
     """
 
     def __init__(
@@ -91,7 +67,7 @@ class GridBlock(nn.Module):
         qk_dim: int,
         eps: float = 1e-5,
         scan_backend: str = "auto",
-        checkpoint_parts: bool = False,
+        checkpoint_parts: bool = False,  # computed again in the backward pass
     ) -> None:
         super().__init__()
         self.checkpoint_parts = checkpoint_parts
@@ -131,9 +107,7 @@ class GridBlock(nn.Module):
 class GridPath(nn.Module):
     """Bidirectional Mamba along one axis, with a residual connection.
 
-    Neighbouring points are taken together as one step, and a transposed
-    convolution lays the steps over each other again. Steps must end where the axis
-    ends; :meth:`missing` says how many points that takes.
+    Neighbouring points are one step; steps must end where the axis ends.
     """
 
     def __init__(

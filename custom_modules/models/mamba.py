@@ -17,16 +17,8 @@ _HAS_ONEDNN = torch.backends.mkldnn.is_available()
 class Mamba(nn.Module):
     """The Mamba block; a ``mamba_ssm.Mamba`` state dict loads unchanged.
 
-    The parameters are mamba_ssm's (Gu and Dao 2023, "Mamba: Linear-time sequence
-    modeling with selective state spaces", section 3.4): ``expand`` inner channels per
-    channel, ``dt_rank`` of the projection to step sizes, which are initialised
-    log-uniformly from ``dt_min`` to ``dt_max``. ``A_log`` and ``D`` carry the attribute
-    ``_no_weight_decay``, as their authors mark them. Do not initialise this module
-    again from outside: the bias of ``dt_proj`` sets the range of the step sizes.
-
-    >>> mamba = Mamba(8, expand=4)
-    >>> mamba(torch.randn(3, 50, 8)).shape
-    torch.Size([3, 50, 8])
+    Source: Gu and Dao 2023, "Mamba", section 3.4. Do not initialise this module again
+    from outside: the bias of ``dt_proj`` sets the range of the step sizes.
     """
 
     def __init__(
@@ -34,9 +26,9 @@ class Mamba(nn.Module):
         d_model: int,
         d_state: int = 16,
         d_conv: int = 4,
-        expand: float = 2,
+        expand: float = 2,  # inner channels per channel
         dt_rank: int | str = "auto",  # d_model / 16
-        dt_min: float = 0.001,
+        dt_min: float = 0.001,  # of the first step sizes, drawn log-uniformly
         dt_max: float = 0.1,
         dt_init: str = "random",  # or "constant": the weights of dt_proj
         dt_scale: float = 1.0,
@@ -51,13 +43,9 @@ class Mamba(nn.Module):
         rank = math.ceil(d_model / 16) if dt_rank == "auto" else int(dt_rank)
         self.dt_rank, self.d_state, self.scan_backend = rank, d_state, scan_backend
         self.in_proj = Projection(d_model, 2 * d_inner, bias=bias)
+        padding = d_conv - 1
         self.conv1d = nn.Conv1d(
-            d_inner,
-            d_inner,
-            d_conv,
-            groups=d_inner,
-            padding=d_conv - 1,
-            bias=conv_bias,
+            d_inner, d_inner, d_conv, padding=padding, groups=d_inner, bias=conv_bias
         )
         self.x_proj = Projection(d_inner, rank + 2 * d_state, bias=False)
         self.dt_proj = Projection(rank, d_inner)
@@ -128,8 +116,8 @@ class Mamba(nn.Module):
 class Projection(nn.Linear):
     """A linear layer that takes sequences to oneDNN's convolution on CPUs.
 
-    PyTorch's own goes to MKL on most of them, which on AMD's processors takes about
-    twice as long: ``recipes/benchmark/spmamba_speed.py`` has the ratio for a model.
+    PyTorch's own goes to MKL, on AMD's processors half as fast:
+    ``recipes/benchmark/spmamba_speed.py``, line ``linear``.
     """
 
     def forward(self, x: Tensor, bias: bool = True) -> Tensor:
@@ -149,11 +137,7 @@ def suits_onednn(x: Tensor) -> bool:
 
 
 class BidirectionalMamba(nn.Module):
-    """Two Mamba blocks, one of them backwards in time, side by side.
-
-    Each normalises its input (RMS) and adds what it makes of it to it; the two
-    results are concatenated (Li et al. 2024, "SPMamba", section 3.2).
-    """
+    """Two Mamba blocks, one of them backwards in time (SPMamba, section 3.2)."""
 
     def __init__(self, d_model: int, **kwargs: Any) -> None:  # as for Mamba
         super().__init__()
@@ -182,18 +166,12 @@ def adam(
     weight_decay: float = 0,
     decay_states: bool = False,
 ) -> torch.optim.Adam:
-    """Adam that leaves out of weight decay what Mamba's authors mark.
-
-    >>> optimizer = adam(Mamba(4).parameters(), lr=1e-3, weight_decay=0.1)
-    >>> [(len(g["params"]), g["weight_decay"]) for g in optimizer.param_groups]
-    [(7, 0.1), (2, 0)]
-    """
-    decayed: list[nn.Parameter] = []
-    spared: list[nn.Parameter] = []
+    """Adam that leaves out of weight decay what Mamba's authors mark."""
+    parts: dict[bool, list[nn.Parameter]] = {False: [], True: []}
     for parameter in parameters:
         is_spared = not decay_states and getattr(parameter, "_no_weight_decay", False)
-        (spared if is_spared else decayed).append(parameter)
-    groups: list[dict[str, Any]] = [{"params": decayed}]
-    if spared:
-        groups.append({"params": spared, "weight_decay": 0})
+        parts[is_spared].append(parameter)
+    groups: list[dict[str, Any]] = [{"params": parts[False]}]
+    if parts[True]:
+        groups.append({"params": parts[True], "weight_decay": 0})
     return torch.optim.Adam(groups, lr=lr, weight_decay=weight_decay)

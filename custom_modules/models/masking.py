@@ -1,9 +1,7 @@
 """Encoder–mask–decoder separators, built from SpeechBrain's own parts.
 
-ConvTasNet, DPRNN and SepFormer differ in their mask network alone. Encoder,
-mask network and decoder keep SpeechBrain's classes, parameter names and the
-names ``encoder``, ``masknet`` and ``decoder``, so that trained weights also load
-in its stock ``SepformerSeparation``.
+All names and parameter names are SpeechBrain's, so that trained weights also load in
+its stock ``SepformerSeparation``.
 """
 
 from collections.abc import Callable
@@ -20,37 +18,23 @@ from speechbrain.lobes.models.dual_path import (
 from speechbrain.nnet.CNN import Conv1d
 from torch import Tensor, nn
 
-#: Of SpeechBrain's gLN and cLN, added to the variance.
-STOCK_EPS = 1e-8
 _STOCK_NORMS = (conv_tasnet.GlobalLayerNorm, conv_tasnet.ChannelwiseLayerNorm)
 
 
 class MaskingSeparator(nn.Module):
-    """Masks a learned representation of the mixture, once per source.
+    """Masks what the encoder makes of the mixture, once per source.
 
-    ``encoder``: ``[batch, time]`` → ``[batch, channels, frames]``, SpeechBrain's
-    ``dual_path.Encoder``, also for ConvTasNet; ``masknet``: → ``[sources, batch,
-    channels, frames]``; ``decoder``: back to ``[batch, time]``, with the encoder's
-    kernel and stride. Source: Luo and Mesgarani 2019, "Conv-TasNet", section II.
-
-    >>> from speechbrain.lobes.models.dual_path import Decoder, Encoder
-    >>> encoder = Encoder(kernel_size=16, out_channels=8)
-    >>> decoder = Decoder(8, 1, kernel_size=16, stride=8, bias=False)
-    >>> masknet = ConvTasNetMaskNet(N=8, B=4, H=8, P=3, X=2, R=1, C=2)
-    >>> separator = MaskingSeparator(encoder, masknet, decoder)
-    >>> separator(torch.randn(3, 1001)).shape
-    torch.Size([3, 1001, 2])
-    >>> separator(torch.zeros(1, 1))
-    tensor([[[0., 0.]]], grad_fn=<SliceBackward0>)
+    Source: Luo and Mesgarani 2019, "Conv-TasNet", section II.
     """
 
     def __init__(
-        self, encoder: Encoder, masknet: nn.Module, decoder: nn.ConvTranspose1d
+        self,
+        encoder: Encoder,  # [batch, time] → [batch, channels, frames]
+        masknet: nn.Module,  # → [sources, batch, channels, frames]
+        decoder: nn.ConvTranspose1d,  # with the encoder's kernel and stride
     ) -> None:
         super().__init__()
-        self.encoder = encoder
-        self.masknet = masknet
-        self.decoder = decoder
+        self.encoder, self.masknet, self.decoder = encoder, masknet, decoder
 
     def forward(self, mixture: Tensor) -> Tensor:
         """``[batch, time]``, at least one sample → ``[batch, time, sources]``."""
@@ -74,44 +58,27 @@ class MaskingSeparator(nn.Module):
 class ConvTasNetMaskNet(conv_tasnet.MaskNet):
     """SpeechBrain's ConvTasNet mask network with a normalisation safe in fp16.
 
-    The sizes have the paper's names: encoder channels, bottleneck channels, channels in
-    the blocks, kernel size, blocks in each repeat, repeats, sources. ``norm_eps`` is
-    added to the variance by every gLN and cLN. The encoder's variances are near 1e-4 at
-    speech level, so another value is another model: it must be the same in training and
-    in use.
+    ``norm_eps`` is added to the variance by every gLN and cLN. The encoder's variances
+    are near 1e-4 at speech level, so another value is another model.
     """
 
     def __init__(
         self,
-        N: int,
-        B: int,
-        H: int,
-        P: int,
-        X: int,
-        R: int,
-        C: int,
-        norm_eps: float = STOCK_EPS,
-        **kwargs: Any,  # as for SpeechBrain's
+        *sizes: int,
+        norm_eps: float = conv_tasnet.EPS,
+        **kwargs: Any,  # as for SpeechBrain's, the sizes too: N, B, H, P, X, R, C
     ) -> None:
-        super().__init__(N, B, H, P, X, R, C, **kwargs)
+        super().__init__(*sizes, **kwargs)
         improve_conv_tasnet(self, norm_eps)
 
 
 def improve_conv_tasnet(
-    masknet: conv_tasnet.MaskNet, norm_eps: float = STOCK_EPS
+    masknet: conv_tasnet.MaskNet, norm_eps: float = conv_tasnet.EPS
 ) -> None:
-    """Makes SpeechBrain's mask network safe in fp16, faster, and fit for any length.
+    """Makes a mask network safe in fp16, faster, and fit for any length, in place.
 
     Its convolutions reflect the signal at the edges, which takes more frames than the
-    widest one reaches; ``min_frames`` tells the separator how many. Works in place;
-    the parameters stay.
-
-    >>> stock = conv_tasnet.MaskNet(N=8, B=4, H=8, P=3, X=3, R=1, C=2)
-    >>> features = torch.rand(1, 8, 50)
-    >>> before = stock(features)
-    >>> improve_conv_tasnet(stock)
-    >>> torch.allclose(stock(features), before, atol=1e-6), stock.min_frames
-    (True, 5)
+    widest one reaches; ``min_frames`` tells the separator how many.
     """
     reach = 0
     for module in list(masknet.modules()):
@@ -132,39 +99,26 @@ def fold_norm_eps(separator: MaskingSeparator) -> None:
     1e-8 of x sqrt(1e-8 / e). What comes before each norm has no bias and a PReLU or
     ReLU at most, so that its weights can carry the factor; the decoder takes back
     what the encoder got. It is exact, up to rounding. Works in place.
-
-    >>> from speechbrain.lobes.models.dual_path import Decoder, Encoder
-    >>> encoder = Encoder(kernel_size=16, out_channels=8)
-    >>> decoder = Decoder(8, 1, kernel_size=16, stride=8, bias=False)
-    >>> masknet = ConvTasNetMaskNet(8, B=4, H=8, P=3, X=2, R=1, C=2, norm_eps=1e-4)
-    >>> separator = MaskingSeparator(encoder, masknet, decoder)
-    >>> mixture = torch.randn(3, 1001) / 100
-    >>> before = separator(mixture)
-    >>> fold_norm_eps(separator)
-    >>> torch.allclose(separator(mixture), before, atol=1e-8)
-    True
     """
     norms = [m for m in separator.masknet.modules() if isinstance(m, _Float32Norm)]
-    factor = (STOCK_EPS / norms[0].eps) ** 0.5
+    factor = (conv_tasnet.EPS / norms[0].eps) ** 0.5
     with torch.no_grad():
         separator.encoder.conv1d.weight *= factor
         separator.decoder.weight /= factor
         for module in separator.masknet.modules():
-            if not isinstance(module, conv_tasnet.TemporalBlock):
-                continue
-            pointwise, depthwise = module.layers["conv"], module.layers["DSconv"]
-            if isinstance(module.layers["norm"], _Float32Norm):
-                pointwise.conv.weight *= factor
-                depthwise["conv_0"].conv.weight *= factor
+            if isinstance(module, conv_tasnet.TemporalBlock) and isinstance(
+                module.layers["norm"], _Float32Norm
+            ):
+                module.layers["conv"].conv.weight *= factor
+                module.layers["DSconv"]["conv_0"].conv.weight *= factor
     for norm in norms:
-        norm.eps = STOCK_EPS
+        norm.eps = conv_tasnet.EPS
 
 
 class _Float32Norm(nn.Module):
     """SpeechBrain's gLN or cLN in float32, whatever autocast says, with an own epsilon.
 
-    SpeechBrain's layers add 1e-8 to a variance that autocast leaves in float16,
-    where 1e-8 is 0: silence becomes 0 / 0. PyTorch's fused normalisation also
+    In float16 1e-8 is 0: silence becomes 0 / 0. PyTorch's fused normalisation also
     takes a third off the time of a training step on CPU.
     """
 
@@ -191,49 +145,27 @@ class DualPathMaskNet(Dual_Path_Model):
     """SpeechBrain's dual-path mask network, each block initialised on its own.
 
     ``Dual_Path_Model`` makes one block and copies it, so that all layers start with
-    identical weights. Here ``intra_model`` and ``inter_model`` make what works within
-    and across chunks, ``[batch, time, channels]``, for each block again. An RNN needs
-    ``linear_layer_after_inter_intra``. Source: Luo et al. 2020, "Dual-path RNN";
-    Subakan et al. 2021, "SepFormer".
-
-    >>> from functools import partial
-    >>> from speechbrain.lobes.models.dual_path import SBRNNBlock
-    >>> rnn = partial(SBRNNBlock, input_size=8, hidden_channels=4, num_layers=1)
-    >>> masknet = DualPathMaskNet(8, 8, rnn, rnn, num_layers=2, K=10, num_spks=2)
-    >>> masknet(torch.randn(3, 8, 55)).shape
-    torch.Size([2, 3, 8, 55])
+    identical weights. Source: Luo et al. 2020, "Dual-path RNN"; Subakan et al. 2021,
+    "SepFormer".
     """
 
     def __init__(
         self,
         in_channels: int,  # of the encoder
         out_channels: int,  # inside the blocks
-        intra_model: Callable[[], nn.Module],
-        inter_model: Callable[[], nn.Module],
+        intra_model: Callable[[], nn.Module],  # within chunks, [batch, time, channels]
+        inter_model: Callable[[], nn.Module],  # across chunks
         num_layers: int = 1,
         norm: str = "ln",  # "gln", "cln"
         skip_around_intra: bool = True,
-        linear_layer_after_inter_intra: bool = True,
+        linear_layer_after_inter_intra: bool = True,  # an RNN needs it
         **kwargs: Any,  # K, frames in a chunk, num_spks … as for SpeechBrain's
     ) -> None:
-        def new_block() -> nn.Module:
-            return Dual_Computation_Block(
-                intra_model(),
-                inter_model(),
-                out_channels,
-                norm,
-                skip_around_intra=skip_around_intra,
-                linear_layer_after_inter_intra=linear_layer_after_inter_intra,
-            )
-
-        super().__init__(
-            in_channels,
-            out_channels,
-            intra_model(),
-            inter_model(),
-            num_layers=0,
-            norm=norm,
-            **kwargs,
-        )
+        channels, models = (in_channels, out_channels), (intra_model(), inter_model())
+        super().__init__(*channels, *models, num_layers=0, norm=norm, **kwargs)
         self.num_layers = num_layers
-        self.dual_mdl = nn.ModuleList(new_block() for _ in range(num_layers))
+        block = (out_channels, norm, skip_around_intra, linear_layer_after_inter_intra)
+        self.dual_mdl = nn.ModuleList(
+            Dual_Computation_Block(intra_model(), inter_model(), *block)
+            for _ in range(num_layers)
+        )

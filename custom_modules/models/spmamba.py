@@ -1,8 +1,4 @@
-"""SPMamba: a separator in the time-frequency domain, of bidirectional Mamba.
-
-Start reading at :class:`SPMamba`; :func:`convert_state_dict` takes weights of the
-official implementation.
-"""
+"""SPMamba: a separator in the time-frequency domain, of bidirectional Mamba."""
 
 import re
 from collections.abc import Mapping
@@ -16,19 +12,9 @@ from custom_modules.models.gridnet import GridBlock, Spectrogram
 class SPMamba(nn.Module):
     """Separates complex spectrograms by TF-GridNet blocks with Mamba for LSTMs.
 
-    Silence is separated into silence, and mixtures of any length come out as long as
-    they are. ``checkpoint_blocks`` keeps, in training, only the inputs of each block's
-    three parts and computes the rest again in the backward pass: a fraction of the
-    memory for a third more time.
-
-    Source: Li et al. 2024, "SPMamba: State-space model is all you need in speech
-    separation"; Wang et al. 2023, "TF-GridNet", section III.
-
-    >>> separator = SPMamba(2, n_fft=64, stride=32, n_layers=1, emb_dim=4, qk_dim=33)
-    >>> separator(torch.randn(3, 1001)).shape
-    torch.Size([3, 1001, 2])
-    >>> separator(torch.zeros(1, 1)).abs().max()
-    tensor(0., grad_fn=<MaxBackward1>)
+    ``checkpoint_blocks`` keeps, in training, only the inputs of each block's three
+    parts: a fraction of the memory for a third more time. Source: Li et al. 2024,
+    "SPMamba"; Wang et al. 2023, "TF-GridNet", section III.
     """
 
     def __init__(
@@ -104,8 +90,7 @@ def _deviation(mixture: Tensor) -> Tensor:
 def convert_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Renames the parameters of the official SPMamba, or of one of its blocks, to ours.
 
-    The predecessor of this project has the same names. Heads that are modules of
-    their own there are one here, and 1 × 1 convolutions are linear layers.
+    Heads that are modules of their own there are one here.
 
     >>> convert_state_dict({"blocks.0.intra_norm.gamma": torch.ones(1, 4, 1, 1)})
     {'blocks.0.along_freqs.norm.weight': tensor([1., 1., 1., 1.])}
@@ -113,23 +98,21 @@ def convert_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     heads: dict[str, dict[int, Tensor]] = {}
     converted = {}
     for name, value in state_dict.items():
-        match = _HEAD.fullmatch(name)
-        if match:
-            block, kind, head, parameter = match.groups()
-            module = f"{block}attention.{_HEAD_MODULES[kind]}"
-            key = f"{module}.{_HEAD_PARAMETERS[parameter]}"
-            heads.setdefault(key, {})[int(head or 0)] = value
+        for pattern, replacement in _RENAMED:
+            name = re.sub(pattern, replacement, name)
+        head = re.search(r"(attention\.[a-z]+)_(\d+)", name)
+        if head:
+            name = name.replace(head[0], head[1])
+            heads.setdefault(name, {})[int(head[2])] = value
         else:
-            for pattern, replacement in _RENAMED:
-                name = re.sub(pattern, replacement, name)
             is_norm = name.endswith(("norm.weight", "norm.bias"))
             converted[name] = value.flatten() if is_norm else value
-    for key, values in heads.items():
-        converted[key] = _join_heads(key, [values[head] for head in sorted(values)])
+    for name, values in heads.items():
+        converted[name] = _join_heads(name, [values[n] for n in sorted(values)])
     return converted
 
 
-#: The official names and ours, but for those of heads.
+#: The official names and ours; those of heads still with their number.
 _RENAMED = [
     (r"^conv\.", "encoder."),
     (r"^deconv\.", "decoder."),
@@ -138,19 +121,15 @@ _RENAMED = [
     (r"norm\.gamma$", "norm.weight"),
     (r"norm\.beta$", "norm.bias"),
     (r"\b(forward|backward)_blocks\.0\.", r"\1_block."),
+    (r"\battn_conv_Q_", "attention.queries_"),
+    (r"\battn_conv_K_", "attention.keys_"),
+    (r"\battn_conv_V_", "attention.values_"),
+    (r"\battn_concat_proj\.", "attention.output_0."),
+    (r"(attention\.\w+)\.0\.", r"\1.linear."),
+    (r"(attention\.\w+)\.1\.weight$", r"\1.slope"),
+    (r"(attention\.\w+)\.2\.gamma$", r"\1.gain"),
+    (r"(attention\.\w+)\.2\.beta$", r"\1.offset"),
 ]
-_HEAD = re.compile(
-    r"(.*)attn_(?:conv_)?([QKV]|concat_proj)(?:_(\d+))?\."
-    r"(0\.weight|0\.bias|1\.weight|2\.gamma|2\.beta)"
-)
-_HEAD_MODULES = {"Q": "queries", "K": "keys", "V": "values", "concat_proj": "output"}
-_HEAD_PARAMETERS = {
-    "0.weight": "linear.weight",
-    "0.bias": "linear.bias",
-    "1.weight": "slope",
-    "2.gamma": "gain",
-    "2.beta": "offset",
-}
 
 
 def _join_heads(key: str, values: list[Tensor]) -> Tensor:

@@ -55,11 +55,6 @@ def selective_scan(
     (``"eager"``). ``"triton"`` and, if installed, ``"mamba_ssm"`` are for CUDA;
     ``"reference"`` is a plain loop for tests. ``"auto"`` takes the fastest that works;
     the log says once which.
-
-    >>> u, delta, z = torch.randn(3, 2, 8, 50)
-    >>> A, (B, C) = -torch.rand(8, 4), torch.randn(2, 2, 4, 50)
-    >>> selective_scan(u, delta, A, B, C, z=z, delta_softplus=True).shape
-    torch.Size([2, 8, 50])
     """
     tensors = (u, delta, A, B, C, D, z, delta_bias)
     _check_kinds(*tensors)
@@ -150,7 +145,7 @@ def _scan_by_mamba_ssm(u, delta, A, B, C, D, z, delta_bias, delta_softplus):
 
 class _Backend(NamedTuple):
     scan: Scan
-    label: str  # in the log
+    label: str = ""  # in the log, where the name does not say enough
     modules: tuple[str, ...] = ()  # that must be importable
     package: str = ""  # that they need, in words
     device: str = ""  # type of the only one; empty for any
@@ -162,7 +157,6 @@ class _Backend(NamedTuple):
 _BACKENDS = {
     "mamba_ssm": _Backend(
         _scan_by_mamba_ssm,
-        "mamba_ssm",
         modules=("selective_scan_cuda", "mamba_ssm.ops.selective_scan_interface"),
         package="mamba_ssm with its CUDA extension",
         device="cuda",
@@ -171,7 +165,6 @@ _BACKENDS = {
     ),
     "triton": _Backend(
         _scan_by_triton,
-        "triton",
         modules=("custom_modules.selective_scan.fused",),
         package="the package triton",
         device="cuda",
@@ -185,7 +178,7 @@ _BACKENDS = {
         most_states=256,
     ),
     "eager": _Backend(chunked_scan, "torch, not compiled", has_float64=True),
-    "reference": _Backend(reference_scan, "reference", has_float64=True),
+    "reference": _Backend(reference_scan, has_float64=True),
 }
 #: What ``auto`` tries first on a kind of device, the fastest first.
 _FASTEST = {"cuda": ("mamba_ssm", "triton")}
@@ -228,7 +221,7 @@ def choose(backend: str, u: Tensor, states: int, return_last_state: bool) -> str
 def _announce(name: str) -> None:
     if name not in _announced:
         _announced.add(name)
-        logger.info("selective scan: backend %s", _BACKENDS[name].label)
+        logger.info("selective scan: backend %s", _BACKENDS[name].label or name)
 
 
 def _obstacle(name: str, u: Tensor, states: int, return_last_state: bool) -> str | None:

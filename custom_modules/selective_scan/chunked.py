@@ -18,15 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from custom_modules.selective_scan.operator import (
-    Arguments,
-    Gradients,
-    Outputs,
-    as_operator,
-    fill,
-    new_gradients,
-    new_outputs,
-)
+from custom_modules.selective_scan import operator
+from custom_modules.selective_scan.operator import Arguments, Gradients, Outputs
 
 CHUNK = 8  # steps between the states that are kept
 #: Floats in one step of a tile: the buffers for a chunk stay in a CPU's cache.
@@ -117,7 +110,7 @@ class _Work:
 
 def _forward(arguments: Arguments, keep: bool) -> Outputs:
     work = _Work(arguments, buffers=2)
-    output, last_state, kept = new_outputs(arguments, keep)
+    output, last_state, kept = operator.new_outputs(arguments, keep)
     with torch.autocast(output.device.type, enabled=False):
         for part in work.parts:
             tile = work.tile(part)
@@ -138,7 +131,7 @@ def _backward(
     grad_output: Tensor, grad_last_state: Tensor, kept: Tensor, arguments: Arguments
 ) -> Gradients:
     work = _Work(arguments, buffers=3)
-    gradients = new_gradients(arguments)
+    gradients = operator.new_gradients(arguments)
     A, D, delta_bias = torch.zeros_like(work.A), *work.A.new_zeros(2, work.A.shape[1])
     with torch.autocast(grad_output.device.type, enabled=False):
         for part in work.parts:
@@ -153,13 +146,10 @@ def _backward(
             A += of_tile.A.sum(0)
             D += (of_tile.grad_y * tile.u).sum((0, 1))
             delta_bias += of_tile.delta.sum((0, 1))
-    fill(gradients.A, A.t())
-    fill(gradients.D, D)
-    fill(gradients.delta_bias, delta_bias)
-    return gradients
+    return gradients.fill(A=A.t(), D=D, delta_bias=delta_bias)
 
 
-chunked_scan = as_operator("selective_scan", _forward, _backward, CHUNK)
+chunked_scan = operator.as_operator("selective_scan", _forward, _backward, CHUNK)
 
 
 class _TileGradients:
@@ -178,8 +168,7 @@ class _TileGradients:
     def add_chunk(self, steps: slice, start: Tensor, carry: Tensor) -> None:
         """Fills in the gradients of a chunk; ``start`` is the state before it.
 
-        ``carry`` is what the later chunks say of the state after it, overwritten by
-        what this chunk says of ``start``.
+        ``carry``, the gradient of the state after it, becomes that of ``start``.
         """
         tile, grad_y = self.tile, self.grad_y[steps]
         decay, states = self.work.run(tile, steps, start)

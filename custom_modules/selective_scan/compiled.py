@@ -4,6 +4,7 @@ A step of the scan takes a dozen instructions on a few numbers; here all of them
 run while the numbers are in registers. Import it only where Numba is installed.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,24 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from custom_modules.selective_scan.numba_kernels import (
-    MAX_WIDTH,
-    STATE_FLOATS,
-    GradientArrays,
-    Scan,
-    Signal,
-    scan_backward,
-    scan_forward,
-)
-from custom_modules.selective_scan.operator import (
-    Arguments,
-    Gradients,
-    Outputs,
-    as_operator,
-    fill,
-    new_gradients,
-    new_outputs,
-)
+from custom_modules.selective_scan import numba_kernels as kernels
+from custom_modules.selective_scan import operator
+from custom_modules.selective_scan.operator import Arguments, Gradients, Outputs
 
 CHUNK = 16  # steps between the states that are kept
 #: Floats of a chunk's states, as many again of its decays. That is half of a large
@@ -40,16 +26,16 @@ _PARTS = 16
 
 
 def _forward(arguments: Arguments, keep: bool) -> Outputs:
-    output, last_state, kept = new_outputs(arguments, keep)
+    output, last_state, kept = operator.new_outputs(arguments, keep)
     scan = _as_scan(arguments)
     written = output.transpose(1, 2).float()  # output itself, or a copy
     arrays = [x.numpy() for x in (written, last_state, kept)]
 
     def run(first: int, last: int, _: int) -> None:
-        scan_forward(scan, first, last, *arrays)
+        kernels.scan_forward(scan, first, last, *arrays)
 
     _in_parts(run, len(output))
-    fill(output, written.transpose(1, 2))
+    operator.copy_to(output, written.transpose(1, 2))
     return output, last_state, kept
 
 
@@ -58,7 +44,7 @@ def _backward(
 ) -> Gradients:
     state, dim = kept.shape[2:]
     scan = _as_scan(arguments, _CHUNK_FLOATS // (arguments.chunk * state))
-    gradients = new_gradients(arguments)
+    gradients = operator.new_gradients(arguments)
     u, delta, _, B, C, _, z, _ = gradients
     if not z.numel():
         z = u.new_empty(1, 1, 1)  # never written to
@@ -72,31 +58,32 @@ def _backward(
 
     def run(first: int, last: int, part: int) -> None:
         room = *signals, *shared, *(x[part] for x in sums)
-        grads = GradientArrays(*given, *(x.numpy() for x in room))
-        scan_backward(scan, first, last, before, grads)
+        grads = kernels.GradientArrays(*given, *(x.numpy() for x in room))
+        kernels.scan_backward(scan, first, last, before, grads)
 
     _in_parts(run, len(carry))
     u, delta, z, B, C = (x.transpose(1, 2) for x in (*signals, *shared))
     A, D, bias = (x.sum(0) for x in sums)
-    written = (u, delta, A.t(), B, C, D, z, bias)
-    for room, values in zip(gradients, written, strict=True):
-        fill(room, values)
-    return gradients
+    return gradients.fill(
+        u=u, delta=delta, A=A.t(), B=B, C=C, D=D, z=z, delta_bias=bias
+    )
 
 
-compiled_scan = as_operator("compiled_scan", _forward, _backward, CHUNK)
+compiled_scan = operator.as_operator("compiled_scan", _forward, _backward, CHUNK)
 
 
-def _as_scan(arguments: Arguments, most_width: int = MAX_WIDTH) -> Scan:
+def _as_scan(arguments: Arguments, most_width: int = kernels.MAX_WIDTH) -> kernels.Scan:
     """The arguments as the kernels take them: powers of 2, zeros for absent ones."""
     u, delta, A, B, C, D, z, bias, softplus, chunk = arguments
     _, dim, time, state = arguments.sizes
     # The state of a block must have room on the stack.
-    width = min(dim, MAX_WIDTH, STATE_FLOATS // (state + state % 2), most_width)
+    width = min(
+        dim, kernels.MAX_WIDTH, kernels.STATE_FLOATS // (state + state % 2), most_width
+    )
     A = (A.float() / math.log(2)).t().contiguous()
     zeros = A.new_zeros(dim)
     D, bias = (zeros if x is None else x.float().contiguous() for x in (D, bias))
-    return Scan(
+    return kernels.Scan(
         u=_as_signal(u),
         delta=_as_signal(delta),
         A=A.numpy(),
@@ -113,24 +100,22 @@ def _as_scan(arguments: Arguments, most_width: int = MAX_WIDTH) -> Scan:
     )
 
 
-def _as_signal(x: Tensor) -> Signal:
+def _as_signal(x: Tensor) -> kernels.Signal:
     """``[batch, channels, time]`` without a copy, if its channels are neighbours."""
     x = x.transpose(1, 2).float()
     x = x if x.stride(2) == 1 else x.contiguous()
     pairs = zip(x.shape, x.stride(), strict=True)
     span = 1 + sum((size - 1) * stride for size, stride in pairs)
-    return Signal(x.as_strided((span,), (1,)).numpy(), x.stride(0), x.stride(1))
+    return kernels.Signal(x.as_strided((span,), (1,)).numpy(), x.stride(0), x.stride(1))
 
 
 def _in_parts(run: Callable[[int, int, int], None], batch: int) -> None:
     """Calls ``run(first, last, part)``, on as many threads as PyTorch may use."""
-    bounds = [batch * part // _PARTS for part in range(_PARTS + 1)]
-    parts = [*zip(bounds, bounds[1:], range(_PARTS), strict=False)]
-    parts = [part for part in parts if part[0] < part[1]]
+    bounds = itertools.pairwise(batch * part // _PARTS for part in range(_PARTS + 1))
+    parts = [(*pair, part) for part, pair in enumerate(bounds) if pair[0] < pair[1]]
     threads = min(torch.get_num_threads(), len(parts))
     if threads == 1:
-        for part in parts:
-            run(*part)
+        list(itertools.starmap(run, parts))
     else:
         with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(lambda part: run(*part), parts))
+            list(pool.map(run, *zip(*parts, strict=True)))

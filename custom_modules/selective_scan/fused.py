@@ -7,9 +7,8 @@ walks back over them. What several programs add to (the gradients of A, B, C, D 
 bias of delta) each of them writes to a place of its own, and PyTorch sums: results do
 not depend on chance.
 
-``[batch, time, channels]`` tensors come with the strides of their first two axes;
-channels lie next to each other. Loops over chunks are ``while`` loops, since a
-``for`` with a bound that is known at run time only fails in Triton's interpreter.
+Loops over chunks are ``while`` loops, since a ``for`` with a bound that is known at
+run time only fails in Triton's interpreter.
 Import it only where Triton is installed.
 """
 
@@ -20,15 +19,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from custom_modules.selective_scan.operator import (
-    Arguments,
-    Gradients,
-    Outputs,
-    as_operator,
-    fill,
-    new_gradients,
-    new_outputs,
-)
+from custom_modules.selective_scan import operator
+from custom_modules.selective_scan.operator import Arguments, Gradients, Outputs
 
 CHUNK = 16  # steps between the states that are kept
 #: States and channels of a program; more do not fit in its registers.
@@ -216,14 +208,12 @@ def _step_back(
 
 
 def _forward(arguments: Arguments, keep: bool) -> Outputs:
-    output, last_state, kept = new_outputs(arguments, keep)
+    output, last_state, kept = operator.new_outputs(arguments, keep)
     programs = _Programs(arguments)
     with torch.cuda.device_of(output):  # Triton launches on the current one
         _scan_forward[programs.grid](
             *programs.tensors,
-            output.transpose(1, 2),
-            last_state,
-            kept,
+            *(output.transpose(1, 2), last_state, kept),
             *programs.sizes,
             *programs.strides,
             **programs.constants,
@@ -241,7 +231,7 @@ def _backward(
     grad_output = _channels_last(grad_output)
     size = programs.constants["STATES"] * programs.constants["CHANNELS"]
     scratch = kept.new_empty(batch * blocks * arguments.chunk * size)
-    gradients = new_gradients(arguments)
+    gradients = operator.new_gradients(arguments)
     signals = (gradients.u, gradients.delta, gradients.z if gradients.z.numel() else u)
     sums = [kept.new_empty(batch, state, dim)]
     sums += [kept.new_empty(blocks, batch, time, state) for _ in range(2)]
@@ -261,15 +251,11 @@ def _backward(
             **programs.constants,
         )
     A, B, C, D, bias = (x.sum(0) for x in sums)
-    fill(gradients.A, A.t())
-    fill(gradients.B, B.transpose(1, 2))
-    fill(gradients.C, C.transpose(1, 2))
-    fill(gradients.D, D)
-    fill(gradients.delta_bias, bias)
-    return gradients
+    B, C = B.transpose(1, 2), C.transpose(1, 2)
+    return gradients.fill(A=A.t(), B=B, C=C, D=D, delta_bias=bias)
 
 
-fused_scan = as_operator("fused_scan", _forward, _backward, CHUNK)
+fused_scan = operator.as_operator("fused_scan", _forward, _backward, CHUNK)
 
 
 class _Programs:

@@ -63,6 +63,11 @@ class Gradients(NamedTuple):
     z: Tensor
     delta_bias: Tensor
 
+    def fill(self, **values: Tensor) -> "Gradients":
+        for name, value in values.items():
+            copy_to(getattr(self, name), value)
+        return self
+
 
 Outputs = tuple[Tensor, Tensor, Tensor]
 Scan = Callable[..., tuple[Tensor, Tensor]]
@@ -191,8 +196,8 @@ def new_gradients(arguments: Arguments) -> Gradients:
     return Gradients(*(like(x) for x in arguments[:8]))
 
 
-def fill(room: Tensor, values: Tensor) -> None:
-    """Copies to where values belong, if they do and do not lie there already."""
+def copy_to(room: Tensor, values: Tensor) -> None:
+    """Copies to where values belong, unless they lie there or are not asked for."""
     if room.numel() and room.data_ptr() != values.data_ptr():
         room.copy_(values)
 

@@ -33,13 +33,8 @@ from custom_modules.dataio import Manifest, MixtureDataset, collate
 from custom_modules.mmipc import VARIANTS
 from custom_modules.objectives import pit_si_sdr_loss
 from polsess_prepare import prepare_polsess
-from recipes.benchmark.linked_corpus import (
-    MIXTURES,
-    make_linked_corpus,
-    repeat_manifest,
-)
-from recipes.benchmark.measuring import MIB, host_peak, in_fresh_process
-from recipes.benchmark.side_by_side import Row, show, speeds, time_alternately
+from recipes.benchmark import linked_corpus, measuring
+from recipes.benchmark.measuring import MIB, Row, speeds, time_alternately
 
 SEED = 42
 
@@ -47,7 +42,7 @@ SEED = 42
 def benchmark_prepare(folder: Path, rows: int) -> list[Row]:
     """Times the prepare step against a bare loop that reads the same headers, warm."""
     corpus, manifests, cores = folder / "Links", folder / "manifests", available_cores()
-    files = make_linked_corpus(corpus, rows)
+    files = linked_corpus.make_linked_corpus(corpus, rows)
 
     def prepare(workers: int) -> None:
         prepare_polsess(corpus, manifests, subsets=["train"], workers=workers)
@@ -59,14 +54,13 @@ def benchmark_prepare(folder: Path, rows: int) -> list[Row]:
         f"prepare, {cores} processes": lambda: prepare(cores),
     }
     table = speeds(time_alternately(ways), rows, "rows")
-    return [*table, Row("peak memory so far", f"{host_peak() / MIB:.0f} MiB")]
+    return [*table, Row("peak memory so far", f"{measuring.host_peak() / MIB:.0f} MiB")]
 
 
 def benchmark_loading(folder: Path, rows: int, batch_size: int = 8) -> list[Row]:
     """Times a training epoch's reading against soundfile and numpy alone.
 
-    Both read the same files of the same variants in one process. The bare loop knows
-    beforehand which files; the loader draws variants and makes batches.
+    The bare loop knows beforehand which files; the loader draws variants and batches.
     """
     dataset = _dataset(_prepare_links(folder, rows), folder / "Links")
     recipes = [_files_of(dataset, name) for name in dataset.data_ids]
@@ -80,14 +74,14 @@ def benchmark_loading(folder: Path, rows: int, batch_size: int = 8) -> list[Row]
 
 def _prepare_links(folder: Path, rows: int) -> Path:
     """The manifest of a corpus of hard links."""
-    make_linked_corpus(folder / "Links", rows)
+    linked_corpus.make_linked_corpus(folder / "Links", rows)
     prepare_polsess(folder / "Links", folder, subsets=["train"], workers=1)
     return folder / "train.json"
 
 
 def _dataset(manifest: Path, corpus: Path) -> MixtureDataset:
-    replacements = {"data_root": str(corpus)}
-    return MixtureDataset(Manifest(manifest, replacements), VARIANTS, "SB", SEED)
+    entries = Manifest(manifest, {"data_root": str(corpus)})
+    return MixtureDataset(entries, VARIANTS, "SB", SEED)
 
 
 def _files_of(dataset: MixtureDataset, name: str) -> tuple[str, list[str], list[str]]:
@@ -127,14 +121,10 @@ def benchmark_pit(batch: int = 8, time: int = 32_000, repeats: int = 20) -> list
 
 
 def benchmark_memory(folder: Path, rows: int) -> list[Row]:
-    """Memory of a training set, measured in a process of its own.
-
-    That is what the process holds once the dataset is made, and what a worker that has
-    visited every mixture holds for itself.
-    """
-    large = folder / "large.json"
-    repeat_manifest(_prepare_links(folder, MIXTURES), rows, large)
-    above_import, worker = in_fresh_process(_measure_memory, large)
+    """Memory of a training set, measured in a process of its own."""
+    few, large = _prepare_links(folder, linked_corpus.MIXTURES), folder / "large.json"
+    linked_corpus.repeat_manifest(few, rows, large)
+    above_import, worker = measuring.in_fresh_process(_measure_memory, large)
     return [
         Row(f"manifest of {rows}, above import", f"{above_import:.0f} MiB"),
         Row("more in a worker that visited all of it", f"{worker:.0f} MiB"),
@@ -170,7 +160,6 @@ def _resident(kind: str) -> float:
 
 
 def main() -> None:
-    """Prints all figures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parts = ("prepare", "loading", "pit", "memory")
     parser.add_argument("--only", nargs="+", choices=parts, default=parts)
@@ -192,7 +181,7 @@ def main() -> None:
     for part in options.only:
         with tempfile.TemporaryDirectory(dir=options.work_folder) as folder:
             rows += benchmarks[part](Path(folder))
-    print(show(rows, f"threads: {torch.get_num_threads()}"))
+    print(measuring.show(rows, f"threads: {torch.get_num_threads()}"))
 
 
 if __name__ == "__main__":

@@ -29,12 +29,7 @@ from torch import Tensor
 
 from custom_modules.dataio import MixtureDataset
 from custom_modules.errors import exit_cleanly
-from custom_modules.evaluation.loading import (
-    Model,
-    find_model,
-    prepare_options,
-    test_set,
-)
+from custom_modules.evaluation import loading
 from custom_modules.evaluation.options import split_options
 from custom_modules.evaluation.runner import Scope, score_test_set
 from custom_modules.evaluation.store import ScoreStore
@@ -42,10 +37,10 @@ from custom_modules.metrics import PESQ_MODES, align, bss_eval, metric_groups
 from custom_modules.mmipc import VARIANTS, variants_of
 from custom_modules.processes import available_cores
 from polsess_prepare import prepare_polsess
-from recipes.benchmark.side_by_side import Row, show, speeds, time_alternately
+from recipes.benchmark.measuring import Row, show, speeds, time_alternately
 
 
-def simple_loop(model: Model, dataset: MixtureDataset) -> list[float | None]:
+def simple_loop(model: loading.Model, dataset: MixtureDataset) -> list[float | None]:
     """Scores one variant after the other, in this process."""
     scores = []
     for variant in variants_in(dataset):
@@ -89,16 +84,15 @@ def _simple_scores(
 
 
 def main(argv: Sequence[str]) -> None:
-    """Prints the speeds and their ratio."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--mixtures", type=int, default=12, help="of the test set")
     own, rest = parser.parse_known_args(argv)
     options, rest = split_options([*rest, f"--max_samples={own.mixtures}"])
-    subject = find_model(rest)
+    subject = loading.find_model(rest)
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
-        prepare_polsess(**prepare_options(subject, Path(folder), options.split))
-        dataset = test_set(subject, Path(folder), options)
+        prepare_polsess(**loading.prepare_options(subject, Path(folder), options.split))
+        dataset = loading.test_set(subject, Path(folder), options)
     model, _ = subject.load()
     efforts, threads = [], torch.get_num_threads()
 

@@ -14,7 +14,6 @@ import argparse
 import resource
 import tempfile
 import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from recipes.benchmark.measuring import MIB, describe, host_peak, in_fresh_process
@@ -33,18 +32,17 @@ from custom_modules.recordings.streams import separate_recording
 
 RATE = 8000
 HPARAMS = Path(__file__).parents[2] / "hparams" / "dprnn.yaml"
-CPU = {"device": "cpu"}
-
-#: Loads a model, and returns what separates a file with it.
-Way = Callable[[str], Callable[[str], object]]
 
 
 def separate_once(
-    way: Way, model: str, path: str, limit: float
+    kind: type[SepformerSeparation], to_files: bool, model: str, path: str, limit: float
 ) -> tuple[float, float] | None:
-    """Process seconds and peak MiB of a way; None if ``limit`` GiB more are too few."""
+    """Process seconds and peak MiB; None if ``limit`` GiB more are too few.
+
+    With ``to_files`` the recording goes to files, as separate.py does it.
+    """
     torch.set_num_threads(1)
-    separate = way(model)
+    loaded = kind.from_hparams(model, run_opts={"device": "cpu"})
     with open("/proc/self/statm") as stream:
         mapped = int(stream.read().split()[0]) * resource.getpagesize()
     # Allocations fail before the machine is out of memory.
@@ -52,32 +50,17 @@ def separate_once(
     resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space))
     start = time.process_time()
     try:
-        separate(path)
+        if to_files:
+            recording = Recording(Path(path), Path(path).with_suffix(""))
+            outputs = recording.outputs(loaded.hparams.num_spks)
+            separate_recording(loaded, recording.path, outputs)
+        else:
+            loaded.separate_file(path)
     except (MemoryError, RuntimeError) as error:
         if is_out_of_memory(error):
             return None
         raise
     return time.process_time() - start, host_peak() / MIB
-
-
-def stock(model: str) -> Callable[[str], object]:
-    return SepformerSeparation.from_hparams(model, run_opts=CPU).separate_file
-
-
-def ours(model: str) -> Callable[[str], object]:
-    return PolSESSSeparation.from_hparams(model, run_opts=CPU).separate_file
-
-
-def file_to_files(model: str) -> Callable[[str], object]:
-    """As separate.py does it."""
-    loaded = PolSESSSeparation.from_hparams(model, run_opts=CPU)
-
-    def separate(path: str) -> None:
-        recording = Recording(Path(path), Path(path).with_suffix(""))
-        outputs = recording.outputs(loaded.hparams.num_spks)
-        separate_recording(loaded, recording.path, outputs)
-
-    return separate
 
 
 def export_untrained(folder: Path) -> str:
@@ -88,10 +71,11 @@ def export_untrained(folder: Path) -> str:
     return str(folder)
 
 
-def compare(
-    ways: Mapping[str, Way], model: str, minutes: list[float], limit: float
-) -> None:
+def compare(flat: bool, model: str, minutes: list[float], limit: float) -> None:
     """A table of ways and lengths; memory beside the first way's, or first length's."""
+    ways = {"SpeechBrain": SepformerSeparation, "PolSESSSeparation": PolSESSSeparation}
+    if flat:
+        ways = {"separate.py": PolSESSSeparation}
     print("| minutes | of | audio s per s | peak MiB | of the first one's memory |")
     print("|--:|---|--:|--:|--:|")
     first = None
@@ -100,8 +84,9 @@ def compare(
             path = f"{folder}/{length}.wav"  # of noise: what is in it does not matter
             noise = 0.1 * torch.randn(round(length * 60) * RATE)
             sf.write(path, noise.numpy(), RATE)
-            for name, way in ways.items():
-                figures = in_fresh_process(separate_once, way, model, path, limit)
+            for name, kind in ways.items():
+                arguments = (kind, flat, model, path, limit)
+                figures = in_fresh_process(separate_once, *arguments)
                 cells = f"does not fit into {limit:g} GiB | – | –"
                 if figures:
                     seconds, mib = figures
@@ -110,24 +95,21 @@ def compare(
                     cells += f" | {mib / first:.3f}"
                 first = first or 1024 * limit
                 print(f"| {length:g} | {name} | {cells} |", flush=True)
-        first = first if len(ways) == 1 else None
+        first = first if flat else None
 
 
 def main() -> None:
-    """Prints the figures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", nargs="?", help="a folder; default: untrained DPRNN")
     parser.add_argument("--minutes", type=float, nargs="+", default=[1, 5, 20])
     parser.add_argument("--flat", type=float, nargs="+", help="instead, file to files")
     parser.add_argument("--limit_gib", type=float, default=8, help="of memory")
     options = parser.parse_args()
-    ways: dict[str, Way] = {"SpeechBrain": stock, "PolSESSSeparation": ours}
-    if options.flat:
-        ways = {"separate.py": file_to_files}
     print(f"{describe()}, 1 thread\n")
     with tempfile.TemporaryDirectory() as folder:
         model = options.model or export_untrained(Path(folder) / "dprnn")
-        compare(ways, model, options.flat or options.minutes, options.limit_gib)
+        minutes = options.flat or options.minutes
+        compare(bool(options.flat), model, minutes, options.limit_gib)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
-"""Time and peak memory of a piece of work, in a process of its own."""
+"""Time and memory of work in a process of its own, and of several ways side by side."""
 
 import multiprocessing
 import resource
+import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from custom_modules.processes import prepare_process
 
@@ -15,6 +16,7 @@ prepare_process()  # the same allocator for all that are compared
 import torch
 from torch import Tensor
 
+from custom_modules import markdown
 from custom_modules.objectives import pit_si_sdr_loss
 
 MIB = 1 << 20
@@ -126,3 +128,48 @@ def describe() -> str:
     """The device and the versions that figures belong to."""
     python = ".".join(map(str, sys.version_info[:2]))
     return f"{device_name()}, torch {torch.__version__}, Python {python}"
+
+
+class Row(NamedTuple):
+    """A line of the table that a benchmark prints."""
+
+    what: str
+    figure: str
+    ratio: str = markdown.DASH  # times as fast as the plain way
+
+
+def time_alternately(
+    ways: Mapping[str, Callable[[], object]], repeats: int = 3
+) -> dict[str, float]:
+    """Median seconds of each way; every other round runs backwards.
+
+    One round more than ``repeats`` goes before them, to warm caches.
+    """
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    for repeat in range(repeats + 1):
+        for way in list(ways) if repeat % 2 else reversed(list(ways)):
+            start = time.perf_counter()
+            ways[way]()
+            if repeat:
+                seconds[way].append(time.perf_counter() - start)
+    return {way: statistics.median(spent) for way, spent in seconds.items()}
+
+
+def speeds(seconds: Mapping[str, float], count: float, unit: str) -> list[Row]:
+    """What each way does in a second, and beside the first, which is the plain one.
+
+    >>> speeds({"loop": 4.0, "ours": 2.0}, count=100, unit="rows")[1]
+    Row(what='ours', figure='50.00 rows/s', ratio='2.00')
+    """
+    plain, rows = next(iter(seconds.values())), []
+    for way, spent in seconds.items():
+        rate = markdown.number(count / spent, 0 if count / spent >= 100 else 2)
+        rows.append(Row(way, f"{rate} {unit}/s", markdown.number(plain / spent, 2)))
+    return rows
+
+
+def show(rows: Sequence[Row], setting: str = "") -> str:
+    """A Markdown table, and below it the device, the versions and the ``setting``."""
+    headings = ["what", "measured", "times as fast"]
+    below = "; ".join(filter(None, [describe(), setting]))
+    return f"{markdown.table([headings, *rows])}\n\n{below}"

@@ -9,6 +9,9 @@ the backends that work there are compared, in float32 and bfloat16.
 """
 
 import argparse
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 from recipes.benchmark.measuring import Work, describe, measure
 
@@ -67,19 +70,17 @@ def make_scan(way: str, shape: tuple[int, int, int], dtype: str, device: str) ->
     inputs = [normal(dim), normal(dim), A, normal(STATE), normal(STATE), D, normal(dim)]
     inputs.append(delta_bias.requires_grad_())
 
-    def scan() -> Tensor:
-        if way == "unbound":
-            return unbound_scan(*inputs)
-        return selective_scan(*inputs, delta_softplus=True, backend=way)
-
+    scan: Callable[..., Any] = unbound_scan
+    if way != "unbound":
+        scan = partial(selective_scan, delta_softplus=True, backend=way)
     grad = torch.ones_like(inputs[0])
 
     @torch.no_grad()
     def forward() -> None:
-        scan()
+        scan(*inputs)
 
     def both() -> None:
-        torch.autograd.grad(scan(), inputs, grad)
+        torch.autograd.grad(scan(*inputs), inputs, grad)
 
     return {"forward": forward, "both": both}
 
@@ -109,22 +110,20 @@ def usable(backend: str, device: str) -> bool:
 
 
 def rows_of(
-    shape: tuple[int, int, int], options: argparse.Namespace
-) -> list[list[str]]:
+    shape: tuple[int, int, int], threads: int, repeats: int
+) -> Iterator[list[str]]:
     """Of the table; in brackets times as much as the first way."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    rows, first = [], {}
+    first: dict[str, float] = {}
     for way, dtype in ways_for(shape[0], device):
-        repeats = 1 if way == "reference" else options.repeats
-        arguments = (way, shape, dtype, device)
-        figures = measure(make_scan, arguments, options.threads, repeats)
+        times = 1 if way == "reference" else repeats
+        figures = measure(make_scan, (way, shape, dtype, device), threads, times)
         first = first or figures
         cells = ["×".join(map(str, shape)), way, dtype]
         for name, decimals in (("forward", 3), ("both", 3), ("MiB", 0)):
             ratio = number(figures[name] / first[name], 2)
             cells.append(f"{number(figures[name], decimals)} ({ratio} ×)")
-        rows.append(cells)
-    return rows
+        yield cells
 
 
 def main() -> None:
@@ -137,7 +136,7 @@ def main() -> None:
     lines = [["shape", "way", "dtype", "forward, s", "both ways, s", "peak MiB"]]
     for text in options.shapes.split(","):
         batch, time, dim = map(int, text.split("x"))
-        lines += rows_of((batch, time, dim), options)
+        lines += rows_of((batch, time, dim), options.threads, options.repeats)
     print(table(lines))
 
 

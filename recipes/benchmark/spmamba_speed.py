@@ -14,23 +14,26 @@ that works there, and at batch 1 a plain autograd loop over time (``unbound``).
 
 import argparse
 import itertools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from recipes.benchmark.measuring import Work, describe, measure, training_step
 
 import torch  # isort: skip  (after what sets up the process)
-from selective_scan import unbound_scan, usable
 
 from custom_modules.markdown import number, table
 from custom_modules.models import gridnet, mamba
 from custom_modules.models.spmamba import SPMamba
 from custom_modules.processes import keep_freed_blocks
+from recipes.benchmark.selective_scan import unbound_scan, usable
 
 SAMPLES = 32_000  # 4 s
 SIZES: dict[str, dict[str, Any]] = {
     "reduced": {"n_layers": 4, "n_head": 2, "qk_dim": 256},
     "paper": {"n_layers": 6, "n_head": 4, "qk_dim": 512},
 }
+#: A name, what makes the work, its arguments and how often to repeat it.
+Case = tuple[str, Callable[..., Work], tuple, int]
 
 
 def make_model(
@@ -40,22 +43,15 @@ def make_model(
 
     A backend or, as said above, ``published``, ``stock``, ``linear`` or ``unbound``.
     """
-    backend = {
-        "published": "reference",
-        "stock": "reference",
-        "linear": "auto",
-        "unbound": "auto",
-    }.get(way, way)
+    backend = {"linear": "auto", "unbound": "auto"}.get(way, way)
     if way == "stock":
         keep_freed_blocks(32 << 20)
     if way in ("published", "stock"):
-        gridnet.CPU_POINTS = 1 << 62
+        backend, gridnet.CPU_POINTS = "reference", 1 << 62
     elif way == "linear":
         mamba.suits_onednn = lambda x: False
     elif way == "unbound":
-        mamba.selective_scan = lambda *inputs, backend, **rest: unbound_scan(
-            *inputs, **rest
-        )
+        mamba.selective_scan = lambda *x, backend, **rest: unbound_scan(*x, **rest)
     model = SPMamba(
         2, **SIZES[size], checkpoint_blocks=checkpoint_blocks, scan_backend=backend
     )
@@ -85,12 +81,7 @@ def make_step(
     return {"seconds": step}
 
 
-def row(name: str, figures: dict[str, float]) -> list[str]:
-    seconds = (number(figures[key], 2) for key in ("seconds", "wall seconds"))
-    return [name, *seconds, number(figures["MiB"], 0)]
-
-
-def on_cpu(options: argparse.Namespace) -> list[list[str]]:
+def on_cpu(options: argparse.Namespace) -> Iterator[Case]:
     """The forward pass beside the published loop's, and training steps."""
     ways = dict.fromkeys(("torch", "linear"), options.repeats)
     if usable("numba", "cpu"):  # else torch is eager
@@ -98,21 +89,14 @@ def on_cpu(options: argparse.Namespace) -> list[list[str]]:
     if not options.no_reference:
         # The loop takes a minute: once is enough, after the warm-up.
         ways |= dict.fromkeys(("reference", "published", "stock"), 1)
-    rows = []
     for way, repeats in ways.items():
-        arguments = ("reduced", way, "cpu")
-        figures = measure(make_forward, arguments, options.threads, repeats)
-        rows.append(row(f"forward, reduced, {way}", figures))
+        yield f"forward, reduced, {way}", make_forward, ("reduced", way, "cpu"), repeats
     for size in SIZES:
-        step = (size, "torch", "cpu", 1, "float32", True)
-        figures = measure(make_step, step, options.threads, repeats=1)
-        rows.append(
-            row(f"training step, {size}, batch 1, torch, checkpointed", figures)
-        )
-    return rows
+        name = f"training step, {size}, batch 1, torch, checkpointed"
+        yield name, make_step, (size, "torch", "cpu", 1, "float32", True), 1
 
 
-def on_cuda(options: argparse.Namespace) -> list[list[str]]:
+def on_cuda(options: argparse.Namespace) -> Iterator[Case]:
     """Training steps of both sizes, with every backend that works."""
     backends = [x for x in ("triton", "mamba_ssm", "torch") if usable(x, "cuda")]
     dtypes = ("float32", "bfloat16")
@@ -120,14 +104,11 @@ def on_cuda(options: argparse.Namespace) -> list[list[str]]:
         *itertools.product(SIZES, (1, 4), backends, dtypes, (False, True)),
         ("reduced", 1, "unbound", "float32", False),
     ]
-    rows = []
     for size, batch, way, dtype, checkpointed in cases:
         arguments = (size, way, "cuda", batch, dtype, checkpointed)
-        words = [f"training step, {size}, batch {batch}", way, dtype]
-        words += ["checkpointed"] if checkpointed else []
-        figures = measure(make_step, arguments, repeats=options.repeats)
-        rows.append(row(", ".join(words), figures))
-    return rows
+        name = f"training step, {size}, batch {batch}, {way}, {dtype}"
+        name += ", checkpointed" if checkpointed else ""
+        yield name, make_step, arguments, options.repeats
 
 
 def main() -> None:
@@ -139,8 +120,13 @@ def main() -> None:
     )
     options = parser.parse_args()
     print(f"{describe()}, {options.threads} threads\n")
-    rows = on_cuda(options) if torch.cuda.is_available() else on_cpu(options)
-    print(table([["what", "process s", "clock s", "peak MiB"], *rows]))
+    lines = [["what", "process s", "clock s", "peak MiB"]]
+    cases = on_cuda(options) if torch.cuda.is_available() else on_cpu(options)
+    for name, make, arguments, repeats in cases:
+        figures = measure(make, arguments, options.threads, repeats)
+        seconds = (number(figures[key], 2) for key in ("seconds", "wall seconds"))
+        lines.append([name, *seconds, number(figures["MiB"], 0)])
+    print(table(lines))
 
 
 if __name__ == "__main__":

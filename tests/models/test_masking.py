@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from speechbrain.lobes.models import conv_tasnet
 from speechbrain.lobes.models.dual_path import (
     Decoder,
     Encoder,
@@ -16,6 +17,8 @@ from custom_modules.models.masking import (
     ConvTasNetMaskNet,
     DualPathMaskNet,
     MaskingSeparator,
+    fold_norm_eps,
+    improve_conv_tasnet,
 )
 
 DATA = Path(__file__).parent.parent / "data"
@@ -114,6 +117,25 @@ def test_norm_eps_is_part_of_the_model():
     expected = golden["output_eps1e4"]
     assert (output - expected).norm() / expected.norm() < 1e-5
     assert (output - golden["output"]).norm() / expected.norm() > 0.01
+
+
+@torch.no_grad()
+def test_folding_the_epsilon_changes_no_output():
+    model, golden = load_golden("convtasnet_small", norm_eps=1e-4)
+    mixture = golden["input"] / 100
+    before = model(mixture)
+    fold_norm_eps(model)
+    assert torch.allclose(model(mixture), before, atol=1e-8)
+
+
+@torch.no_grad()
+def test_improved_stock_network_computes_the_same():
+    stock = conv_tasnet.MaskNet(N=8, B=4, H=8, P=3, X=3, R=1, C=2)
+    features = torch.rand(1, 8, 50)
+    before = stock(features)
+    improve_conv_tasnet(stock)
+    assert torch.allclose(stock(features), before, atol=1e-6)
+    assert stock.min_frames == 5
 
 
 @pytest.mark.parametrize("name", GOLDEN)
