@@ -1,8 +1,4 @@
-"""Looking at the audio of a row: the header of every file, or every sample.
-
-What is done to a row depends on nothing else, so that worker processes can share the
-rows among them.
-"""
+"""Looking at the audio of a row: the header of every file, or every sample."""
 
 import hashlib
 import os
@@ -12,7 +8,6 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from itertools import islice
-from stat import S_ISDIR
 from typing import NamedTuple
 
 import numpy as np
@@ -34,8 +29,7 @@ LEVELS = ("none", "header", "full")
 #: A speaker whose peak stays below (−80 dB of full scale) counts as silent.
 SILENCE = 1e-4
 
-# Bytes that stand for a mixture until two of them agree: in the middle of a
-# recording even a few samples of noise are unlike any other.
+# Bytes that stand for a mixture until two of them agree: no two noises are alike.
 _EXCERPT = 2048
 
 # What soundfile raises for a file that is not there or is not audio.
@@ -55,14 +49,12 @@ class Facts(NamedTuple):
 
     sample_rate: int = 0  # of the mixture, in Hz
     frames: int = 0  # of the mixture
-    # What tells the mixture's file from others: its place on the disk, its
-    # length in bytes, and a digest of a few bytes in its middle.
+    # What tells the mixture's file from others: its place on the disk, its length …
     device: int = 0
     inode: int = 0
     size: int = 0
-    excerpt: int = 0
-    #: Samples at which a limiter explains that the mixture is not the sum of its
-    #: layers; only a full check counts them.
+    excerpt: int = 0  # … and a digest of a few bytes in its middle
+    #: Samples (of a full check) at which a limiter explains a difference from the sum.
     limited: int = 0
     problems: tuple[Fault, ...] = ()
 
@@ -70,10 +62,9 @@ class Facts(NamedTuple):
 def survey_audio(
     tables: Sequence[Table], root: str, level: str, workers: int
 ) -> tuple[list[Table], int]:
-    """Looks at the audio of every row.
+    """Tables whose rows have the columns of :class:`Facts`, with what is wrong.
 
-    Returns the tables, whose rows get the columns of :class:`Facts`, with what is
-    wrong; and the corpus' sample rate in Hz, which is that of most mixtures.
+    Second, the corpus' sample rate in Hz: that of most mixtures.
     """
     layers = pd.concat([table.rows[[*LAYERS]] for table in tables])
     files = list(layers.itertuples(index=False, name=None))
@@ -115,11 +106,7 @@ def _check_rows(root: str, level: str, rows: Sequence[tuple[str, ...]]) -> list[
 
 
 def check_row(root: str, files: Sequence[str], level: str) -> Facts:
-    """Checks the files of one mixture.
-
-    They are relative to ``root``, in the order of
-    :data:`~custom_modules.layout.LAYERS`; ``""`` where the row has no such layer.
-    """
+    """Checks a mixture's files, in the order of LAYERS; ``""`` for one it has not."""
     if level == "none":
         files = files[:1]
     facts = _check_headers(root, files)
@@ -173,27 +160,23 @@ def _identify(path: str) -> tuple[int, int, int, int]:
 
 def _why_unreadable(path: str, error: Exception) -> str:
     try:
-        stat = os.stat(path)
+        size = os.path.getsize(path)
+        open(path, "rb").close()
     except FileNotFoundError:
         link = "is a link to nowhere" if os.path.islink(path) else "no such file"
         return f"{link}; restore it or remove the row"
-    except OSError as denied:
-        return f"cannot be reached ({denied.strerror}); check its folder"
-    if not os.access(path, os.R_OK):
-        return "may not be read; check its permissions"
-    if S_ISDIR(stat.st_mode):
+    except IsADirectoryError:
         return "is a folder; name an audio file"
-    if not stat.st_size:
+    except OSError as denied:
+        return f"may not be read ({denied.strerror}); check its permissions"
+    if not size:
         return "is empty; make it again"
     reason = " ".join(str(error).rpartition(": ")[2].split()).rstrip(".")
     return f"is not readable audio ({reason}); make it again"
 
 
 def _check_samples(root: str, files: Sequence[str]) -> tuple[int, list[Fault]]:
-    """Compares a mixture with the sum of its layers, all of one length.
-
-    Returns how many samples differ because a limiter was at work, and the faults.
-    """
+    """In how many samples a limiter was at work, and faults; of files of one length."""
     signals, tolerance = {}, 0.0
     problems: list[Fault] = []
     for layer, file in zip(LAYERS, files, strict=True):
