@@ -183,17 +183,14 @@ def check_choices(hparams: dict) -> None:
     """Refuses what can be refused of a training's settings without its corpus."""
     for split in ("train", "valid"):
         checked_variants(hparams[f"{split}_variants"])
-    for name, least in {
-        "batch_size": 1,
-        "number_of_epochs": 1,
-        "num_workers": 0,
-    }.items():
-        check_number(f"--{name}", hparams[name], least=least, whole=True)
+    for name in ("batch_size", "number_of_epochs"):
+        check_number(f"--{name}", hparams[name], least=1, whole=True)
     for name in ("train_max_samples", "valid_max_samples", "test_max_samples"):
         if hparams[name] is not None:
             check_number(f"--{name}", hparams[name], least=1, whole=True)
     if hparams["segment_seconds"] is not None:
         check_number("--segment_seconds", hparams["segment_seconds"], above=0)
+    check_number("--num_workers", hparams["num_workers"], least=0, whole=True)
     check_number("--lr", hparams["lr"], least=0)
 
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
-from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -60,25 +59,33 @@ class Facts(NamedTuple):
 
 
 def survey_audio(
-    tables: Sequence[Table], root: str, level: str, workers: int
+    tables: Sequence[Table], root: str, level: str, workers: int, rate: int = 0
 ) -> tuple[list[Table], int]:
     """Tables whose rows have the columns of :class:`Facts`, with what is wrong.
 
-    Second, the corpus' sample rate in Hz: that of most mixtures.
+    Second, the corpus' sample rate in Hz: by default, that of most mixtures.
     """
-    layers = pd.concat([table.rows[[*LAYERS]] for table in tables])
-    files = list(layers.itertuples(index=False, name=None))
-    facts = check_files(root, files, level, workers)
-    rates = Counter(seen.sample_rate for seen in facts if seen.sample_rate)
-    rate = max(rates, key=rates.__getitem__, default=0)
-    left = iter(facts)
-    parts = [list(islice(left, len(table.rows))) for table in tables]
-    return [_surveyed(*pair, rate) for pair in zip(tables, parts, strict=True)], rate
+    rows = pd.concat({table.subset: table.rows[[*LAYERS]] for table in tables})
+    files = list(rows.itertuples(index=False, name=None))
+    work = partial(_check_rows, root, level)
+    # Closing ends the workers, also on Ctrl-C.
+    with closing(map_pieces(work, files, workers)) as results:
+        # A bar for less than two seconds is flicker, and a log file wants none.
+        bar = partial(tqdm, total=len(files), leave=False, delay=2, disable=None)
+        facts = list(bar(results, "checking", unit=" rows"))
+    rates = Counter(row.sample_rate for row in facts if row.sample_rate)
+    rate = rate or max(rates, key=rates.__getitem__, default=0)
+    seen = pd.DataFrame(facts, rows.index)
+    return [_surveyed(table, seen.loc[table.subset], rate) for table in tables], rate
 
 
-def _surveyed(table: Table, facts: list[Facts], rate: int) -> Table:
+def _check_rows(root: str, level: str, rows: Sequence[tuple[str, ...]]) -> list[Facts]:
+    return [check_row(root, files, level) for files in rows]
+
+
+def _surveyed(table: Table, seen: pd.DataFrame, rate: int) -> Table:
     """The table with what was seen; rows of another rate are bad ones."""
-    rows = table.rows.join(pd.DataFrame(facts, table.rows.index))
+    rows = table.rows.join(seen)
     found = rows.pop("problems").items()
     problems = [Problem(row, *fault) for row, faults in found for fault in faults]
     others = rows.loc[~rows["sample_rate"].isin([0, rate]), ["mix", "sample_rate"]]
@@ -87,22 +94,6 @@ def _surveyed(table: Table, facts: list[Facts], rate: int) -> Table:
         for row, file, other in others.itertuples(name=None)
     ]
     return replace(table, rows=rows, problems=(*table.problems, *problems))
-
-
-def check_files(
-    root: str, rows: Sequence[tuple[str, ...]], level: str, workers: int
-) -> list[Facts]:
-    """:func:`check_row` for every row, in so many processes."""
-    work = partial(_check_rows, root, level)
-    # Closing ends the workers, also on Ctrl-C.
-    with closing(map_pieces(work, rows, workers)) as facts:
-        # A bar for less than two seconds is flicker, and a log file wants none.
-        bar = partial(tqdm, total=len(rows), leave=False, delay=2, disable=None)
-        return list(bar(facts, "checking", unit=" rows"))
-
-
-def _check_rows(root: str, level: str, rows: Sequence[tuple[str, ...]]) -> list[Facts]:
-    return [check_row(root, files, level) for files in rows]
 
 
 def check_row(root: str, files: Sequence[str], level: str) -> Facts:
