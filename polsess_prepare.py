@@ -51,12 +51,10 @@ def prepare_polsess(
     """Checks a PolSESS corpus and writes a manifest for each subset.
 
     ``check`` is one of :data:`~custom_modules.manifest.checks.LEVELS`; by default there
-    is a worker per core. Returns what was seen, None if ``skip_prep``. After an
-    ``InputError``, what existed before is unchanged.
+    is a worker per core. None if ``skip_prep``. An ``InputError`` leaves all as it was.
 
-    Nothing is done if the tables, the options and the manifests are as an
-    earlier run left them. The audio is not looked at for this: remove the save
-    folder after changing it.
+    Nothing is done if tables, options and manifests are as an earlier run left them.
+    The audio is not looked at for this: remove the save folder after changing it.
     """
     if skip_prep:
         logger.info("Skipping preparation, as asked")

@@ -1,10 +1,9 @@
 """From a manifest to mixtures and targets.
 
-A manifest (``polsess_prepare.py``) lists for each variant the layers that it
-cancels. An item of a dataset draws its variant, reads the full mix, the targets
-and those layers, and subtracts them. The draw is a pure function of the seed,
-the epoch and the mixture's id, so neither the number of workers nor a resumed
-run changes what is trained on.
+A manifest lists for each variant the layers that it cancels. An item of a dataset draws
+its variant, reads the full mix, the targets and those layers, and subtracts them. The
+draw is a pure function of seed, epoch and mixture id, so neither the number of workers
+nor a resumed run changes what is trained on.
 """
 
 import functools
@@ -33,9 +32,8 @@ class MixtureDataset(DynamicItemDataset):
     Items hold ``id``, ``environment``, ``variants`` (names), ``mixtures``
     ``[variants, time]`` and ``targets`` ``[time, sources]``. Mixtures that have none of
     the variants are left out; ``draw=False`` gives all that a mixture has.
-    ``segment_seconds`` is the length of a random crop; by default mixtures are whole.
-    The ``max_samples`` that are kept are picked by their ids alone: the same for every
-    seed, and the fewer are always among the more.
+    Without ``segment_seconds``, the length of a random crop, they are whole. Which
+    ``max_samples`` are kept depends on their ids alone: the fewer are among the more.
     """
 
     def __init__(
@@ -56,8 +54,7 @@ class MixtureDataset(DynamicItemDataset):
         # Shared memory: workers that live on see the next epoch, too.
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
         super().__init__(manifest)
-        self.data_ids = self._kept_ids(max_samples)
-        self._check_curriculum()
+        self._choose_mixtures(max_samples)
         add = self.add_dynamic_item
         chosen = self.draw_variants if draw else self.all_variants
         add(chosen, ["id", "environment"], "drawn")
@@ -67,17 +64,24 @@ class MixtureDataset(DynamicItemDataset):
         keys = ("id", "environment", "mixtures", "targets")
         self.set_output_keys({key: key for key in keys} | {"variants": "drawn"})
 
-    def _kept_ids(self, max_samples: int | None) -> list[str]:
-        """Mixtures that have a variant of some epoch, at most ``max_samples``."""
-        allowed, entries = self.curriculum.all_variants(), self.data.items()
-        ids = [name for name, e in entries if variants_of(e["environment"], allowed)]
+    def _choose_mixtures(self, max_samples: int | None) -> None:
+        """Keeps those that have a variant of some epoch, at most ``max_samples``."""
+        environments = {name: e["environment"] for name, e in self.data.items()}
+        allowed = self.curriculum.all_variants()
+        ids = [name for name, e in environments.items() if variants_of(e, allowed)]
         if not ids:
             reason = f"no mixture has any variant of {list(allowed)}"
             raise InputError(f"{self.data.path}: {reason}")
         if max_samples is not None and max_samples < len(ids):
             draw = functools.partial(mmipc.draw_fraction, "subset")
             ids = sorted(ids, key=draw)[:max_samples]
-        return ids
+        self.data_ids, self._environments = ids, [environments[name] for name in ids]
+        for epoch, variants in self.curriculum.steps:
+            if len(self.curriculum.steps) > 1 and not self.indices_at(epoch):
+                raise InputError(
+                    f"curriculum: no mixture has any variant of {list(variants)}, "
+                    f"which epoch {epoch} trains on; change it or --curriculum=null"
+                )
 
     @property
     def epoch(self) -> int:
@@ -91,20 +95,7 @@ class MixtureDataset(DynamicItemDataset):
     def indices_at(self, epoch: int) -> list[int]:
         """The places of the mixtures that have an allowed variant in an epoch."""
         allowed = self.curriculum.variants_at(epoch)
-        environments = enumerate(self._environments)
-        return [i for i, name in environments if variants_of(name, allowed)]
-
-    @functools.cached_property
-    def _environments(self) -> list[str]:
-        return [self.data[name]["environment"] for name in self.data_ids]
-
-    def _check_curriculum(self) -> None:
-        for epoch, variants in self.curriculum.steps:
-            if len(self.curriculum.steps) > 1 and not self.indices_at(epoch):
-                raise InputError(
-                    f"curriculum: no mixture has any variant of {list(variants)}, "
-                    f"which epoch {epoch} trains on; change it or --curriculum=null"
-                )
+        return [i for i, e in enumerate(self._environments) if variants_of(e, allowed)]
 
     def draw_variants(self, mixture_id: str, environment: str) -> tuple[str | None]:
         """The variant of a mixture in this epoch, as a tuple of one."""
@@ -227,9 +218,8 @@ def checked_variants(variants: str | Iterable[str] | None) -> tuple[str, ...]:
 def collate(items: Sequence[dict]) -> PaddedBatch:
     """One example for each mixture and variant, padded to the longest.
 
-    Of the batch, ``id``, ``environment`` and ``variant`` are lists; ``mixture`` is
-    ``[batch, time]``, ``targets`` ``[batch, time, sources]``, both with relative
-    lengths.
+    ``id``, ``environment`` and ``variant`` are lists; ``mixture`` is ``[batch, time]``,
+    ``targets`` ``[batch, time, sources]``, both with relative lengths.
     """
     examples = [
         {key: item[key] for key in ("id", "environment", "targets")}
@@ -256,10 +246,9 @@ _parse = json.JSONDecoder().raw_decode  # from a position: the value and its end
 class Manifest(Mapping):
     """A JSON manifest whose entries are parsed when they are asked for.
 
-    A manifest of 128,000 mixtures takes over a gigabyte as Python objects, and
-    again as much in every worker, as counting references copies memory pages.
-    As text it takes about what the file takes, once. Any JSON will do of the shape that
-    SpeechBrain's ``load_data_json`` reads.
+    128,000 mixtures take over a gigabyte as Python objects, and again as much in every
+    worker, as counting references copies memory pages; as text, what the file takes,
+    once. Any JSON will do that SpeechBrain's ``load_data_json`` reads.
 
     >>> path = getfixture("tmp_path") / "train.json"
     >>> _ = path.write_text('{"a": {"mix": "{data_root}/a.wav"}}')

@@ -15,8 +15,7 @@ from custom_modules.files import atomic_path
 #: The subsets, in the order in which reports list them.
 SUBSETS = ("train", "val", "test")
 
-#: The list of speakers in the corpus folder; columns ``speaker``, ``gender`` and
-#: whatever else. PolSESS has none, corpora of the generator do.
+#: In the corpus folder of the generator: columns ``speaker``, ``gender`` and others.
 SPEAKERS_FILE = "speakers.csv"
 
 #: Between the paths of recordings that were joined to one segment.
@@ -63,16 +62,8 @@ DRY_LAYERS = tuple(layer for layer in LAYERS if layer not in REVERB_LAYERS)
 
 #: Layer → what the generator's names of its files end with. The mix comes last: a
 #: mixture whose mix exists has all its layers.
-ENDINGS = {
-    "s1": "_sp1",
-    "s2": "_sp2",
-    "scene": "_scene",
-    "event": "_event",
-    "s1_reverb": "_sp1_reverb",
-    "s2_reverb": "_sp2_reverb",
-    "event_reverb": "_ev_reverb",
-    "mix": "",
-}
+ENDINGS = {layer: f"_{LAYERS[layer].folder}" for layer in reversed(LAYERS)}
+ENDINGS |= {"s1": "_sp1", "s2": "_sp2", "mix": ""}
 
 #: name in the manifest → column that may be absent
 OPTIONAL_COLUMNS = {
@@ -83,23 +74,18 @@ OPTIONAL_COLUMNS = {
 
 #: name here → column: which stretch of which recording a speaker says
 SEGMENT_COLUMNS = {
-    f"{name}{speaker}": f"speech{speaker}{column}"
-    for speaker in (1, 2)
-    for name, column in (
-        ("recording", "OryginalPath"),  # The corpus itself spells it so.
-        ("start", "Start"),
-        ("end", "End"),
-    )
+    "recording1": "speech1OryginalPath",  # the corpus itself spells it so
+    "start1": "speech1Start",
+    "end1": "speech1End",
+    "recording2": "speech2OryginalPath",
+    "start2": "speech2Start",
+    "end2": "speech2End",
 }
 
-#: column → name here, of every column that the preparation reads
-NAMES = {
-    # It only tells a row that lost its cells from a blank line.
-    "subset": "subset",
-    **{layer.column: name for name, layer in LAYERS.items()},
-    **{column: name for name, column in OPTIONAL_COLUMNS.items()},
-    **{column: name for name, column in SEGMENT_COLUMNS.items()},
-}
+#: column → name here, of every column that the preparation reads; the subset's only
+#: tells a row that lost its cells from a blank line
+NAMES = {"subset": "subset"} | {layer.column: name for name, layer in LAYERS.items()}
+NAMES |= {column: x for x, column in (OPTIONAL_COLUMNS | SEGMENT_COLUMNS).items()}
 
 
 def table_name(corpus: str, subset: str) -> str:
@@ -139,10 +125,9 @@ def file_paths(root: Path, row: Mapping[str, str]) -> dict[str, Path]:
 def speaker_of(recording: str, speakers: Collection[str]) -> str:
     r"""Who speaks in a recording, by its path; ``""`` if no folder is a speaker's.
 
-    It is the outermost folder that is the name of a speaker: in the layout of
-    LibriSpeech and MLS, ``speaker/book/file``, both folders are numbers, and a book
-    may have that of another speaker. Slashes are of either kind; of joined
-    recordings, the first counts.
+    The outermost folder that is a speaker's name counts: in ``speaker/book/file``, as
+    LibriSpeech has it, a book may have the number of another speaker. Slashes are of
+    either kind; of joined recordings, the first counts.
 
     >>> speaker_of(r"D:\mls\6892\10179\7.flac", {"6892", "10179"})
     '6892'

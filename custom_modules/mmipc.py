@@ -5,8 +5,7 @@ sum of its stored layers, so adding a layer with its phase inverted removes it.
 The letters of a variant name the backgrounds that are *kept*: ``S`` scene,
 ``E`` event, ``R`` reverberation; ``C`` is clean, none is kept.
 
-Everything here is a pure function of its arguments: no files, no state, and no
-random generator whose position somebody could disturb.
+Everything here is a pure function of its arguments: no files, no state.
 
 Source: Kleć, Szklanny, Wieczorkowska 2024.
 """
@@ -65,10 +64,8 @@ def draw_variant(
     None if no allowed one exists in its environment. Validation passes a fixed epoch.
     """
     candidates = variants_of(environment, allowed)
-    if not candidates:
-        return None
-    fraction = draw_fraction("variant", seed, epoch, mixture_id)
-    return candidates[int(fraction * len(candidates))]
+    place = draw_fraction("variant", seed, epoch, mixture_id) * len(candidates)
+    return candidates[int(place)] if candidates else None
 
 
 def draw_fraction(*key: int | str) -> float:
@@ -105,8 +102,7 @@ def generator(*key: int | str) -> np.random.Generator:
 def shuffled(items: Iterable[str], *key: int | str) -> list[str]:
     """The items in an order that depends on the key and on the items alone.
 
-    Each is ranked by a hash of its own, so that one item more leaves the order of
-    the others as it was.
+    Each is ranked by a hash of its own: one item more leaves the others' order.
     """
     return sorted(items, key=lambda item: (_hash((key, item), 8), item))
 
@@ -117,7 +113,7 @@ class Curriculum:
     Each entry, ``{epoch: 3, variants: [C, R]}``, is valid until the next; the first is
     of epoch 1. One may say ``lr_scheduler: start``: before that epoch the rate stays
     as it is, because what is trained on becomes harder and the loss says little.
-    Nothing but ``trained``, the train variants, is ever drawn.
+    Nothing but ``train_variants`` is ever drawn.
 
     >>> easy = {"epoch": 1, "variants": ["C", "R"]}
     >>> hard = {"epoch": 3, "variants": ["C", "SER"], "lr_scheduler": "start"}
@@ -186,10 +182,7 @@ def _fault_of(entry: object) -> str | None:
         return f"epoch {epoch!r} is not a whole number"
     if entry.get("lr_scheduler", "start") != "start":
         return f"lr_scheduler: {entry['lr_scheduler']!r} can only be start"
-    if (
-        not isinstance(variants, list | tuple)
-        or not variants
-        or {*variants} - {*VARIANTS}
-    ):
-        return f"variants {variants!r} must be some of {', '.join(VARIANTS)}"
-    return None
+    listed = isinstance(variants, list | tuple) and {*variants} <= {*VARIANTS}
+    if listed and variants:
+        return None
+    return f"variants {variants!r} must be some of {', '.join(VARIANTS)}"

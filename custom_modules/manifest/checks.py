@@ -1,8 +1,4 @@
-"""Looking at the audio of a row: the header of every file, or every sample.
-
-What is done to a row depends on nothing else, so that worker processes can share the
-rows among them.
-"""
+"""Looking at the audio of a row: the header of every file, or every sample."""
 
 import hashlib
 import os
@@ -11,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
-from itertools import islice
-from stat import S_ISDIR
 from typing import NamedTuple
 
 import numpy as np
@@ -34,8 +28,7 @@ LEVELS = ("none", "header", "full")
 #: A speaker whose peak stays below (−80 dB of full scale) counts as silent.
 SILENCE = 1e-4
 
-# Bytes that stand for a mixture until two of them agree: in the middle of a
-# recording even a few samples of noise are unlike any other.
+# Bytes that stand for a mixture until two of them agree: no two noises are alike.
 _EXCERPT = 2048
 
 # What soundfile raises for a file that is not there or is not audio.
@@ -55,39 +48,44 @@ class Facts(NamedTuple):
 
     sample_rate: int = 0  # of the mixture, in Hz
     frames: int = 0  # of the mixture
-    # What tells the mixture's file from others: its place on the disk, its
-    # length in bytes, and a digest of a few bytes in its middle.
+    # What tells the mixture's file from others: its place on the disk, its length …
     device: int = 0
     inode: int = 0
     size: int = 0
-    excerpt: int = 0
-    #: Samples at which a limiter explains that the mixture is not the sum of its
-    #: layers; only a full check counts them.
+    excerpt: int = 0  # … and a digest of a few bytes in its middle
+    #: Samples (of a full check) at which a limiter explains a difference from the sum.
     limited: int = 0
     problems: tuple[Fault, ...] = ()
 
 
 def survey_audio(
-    tables: Sequence[Table], root: str, level: str, workers: int
+    tables: Sequence[Table], root: str, level: str, workers: int, rate: int = 0
 ) -> tuple[list[Table], int]:
-    """Looks at the audio of every row.
+    """Tables whose rows have the columns of :class:`Facts`, with what is wrong.
 
-    Returns the tables, whose rows get the columns of :class:`Facts`, with what is
-    wrong; and the corpus' sample rate in Hz, which is that of most mixtures.
+    Second, the corpus' sample rate in Hz: by default, that of most mixtures.
     """
-    layers = pd.concat([table.rows[[*LAYERS]] for table in tables])
-    files = list(layers.itertuples(index=False, name=None))
-    facts = check_files(root, files, level, workers)
-    rates = Counter(seen.sample_rate for seen in facts if seen.sample_rate)
-    rate = max(rates, key=rates.__getitem__, default=0)
-    left = iter(facts)
-    parts = [list(islice(left, len(table.rows))) for table in tables]
-    return [_surveyed(*pair, rate) for pair in zip(tables, parts, strict=True)], rate
+    rows = pd.concat({table.subset: table.rows[[*LAYERS]] for table in tables})
+    files = list(rows.itertuples(index=False, name=None))
+    work = partial(_check_rows, root, level)
+    # Closing ends the workers, also on Ctrl-C.
+    with closing(map_pieces(work, files, workers)) as results:
+        # A bar for less than two seconds is flicker, and a log file wants none.
+        bar = partial(tqdm, total=len(files), leave=False, delay=2, disable=None)
+        facts = list(bar(results, "checking", unit=" rows"))
+    rates = Counter(row.sample_rate for row in facts if row.sample_rate)
+    rate = rate or max(rates, key=rates.__getitem__, default=0)
+    seen = pd.DataFrame(facts, rows.index)
+    return [_surveyed(table, seen.loc[table.subset], rate) for table in tables], rate
 
 
-def _surveyed(table: Table, facts: list[Facts], rate: int) -> Table:
+def _check_rows(root: str, level: str, rows: Sequence[tuple[str, ...]]) -> list[Facts]:
+    return [check_row(root, files, level) for files in rows]
+
+
+def _surveyed(table: Table, seen: pd.DataFrame, rate: int) -> Table:
     """The table with what was seen; rows of another rate are bad ones."""
-    rows = table.rows.join(pd.DataFrame(facts, table.rows.index))
+    rows = table.rows.join(seen)
     found = rows.pop("problems").items()
     problems = [Problem(row, *fault) for row, faults in found for fault in faults]
     others = rows.loc[~rows["sample_rate"].isin([0, rate]), ["mix", "sample_rate"]]
@@ -98,28 +96,8 @@ def _surveyed(table: Table, facts: list[Facts], rate: int) -> Table:
     return replace(table, rows=rows, problems=(*table.problems, *problems))
 
 
-def check_files(
-    root: str, rows: Sequence[tuple[str, ...]], level: str, workers: int
-) -> list[Facts]:
-    """:func:`check_row` for every row, in so many processes."""
-    work = partial(_check_rows, root, level)
-    # Closing ends the workers, also on Ctrl-C.
-    with closing(map_pieces(work, rows, workers)) as facts:
-        # A bar for less than two seconds is flicker, and a log file wants none.
-        bar = partial(tqdm, total=len(rows), leave=False, delay=2, disable=None)
-        return list(bar(facts, "checking", unit=" rows"))
-
-
-def _check_rows(root: str, level: str, rows: Sequence[tuple[str, ...]]) -> list[Facts]:
-    return [check_row(root, files, level) for files in rows]
-
-
 def check_row(root: str, files: Sequence[str], level: str) -> Facts:
-    """Checks the files of one mixture.
-
-    They are relative to ``root``, in the order of
-    :data:`~custom_modules.layout.LAYERS`; ``""`` where the row has no such layer.
-    """
+    """Checks a mixture's files, in the order of LAYERS; ``""`` for one it has not."""
     if level == "none":
         files = files[:1]
     facts = _check_headers(root, files)
@@ -173,27 +151,23 @@ def _identify(path: str) -> tuple[int, int, int, int]:
 
 def _why_unreadable(path: str, error: Exception) -> str:
     try:
-        stat = os.stat(path)
+        size = os.path.getsize(path)
+        open(path, "rb").close()
     except FileNotFoundError:
         link = "is a link to nowhere" if os.path.islink(path) else "no such file"
         return f"{link}; restore it or remove the row"
-    except OSError as denied:
-        return f"cannot be reached ({denied.strerror}); check its folder"
-    if not os.access(path, os.R_OK):
-        return "may not be read; check its permissions"
-    if S_ISDIR(stat.st_mode):
+    except IsADirectoryError:
         return "is a folder; name an audio file"
-    if not stat.st_size:
+    except OSError as denied:
+        return f"may not be read ({denied.strerror}); check its permissions"
+    if not size:
         return "is empty; make it again"
     reason = " ".join(str(error).rpartition(": ")[2].split()).rstrip(".")
     return f"is not readable audio ({reason}); make it again"
 
 
 def _check_samples(root: str, files: Sequence[str]) -> tuple[int, list[Fault]]:
-    """Compares a mixture with the sum of its layers, all of one length.
-
-    Returns how many samples differ because a limiter was at work, and the faults.
-    """
+    """In how many samples a limiter was at work, and faults; of files of one length."""
     signals, tolerance = {}, 0.0
     problems: list[Fault] = []
     for layer, file in zip(LAYERS, files, strict=True):

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,10 +41,8 @@ class Table:
     #: Labelled by row number. A column per layer (paths relative to the corpus
     #: folder, ``""`` where there is none) and per optional column that the CSV has.
     rows: pd.DataFrame
-    #: Their rows are still in ``rows``.
-    problems: tuple[Problem, ...] = ()
-    #: What the user should know and need not fix.
-    notes: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()  # their rows are still in rows
+    notes: tuple[str, ...] = ()  # what the user should know and need not fix
 
     @property
     def bad_rows(self) -> list[int]:
@@ -156,21 +155,18 @@ def _parse_as(encoding: str, path: str | Path, wanted: Container[str]) -> pd.Dat
         )
         with pieces:
             named = (piece.rename(columns=str.strip) for piece in pieces)
-            return pd.concat([c.loc[:, [x in wanted for x in c]] for c in named])
+            return pd.concat([x.loc[:, x.columns.isin(wanted)] for x in named])
 
 
 def _missing_cells(rows: pd.DataFrame) -> list[Problem]:
     """Empty cells; an indoor row is one that has a reverberation of speaker 1."""
     empty = rows[[*LAYERS]] == ""
     outdoor = empty["s1_reverb"]
-    faults = [
-        (layer, empty[layer], "empty cell; name the file") for layer in DRY_LAYERS
-    ]
-    for layer in REVERB_LAYERS[1:]:
-        reason = "empty cell, but reverbForSpeaker1 has a file; name all three"
-        faults.append((layer, ~outdoor & empty[layer], reason))
-        reason = "has a file, but reverbForSpeaker1 is empty; name all three or none"
-        faults.append((layer, outdoor & ~empty[layer], reason))
+    faults = [(x, empty[x], "empty cell; name the file") for x in DRY_LAYERS]
+    lost = "empty cell, but reverbForSpeaker1 has a file; name all three"
+    alone = "has a file, but reverbForSpeaker1 is empty; name all three or none"
+    for x in REVERB_LAYERS[1:]:
+        faults += [(x, empty[x] & ~outdoor, lost), (x, ~empty[x] & outdoor, alone)]
     return [
         Problem(row, LAYERS[layer].column, reason)
         for layer, mask, reason in faults
@@ -217,11 +213,6 @@ def mixture_id(path: str) -> str:
     return stem if dot and stem else name
 
 
-# Anything else is a bare file name, which needs no closer look.
-_UNUSUAL = re.compile(r"[\\/:\0]|^\.+$")
-_WINDOWS_ABSOLUTE = re.compile(r"[A-Za-z]:|\\\\")
-
-
 class OutsideError(ValueError):
     """A file name that leads out of the corpus folder, or nowhere."""
 
@@ -229,14 +220,13 @@ class OutsideError(ValueError):
 def corpus_path(cell: str, folder: str, subset: str, root: str) -> str:
     r"""The path of a file that a CSV cell names, relative to the corpus folder.
 
-    A cell is a bare file name, to be found in the subset's ``folder``, a path relative
-    to the subset's folder or to the corpus folder, or an absolute one inside the
-    corpus. One that leaves it raises :class:`OutsideError`.
+    A cell is a bare file name in the subset's ``folder``, a path relative to the subset
+    or to the corpus, or an absolute one inside it. Others raise :class:`OutsideError`.
 
     >>> corpus_path(r"mix\a.wav", folder="mix", subset="val", root="data")
     'val/mix/a.wav'
     """
-    path = _relative(cell, root) if _UNUSUAL.search(cell) else cell
+    path = _relative(cell, root)
     if "/" not in path:
         return f"{subset}/{folder}/{path}"
     if posixpath.isabs(cell.replace("\\", "/")):
@@ -248,7 +238,7 @@ def corpus_path(cell: str, folder: str, subset: str, root: str) -> str:
 
 
 def _relative(cell: str, root: str) -> str:
-    if _WINDOWS_ABSOLUTE.match(cell):
+    if re.match(r"[A-Za-z]:|\\\\", cell):
         raise OutsideError(f"{cell!r} is an absolute Windows path")
     path = cell.replace("\\", "/")
     if ".." in path.split("/"):
@@ -274,8 +264,7 @@ def read_genders(root: str | Path) -> dict[str, str] | None:
     cells = read_cells(path, wanted=("speaker", "gender"))
     if "speaker" not in cells:
         raise InputError(f"{path}: has no column speaker in row 1; add it")
-    genders = cells["gender"] if "gender" in cells else [""] * len(cells)
-    return dict(zip(cells["speaker"], genders, strict=True))
+    return dict(zip(cells["speaker"], cells.get("gender", repeat("")), strict=False))
 
 
 def with_speakers(

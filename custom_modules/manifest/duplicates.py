@@ -46,10 +46,8 @@ class Repetition(NamedTuple):
 def find_repetitions(
     tables: Sequence[Table], root: str, workers: int = 1
 ) -> list[Repetition]:
-    """Finds what occurs more than once, in tables that were surveyed.
-
-    Mixtures whose files are equal byte for byte; pairs of speech segments twice in a
-    subset, in either order; segments that overlap one of another subset.
+    """In surveyed tables: mixtures whose files are equal byte for byte, pairs of speech
+    segments twice in a subset, in either order, segments that overlap another subset's.
     """
     columns = ["mix", "device", "inode", "size", "excerpt"]
     parts = [t.rows[columns].assign(subset=t.subset, row=t.rows.index) for t in tables]
@@ -69,8 +67,8 @@ def find_repetitions(
 def content_ids(mixtures: pd.DataFrame, root: str, workers: int = 1) -> pd.Series:
     """Numbers that are equal for files of equal content.
 
-    Hard links are known by their ``device`` and ``inode``. Of the others, only files
-    of the same ``size`` with the same ``excerpt`` are read.
+    Hard links are known by ``device`` and ``inode``; of the others, only files of the
+    same ``size`` and ``excerpt`` are read.
     """
     ids = mixtures.groupby(["device", "inode"], sort=False).ngroup()
     firsts = mixtures[~ids.duplicated()]

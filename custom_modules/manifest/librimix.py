@@ -9,14 +9,14 @@ speech separation".
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from custom_modules.errors import InputError, check_number
 from custom_modules.files import atomic_path
 from custom_modules.layout import LAYERS
-from custom_modules.manifest.checks import LEVELS, check_files
+from custom_modules.manifest.checks import LEVELS, survey_audio
+from custom_modules.manifest.csv_tables import Table
 from custom_modules.manifest.entries import write_entries
 from custom_modules.processes import available_cores
 
@@ -54,28 +54,20 @@ def prepare_librimix(
     check_number("--workers", workers, least=1, whole=True)
     root = _root(data_folder, sample_rate, mode, check, train_set)
     genders = read_speakers(speakers_file) if speakers_file else {}
-    tables: dict[str, list[dict[str, Any]]] = {}
-    problems: list[str] = []
-    for subset, folder in _subset_folders(root, train_set).items():
-        tables[subset] = rows = _rows(data_folder, folder, genders)
-        files = [tuple(row[layer] for layer in LAYERS) for row in rows]
-        facts = check_files(str(data_folder), files, check, workers)
-        for row, seen in zip(rows, facts, strict=True):
-            row |= {"sample_rate": seen.sample_rate, "frames": seen.frames}
-            faults = list(seen.problems)
-            if not faults and seen.sample_rate != sample_rate:
-                faults = [(row["mix"], f"{seen.sample_rate} Hz, not {sample_rate}")]
-            problems += [f"{file}: {reason}" for file, reason in faults]
+    folders = _subset_folders(root, train_set)
+    tables = [Table(s, f, _rows(data_folder, f, genders)) for s, f in folders.items()]
+    tables, _ = survey_audio(tables, str(data_folder), check, workers, sample_rate)
+    problems = [f"{p.file}: {p.reason}" for table in tables for p in table.problems]
     if problems:
         raise InputError(
             f"{root}: {len(problems)} files are bad, as listed; fix them", problems
         )
-    for subset, rows in tables.items():
-        with atomic_path(Path(save_folder, f"{subset}.json")) as path:
-            write_entries(path, pd.DataFrame(rows))
-        logger.info("%s: %d mixtures", subset, len(rows))
+    for table in tables:
+        with atomic_path(Path(save_folder, f"{table.subset}.json")) as path:
+            write_entries(path, table.rows)
+        logger.info("%s: %d mixtures", table.subset, len(table.rows))
     logger.info("Manifests are in %s", save_folder)
-    return {subset: len(rows) for subset, rows in tables.items()}
+    return {table.subset: len(table.rows) for table in tables}
 
 
 def read_speakers(path: str | Path) -> dict[str, str]:
@@ -131,7 +123,7 @@ def _subset_folders(root: Path, train_set: str) -> dict[str, Path]:
 
 def _rows(
     data_folder: str | Path, folder: Path, genders: dict[str, str]
-) -> list[dict[str, Any]]:
+) -> pd.DataFrame:
     """Each mixture's speakers, and its files by layer, relative to the data folder."""
     noisy = (folder / NOISY).is_dir() and (folder / "noise").is_dir()
     mixtures = folder / (NOISY if noisy else CLEAN)
@@ -153,4 +145,4 @@ def _rows(
             speaker = row[f"speaker{number}"] = utterance.split("-")[0]
             row[f"gender{number}"] = genders.get(speaker, "")
         rows.append(row)
-    return rows
+    return pd.DataFrame(rows)

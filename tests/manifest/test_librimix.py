@@ -143,5 +143,5 @@ def test_bad_files_are_listed_and_nothing_is_written(tmp_path, caplog):
     listed = "\n".join(caught.value.details)
     assert f"s2/{NAMES[0]}.wav: no such file" in listed
     assert f"noise/{NAMES[1]}.wav" in listed
-    assert "16000 Hz, not 8000" in listed
+    assert "16000 Hz, the corpus 8000" in listed
     assert not (tmp_path / "m").exists()
