@@ -11,15 +11,9 @@ import pandas as pd
 from custom_modules import markdown
 from custom_modules.curves import save
 from custom_modules.errors import InputError
+from custom_modules.evaluation import summary
 from custom_modules.evaluation.plots import plot_comparison
 from custom_modules.evaluation.record import RECORD_FILE, command, without_folders
-from custom_modules.evaluation.summary import (
-    ALL_MIXTURES,
-    ALL_VARIANTS,
-    interval_of_mean,
-    over_sources,
-    split_by_variant,
-)
 from custom_modules.files import atomic_path
 from custom_modules.metrics import METRICS, Metric
 from custom_modules.mmipc import VARIANTS
@@ -117,7 +111,7 @@ def _read(folder: Path) -> tuple[dict, pd.DataFrame]:
             f"{getattr(error, 'filename', None) or path}: cannot be read ({reason}); "
             "run evaluate.py first"
         ) from error
-    table = over_sources(rows)
+    table = summary.over_sources(rows)
     return record, table.set_index([table.id.to_numpy(), table.variant.to_numpy()])
 
 
@@ -211,7 +205,7 @@ def compare(results: Results) -> pd.DataFrame:
         differences = pooled.copy()
         differences[scores] -= np.nan if reference is None else reference[scores]
         reference = pooled if reference is None else reference
-        for variant, part in split_by_variant(pooled):
+        for variant, part in summary.split_by_variant(pooled):
             subsets = [table.loc[part.index] for table in tables.values()]
             seeds = [_mean(variant, subset, scores) for subset in subsets]
             several = len(seeds) > 1
@@ -238,15 +232,15 @@ def _mean_and_interval(
     variant: str, table: pd.DataFrame, scores: list[str], mean: str, interval: str
 ) -> dict[str, np.ndarray]:
     """Columns with these names."""
-    strata = table.variant.to_numpy() if variant == ALL_VARIANTS else None
+    strata = table.variant.to_numpy() if variant == summary.ALL_VARIANTS else None
     values = table[scores].to_numpy(dtype=float)
-    low, high = interval_of_mean(values, table.id.to_numpy(), strata)
+    low, high = summary.interval_of_mean(values, table.id.to_numpy(), strata)
     means = _mean(variant, table, scores)
     return {mean: means, f"{interval}_low": low, f"{interval}_high": high}
 
 
 def _mean(variant: str, table: pd.DataFrame, scores: list[str]) -> np.ndarray:
-    if variant != ALL_VARIANTS:
+    if variant != summary.ALL_VARIANTS:
         return table[scores].mean().to_numpy()
     return table.groupby("variant")[scores].mean().mean(skipna=False).to_numpy()
 
@@ -255,7 +249,7 @@ def report(table: pd.DataFrame, missing: str = "") -> str:
     """What :func:`compare` returns as Markdown; ``missing`` is what was left out."""
     seeds = dict(zip(table.model, table.seeds, strict=True))
     models = list(seeds)
-    averages = table[table.variant == ALL_MIXTURES]
+    averages = table[table.variant == summary.ALL_MIXTURES]
     note = (
         f"Differences are from {models[0]}, mixture by mixture, with 95 % bootstrap "
         "intervals; `won` is the share of mixtures in which the model is better"

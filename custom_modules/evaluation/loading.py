@@ -46,14 +46,6 @@ class Model:
     On a CPU each mixture is one forward pass in one thread, and several run side
     by side: as fast as a batch in several threads, and what a mixture scores
     depends on nothing but itself.
-
-    >>> class Halve(torch.nn.Module):
-    ...     def forward(self, mixture):
-    ...         return torch.stack([mixture / 2, mixture / 2], 2)
-    >>> model = Model(Halve(), Halve(), 8000)
-    >>> ((examples, estimates),) = model.separate_all([("a", torch.ones(1, 3))])
-    >>> estimates.shape
-    torch.Size([1, 3, 2])
     """
 
     def __init__(

@@ -299,11 +299,7 @@ def _fill(examples: list[Example], rows: int) -> tuple[list[Example], Tensor]:
 def example_path(
     folder: str | Path, mixture_id: str, variant: str, signal: str = "mixture"
 ) -> Path:
-    """Where a signal of an example is written: the mixture, ``s1``, ``s1_target`` …
-
-    >>> example_path("audio", "test_1", "SER", "s2").name
-    'test_1_SER_s2.wav'
-    """
+    """Where a signal of an example is written: the mixture, ``s1``, ``s1_target`` …"""
     return Path(folder, f"{mixture_id}_{variant}_{signal}.wav")
 
 
