@@ -180,30 +180,30 @@ class StoiReference:
             signal = utils.resample_oct(signal, FS, self.sample_rate)
         if len(signal) <= N_FRAME:
             return np.zeros((0, N_FRAME))
-        return _cut(signal) * _WINDOW
+        return _cut(signal)
 
     def _to_segments(self, frames: np.ndarray) -> np.ndarray:
         """Third-octave envelopes where the target speaks, [segments, bands, 30]."""
         signal = utils._overlap_and_add(frames[self._heard], _HOP)
         if len(signal) - N_FRAME <= (N - 1) * _HOP:
             raise Uncomputable("fewer than 30 frames of speech")
-        spectrum = np.fft.rfft(_cut(signal) * _WINDOW, n=NFFT)
+        spectrum = np.fft.rfft(_cut(signal), n=NFFT)
         bands = np.sqrt(np.matmul(OBM, np.square(np.abs(spectrum)).T))
         return sliding_window_view(bands, N, axis=1).transpose(1, 0, 2)
 
 
 def _cut(signal: np.ndarray) -> np.ndarray:
-    """Overlapping frames; like pystoi without the last one if it just fits."""
-    return sliding_window_view(signal, N_FRAME)[:-1:_HOP]
+    """Windowed, overlapping frames; like pystoi without the last if it just fits."""
+    return sliding_window_view(signal, N_FRAME)[:-1:_HOP] * _WINDOW
 
 
-def _norm(segments: np.ndarray) -> np.ndarray:
-    return np.linalg.norm(segments, axis=2, keepdims=True)
+def _norm(segments: np.ndarray, axis: int = 2) -> np.ndarray:
+    return np.linalg.norm(segments, axis=axis, keepdims=True)
 
 
-def _to_unit(segments: np.ndarray) -> np.ndarray:
-    centred = segments - segments.mean(axis=2, keepdims=True)
-    return centred / (_norm(centred) + utils.EPS)
+def _to_unit(segments: np.ndarray, axis: int = 2) -> np.ndarray:
+    centred = segments - segments.mean(axis=axis, keepdims=True)
+    return centred / (_norm(centred, axis) + utils.EPS)
 
 
 def _normalise(segments: np.ndarray) -> np.ndarray:
@@ -212,9 +212,7 @@ def _normalise(segments: np.ndarray) -> np.ndarray:
     ``pystoi`` adds noise at the level of rounding, so that nothing is divided by
     0; what is constant becomes 0 here, and results repeat.
     """
-    rows = _to_unit(segments)
-    columns = rows - rows.mean(axis=1, keepdims=True)
-    return columns / (np.linalg.norm(columns, axis=1, keepdims=True) + utils.EPS)
+    return _to_unit(_to_unit(segments), axis=1)
 
 
 class Metric(NamedTuple):

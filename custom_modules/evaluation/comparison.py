@@ -1,9 +1,9 @@
 """Several results side by side, as table, CSV and plot."""
 
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -11,15 +11,9 @@ import pandas as pd
 from custom_modules import markdown
 from custom_modules.curves import save
 from custom_modules.errors import InputError
+from custom_modules.evaluation import summary
 from custom_modules.evaluation.plots import plot_comparison
 from custom_modules.evaluation.record import RECORD_FILE, command, without_folders
-from custom_modules.evaluation.summary import (
-    ALL_MIXTURES,
-    ALL_VARIANTS,
-    interval_of_mean,
-    over_sources,
-    split_by_variant,
-)
 from custom_modules.files import atomic_path
 from custom_modules.metrics import METRICS, Metric
 from custom_modules.mmipc import VARIANTS
@@ -33,16 +27,12 @@ SHARED = {"task": "tasks", "sample_rate": "sample rates", "split": "splits"}
 SAME_AUDIO_DB = 0.01
 
 
-class ModelResults(NamedTuple):
-    """The results of a model, of one seed or of several."""
-
-    name: str
-    folders: list[str]  # of each seed, where its results are
-    seeds: list[pd.DataFrame]  # of each seed, a row per mixture and variant
+#: Model → folder of each of its seeds → a row per mixture and variant, by both.
+Results = dict[str, dict[str, pd.DataFrame]]
 
 
 def compare_results(
-    folders: list[str],
+    folders: Sequence[str | Path],
     output_folder: str | Path = COMPARISON_FOLDER,
     output: str | Path | None = None,
 ) -> pd.DataFrame:
@@ -56,7 +46,7 @@ def compare_results(
     common = in_common(results)
     table = compare(common)
     folder = Path(output_folder)
-    for path in (folder / "comparison.csv", *([output] if output else [])):
+    for path in filter(None, (folder / "comparison.csv", output)):
         with atomic_path(path) as partial:
             table.to_csv(partial, index=False, float_format="%.6g")
     text = report(table, left_out(results, common))
@@ -69,7 +59,7 @@ def compare_results(
     return table
 
 
-def read_results(folders: list[str]) -> list[ModelResults]:
+def read_results(folders: Sequence[str | Path]) -> Results:
     """Reads results folders, those of several seeds of a model as one.
 
     Folders of one model are pooled if each is of a seed of its own. Otherwise, as for
@@ -77,26 +67,32 @@ def read_results(folders: list[str]) -> list[ModelResults]:
     there are fewer than two models, one is named twice, or they are not of one task,
     sample rate and split.
     """
-    repeated = [f for f in folders if folders.count(f) > 1]
-    if repeated:
-        raise InputError(f"{repeated[0]}: named twice; name each result once")
-    runs = [_read(Path(folder)) for folder in folders]
+    runs = {str(folder): _read(Path(folder)) for folder in folders}
+    if len(runs) < len(folders):
+        raise InputError(f"{', '.join(runs)}: one is named twice; name each once")
     for key, name in SHARED.items():
-        known = {str(r.get(key)): f for f, (r, _) in zip(folders, runs, strict=True)}
+        known = {str(record.get(key)): folder for folder, (record, _) in runs.items()}
         if len(known) > 1:
             values = ", ".join(f"{value} ({known[value]})" for value in sorted(known))
             raise InputError(
                 f"{name} {values} cannot be compared; name results of one of them"
             )
-    by_name: dict[str, list] = {}
-    for folder, (record, table) in zip(folders, runs, strict=True):
-        run = (str(folder), record.get("seed"), table)
-        by_name.setdefault(record.get("model_name", str(folder)), []).append(run)
-    results = [x for name, runs in by_name.items() for x in _pooled(name, runs)]
+    seeds = [
+        (record.get("model_name", f), record.get("seed"))
+        for f, (record, _) in runs.items()
+    ]
+    count = Counter(model for model, _ in seeds)
+    apart = {
+        model
+        for model, seed in seeds
+        if count[model] > 1 and (seed is None or seeds.count((model, seed)) > 1)
+    }
+    results: Results = {}
+    for (model, _), (folder, (_, table)) in zip(seeds, runs.items(), strict=True):
+        results.setdefault(folder if model in apart else model, {})[folder] = table
     if len(results) < 2:
         raise InputError(
-            f"{', '.join(map(str, folders))}: one model only; name the results of "
-            "two or more to compare"
+            f"{', '.join(runs)}: one model only; name the results of two or more"
         )
     return results
 
@@ -115,47 +111,35 @@ def _read(folder: Path) -> tuple[dict, pd.DataFrame]:
             f"{getattr(error, 'filename', None) or path}: cannot be read ({reason}); "
             "run evaluate.py first"
         ) from error
-    return record, over_sources(rows)
+    table = summary.over_sources(rows)
+    return record, table.set_index([table.id.to_numpy(), table.variant.to_numpy()])
 
 
-def _pooled(name: str, runs: list) -> list[ModelResults]:
-    """The results of several seeds as one, or those of each folder."""
-    folders, seeds, tables = map(list, zip(*runs, strict=True))
-    if len(runs) == 1 or (len(set(seeds)) == len(seeds) and None not in seeds):
-        return [ModelResults(name, folders, tables)]
-    return [ModelResults(f, [f], [t]) for f, t in zip(folders, tables, strict=True)]
-
-
-def in_common(results: list[ModelResults]) -> list[ModelResults]:
+def in_common(results: Results) -> Results:
     """Only the mixtures and variants that all have, in one order.
 
     InputError if there are none, or what has one name is other audio.
     """
-    keys = [pd.MultiIndex.from_frame(x[["id", "variant"]]) for _, x in _tables(results)]
-    common = keys[0]
-    for other in keys[1:]:
-        common = common[common.isin(other)]
+    (_, first), *others = _tables(results)
+    common = first.index
+    for _, table in others:
+        common = common[common.isin(table.index)]
     if not len(common):
         raise InputError("the results have no mixture and variant in common")
-
-    def restrict(table: pd.DataFrame) -> pd.DataFrame:
-        table = table.set_index(["id", "variant"], drop=False).loc[common]
-        return table.reset_index(drop=True)
-
-    results = [
-        x._replace(seeds=[restrict(table) for table in x.seeds]) for x in results
-    ]
+    results = {
+        model: {folder: table.loc[common] for folder, table in seeds.items()}
+        for model, seeds in results.items()
+    }
     _check_audio(results)
     return results
 
 
-def _tables(results: list[ModelResults]) -> Iterator[tuple[str, pd.DataFrame]]:
+def _tables(results: Results) -> list[tuple[str, pd.DataFrame]]:
     """Folder and scores of each seed of each model."""
-    for model in results:
-        yield from zip(model.folders, model.seeds, strict=True)
+    return [pair for seeds in results.values() for pair in seeds.items()]
 
 
-def _check_audio(results: list[ModelResults]) -> None:
+def _check_audio(results: Results) -> None:
     """Names alone say little: corpora made alike have them in common."""
     (first, reference), *others = _tables(results)
     for folder, table in others:
@@ -171,13 +155,13 @@ def _check_audio(results: list[ModelResults]) -> None:
             )
 
 
-def left_out(results: list[ModelResults], common: list[ModelResults]) -> str:
+def left_out(results: Results, common: Results) -> str:
     """What only some results have, as ``"variants S, E; metrics PESQ; 3 mixtures"``.
 
     ``common`` is what :func:`in_common` leaves of them.
     """
     tables = [table for _, table in _tables(results)]
-    kept = common[0].seeds[0]
+    _, kept = _tables(common)[0]
     variants = set().union(*(table.variant for table in tables)) - set(kept.variant)
     mixtures = set().union(*(table.id for table in tables)) - set(kept.id)
     of_all = _common_scores(common)
@@ -196,12 +180,12 @@ def left_out(results: list[ModelResults], common: list[ModelResults]) -> str:
     return "; ".join(parts)
 
 
-def _common_scores(results: list[ModelResults]) -> list[str]:
+def _common_scores(results: Results) -> list[str]:
     names = [name for metric in METRICS for name in (metric, f"{metric}i")]
     return [n for n in names if all(n in table for _, table in _tables(results))]
 
 
-def compare(results: list[ModelResults]) -> pd.DataFrame:
+def compare(results: Results) -> pd.DataFrame:
     """Means of each model, and paired differences from the first.
 
     Of results :func:`in_common`. A row per model, variant (and average) and score:
@@ -212,18 +196,23 @@ def compare(results: list[ModelResults]) -> pd.DataFrame:
     which this model is better.
     """
     scores = _common_scores(results)
-    pooled = [_mean_over_seeds(model, scores) for model in results]
-    parts = []
-    for model, table in zip(results, pooled, strict=True):
-        differences = table.copy()
-        differences[scores] -= pooled[0][scores] if model is not results[0] else np.nan
-        for variant, part in split_by_variant(table):
-            seeds = [_mean(variant, x.loc[part.index], scores) for x in model.seeds]
+    parts, reference = [], None
+    for model, tables in results.items():
+        pooled = next(iter(tables.values())).copy()
+        # Of a mixture that failed with one seed there is none.
+        values = [table[scores].to_numpy(float) for table in tables.values()]
+        pooled[scores] = np.mean(values, axis=0)
+        differences = pooled.copy()
+        differences[scores] -= np.nan if reference is None else reference[scores]
+        reference = pooled if reference is None else reference
+        for variant, part in summary.split_by_variant(pooled):
+            subsets = [table.loc[part.index] for table in tables.values()]
+            seeds = [_mean(variant, subset, scores) for subset in subsets]
             several = len(seeds) > 1
             paired = differences.loc[part.index]
             won = (paired[scores] > 0).where(paired[scores].notna()).mean()
             columns = {
-                "model": model.name,
+                "model": model,
                 "seeds": len(seeds),
                 "variant": variant,
                 "metric": scores,
@@ -239,58 +228,46 @@ def compare(results: list[ModelResults]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _mean_over_seeds(model: ModelResults, scores: list[str]) -> pd.DataFrame:
-    """The mean over seeds of each mixture; one that failed once has none."""
-    first = model.seeds[0].copy()
-    values = np.stack([seed[scores].to_numpy(float) for seed in model.seeds])
-    first[scores] = values.mean(axis=0)
-    return first
-
-
 def _mean_and_interval(
     variant: str, table: pd.DataFrame, scores: list[str], mean: str, interval: str
 ) -> dict[str, np.ndarray]:
     """Columns with these names."""
-    strata = table.variant.to_numpy() if variant == ALL_VARIANTS else None
+    strata = table.variant.to_numpy() if variant == summary.ALL_VARIANTS else None
     values = table[scores].to_numpy(dtype=float)
-    low, high = interval_of_mean(values, table.id.to_numpy(), strata)
+    low, high = summary.interval_of_mean(values, table.id.to_numpy(), strata)
     means = _mean(variant, table, scores)
     return {mean: means, f"{interval}_low": low, f"{interval}_high": high}
 
 
 def _mean(variant: str, table: pd.DataFrame, scores: list[str]) -> np.ndarray:
-    if variant != ALL_VARIANTS:
+    if variant != summary.ALL_VARIANTS:
         return table[scores].mean().to_numpy()
     return table.groupby("variant")[scores].mean().mean(skipna=False).to_numpy()
 
 
 def report(table: pd.DataFrame, missing: str = "") -> str:
     """What :func:`compare` returns as Markdown; ``missing`` is what was left out."""
-    models = list(dict.fromkeys(table.model))
-    gains = table[table.metric == "si_sdri"]
-    averages = table[
-        (table.variant == ALL_MIXTURES) & table.metric.isin(improvements())
-    ]
-    seeds = dict.fromkeys(zip(table.model, table.seeds, strict=True))
+    seeds = dict(zip(table.model, table.seeds, strict=True))
+    models = list(seeds)
+    averages = table[table.variant == summary.ALL_MIXTURES]
     note = (
         f"Differences are from {models[0]}, mixture by mixture, with 95 % bootstrap "
         "intervals; `won` is the share of mixtures in which the model is better"
     )
-    spread = "; ± is the standard deviation over seeds"
-    note += f"{spread if table.seeds.max() > 1 else ''}."
-    if missing:
-        note += f"\n\nLeft out, as not all results have them: {missing}."
-    facts = [f"- {name}: {count} seed{'s' * (count > 1)}" for name, count in seeds]
+    if table.seeds.max() > 1:
+        note += "; ± is the standard deviation over seeds"
     parts = [
         f"# {', '.join(models)}",
         "## SI-SDRi (dB) by variant",
-        _comparison_table(gains, "variant"),
+        _comparison_table(table[table.metric == "si_sdri"], "variant"),
         "## All metrics, over all mixtures",
-        _comparison_table(averages, "metric"),
-        note,
-        "\n".join([*facts, f"- Command: `{without_folders(command())}`"]),
+        _comparison_table(averages[averages.metric.isin(improvements())], "metric"),
+        f"{note}.",
+        *([f"Left out, as not all results have them: {missing}."] if missing else []),
     ]
-    return "\n\n".join(parts) + "\n"
+    facts = [f"- {name}: {n} seed{'s' * (n > 1)}" for name, n in seeds.items()]
+    facts.append(f"- Command: `{without_folders(command())}`")
+    return "\n\n".join([*parts, "\n".join(facts)]) + "\n"
 
 
 def _comparison_table(table: pd.DataFrame, key: str) -> str:
@@ -302,8 +279,9 @@ def _comparison_table(table: pd.DataFrame, key: str) -> str:
         lines[0] += [f"{name} − {models[0]}", "95 % interval", "won"]
     for row in dict.fromkeys(table[key]):
         of_models = [cells.loc[(name, row)] for name in models]
-        decimals = decimals_of(of_models[0].metric)
-        heading = heading_of(row) if key == "metric" else row
+        metric = improvements()[of_models[0].metric]
+        decimals = metric.decimals
+        heading = metric.heading if key == "metric" else row
         line = [heading, str(of_models[0].n)]
         line += [mean_over_seeds(cell, decimals) for cell in of_models]
         for cell in of_models[1:]:
@@ -326,15 +304,5 @@ def mean_over_seeds(cell: pd.Series, decimals: int) -> str:
 
 
 def improvements() -> dict[str, Metric]:
-    """Column of an improvement → its metric."""
-    return {f"{name}i": metric for name, metric in METRICS.items()}
-
-
-def decimals_of(improvement: str) -> int:
-    """Decimals that an improvement is shown with."""
-    return improvements()[improvement].decimals
-
-
-def heading_of(improvement: str) -> str:
-    """What an improvement is called in a table."""
-    return f"{improvements()[improvement].heading}i"
+    """Column of an improvement → its metric, under the improvement's heading."""
+    return {f"{k}i": m._replace(heading=f"{m.heading}i") for k, m in METRICS.items()}

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import hashlib
 import os
 import tempfile
 from collections import deque
@@ -11,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
 import torch
 from speechbrain.utils.autocast import AMPConfig
 from speechbrain.utils.distributed import infer_device
@@ -48,14 +46,6 @@ class Model:
     On a CPU each mixture is one forward pass in one thread, and several run side
     by side: as fast as a batch in several threads, and what a mixture scores
     depends on nothing but itself.
-
-    >>> class Halve(torch.nn.Module):
-    ...     def forward(self, mixture):
-    ...         return torch.stack([mixture / 2, mixture / 2], 2)
-    >>> model = Model(Halve(), Halve(), 8000)
-    >>> ((examples, estimates),) = model.separate_all([("a", torch.ones(1, 3))])
-    >>> estimates.shape
-    torch.Size([1, 3, 2])
     """
 
     def __init__(
@@ -111,36 +101,12 @@ class Model:
         ):
             return self.estimate(mixtures.to(self.device)).float()
 
-    def fingerprint(self) -> str:
-        """See :func:`fingerprint`."""
-        return fingerprint(self.modules)
-
-
-def fingerprint(modules: torch.nn.Module) -> str:
-    """A digest of the parameters and settings of all modules."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, module in modules.named_modules():
-        settings = {
-            key: value
-            for key, value in sorted(vars(module).items())
-            if isinstance(value, (int, float, str)) and key != "training"
-        }
-        digest.update(f"{name} {type(module).__name__} {settings}".encode())
-    for name, value in modules.state_dict().items():
-        digest.update(name.encode())
-        if isinstance(value, Tensor):
-            samples = value.detach().cpu()
-            if samples.is_floating_point():
-                samples = samples.float()
-            digest.update(np.ascontiguousarray(samples.numpy()).tobytes())
-    return digest.hexdigest()
-
 
 def trained_model(hparams: dict, run_opts: RunOptions) -> tuple[Model, int]:
     """The best checkpoint of a training, and its epoch; InputError without one."""
-    checkpointer = _checkpointer_of_model(hparams)
+    checkpointer = _checkpointer(hparams)
     best = checkpointer.recover_if_possible(max_key="si_sdr")
-    if best is None:
+    if best is None:  # a first epoch that was cut off
         raise _untrained(checkpointer)
     separator = hparams["modules"]["separator"]
     device, dtype = _placement(run_opts)
@@ -148,24 +114,23 @@ def trained_model(hparams: dict, run_opts: RunOptions) -> tuple[Model, int]:
     return model, best.meta["epoch"]
 
 
-def _check_trained(hparams: dict) -> None:
-    """Refuses a training without a checkpoint that fits, before anything is written."""
-    checkpointer = _checkpointer_of_model(hparams)
+def _checkpointer(hparams: dict) -> AtomicCheckpointer:
+    """One of the model alone; InputError without a checkpoint that fits.
+
+    Schedulers and counters are the training's.
+    """
+    folder = hparams["checkpointer"].checkpoints_dir
+    models = {"separator": hparams["modules"]["separator"]}
+    checkpointer = AtomicCheckpointer(folder, models)
     if not checkpointer.has_checkpoints():
         raise _untrained(checkpointer)
     checkpointer.check_fit("separator")
-
-
-def _checkpointer_of_model(hparams: dict) -> AtomicCheckpointer:
-    """One of the model alone: schedulers and counters are the training's."""
-    folder = hparams["checkpointer"].checkpoints_dir
-    return AtomicCheckpointer(folder, {"separator": hparams["modules"]["separator"]})
+    return checkpointer
 
 
 def _untrained(checkpointer: AtomicCheckpointer) -> InputError:
-    return InputError(
-        f"{checkpointer.checkpoints_dir}: no checkpoint to test; {TRAIN_FIRST}"
-    )
+    folder = checkpointer.checkpoints_dir
+    return InputError(f"{folder}: no checkpoint to test; {TRAIN_FIRST}")
 
 
 def _placement(run_opts: RunOptions) -> tuple[str | torch.device, torch.dtype]:
@@ -216,33 +181,34 @@ def find_model(argv: list[str]) -> FoundModel:
                 f"{argv[0]}: holds no {HPARAMS_FILE}; name a results folder, an "
                 "exported folder or an hparams file"
             )
-        if "checkpointer" not in read_yaml(str(hparams_file)):
+        if "checkpointer" not in read_yaml(hparams_file):
             return _exported(argv)
         argv = [str(hparams_file), *argv[1:]]
     _, hparams, run_opts, overrides = load_experiment(_with_folders(argv))
-    _check_trained(hparams)
-    run_opts = _on_this_machine(run_opts)
+    _checkpointer(
+        hparams
+    )  # refuses one without a checkpoint before anything is written
 
     def load() -> tuple[Model, str]:
         model, epoch = trained_model(hparams, run_opts)
         return model, f"epoch {epoch}"
 
-    return FoundModel(hparams, overrides, run_opts, load)
+    return FoundModel(hparams, overrides, _on_this_machine(run_opts), load)
 
 
 def _with_folders(argv: list[str]) -> list[str]:
     """What a training left beside its file is found there, wherever results go."""
-    if not argv or Path(argv[0]).name != HPARAMS_FILE:
-        return argv
-    beside = {"save_folder": "save", "manifest_folder": "manifests"}
-    folders = {key: Path(argv[0]).with_name(name) for key, name in beside.items()}
-    known = [f"--{key}={path}" for key, path in folders.items() if path.is_dir()]
-    return [argv[0], *known, *argv[1:]]
+    known = []
+    if argv and Path(argv[0]).name == HPARAMS_FILE:
+        for key, name in ("save_folder", "save"), ("manifest_folder", "manifests"):
+            folder = Path(argv[0]).with_name(name)
+            known += [f"--{key}={folder}"] if folder.is_dir() else []
+    return [*argv[:1], *known, *argv[1:]]
 
 
 def _exported(argv: list[str]) -> FoundModel:
     folder, (_, run_arguments, overrides) = argv[0], split_arguments(argv)
-    run_opts = _on_this_machine(read_run_options(run_arguments))
+    run_opts = read_run_options(run_arguments)
     for key in overrides:
         if key not in (*EXPORT_KEYS, *MANIFEST_KEYS.values()):
             raise InputError(
@@ -274,7 +240,7 @@ def _exported(argv: list[str]) -> FoundModel:
         model = Model(separation.estimate, separation.mods, rate, device, dtype)
         return model, f"exported, {folder}"
 
-    return FoundModel(hparams, overrides, run_opts, load)
+    return FoundModel(hparams, overrides, _on_this_machine(run_opts), load)
 
 
 def _on_this_machine(run_opts: RunOptions) -> RunOptions:
@@ -300,23 +266,19 @@ def results_folder(model: FoundModel, split: str) -> Path:
         return folder
     corpus = Path(model.hparams["data_folder"]).resolve()
     digest = digest_of([str(corpus).encode()], size=3)
+    trained_on = is_training and read_yaml(folder / HPARAMS_FILE).get("data_folder")
     places = [folder / corpus.name, folder / f"{corpus.name}-{digest}"]
-    if not is_training or _is_same(_trained_on(folder), corpus):
+    if _may_be(trained_on, corpus):
         places.insert(0, folder)
     if split != "test":
         places = [place / split for place in places]
-    free = (p for p in places if _is_same(recorded_corpus(p), corpus))
+    free = (p for p in places if _may_be(recorded_corpus(p), corpus))
     return next(free, places[-1])
 
 
-def _trained_on(folder: Path) -> str | None:
-    known = read_yaml(str(folder / HPARAMS_FILE)).get("data_folder")
-    return known if isinstance(known, str) else None  # imported: not filled in yet
-
-
-def _is_same(known: str | None, corpus: Path) -> bool:
+def _may_be(known: object, corpus: Path) -> bool:
     """Whether a corpus is the one that a file names, or the file names none."""
-    if known is None:
+    if not isinstance(known, str):  # not filled in yet, of an imported model
         return True
     path = Path(known).resolve()
     # A folder that is not here may have moved, as between machines.
@@ -363,8 +325,10 @@ def manifest_path(model: FoundModel, folder: Path, split: str) -> Path:
 
 def prepare_options(model: FoundModel, folder: Path, split: str) -> dict[str, Any]:
     """What ``prepare_polsess`` takes."""
-    keys = ("data_folder", "skip_prep", "check", "skip_bad_rows")
-    options = {key: model.hparams[key] for key in keys}
-    if MANIFEST_KEYS[split] in model.overrides:
-        options["skip_prep"] = True
-    return options | {"save_folder": folder / SCORES_FOLDER, "subsets": [split]}
+    keys = ("data_folder", "check", "skip_bad_rows")
+    return {key: model.hparams[key] for key in keys} | {
+        "skip_prep": MANIFEST_KEYS[split] in model.overrides
+        or model.hparams["skip_prep"],
+        "save_folder": folder / SCORES_FOLDER,
+        "subsets": [split],
+    }

@@ -46,11 +46,7 @@ def scope_of(options: argparse.Namespace, hparams: dict, progressbar: bool) -> S
 
 
 def comparison_folder(rest: list[str]) -> str:
-    """Where a comparison goes; nothing but ``--output_folder`` may be left.
-
-    >>> comparison_folder(["--output_folder=here"]), comparison_folder([])
-    ('here', 'results/comparison')
-    """
+    """Where a comparison goes; nothing but ``--output_folder`` may be left."""
     parser = OptionParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--output_folder", default=COMPARISON_FOLDER)
     return parser.parse_args(rest).output_folder

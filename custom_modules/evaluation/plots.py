@@ -29,6 +29,8 @@ COLOURS |= {"subsets and means": SKY, "scene only": GREEN, "clean": PINK}
 
 _ORACLE = "background removal alone (oracle)"
 _LINE: dict[str, Any] = {"color": "black", "linewidth": 0.8}
+_MARKER: dict[str, Any] = {"color": "white", "markeredgecolor": "black", "zorder": 4}
+_MEDIAN = {"color": "black", "linewidth": 2}
 
 
 def plot_variants(summary: pd.DataFrame, name: str) -> Figure:
@@ -41,16 +43,8 @@ def plot_variants(summary: pd.DataFrame, name: str) -> Figure:
     gains = summary[summary.metric == "si_sdri"].set_index(["group", "variant"])["mean"]
     for group, marker in (("same gender", "v"), ("cross gender", "^")):
         if group in gains.index:
-            axes.plot(
-                places,
-                gains[group].reindex(table.index),
-                marker,
-                color="white",
-                markeredgecolor="black",
-                markersize=6,
-                label=group,
-                zorder=4,
-            )
+            heights = gains[group].reindex(table.index)
+            axes.plot(places, heights, marker, label=group, **_MARKER)
     axes.set_ylim(bottom=min(axes.get_ylim()[0], -0.3))  # an oracle of 0 is seen
     labels = [f"{_broken(name)}\nn = {n}" for name, n in table.n.items()]
     axes.set_xticks(places, labels, fontsize=8.5)
@@ -64,19 +58,14 @@ def plot_metrics(summary: pd.DataFrame, name: str) -> Figure:
     every = summary[summary.group == EVERY]
     known = set(every.metric)
     metrics = {f"{key}i": m for key, m in METRICS.items() if f"{key}i" in known}
-    columns = min(2, len(metrics))
-    lines = -(-len(metrics) // columns)
-    figure = Figure(figsize=(6.6 * columns, 2.8 * lines + 0.8), layout="constrained")
-    grid = figure.subplots(lines, columns, squeeze=False)
-    for axes, (column, metric) in zip(grid.flat, metrics.items(), strict=False):
+    figure, grid = _grid(len(metrics), 2, (6.6, 2.8), (0, 0.8))
+    for axes, (column, metric) in zip(grid, metrics.items(), strict=False):
         places = _draw_gains(axes, every, column)
         labels = map(_broken, dict.fromkeys(every.variant))
         axes.set_xticks(places, labels, fontsize=7)
         axes.set_title(f"{metric.heading}i{f' ({metric.unit})' * bool(metric.unit)}")
-    for axes in list(grid.flat)[len(metrics) :]:
-        axes.set_axis_off()
     figure.suptitle(f"{name}: improvement over the mixture")
-    shown = grid[0, 0].get_legend_handles_labels()
+    shown = grid[0].get_legend_handles_labels()
     figure.legend(*shown, loc="outside lower center", ncols=3, fontsize=9)
     return figure
 
@@ -87,6 +76,7 @@ def plot_distribution(rows: pd.DataFrame, name: str) -> Figure:
     figure = Figure(figsize=(9.5, 4.8), layout="constrained")
     axes = figure.add_subplot()
     variants = [v for v in VARIANTS if (table.variant == v).any()]
+    places = range(len(variants))
     random = np.random.default_rng(0)
     for place, variant in enumerate(variants):
         subset = table[table.variant == variant]
@@ -96,20 +86,14 @@ def plot_distribution(rows: pd.DataFrame, name: str) -> Figure:
             _draw_points(axes, across, gains, environment, alpha=0.15)
     gains = [table.si_sdri[table.variant == v] for v in variants]
     if gains:
-        axes.boxplot(
-            gains,
-            positions=range(len(variants)),
-            widths=0.64,
-            showfliers=False,
-            medianprops={"color": "black", "linewidth": 2},
-            zorder=2,
-        )
+        look: dict[str, Any] = {"widths": 0.64, "showfliers": False, "zorder": 2}
+        axes.boxplot(gains, positions=places, medianprops=_MEDIAN, **look)
     _name_environments(axes, table)
     axes.axhline(0, **_LINE)
     labels = [f"{v}\nn = {len(g)}" for v, g in zip(variants, gains, strict=True)]
-    axes.set_xticks(range(len(variants)), labels)
-    axes.set_ylabel("SI-SDRi (dB)")
-    axes.set_title(f"{name}: each mixture, with median and quartiles")
+    axes.set_xticks(places, labels)
+    title = f"{name}: each mixture, with median and quartiles"
+    axes.set(ylabel="SI-SDRi (dB)", title=title)
     axes.grid(axis="y", alpha=0.3)
     axes.legend()
     return figure
@@ -119,13 +103,11 @@ def plot_in_out(rows: pd.DataFrame, name: str) -> Figure:
     """SI-SDR of the mixture against that of the estimate, a point per source."""
     rows = rows.dropna(subset=["si_sdr", "si_sdr_mixture"])
     variants = [v for v in VARIANTS if (rows.variant == v).any()]
-    columns = min(4, len(variants)) or 1
-    lines = -(-len(variants) // columns) or 1
-    size = (2.6 * columns + 0.6, 2.7 * lines + 0.6)
-    figure = Figure(figsize=size, layout="constrained")
-    grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+    figure, grid = _grid(
+        len(variants), 4, (2.6, 2.7), (0.6, 0.6), sharex=True, sharey=True
+    )
     limits = _limits(rows)
-    for axes, variant in zip(grid.flat, variants, strict=False):
+    for axes, variant in zip(grid, variants, strict=False):
         subset = rows[rows.variant == variant]
         axes.plot(limits, limits, **_LINE)
         for environment in environments_of(subset):
@@ -135,14 +117,12 @@ def plot_in_out(rows: pd.DataFrame, name: str) -> Figure:
         axes.set_title(f"{variant}: {100 * better:.0f} % improved", fontsize=10)
         axes.grid(alpha=0.3)
         axes.set(xlim=limits, ylim=limits, aspect="equal")
-    for axes in list(grid.flat)[len(variants) :]:
-        axes.set_axis_off()
-    _name_environments(grid[0, 0], rows)
-    grid[0, 0].plot([], [], color="black", label="no improvement")
+    _name_environments(grid[0], rows)
+    grid[0].plot([], [], color="black", label="no improvement")
     figure.supxlabel("SI-SDR of the mixture (dB)", fontsize="medium")
     figure.supylabel("SI-SDR of the estimate (dB)", fontsize="medium")
     figure.suptitle(f"{name}: before and after, each source")
-    grid[0, 0].legend(fontsize=8, loc="upper left")
+    grid[0].legend(fontsize=8, loc="upper left")
     return figure
 
 
@@ -184,20 +164,14 @@ def _draw_gains(axes: Axes, summary: pd.DataFrame, column: str) -> np.ndarray:
     """Bars of an improvement with its oracle; their places, the averages set apart."""
     table = summary[summary.metric == column].set_index("variant")
     names = list(table.index)
-    apart = [0.5 * (name in (ALL_VARIANTS, ALL_MIXTURES)) for name in names]
-    places = np.arange(len(names)) + np.array(apart)
+    places = np.arange(len(names)) + 0.5 * np.isin(names, [ALL_VARIANTS, ALL_MIXTURES])
     spread = _spread(table["mean"], table.ci_low, table.ci_high)
-    is_variant = np.array([name in VARIANTS for name in names])
+    is_variant = np.isin(names, VARIANTS)
     for kind, chosen in (("model", is_variant), ("subsets and means", ~is_variant)):
-        axes.bar(
-            places[chosen],
-            table["mean"][chosen],
-            0.7,
-            yerr=spread[:, chosen],
-            capsize=4,
-            color=COLOURS[kind],
-            label="this model, 95 % interval" if kind == "model" else kind,
-        )
+        label = "this model, 95 % interval" if kind == "model" else kind
+        look = {"capsize": 4, "color": COLOURS[kind], "label": label}
+        bars, bounds = table["mean"][chosen], spread[:, chosen]
+        axes.bar(places[chosen], bars, 0.7, yerr=bounds, **look)
     oracle = summary[summary.metric == f"{column}_oracle"].set_index("variant")["mean"]
     if len(oracle):
         lines = axes.hlines(oracle.reindex(names), places - 0.42, places + 0.42)
@@ -231,10 +205,27 @@ def _broken(name: str) -> str:
 
 
 def _limits(rows: pd.DataFrame) -> tuple[float, float]:
-    values = rows[["si_sdr", "si_sdr_mixture"]].to_numpy()
-    values = values[np.isfinite(values)]
-    if not len(values):
+    if rows.empty:
         return (-1, 1)
+    values = rows[["si_sdr", "si_sdr_mixture"]].to_numpy()
     low, high = values.min(), values.max()
     margin = 0.05 * (high - low) + 0.5
     return (low - margin, high + margin)
+
+
+def _grid(
+    count: int,
+    columns: int,
+    cell: tuple[float, float],
+    margin: tuple[float, float],
+    **options: Any,
+) -> tuple[Figure, list[Axes]]:
+    """So many axes, at most so many in a line; ``cell`` and ``margin`` in inches."""
+    columns = max(1, min(columns, count))
+    lines = max(1, -(-count // columns))
+    size = np.multiply(cell, (columns, lines)) + margin
+    figure = Figure(figsize=tuple(size), layout="constrained")
+    grid = list(figure.subplots(lines, columns, squeeze=False, **options).flat)
+    for axes in grid[count:]:
+        axes.set_axis_off()
+    return figure, grid

@@ -9,7 +9,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -53,7 +53,7 @@ def evaluation_key(
     mixes = (entry["mix"] for entry in dataset.data.values())
     parts = {
         "format": FORMAT,
-        "model": model.fingerprint(),
+        "model": fingerprint(model.modules),
         "manifest": digest_of([dataset.data.path.read_bytes()]),
         "corpus": (str(root.resolve()), digest_of(map(_state, mixes))),
         "task": dataset.task,
@@ -72,6 +72,27 @@ def _state(path: str) -> bytes:
     except OSError:
         return b"missing"  # whoever reads it says so
     return f"{stat.st_size} {stat.st_mtime_ns}\n".encode()
+
+
+def fingerprint(modules: torch.nn.Module) -> str:
+    """A digest of the parameters and settings of all modules."""
+
+    def pieces() -> Iterator[bytes]:
+        for name, module in modules.named_modules():
+            settings = {
+                key: value
+                for key, value in sorted(vars(module).items())
+                if isinstance(value, (int, float, str)) and key != "training"
+            }
+            yield f"{name} {type(module).__name__} {settings}".encode()
+        for name, value in modules.state_dict().items():
+            yield name.encode()
+            if isinstance(value, torch.Tensor):
+                samples = value.detach().cpu()
+                samples = samples.float() if value.is_floating_point() else samples
+                yield samples.numpy().tobytes()
+
+    return digest_of(pieces())
 
 
 def digest_of(pieces: Iterable[bytes], size: int = 16) -> str:
@@ -99,7 +120,9 @@ def describe_run(
         "command": command(),
         "git_commit": git_commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": _device_name(model.device),
+        "device": torch.cuda.get_device_name(model.device)
+        if model.device.type == "cuda"
+        else f"{model.device.type} ({platform.machine()})",
         "precision": str(model.dtype).removeprefix("torch."),
         "seconds": round(timing.seconds, 1),
         "seconds_waiting_for_metrics": round(timing.waited, 1),
@@ -149,8 +172,9 @@ def recorded_corpus(folder: str | Path) -> str | None:
 
 def record_lines(record: dict) -> list[str]:
     """A record as lines of Markdown; folders without where they are on this machine."""
-    versions = ", ".join(f"{k} {v}" for k, v in record["versions"].items())
     corpus, checkpoint = record.get("data_folder"), record.get("checkpoint")
+    several = record["processes"] > 1
+    shared = f" shared by {record['processes']} processes" if several else ""
     facts = {
         "Command": f"`{without_folders(record['command'])}`",
         "Corpus": corpus and Path(corpus).name,
@@ -158,9 +182,11 @@ def record_lines(record: dict) -> list[str]:
         "Checkpoint": checkpoint and _shorten(checkpoint),
         "Git commit": record["git_commit"],
         "Device": f"{record['device']}, {record['precision']}",
-        "Duration": _duration(record),
+        "Duration": f"{record['seconds']:.0f} s for {record['scored_in_this_run']} "
+        f"mixtures in this run{shared}, of which the model waited "
+        f"{record['seconds_waiting_for_metrics']:.0f} s for metrics",
         "Date": record["date"],
-        "Versions": versions,
+        "Versions": ", ".join(f"{k} {v}" for k, v in record["versions"].items()),
     }
     return [f"- {name}: {fact}" for name, fact in facts.items() if fact is not None]
 
@@ -182,20 +208,3 @@ def _shorten(text: str) -> str:
         return f"…/{name}" if name else match[0]
 
     return _FROM_ROOT.sub(end, text)
-
-
-def _duration(record: dict) -> str:
-    seconds, scored = record["seconds"], record["scored_in_this_run"]
-    several = record["processes"] > 1
-    shared = f" shared by {record['processes']} processes" if several else ""
-    waited = record["seconds_waiting_for_metrics"]
-    return (
-        f"{seconds:.0f} s for {scored} mixtures in this run{shared}, of which the "
-        f"model waited {waited:.0f} s for metrics"
-    )
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type} ({platform.machine()})"

@@ -20,11 +20,7 @@ from custom_modules.audio import write_pcm16
 from custom_modules.dataio import MixtureDataset
 from custom_modules.distributed import rank_and_processes
 from custom_modules.evaluation.loading import Model
-from custom_modules.evaluation.scoring import (
-    MixtureScores,
-    ScoringJob,
-    scoring_processes,
-)
+from custom_modules.evaluation.scoring import ScoringJob, scoring_processes
 from custom_modules.evaluation.store import ScoreStore
 from custom_modules.metrics import align, metrics_of, scores_on_device
 from custom_modules.mmipc import is_target, num_sources, variants_of
@@ -96,17 +92,18 @@ def score_test_set(
     if wanted:
         run.through(workers)
     seconds = time.perf_counter() - start
+
+    def over_processes(number: float, operation: str) -> float:
+        tensor = torch.tensor(float(number), device=model.device)
+        reduce = getattr(torch.distributed.ReduceOp, operation)
+        return ddp_all_reduce(tensor, reduce).item()
+
     # Summed up when all are there: what they wrote can be read.
-    scored = _over_processes(run.scored, "SUM", model.device)
-    seconds = _over_processes(seconds, "MAX", model.device)
-    waited = _over_processes(run.waited, "MAX", model.device)
+    scored = int(over_processes(run.scored, "SUM"))
+    seconds = over_processes(seconds, "MAX")
+    waited = over_processes(run.waited, "MAX")
     store.read_all()
-    return Timing(int(scored), seconds, waited, processes)
-
-
-def _over_processes(number: float, operation: str, device: torch.device) -> float:
-    tensor = torch.tensor(float(number), device=device)
-    return ddp_all_reduce(tensor, getattr(torch.distributed.ReduceOp, operation)).item()
+    return Timing(scored, seconds, waited, processes)
 
 
 def _missing(
@@ -114,22 +111,24 @@ def _missing(
 ) -> dict[str, list[str]]:
     """Id → its variants that are to be scored, or heard, and are not yet."""
     metrics = metrics_of(scope.groups, num_sources(dataset.task))
-    heard = set(dataset.data_ids[: scope.save_audio])
     missing = {}
     for name in dataset.data_ids:
-        environment = dataset.data[name]["environment"]
         variants = [
             variant
-            for variant in variants_of(environment, dataset.variants)
+            for variant in dataset.all_variants(name, dataset.data[name]["environment"])
             if store.missing(name, variant, metrics)
             or (
-                (name in heard and variant in HEARD_VARIANTS)
+                _is_heard(dataset, scope, name, variant)
                 and not example_path(scope.audio_folder, name, variant).exists()
             )
         ]
         if variants:
             missing[name] = variants
     return missing
+
+
+def _is_heard(dataset: MixtureDataset, scope: Scope, name: str, variant: str) -> bool:
+    return variant in HEARD_VARIANTS and name in dataset.data_ids[: scope.save_audio]
 
 
 class _Run:
@@ -147,7 +146,6 @@ class _Run:
         self.scope, self.wanted = scope, wanted
         self.sources = num_sources(dataset.task)
         self.metrics = metrics_of(scope.groups, self.sources)
-        self.heard = set(dataset.data_ids[: scope.save_audio])
         self.jobs: dict[str, ScoringJob] = {}  # id → what is separated so far
         self.running: set[Future] = set()
         self.scored, self.waited = 0, 0.0
@@ -177,82 +175,70 @@ class _Run:
 
     def _progress(self) -> tqdm:
         total = sum(map(len, self.wanted.values()))
-        shown = self.scope.progressbar and if_main_process()
+        hidden = not (self.scope.progressbar and if_main_process())
         _, processes = rank_and_processes()
         share = f"process 1 of {processes}" if processes > 1 else None
-        return tqdm(
-            total=total, unit="mix", desc=share, disable=not shown, dynamic_ncols=True
-        )
+        return tqdm(None, share, total, unit="mix", disable=hidden, dynamic_ncols=True)
 
     def _take(self, example: Example, estimates: Tensor) -> ScoringJob | None:
         """Aligns and keeps an estimate; what is to be scored if it was the last."""
+        name, variant = example.id, example.variant
         targets = example.targets.to(estimates)[None]
         mixture = example.mixture.to(estimates)[None]
         aligned = align(estimates[None], targets)
         estimate = aligned[0].cpu()
-        if example.id in self.heard and example.variant in HEARD_VARIANTS:
+        if _is_heard(self.dataset, self.scope, name, variant):
             folder, rate = self.scope.audio_folder, self.model.sample_rate
             write_example(folder, example, estimate, rate)
-        if example.id not in self.jobs:
-            self.jobs[example.id] = self._job(example)
-        job = self.jobs[example.id]
+        if name not in self.jobs:
+            self.jobs[name] = self._job(example)
+        job = self.jobs[name]
         scores = scores_on_device(job.metrics, aligned, targets, mixture)
-        job.mixtures[example.variant] = example.mixture.numpy()
-        job.estimates[example.variant] = estimate.numpy()
+        job.mixtures[variant] = example.mixture.numpy()
+        job.estimates[variant] = estimate.numpy()
         for metric, by_signal in scores.items():
             of_sources = {suffix: x[0].tolist() for suffix, x in by_signal.items()}
-            job.on_device.setdefault(metric, {})[example.variant] = of_sources
-        if len(job.mixtures) < len(self.wanted[example.id]):
-            return None
-        return self.jobs.pop(example.id)
+            job.on_device.setdefault(metric, {})[variant] = of_sources
+        is_last = len(job.mixtures) == len(self.wanted[name])
+        return self.jobs.pop(name) if is_last else None
 
     def _job(self, example: Example) -> ScoringJob:
         """What is to be scored of a mixture, nothing of it separated yet."""
-        missing = {
+        variants = self.wanted[example.id]
+        metrics = [  # what every variant has already is not scored again
             metric
-            for variant in self.wanted[example.id]
-            for metric in self.store.missing(example.id, variant, self.metrics)
-        }
-        return ScoringJob(
-            example.id,
-            self.model.sample_rate,
-            # What every variant has already is not scored again.
-            [metric for metric in self.metrics if metric in missing],
-            variants_of(self.dataset.data[example.id]["environment"]),
-            example.targets.numpy(),
-            mixtures={},
-            estimates={},
-            on_device={},
-        )
+            for metric in self.metrics
+            if any(self.store.missing(example.id, v, [metric]) for v in variants)
+        ]
+        rate, targets = self.model.sample_rate, example.targets.numpy()
+        existing = variants_of(self.dataset.data[example.id]["environment"])
+        return ScoringJob(example.id, rate, metrics, existing, targets, {}, {}, {})
 
     def _collect(self, bar: tqdm, wait_first: bool) -> None:
         """Stores what is scored; waits for the first if nothing is."""
         start = time.perf_counter()
-        done, self.running = wait(
-            self.running, None if wait_first else 0, return_when=FIRST_COMPLETED
-        )
+        timeout = None if wait_first else 0
+        done, self.running = wait(self.running, timeout, FIRST_COMPLETED)
         if wait_first:
             self.waited += time.perf_counter() - start
         for future in done:
             mixture_id, scores = future.result()
             self.store.add(mixture_id, scores)
-            self._show(bar, mixture_id, scores)
+            self.scored += len(scores)
+            for variant in scores:
+                self._add_gains(mixture_id, variant)
+            if self.gains:
+                mean = sum(self.gains) / len(self.gains)
+                bar.set_postfix_str(f"SI-SDRi {mean:.2f} dB", refresh=False)
+            bar.update(len(scores))
 
-    def _show(self, bar: tqdm, mixture_id: str, scores: MixtureScores) -> None:
-        self.scored += len(scores)
-        for variant in scores:
-            known = self.store.scores(mixture_id, variant, ["si_sdr"])["si_sdr"]
-            if not is_target(variant, self.sources):
-                pairs = zip(known[""], known["_mixture"], strict=True)
-                self.gains += [
-                    estimate - mixture
-                    for estimate, mixture in pairs
-                    if isinstance(estimate, float) and isinstance(mixture, float)
-                ]
-        if self.gains:
-            mean = sum(self.gains) / len(self.gains)
-            bar.set_postfix_str(f"SI-SDRi {mean:.2f} dB", refresh=False)
-        bar.update(len(scores))
+    def _add_gains(self, mixture_id: str, variant: str) -> None:
+        """For the bar."""
+        known = self.store.scores(mixture_id, variant, ["si_sdr"])["si_sdr"]
+        if not is_target(variant, self.sources):
+            for estimate, mixture in zip(known[""], known["_mixture"], strict=True):
+                if isinstance(estimate, float) and isinstance(mixture, float):
+                    self.gains.append(estimate - mixture)
 
 
 def read_examples(
@@ -313,11 +299,7 @@ def _fill(examples: list[Example], rows: int) -> tuple[list[Example], Tensor]:
 def example_path(
     folder: str | Path, mixture_id: str, variant: str, signal: str = "mixture"
 ) -> Path:
-    """Where a signal of an example is written: the mixture, ``s1``, ``s1_target`` …
-
-    >>> example_path("audio", "test_1", "SER", "s2").name
-    'test_1_SER_s2.wav'
-    """
+    """Where a signal of an example is written: the mixture, ``s1``, ``s1_target`` …"""
     return Path(folder, f"{mixture_id}_{variant}_{signal}.wav")
 
 

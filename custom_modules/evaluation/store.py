@@ -35,8 +35,7 @@ class ScoreStore:
         self.path = self.folder / f"{key}.{rank}.jsonl"
         self._file: BinaryIO | None = None
         self._scored: dict[tuple[str, str], dict[str, SignalScores]] = {}
-        for path in sorted(self.folder.glob(f"{key}.*.jsonl")):
-            self._read(path)
+        self.read_all()
 
     def missing(
         self, mixture_id: str, variant: str, metrics: Collection[str]
@@ -82,10 +81,22 @@ class ScoreStore:
             self._file = None
 
     def read_all(self) -> None:
-        """Takes in what other processes have added."""
+        """Takes in what this and other processes have added."""
         for path in sorted(self.folder.glob(f"{self.key}.*.jsonl")):
-            if path != self.path:
-                self._read(path)
+            try:
+                lines = path.read_bytes().split(b"\n")
+            except OSError as error:
+                raise InputError(
+                    f"{path}: cannot be read ({error.strerror}); remove it to score "
+                    "again"
+                ) from error
+            for line in lines:
+                try:
+                    record = json.loads(line)
+                    scores = _with_failures(record["scores"])
+                    self._take_in(record["id"], record["variant"], scores)
+                except (ValueError, KeyError, TypeError, AttributeError):
+                    continue  # cut off by a kill, or of an older format
 
     def _open(self) -> BinaryIO:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -96,21 +107,6 @@ class ScoreStore:
                 if written.read() != b"\n":  # end the line that a kill cut off
                     file.write(b"\n")
         return file
-
-    def _read(self, path: Path) -> None:
-        try:
-            lines = path.read_bytes().split(b"\n")
-        except OSError as error:
-            raise InputError(
-                f"{path}: cannot be read ({error.strerror}); remove it to score again"
-            ) from error
-        for line in lines:
-            try:
-                record = json.loads(line)
-                scores = _with_failures(record["scores"])
-                self._take_in(record["id"], record["variant"], scores)
-            except (ValueError, KeyError, TypeError, AttributeError):
-                continue  # cut off by a kill, or of an older format
 
     def _take_in(
         self, mixture_id: str, variant: str, scores: dict[str, SignalScores]

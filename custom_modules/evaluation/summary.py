@@ -54,14 +54,12 @@ def over_sources(rows: pd.DataFrame) -> pd.DataFrame:
     ``incomplete``, that of sources without some score.
     """
     scores = [name for name in rows if name not in (*ROW_KEYS, "failures")]
-    keys = rows[["id", "variant"]]
-    groups = rows.groupby(["id", "variant"], sort=False)
-    known = [name for name in ROW_KEYS[2:] if name in rows and name != "source"]
     missing = rows[scores].isna().add_prefix("failed:")
     missing["incomplete"] = missing.any(axis=1)
-    counts = missing.groupby([keys.id, keys.variant], sort=False).sum()
-    table = pd.concat([groups[known].first(), groups[scores].mean(), counts], axis=1)
-    return table.reset_index()
+    groups = rows.join(missing).groupby(["id", "variant"], sort=False)
+    known = [name for name in ROW_KEYS[2:] if name in rows and name != "source"]
+    statistics = groups[known].first(), groups[scores].mean(), groups[[*missing]].sum()
+    return pd.concat(statistics, axis=1).reset_index()
 
 
 def summarise(rows: pd.DataFrame) -> pd.DataFrame:
@@ -76,13 +74,9 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     table = over_sources(rows)
     scores = [name for name in table if f"failed:{name}" in table]
     parts = [
-        _statistics(variant, EVERY, part, scores)
-        for variant, part in split_by_variant(table)
-    ]
-    parts += [
         _statistics(variant, group, part, scores)
-        for group, subset in _groups(table)
-        for variant, part in split_by_variant(subset, apart=False)
+        for group, subset in ((EVERY, table), *_groups(table))
+        for variant, part in split_by_variant(subset, apart=group == EVERY)
     ]
     return pd.concat(parts, ignore_index=True)
 
@@ -110,14 +104,12 @@ def _groups(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     if table.environment.nunique() > 1:
         for environment in environments_of(table):
             yield environment, table[table.environment == environment]
-    if table.genders.notna().any():
-        first, second = table.genders.str.split("-", n=1, expand=True).to_numpy().T
-        names = sorted(table.genders.dropna().unique())
-        pairs = [(name, table.genders == name) for name in names]
-        known = table.genders.notna()
-        pairs += [("same gender", known & (first == second))]
-        pairs += [("cross gender", known & (first != second))]
-        yield from ((name, table[mask]) for name, mask in pairs if mask.any())
+    known = table[table.genders.notna()]
+    if len(known):
+        yield from known.groupby("genders")
+        first, second = known.genders.str.split("-", n=1, expand=True).to_numpy().T
+        pairs = ("same gender", first == second), ("cross gender", first != second)
+        yield from ((name, known[mask]) for name, mask in pairs if mask.any())
     if table.ssr_db.notna().any():
         labels = ssr_labels(table.ssr_db)
         for label in dict.fromkeys(labels[table.ssr_db.sort_values().index].dropna()):

@@ -28,12 +28,13 @@ from custom_modules.mmipc import VARIANTS, is_target, num_sources, variants_of
 #: Suffix of a column → who the row of the table is of.
 SYSTEMS = {"": "model", "_mixture": "mixture", "_oracle": "oracle"}
 
-NOTE = """\
-Means over mixtures, of which each is the mean over its sources; {in_db} in dB, PESQ
-{{mode}} (MOS-LQO). `i` is the improvement over the mixture, `oracle` what removing the
-background alone, without parting the speakers, would give. Intervals are 95 % bootstrap
-intervals over mixtures; all variants is the mean of the variants' means, all mixtures
-weighs every mixture and variant alike."""
+NOTE = (
+    "Means over mixtures, of which each is the mean over its sources; {in_db} in dB, "
+    "PESQ {{mode}} (MOS-LQO). `i` is the improvement over the mixture, `oracle` what "
+    "removing the background alone, without parting the speakers, would give. "
+    "Intervals are 95 % bootstrap intervals over mixtures; all variants is the mean of "
+    "the variants' means, all mixtures weighs every mixture and variant alike."
+)
 
 
 def result_rows(
@@ -141,10 +142,12 @@ def report(rows: pd.DataFrame, summary: pd.DataFrame, record: dict) -> str:
     """All tables as one Markdown document."""
     every = summary[summary.group == EVERY]
     mode = "narrow band" if record["sample_rate"] == 8000 else "wide band"
+    *names, last = [x.heading for x in METRICS.values() if x.unit == "dB"]
+    note = NOTE.format(in_db=f"{', '.join(names)} and {last}")
     parts = [
         f"# {record['model_name']}, task {record['task']}, {record['split']} set",
         main_table(summary),
-        _note().format(mode=mode),
+        textwrap.fill(note, 83, break_on_hyphens=False).format(mode=mode),
         "## Scores beside the mixture and the oracle",
         scores_table(every),
         "## Spread: mean ± standard deviation [95 % interval]",
@@ -158,14 +161,6 @@ def report(rows: pd.DataFrame, summary: pd.DataFrame, record: dict) -> str:
     parts += ["## Failures", failures or "None: every metric could be computed."]
     parts += ["## How it was made", "\n".join(record_lines(record))]
     return "\n\n".join(parts) + "\n"
-
-
-def _note() -> str:
-    *names, last = [
-        metric.heading for metric in METRICS.values() if metric.unit == "dB"
-    ]
-    text = NOTE.format(in_db=f"{', '.join(names)} and {last}")
-    return textwrap.fill(text, 83, break_on_hyphens=False)
 
 
 def main_table(summary: pd.DataFrame) -> str:

@@ -17,6 +17,7 @@ from custom_modules.distributed import (
     rank_and_processes,
 )
 from custom_modules.errors import InputError, check_number
+from custom_modules.evaluation import tables
 from custom_modules.evaluation.loading import Model
 from custom_modules.evaluation.record import describe_run, evaluation_key
 from custom_modules.evaluation.runner import (
@@ -26,17 +27,9 @@ from custom_modules.evaluation.runner import (
     score_test_set,
 )
 from custom_modules.evaluation.store import SCORES_FOLDER, ScoreStore
-from custom_modules.evaluation.tables import (
-    main_table,
-    result_rows,
-    write_results,
-    write_rows,
-)
 from custom_modules.files import nearest_existing, prepare_folder
 from custom_modules.metrics import checked_groups
 from custom_modules.mmipc import num_sources
-
-_RERUN = "what was scored is kept, and the same command goes on from there"
 
 
 def evaluate_model(
@@ -67,12 +60,12 @@ def evaluate_model(
         timing = score_test_set(model, dataset, store, scope)
     if not if_main_process():
         return
-    rows = result_rows(dataset, store, scope.groups)
+    rows = tables.result_rows(dataset, store, scope.groups)
     record = describe_run(model, timing, facts, split, checkpoint)
-    summary, pictures = write_results(rows, folder, record)
+    summary, pictures = tables.write_results(rows, folder, record)
     if output:
-        write_rows(rows, output)
-    print(f"\nThe {split} set (means over mixtures):\n\n{main_table(summary)}")
+        tables.write_rows(rows, output)
+    print(f"\nThe {split} set (means over mixtures):\n\n{tables.main_table(summary)}")
     _say_where(folder, dataset, scope, pictures)
 
 
@@ -93,11 +86,7 @@ def scope_of_training(hparams: dict, progressbar: bool) -> Scope:
 
 
 def chosen_batch_size(hparams: dict) -> int:
-    """How many mixtures are tested at once; older files do not say.
-
-    >>> chosen_batch_size({"test_batch_size": 2}), chosen_batch_size({})
-    (2, 8)
-    """
+    """How many mixtures are tested at once; older files do not say."""
     size = hparams.get("test_batch_size", BATCH_SIZE)
     check_number("--test_batch_size", size, least=1, whole=True)
     return size
@@ -105,28 +94,26 @@ def chosen_batch_size(hparams: dict) -> int:
 
 @contextmanager
 def _explained_failures(model: Model, scope: Scope) -> Iterator[None]:
+    rerun = "What was scored is kept, and the same command goes on from there"
+    size = scope.batch_size
+    if model.device.type == "cpu":
+        remedy = (
+            "with fewer cores, as by taskset -c 0 before the same command, fewer "
+            f"mixtures are separated and scored at a time. {rerun}"
+        )
+    elif size == 1:
+        remedy = "use --eval_precision=bf16, or --device=cpu"
+    else:
+        remedy = f"batches were of {size}: use {scope.size_option}={size // 2}"
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
-            message = f"out of memory in the test; {_remedy(model, scope)}"
-        elif is_lost_process(error):
-            message = "another process of this test has ended; " + _RERUN
-        else:
-            raise
-        raise InputError(message) from error
-
-
-def _remedy(model: Model, scope: Scope) -> str:
-    if model.device.type == "cpu":
-        return (
-            "with fewer cores, as by taskset -c 0 before the same command, fewer "
-            "mixtures are separated and scored at a time. " + _RERUN.capitalize()
-        )
-    if scope.batch_size == 1:
-        return "use --eval_precision=bf16, or --device=cpu"
-    half = scope.batch_size // 2
-    return f"batches were of {scope.batch_size}: use {scope.size_option}={half}"
+            raise InputError(f"out of memory in the test; {remedy}") from error
+        if is_lost_process(error):
+            message = f"another process of this test has ended. {rerun}"
+            raise InputError(message) from error
+        raise
 
 
 def _check_writable(folder: Path, output: str | Path | None) -> None:
@@ -145,30 +132,22 @@ def _shared_key(
     model: Model, dataset: MixtureDataset, split: str, batch_size: int
 ) -> str:
     """The first process's key: files may look otherwise from another machine."""
-    key = ""
+    keys = [""]
     if if_main_process():
-        key = evaluation_key(model, dataset, split, batch_size)
-    if not is_distributed_initialized():
-        return key
-    keys = [key]
-    on_device = torch.distributed.get_backend() == "nccl"
-    device = model.device if on_device else torch.device("cpu")
-    torch.distributed.broadcast_object_list(keys, src=0, device=device)
+        keys = [evaluation_key(model, dataset, split, batch_size)]
+    if is_distributed_initialized():
+        on_device = torch.distributed.get_backend() == "nccl"
+        device = model.device if on_device else torch.device("cpu")
+        torch.distributed.broadcast_object_list(keys, src=0, device=device)
     return keys[0]
 
 
 def _say_where(
     folder: Path, dataset: MixtureDataset, scope: Scope, pictures: list[Path]
 ) -> None:
-    print("\nTo look at:")
-    for path in (folder / "test_summary.md", *pictures):
-        print(f"  {path}")
-    if not scope.save_audio:
-        return
+    print("\nTo look at:", folder / "test_summary.md", *pictures, sep="\n  ")
     signals = ["mixture", *(f"s{i + 1}" for i in range(num_sources(dataset.task)))]
-    name = dataset.data_ids[0]
-    heard = [example_path(scope.audio_folder, name, "C", signal) for signal in signals]
-    if heard[0].exists():
-        print("To listen to, a mixture and what was made of it:")
-        for path in heard:
-            print(f"  {path}")
+    name, audio = dataset.data_ids[0], scope.audio_folder
+    heard = [example_path(audio, name, "C", signal) for signal in signals]
+    if scope.save_audio and heard[0].exists():
+        print("To listen to, a mixture and what was made of it:", *heard, sep="\n  ")

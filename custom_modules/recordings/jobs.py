@@ -10,7 +10,7 @@ from PIL import Image
 
 from custom_modules.audio import SUFFIXES, open_audio
 from custom_modules.errors import InputError
-from custom_modules.evaluation.loading import fingerprint
+from custom_modules.evaluation.record import fingerprint
 from custom_modules.inference import PolSESSSeparation
 
 #: How the comments begin of the files that ``separate.py`` has written.

@@ -28,13 +28,8 @@ from speechbrain.utils.distributed import run_on_main
 
 from custom_modules.distributed import join_processes, leave_processes
 from custom_modules.errors import exit_cleanly
+from custom_modules.evaluation import loading
 from custom_modules.evaluation.comparison import compare_results
-from custom_modules.evaluation.loading import (
-    find_model,
-    prepare_options,
-    results_folder,
-    test_set,
-)
 from custom_modules.evaluation.options import (
     comparison_folder,
     print_usage,
@@ -55,11 +50,12 @@ def main(argv: list[str]) -> None:
     if options.compare:
         compare_results(options.compare, comparison_folder(rest), options.output)
         return
-    found = find_model(rest)
+    found = loading.find_model(rest)
     join_processes(found.run_opts)
-    folder = results_folder(found, options.split)
-    run_on_main(prepare_polsess, kwargs=prepare_options(found, folder, options.split))
-    dataset = test_set(found, folder, options)
+    folder = loading.results_folder(found, options.split)
+    preparation = loading.prepare_options(found, folder, options.split)
+    run_on_main(prepare_polsess, kwargs=preparation)
+    dataset = loading.test_set(found, folder, options)
     scope = scope_of(options, found.hparams, not found.run_opts.noprogressbar)
     model, checkpoint = found.load()
     facts = facts_of(found.hparams)

@@ -78,14 +78,14 @@ def test_seeds_of_a_model_are_pooled(tmp_path):
 
 def test_one_model_twice_with_one_seed_goes_by_its_paths(tmp_path):
     folders = [results(tmp_path / name, "a", n) for n, name in enumerate("xy")]
-    assert [c.name for c in read_results(folders)] == list(map(str, folders))
+    assert list(read_results(folders)) == list(map(str, folders))
 
 
 def test_results_without_a_seed_are_no_seed(tmp_path):
     folders = [results(tmp_path / f"b{s}", "b", 0, seed=s) for s in (1, 2, None)]
-    assert [c.name for c in read_results(folders)] == list(map(str, folders))
+    assert list(read_results(folders)) == list(map(str, folders))
     folders = [folders[2], results(tmp_path / "a", "a", 0)]
-    assert [c.name for c in read_results(folders)] == ["b", "a"]
+    assert list(read_results(folders)) == ["b", "a"]
 
 
 @pytest.mark.parametrize(

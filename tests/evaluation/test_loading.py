@@ -17,7 +17,7 @@ from custom_modules.evaluation.loading import (
     prepare_options,
     results_folder,
 )
-from custom_modules.evaluation.record import facts_of
+from custom_modules.evaluation.record import facts_of, fingerprint
 from tests.evaluation.conftest import Blur
 
 
@@ -203,6 +203,6 @@ def test_a_fingerprint_tells_parameters_and_settings():
     with torch.no_grad():
         other.layer.weight[0] += 1e-6
     setting.eps = 1e-4
-    prints = [Model(m, m, 8000).fingerprint() for m in (first, same, other, setting)]
+    prints = [fingerprint(m) for m in (first, same, other, setting)]
     assert prints[0] == prints[1]
     assert len(set(prints)) == 3

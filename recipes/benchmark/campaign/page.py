@@ -9,12 +9,7 @@ import pandas as pd
 
 from custom_modules import markdown
 from custom_modules.errors import InputError
-from custom_modules.evaluation.comparison import (
-    decimals_of,
-    heading_of,
-    improvements,
-    mean_over_seeds,
-)
+from custom_modules.evaluation.comparison import improvements, mean_over_seeds
 from custom_modules.evaluation.summary import ALL_MIXTURES
 from custom_modules.files import atomic_path
 
@@ -81,7 +76,7 @@ def _score_table(scores: pd.DataFrame, key: str) -> str:
     models = list(dict.fromkeys(scores.model))
     lines = [[key, "n", *models]]
     for row, part in scores.groupby(key, sort=False):
-        name = heading_of(row) if key == "metric" else row
+        name = improvements()[row].heading if key == "metric" else row
         by_model = part.set_index("model")
         cells = [_score_cell(by_model.loc[model]) for model in models]
         lines.append([name, str(part.n.iloc[0]), *cells])
@@ -91,7 +86,7 @@ def _score_table(scores: pd.DataFrame, key: str) -> str:
 def _score_cell(cell: pd.Series) -> str:
     if pd.isna(cell["mean"]):
         return markdown.DASH
-    decimals = decimals_of(cell.metric)
+    decimals = improvements()[cell.metric].decimals
     interval = markdown.interval(cell.ci_low, cell.ci_high, decimals)
     return f"{mean_over_seeds(cell, decimals)} [{interval}]"
 
