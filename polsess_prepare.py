@@ -99,8 +99,7 @@ def _valid_options(
     unknown = set(subsets) - set(SUBSETS)
     if unknown or not subsets:
         raise InputError(
-            f"subsets: {', '.join(sorted(unknown)) or 'none'}; "
-            f"choose from {', '.join(SUBSETS)}"
+            f"subsets: {', '.join(sorted(unknown)) or 'none'}; choose from {', '.join(SUBSETS)}"
         )
     if check not in LEVELS:
         raise InputError(f"check: {check}; choose from {', '.join(LEVELS)}")

@@ -18,10 +18,7 @@ from custom_modules.errors import InputError
 from custom_modules.files import atomic_path
 
 #: What is taken for a recording in a folder.
-SUFFIXES = (
-    *(".wav", ".flac", ".mp3", ".ogg", ".oga"),
-    *(".opus", ".aif", ".aiff", ".w64", ".caf"),
-)
+SUFFIXES = (*(".wav", ".flac", ".mp3", ".ogg", ".oga"), *(".opus", ".aif", ".aiff", ".w64", ".caf"))
 #: The published generator of PolSESS limits every signal at this magnitude.
 LIMIT = 0.999
 FULL_SCALE = 32768  # soundfile reads int16 samples as value / 32768
@@ -62,9 +59,7 @@ def open_audio(path: str | Path) -> sf.SoundFile:
         return sf.SoundFile(path)
 
 
-def read_blocks(
-    audio: sf.SoundFile, seconds: float = READ_SECONDS
-) -> Iterator[np.ndarray]:
+def read_blocks(audio: sf.SoundFile, seconds: float = READ_SECONDS) -> Iterator[np.ndarray]:
     """Blocks of an open file, float32 ``[channels, time]``; NaN and infinity raise."""
     size = max(1, round(seconds * audio.samplerate))
     start = 0
@@ -77,9 +72,7 @@ def read_blocks(
         bad = np.flatnonzero(~np.isfinite(block).all(0))
         if len(bad):
             second = (start + bad[0]) / audio.samplerate
-            raise InputError(
-                f"{audio.name}: a value that is no number at {second:.3f} s"
-            )
+            raise InputError(f"{audio.name}: a value that is no number at {second:.3f} s")
         start += block.shape[1]
         yield block
 
@@ -173,9 +166,7 @@ def resample(samples: np.ndarray, old_rate: int, new_rate: int) -> np.ndarray:
     return resample_poly(samples, new_rate // common, old_rate // common)
 
 
-def resample_blocks(
-    blocks: Iterable[np.ndarray], rate: int, new_rate: int
-) -> Iterator[np.ndarray]:
+def resample_blocks(blocks: Iterable[np.ndarray], rate: int, new_rate: int) -> Iterator[np.ndarray]:
     """A stream of blocks ``[batch, time]`` at another rate, as if done at once.
 
     A stream of n samples becomes one of ``ceil(n * new_rate / rate)``.

@@ -66,15 +66,11 @@ class Separation(ExactSteps):
             "lengths": (relative * mixture.shape[1]).round() if padded else None,
         }
 
-    def compute_objectives(
-        self, predictions: Outputs, batch: PaddedBatch, stage: Stage
-    ) -> Tensor:
+    def compute_objectives(self, predictions: Outputs, batch: PaddedBatch, stage: Stage) -> Tensor:
         """The mean loss of a batch; ``predictions`` get ``si_sdr``, dB, ``[batch]``."""
         estimates = predictions["estimates"]
         with torch.autocast(estimates.device.type, enabled=False):
-            loss, _ = self.loss(
-                estimates.float(), predictions["targets"], predictions["lengths"]
-            )
+            loss, _ = self.loss(estimates.float(), predictions["targets"], predictions["lengths"])
         is_score = self.loss is pit_si_sdr_loss  # not the same work twice
         predictions["si_sdr"] = -loss.detach() if is_score else _si_sdr(predictions)
         return loss.mean()
@@ -166,9 +162,7 @@ class Separation(ExactSteps):
             self.seconds_before = 0.0
         self.audible = []
 
-    def on_stage_end(
-        self, stage: Stage, stage_loss: float, epoch: int | None = None
-    ) -> None:
+    def on_stage_end(self, stage: Stage, stage_loss: float, epoch: int | None = None) -> None:
         averages = self.averages.of_all_processes()
         if stage == Stage.TRAIN:
             self.train_averages = averages
@@ -197,9 +191,7 @@ class Separation(ExactSteps):
             self._forget_intra_epoch_checkpoints()
         else:
             # The default of importance_keys is a list shared between calls.
-            self.checkpointer.save_and_keep_only(
-                meta=meta, max_keys=["si_sdr"], importance_keys=[]
-            )
+            self.checkpointer.save_and_keep_only(meta=meta, max_keys=["si_sdr"], importance_keys=[])
 
     @main_process_only  # SpeechBrain's loggers would wait for the other processes
     def _track(self, epoch: int, row: Mapping[str, float]) -> None:

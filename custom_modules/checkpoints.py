@@ -48,9 +48,7 @@ class AtomicCheckpointer(Checkpointer):
                 shutil.rmtree(path)
         try:
             self.checkpoints_dir.mkdir(parents=True, exist_ok=True)
-            checkpoint = super().save_checkpoint(
-                *args, verbosity=logging.DEBUG, **kwargs
-            )
+            checkpoint = super().save_checkpoint(*args, verbosity=logging.DEBUG, **kwargs)
         except (OSError, RuntimeError) as error:
             of_torch = any(sign in str(error) for sign in _TORCH_CANNOT_WRITE)
             if not (isinstance(error, OSError) or of_torch):
@@ -141,13 +139,10 @@ def _check_folder(folder: Path) -> None:
     """Refuses a file, and a folder that cannot be made."""
     nearest = nearest_existing(folder)
     if not nearest.is_dir():
-        raise InputError(
-            f"{nearest}: is not a folder, but checkpoints would go into it"
-        )
+        raise InputError(f"{nearest}: is not a folder, but checkpoints would go into it")
     if nearest != folder and not os.access(nearest, os.W_OK):
         raise InputError(
-            f"{folder}: cannot be made ({nearest} is not writable); name another "
-            "--output_folder"
+            f"{folder}: cannot be made ({nearest} is not writable); name another --output_folder"
         )
 
 

@@ -79,9 +79,7 @@ def _short_names(folders: list[Path]) -> list[str]:
     raise InputError(f"{folders[0]}: is named more than once")
 
 
-def plot_histories(
-    histories: Mapping[str, pd.DataFrame], score: str = "si_sdri"
-) -> Figure:
+def plot_histories(histories: Mapping[str, pd.DataFrame], score: str = "si_sdri") -> Figure:
     """Validation, training and learning rate; ``si_sdr`` or ``si_sdri`` is drawn."""
     figure = Figure(figsize=(9, 6.5), layout="constrained")
     scores, rates = figure.subplots(2, sharex=True, height_ratios=(4, 1))

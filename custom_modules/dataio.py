@@ -107,9 +107,7 @@ class MixtureDataset(DynamicItemDataset):
         """All allowed variants of a mixture."""
         return variants_of(environment, self.variants)
 
-    def segment(
-        self, mixture_id: str, duration: float, sample_rate: int
-    ) -> tuple[int, int]:
+    def segment(self, mixture_id: str, duration: float, sample_rate: int) -> tuple[int, int]:
         """First sample and number of samples of the crop of this epoch."""
         total = round(duration * sample_rate)
         if self.segment_seconds is None:
@@ -209,8 +207,7 @@ def checked_variants(variants: str | Iterable[str] | None) -> tuple[str, ...]:
     names = variants.split(",") if isinstance(variants, str) else list(variants or ())
     if not names or any(name not in VARIANTS for name in names):
         raise InputError(
-            f"variants {variants}: choose one or more of {', '.join(VARIANTS)}, "
-            "as in SER,SE"
+            f"variants {variants}: choose one or more of {', '.join(VARIANTS)}, as in SER,SE"
         )
     return tuple(names)
 

@@ -57,9 +57,7 @@ RENAMED_PATHS = {
 class _Representer(RoundTripRepresenter):
     """Writes 1e-05 as 1.0e-05, or readers of YAML 1.1 would take it for text."""
 
-    def represent_scalar(
-        self, tag: Any, value: str, *args: Any, **kwargs: Any
-    ) -> ScalarNode:
+    def represent_scalar(self, tag: Any, value: str, *args: Any, **kwargs: Any) -> ScalarNode:
         match = re.fullmatch(r"([+-]?\d+)(\.\d*)?e([+-]?)(\d+)", value.lower())
         if match and str(tag).endswith(":float"):
             value = f"{match[1]}{match[2] or '.0'}e{match[3] or '+'}{match[4]}"
@@ -128,9 +126,7 @@ def read_hparams(hparams_file: str | Path) -> dict[str, Any]:
     return tree
 
 
-def load_hparams(
-    hparams_file: str | Path, overrides: Mapping[str, Any]
-) -> dict[str, Any]:
+def load_hparams(hparams_file: str | Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """The objects of a HyperPyYAML file; modules beside the file can be imported."""
     paths, tree, changes = _read_chain(hparams_file, overrides)
     check_values(changes, tree)
@@ -263,9 +259,7 @@ def _parse_value(text: str) -> Any:
         return text
 
 
-def load_experiment(
-    argv: list[str],
-) -> tuple[str, dict[str, Any], RunOptions, dict[str, Any]]:
+def load_experiment(argv: list[str]) -> tuple[str, dict[str, Any], RunOptions, dict[str, Any]]:
     """The hparams file, or its base; what it makes; run options; and the overrides.
 
     Those are what a derived file, the environment and the command line change.
@@ -308,9 +302,7 @@ def _own_folder() -> dict[str, str]:
     return {"output_folder": f"results/sweeps/{sweep.split('/')[-1]}/{run}"}
 
 
-def check_overrides(
-    hparams_file: str | Path, overrides: Mapping[str, Any]
-) -> dict[str, Any]:
+def check_overrides(hparams_file: str | Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Adds what the environment says, and refuses keys that the file lacks."""
     tree = read_hparams(hparams_file)
     overrides = _environment(tree) | dict(overrides)

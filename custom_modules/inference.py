@@ -126,9 +126,7 @@ class PolSESSSeparation(Pretrained):
             mixture = resample_blocks(blocks, audio.samplerate, model_rate)
             return self._separate(map(torch.from_numpy, mixture), normalize, path)
 
-    def _separate(
-        self, blocks: Iterable[Tensor], normalize: str, name: str = "mix"
-    ) -> Tensor:
+    def _separate(self, blocks: Iterable[Tensor], normalize: str, name: str = "mix") -> Tensor:
         parts = list(self.stream(blocks, normalize))
         if not parts:
             raise InputError(f"{name}: holds no samples")
@@ -138,9 +136,7 @@ class PolSESSSeparation(Pretrained):
             sources = sources / torch.where(peak > 0, peak, 1)  # silence stays
         return sources.to(self.device)
 
-    def stream(
-        self, blocks: Iterable[Tensor], normalize: str = "mixture"
-    ) -> Iterator[Tensor]:
+    def stream(self, blocks: Iterable[Tensor], normalize: str = "mixture") -> Iterator[Tensor]:
         """Separates a stream, for those who cannot hold all of it.
 
         Blocks of one or more equally long signals, ``[batch, time]`` at the model's

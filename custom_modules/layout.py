@@ -66,11 +66,7 @@ ENDINGS = {layer: f"_{LAYERS[layer].folder}" for layer in reversed(LAYERS)}
 ENDINGS |= {"s1": "_sp1", "s2": "_sp2", "mix": ""}
 
 #: name in the manifest → column that may be absent
-OPTIONAL_COLUMNS = {
-    "scene_class": "sceneClass",
-    "event_class": "eventClass",
-    "ssr_db": "SSR",
-}
+OPTIONAL_COLUMNS = {"scene_class": "sceneClass", "event_class": "eventClass", "ssr_db": "SSR"}
 
 #: name here → column: which stretch of which recording a speaker says
 SEGMENT_COLUMNS = {
@@ -147,14 +143,9 @@ def with_speaker(recording: str, speaker: str, speakers: Collection[str]) -> str
     return f"{speaker}/{recording}"
 
 
-def write_rows(
-    path: Path, columns: Iterable[str], rows: Iterable[Mapping[str, str]]
-) -> None:
+def write_rows(path: Path, columns: Iterable[str], rows: Iterable[Mapping[str, str]]) -> None:
     """Writes a CSV as MATLAB's ``writetable`` does: missing values are empty cells."""
-    with (
-        atomic_path(path) as partial,
-        open(partial, "w", encoding="utf-8", newline="") as file,
-    ):
+    with atomic_path(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(columns), restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

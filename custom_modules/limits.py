@@ -37,9 +37,7 @@ def check_values(changes: Mapping[str, Any], tree: Mapping[str, Any]) -> None:
             check_number(f"--{key}", value, **_RANGES[key])
     values = {**tree, **changes}
     if "rnn_type" in changes and changes["rnn_type"] not in _RNNS:
-        raise InputError(
-            f"--rnn_type={changes['rnn_type']}: choose one of {', '.join(_RNNS)}"
-        )
+        raise InputError(f"--rnn_type={changes['rnn_type']}: choose one of {', '.join(_RNNS)}")
     for key, other, fits, words in _PAIRS:
         concerned = {key, other} & changes.keys() and {key, other} <= values.keys()
         if concerned and not fits(values[key], values[other]):

@@ -96,9 +96,7 @@ def bss_eval(references: np.ndarray, signals: np.ndarray) -> tuple[np.ndarray, .
         raise Uncomputable(f"not longer than {BSS_FILTER_TAPS} samples")
     try:
         own, all_together = square_cosine_metrics(
-            references.astype(np.float64),
-            signals.astype(np.float64),
-            filter_length=BSS_FILTER_TAPS,
+            references.astype(np.float64), signals.astype(np.float64), filter_length=BSS_FILTER_TAPS
         )
     except np.linalg.LinAlgError as error:
         raise Uncomputable("target leaves the filter undetermined") from error
@@ -247,16 +245,10 @@ _BSS_NAN = "target leaves the filter undetermined"
 METRICS = {
     "si_sdr": Metric(si_sdr, "SI-SDR", "dB", 2, "si_sdr", "batch"),
     "sdr": Metric(bss_eval, "SDR", "dB", 2, "sdr", "targets", 0, undefined=_BSS_NAN),
-    "sir": Metric(
-        bss_eval, "SIR", "dB", 2, "sdr", "targets", 1, across=True, undefined=_BSS_NAN
-    ),
+    "sir": Metric(bss_eval, "SIR", "dB", 2, "sdr", "targets", 1, across=True, undefined=_BSS_NAN),
     "pesq": Metric(pesq_score, "PESQ", "", 2, "pesq"),
-    "stoi": Metric(
-        StoiReference.score, "STOI", "", 3, "stoi", part=0, prepare=StoiReference
-    ),
-    "estoi": Metric(
-        StoiReference.score, "ESTOI", "", 3, "stoi", part=1, prepare=StoiReference
-    ),
+    "stoi": Metric(StoiReference.score, "STOI", "", 3, "stoi", part=0, prepare=StoiReference),
+    "estoi": Metric(StoiReference.score, "ESTOI", "", 3, "stoi", part=1, prepare=StoiReference),
 }
 
 #: Always computed, as estimates are aligned by it.
@@ -269,9 +261,7 @@ def metric_groups() -> tuple[str, ...]:
     return tuple(name for name in groups if name != BASE_GROUP)
 
 
-def checked_groups(
-    names: Sequence[str], option: str = "test_metrics"
-) -> tuple[str, ...]:
+def checked_groups(names: Sequence[str], option: str = "test_metrics") -> tuple[str, ...]:
     """A choice of groups in the order of the table; InputError if one is unknown.
 
     >>> checked_groups(["stoi", "sdr"])
@@ -280,8 +270,7 @@ def checked_groups(
     known = metric_groups()
     if not isinstance(names, list | tuple) or not set(names) <= set(known):
         raise InputError(
-            f"{option} {names}: choose a list of {', '.join(known)}; "
-            "SI-SDR is always computed"
+            f"{option} {names}: choose a list of {', '.join(known)}; SI-SDR is always computed"
         )
     return tuple(name for name in known if name in names)
 

@@ -125,9 +125,7 @@ class Curriculum:
     """
 
     def __init__(
-        self,
-        schedule: list[dict] | None = None,
-        train_variants: Iterable[str] = VARIANTS,
+        self, schedule: list[dict] | None = None, train_variants: Iterable[str] = VARIANTS
     ) -> None:
         trained = list(train_variants)
         if schedule is None:
@@ -136,9 +134,7 @@ class Curriculum:
         starts = (e["epoch"] for e in schedule if "lr_scheduler" in e)
         self.scheduler_start = next(starts, 1)
         #: First epoch and variants of each entry.
-        self.steps = [
-            (e["epoch"], _in_order(set(e["variants"]) & set(trained))) for e in schedule
-        ]
+        self.steps = [(e["epoch"], _in_order(set(e["variants"]) & set(trained))) for e in schedule]
         for epoch, variants in self.steps:
             if not variants:
                 raise InputError(

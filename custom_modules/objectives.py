@@ -37,9 +37,7 @@ def si_sdr(estimates: Tensor, targets: Tensor, lengths: Tensor | None = None) ->
     return pairwise_si_sdr(estimates, targets, lengths).diagonal(dim1=1, dim2=2)
 
 
-def pairwise_si_sdr(
-    estimates: Tensor, targets: Tensor, lengths: Tensor | None = None
-) -> Tensor:
+def pairwise_si_sdr(estimates: Tensor, targets: Tensor, lengths: Tensor | None = None) -> Tensor:
     """:func:`si_sdr` of each pair, ``[batch, targets, estimates]``."""
     dtype = torch.promote_types(estimates.dtype, torch.float32)
     sources = targets.shape[2]
@@ -90,9 +88,7 @@ class _Covariance(Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, targets: Tensor, estimates: Tensor, lengths: Tensor | None
-    ) -> Tensor:
+    def forward(ctx: Any, targets: Tensor, estimates: Tensor, lengths: Tensor | None) -> Tensor:
         device, sources = targets.device, targets.shape[2]
         # Apple's GPUs know no float64.
         dtype = torch.float32 if device.type == "mps" else torch.float64

@@ -120,9 +120,7 @@ def worker_pool(
     try:
         yield pool
     except BrokenProcessPool as error:
-        raise InputError(
-            f"a worker process died, perhaps for want of memory; {remedy}"
-        ) from error
+        raise InputError(f"a worker process died, perhaps for want of memory; {remedy}") from error
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -174,9 +172,7 @@ class TrialProcess:
     def output(self) -> Path:
         return self.folder / "output.txt"
 
-    def values(
-        self, tick: Callable[[], Any] = lambda: None
-    ) -> Iterator[tuple[int, float]]:
+    def values(self, tick: Callable[[], Any] = lambda: None) -> Iterator[tuple[int, float]]:
         """Yields epoch and value of each to the end; ``tick`` is called all along."""
         seen, running = 0, True
         while running:

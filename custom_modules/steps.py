@@ -144,9 +144,7 @@ class ExactSteps(sb.Brain):
         if self.max_grad_norm > 0:
             # SpeechBrain clips the first group of the optimiser alone.
             most = self.max_grad_norm * self.scaler.get_scale()
-            torch.nn.utils.clip_grads_with_norm_(
-                self.modules.parameters(), most, scaled_norm
-            )
+            torch.nn.utils.clip_grads_with_norm_(self.modules.parameters(), most, scaled_norm)
         super().optimizers_step()
 
     def _check_finite(self, value: Tensor, name: str) -> None:
@@ -184,9 +182,7 @@ class ExactSteps(sb.Brain):
             num_to_keep=0, ckpt_predicate=lambda c: INTRA_EPOCH_CKPT_FLAG in c.meta
         )
 
-    def _should_save_intra_epoch_ckpt(
-        self, last_ckpt_time: float, steps_since_ckpt: int
-    ) -> bool:
+    def _should_save_intra_epoch_ckpt(self, last_ckpt_time: float, steps_since_ckpt: int) -> bool:
         """Only where no gradients are under way: a checkpoint holds none."""
         wanted = super()._should_save_intra_epoch_ckpt(last_ckpt_time, steps_since_ckpt)
         return wanted and self.share.last
@@ -251,9 +247,7 @@ class StoppingEpochCounter(EpochCounterWithStopper):
     stops. The first ``warmup`` epochs, as of a curriculum, are not judged.
     """
 
-    def __init__(
-        self, limit: int, patience: int | None = None, warmup: int = 0
-    ) -> None:
+    def __init__(self, limit: int, patience: int | None = None, warmup: int = 0) -> None:
         if patience is not None:
             check_number("--early_stopping_patience", patience, least=1, whole=True)
         check_number("--early_stopping_warmup", warmup, least=0, whole=True)

@@ -38,9 +38,7 @@ class TensorBoardTracker(Tracker):
 
     plays = True
 
-    def __init__(
-        self, folder: str | Path, config: Mapping[str, Any], last_epoch: int
-    ) -> None:
+    def __init__(self, folder: str | Path, config: Mapping[str, Any], last_epoch: int) -> None:
         self.logger = TensorboardLogger(f"{folder}/tensorboard")
         self.logger.global_step["meta"] = last_epoch
         if not last_epoch:
@@ -79,9 +77,7 @@ class WandbTracker(Tracker):
 
     plays = True
 
-    def __init__(
-        self, folder: str | Path, config: Mapping[str, Any], last_epoch: int
-    ) -> None:
+    def __init__(self, folder: str | Path, config: Mapping[str, Any], last_epoch: int) -> None:
         import wandb
 
         try:

@@ -41,9 +41,7 @@ def test_reads_any_format_at_the_wanted_rate(tmp_path, name, rate, tolerance):
 def test_span_is_cut_where_it_was_asked_for(tmp_path):
     path = write(tmp_path / "a.wav", sine(440, 2.0, 44100), 44100)
     whole = audio.read_span(path, 0, 16000, 8000)
-    np.testing.assert_allclose(
-        whole[200:-200], sine(440, 2.0, 8000)[200:-200], atol=1e-3
-    )
+    np.testing.assert_allclose(whole[200:-200], sine(440, 2.0, 8000)[200:-200], atol=1e-3)
     part = audio.read_span(path, 4000, 4410, 8000)
     np.testing.assert_allclose(part[100:-100], whole[4100:8310], atol=1e-3)
 
@@ -51,9 +49,7 @@ def test_span_is_cut_where_it_was_asked_for(tmp_path):
 def test_stereo_becomes_its_mean(tmp_path):
     left, right = sine(300, 0.1, 8000), 0.2 * sine(500, 0.1, 8000)
     path = write(tmp_path / "a.wav", np.stack([left, right], 1), 8000, subtype="FLOAT")
-    np.testing.assert_allclose(
-        audio.read_span(path, 0, 800, 8000), (left + right) / 2, atol=1e-7
-    )
+    np.testing.assert_allclose(audio.read_span(path, 0, 800, 8000), (left + right) / 2, atol=1e-7)
 
 
 def test_resampling_does_not_alias():
@@ -166,10 +162,7 @@ def resample_in_blocks(signal, block, rate, new_rate):
 
 @settings(max_examples=25)
 @given(
-    st.sampled_from(RATES),
-    st.sampled_from(RATES),
-    st.integers(1, 120_000),
-    st.integers(1, 60_000),
+    st.sampled_from(RATES), st.sampled_from(RATES), st.integers(1, 120_000), st.integers(1, 60_000)
 )
 def test_blocks_make_no_difference(rate, new_rate, samples, block):
     block = max(block, samples // 20)

@@ -28,9 +28,7 @@ def batch_of(values):
     generator = torch.Generator().manual_seed(int(values * 10))
     targets = torch.randn(300, 2, generator=generator)
     mixture = targets.sum(1) * (float("nan") if values < 0 else 1)
-    return PaddedBatch(
-        [{"id": "x", "variant": "C", "mixture": mixture, "targets": targets}]
-    )
+    return PaddedBatch([{"id": "x", "variant": "C", "mixture": mixture, "targets": targets}])
 
 
 def brain_with(patience=1, loss=pit_si_sdr_loss, **options):
@@ -55,9 +53,7 @@ def test_a_bad_batch_never_touches_weights_or_averages():
     for values in (1, 2):
         reference.step += 1
         reference.fit_batch(batch_of(values))
-    assert torch.equal(
-        brain.modules.separator.weight, reference.modules.separator.weight
-    )
+    assert torch.equal(brain.modules.separator.weight, reference.modules.separator.weight)
     assert brain.averages.skipped == 1
     assert brain.averages.mixtures == 2
     assert brain.averages.means() == reference.averages.means()

@@ -82,10 +82,7 @@ def test_folders_that_are_not_whole_are_passed_over(tmp_path, damage):
 
 
 def test_speechbrains_own_checkpointer_reads_them_and_the_other_way_round(tmp_path):
-    for writer, reader in (
-        (AtomicCheckpointer, Checkpointer),
-        (Checkpointer, AtomicCheckpointer),
-    ):
+    for writer, reader in ((AtomicCheckpointer, Checkpointer), (Checkpointer, AtomicCheckpointer)):
         folder = tmp_path / writer.__name__
         writer(folder, {"model": model_with(5.0)}).save_checkpoint(meta={"epoch": 3})
         model = model_with(0.0)

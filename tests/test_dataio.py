@@ -69,9 +69,7 @@ def dataset(manifest, variants=VARIANTS, task="SB", seed=42, **options):
 
 @pytest.mark.parametrize(("environment", "variant"), KEPT)
 @pytest.mark.parametrize("task", ["SB", "EB", "ES"])
-def test_a_variant_is_the_sum_of_what_it_keeps(
-    corpus, manifest, environment, variant, task
-):
+def test_a_variant_is_the_sum_of_what_it_keeps(corpus, manifest, environment, variant, task):
     data = dataset(manifest, [variant], task)
     kept = KEPT[environment, variant].split()
     seen = 0
@@ -127,9 +125,7 @@ def test_draws_do_not_depend_on_workers_and_change_with_the_epoch(manifest):
 
 def test_workers_that_live_on_see_the_next_epoch(manifest):
     data = dataset(manifest)
-    loader = DataLoader(
-        data, num_workers=1, collate_fn=collate, persistent_workers=True
-    )
+    loader = DataLoader(data, num_workers=1, collate_fn=collate, persistent_workers=True)
     for epoch in (1, 2, 3):
         data.set_epoch(epoch)
         seen = {(batch.id[0], batch.variant[0]) for batch in loader}
@@ -137,17 +133,12 @@ def test_workers_that_live_on_see_the_next_epoch(manifest):
 
 
 def test_mixtures_without_an_allowed_variant_are_left_out(manifest):
-    assert {
-        manifest[i]["environment"] for i in dataset(manifest, ["SER"]).data_ids
-    } == {"indoor"}
+    assert {manifest[i]["environment"] for i in dataset(manifest, ["SER"]).data_ids} == {"indoor"}
     assert len(dataset(manifest, ["C"])) == len(manifest)
 
 
 def test_a_crop_is_a_part_of_the_mixture_and_of_its_targets(manifest):
-    whole, data = (
-        dataset(manifest, ["C"]),
-        dataset(manifest, ["C"], segment_seconds=0.01),
-    )
+    whole, data = (dataset(manifest, ["C"]), dataset(manifest, ["C"], segment_seconds=0.01))
     starts = set()
     for epoch in range(5):
         data.set_epoch(epoch)
@@ -174,9 +165,7 @@ def test_only_the_layers_that_it_must_are_read(manifest, monkeypatch):
 
     read = []
     real = dataio.read_layer
-    monkeypatch.setattr(
-        dataio, "read_layer", lambda p, **k: read.append(p) or real(p, **k)
-    )
+    monkeypatch.setattr(dataio, "read_layer", lambda p, **k: read.append(p) or real(p, **k))
     data = dataset(manifest, ["SER"])
     data[0]
     entry = manifest[data.data_ids[0]]

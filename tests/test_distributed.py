@@ -14,10 +14,7 @@ from custom_modules.errors import InputError
         (torch.OutOfMemoryError("CUDA out of memory."), "--batch_size=3 --grad_accum"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "batch_size 6"),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"), "--segment_seconds=1"),
-        (
-            TorchDynamoException("no backend"),
-            "torch.compile fails .* without --compile",
-        ),
+        (TorchDynamoException("no backend"), "torch.compile fails .* without --compile"),
         (torch.distributed.DistNetworkError("reset"), "another process"),
         (RuntimeError("[gloo] Connection closed by peer [::1]"), "another process"),
     ],

@@ -20,8 +20,7 @@ FILES = sorted(
 RANKS = (
     "recipes polsess_prepare",
     "evaluation recordings hub tuning",
-    "brain steps training_log trackers curves checkpoints inference dataio manifest "
-    "corpus",
+    "brain steps training_log trackers curves checkpoints inference dataio manifest corpus",
     "models objectives metrics longform",
     "mmipc audio selective_scan hparams limits distributed markdown",
     "processes layout",

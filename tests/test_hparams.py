@@ -102,9 +102,7 @@ def test_every_key_is_used(path):
 
 def test_what_the_baselines_share_does_not_drift_apart():
     """Each file is whole, for people to read; so the same lines stand in all."""
-    trees = [
-        read_yaml(f"{ROOT}/hparams/{name}.yaml") for name in [*BASELINES, "spmamba"]
-    ]
+    trees = [read_yaml(f"{ROOT}/hparams/{name}.yaml") for name in [*BASELINES, "spmamba"]]
     of_a_model = {"model_name", "number_of_epochs", "batch_size", "lr", "lr_scheduler"}
     of_a_model |= {"precision", "opt_class", "encoder", "masknet", "separator"}
     of_a_model |= {
@@ -125,9 +123,7 @@ def test_what_the_baselines_share_does_not_drift_apart():
 @pytest.mark.parametrize("name", BASELINES)
 @pytest.mark.parametrize("task", ["EB", "ES"])
 def test_sizes_and_task_can_be_overridden(load, name, task):
-    hparams = load(
-        name, task=task, N=16, **({"nhead": 2} if name == "sepformer" else {})
-    )
+    hparams = load(name, task=task, N=16, **({"nhead": 2} if name == "sepformer" else {}))
     with torch.no_grad():
         assert hparams["separator"](torch.randn(1, 500)).shape == (1, 500, 1)
     assert hparams["separator"].encoder.conv1d.out_channels == 16
@@ -212,9 +208,7 @@ def derived(folder, name, text):
 
 
 def test_a_base_may_have_a_base_and_the_command_line_wins(tmp_path):
-    derived(
-        tmp_path, "a", "data_folder: x\nlr: 1.0\nseed: 1\nb: {c: 1, d: 2}\ne: !ref <lr>"
-    )
+    derived(tmp_path, "a", "data_folder: x\nlr: 1.0\nseed: 1\nb: {c: 1, d: 2}\ne: !ref <lr>")
     derived(tmp_path, "b", "base: a.yaml\nlr: 2.0\nseed: 2\n")
     last = derived(tmp_path, "c", "base: b.yaml\nlr: 3.0\nb: {c: 5}\n")
     assert load_hparams(last, {}) == {
@@ -254,9 +248,7 @@ def test_each_run_of_a_wandb_agent_has_a_folder_of_its_own(tmp_path, monkeypatch
     assert hparams["output_folder"] == "mine"
 
 
-def test_the_environment_beats_a_derived_file_and_run_options_are_recorded(
-    tmp_path, monkeypatch
-):
+def test_the_environment_beats_a_derived_file_and_run_options_are_recorded(tmp_path, monkeypatch):
     base = ROOT / "hparams" / "demo.yaml"
     text = f"base: {base}\ndata_folder: /from/file\nlr: 1.0e-4\nmax_grad_norm: 3\n"
     path = derived(tmp_path, "mine", text)
@@ -413,9 +405,7 @@ def test_values_that_make_no_model_are_refused_by_their_option(load, name, chang
 
 def test_a_derived_file_exchanges_an_object_with_all_its_arguments(tmp_path):
     derived(tmp_path, "a", "data_folder: x\nb: !new:collections.Counter {d: 2}\nc: 1")
-    last = derived(
-        tmp_path, "b", "base: a.yaml\nb: !new:collections.OrderedDict\n  e: !ref <c>\n"
-    )
+    last = derived(tmp_path, "b", "base: a.yaml\nb: !new:collections.OrderedDict\n  e: !ref <c>\n")
     thing = load_hparams(last, {"c": 5})["b"]
     assert (type(thing), dict(thing)) == (OrderedDict, {"e": 5})
 

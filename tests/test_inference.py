@@ -49,9 +49,7 @@ def test_a_file_keeps_its_level(model, tmp_path):
     mixture = torch.from_numpy(signal).float().mean(1)
     expected = torch.stack([0.75 * mixture, 0.25 * mixture], dim=1)[None]
     torch.testing.assert_close(sources, expected)
-    torch.testing.assert_close(
-        model.separate_file(path, normalize="none")[0, :, 1], mixture
-    )
+    torch.testing.assert_close(model.separate_file(path, normalize="none")[0, :, 1], mixture)
     sf.write(tmp_path / "b.wav", signal, 16_000)
     assert model.separate_file(str(tmp_path / "b.wav")).shape == (1, 6173, 2)
 

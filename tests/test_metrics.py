@@ -98,9 +98,7 @@ def test_bss_eval_depends_on_nothing_but_the_signal_and_the_number_of_signals():
     targets, estimates = coloured(2)
     full = np.concatenate([estimates, targets.sum(0, keepdims=True)])
     gaps = full * np.array([[1], [0], [1]])
-    for whole, part in zip(
-        bss_eval(targets, full), bss_eval(targets, gaps), strict=True
-    ):
+    for whole, part in zip(bss_eval(targets, full), bss_eval(targets, gaps), strict=True):
         assert np.array_equal(whole[:, [0, 2]], part[:, [0, 2]])
 
 
@@ -172,10 +170,7 @@ def test_the_oracle_removes_the_background_and_nothing_else():
     # Against s1: s2 and four times the energy of noise before, s2 alone after.
     gain = 10 * math.log10(1 / 1) - 10 * math.log10(1 / (1 + 4))
     torch.testing.assert_close(
-        scores["_oracle"] - scores["_mixture"],
-        torch.full((1, 2), gain),
-        atol=1e-3,
-        rtol=0,
+        scores["_oracle"] - scores["_mixture"], torch.full((1, 2), gain), atol=1e-3, rtol=0
     )
 
 

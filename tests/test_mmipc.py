@@ -35,10 +35,7 @@ def test_draw_is_allowed_exists_and_ignores_order(env, allowed, seed, epoch, nam
 @pytest.mark.parametrize("environment", ["indoor", "outdoor"])
 def test_variants_are_equally_likely_and_change_with_epoch_and_seed(environment):
     def draws(seed, epoch):
-        return [
-            draw_variant(environment, VARIANTS, seed, epoch, f"mix_{i}")
-            for i in range(4000)
-        ]
+        return [draw_variant(environment, VARIANTS, seed, epoch, f"mix_{i}") for i in range(4000)]
 
     first, next_epoch, next_seed = draws(42, 1), draws(42, 2), draws(43, 1)
     existing = len(variants_of(environment))

@@ -8,12 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from speechbrain.nnet.losses import get_si_snr_with_pitwrapper
 
-from custom_modules.objectives import (
-    pairwise_si_sdr,
-    pit_si_sdr_loss,
-    reorder,
-    si_sdr,
-)
+from custom_modules.objectives import pairwise_si_sdr, pit_si_sdr_loss, reorder, si_sdr
 
 
 def noisy_sources(seed, batch=3, time=800, sources=2, noise=0.3):
@@ -76,9 +71,7 @@ def test_best_permutation_of_all(sources):
 def test_gradient_is_the_derivative():
     estimates, targets = noisy_sources(11, 2, 20, 2)
     estimates = estimates.double().requires_grad_()
-    assert torch.autograd.gradcheck(
-        lambda x: pit_si_sdr_loss(x, targets.double())[0], estimates
-    )
+    assert torch.autograd.gradcheck(lambda x: pit_si_sdr_loss(x, targets.double())[0], estimates)
 
 
 @pytest.mark.parametrize("silent", ["target", "estimate", "both", "one of two"])

@@ -125,9 +125,7 @@ CHANGES = [
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_whatever_changes_it_is_prepared_again(
-    prepare, corpus, tmp_path, change, caplog
-):
+def test_whatever_changes_it_is_prepared_again(prepare, corpus, tmp_path, change, caplog):
     prepare()
     change(corpus, tmp_path / "manifests")
     with caplog.at_level(logging.INFO):
@@ -159,11 +157,7 @@ def test_workers_change_nothing(tmp_path):
 
 
 def spoil_three_rows(corpus):
-    for subset, stem in (
-        ("train", "train_1"),
-        ("train", "train_3"),
-        ("test", "test_2"),
-    ):
+    for subset, stem in (("train", "train_1"), ("train", "train_3"), ("test", "test_2")):
         corpus.path(subset, "sceneFile", f"{stem}_sceneFile.wav").unlink()
 
 
@@ -229,8 +223,7 @@ def test_leakage_is_refused_unless_allowed(prepare, corpus, tmp_path, caplog):
 def test_duplicates_in_a_subset_are_a_warning_each_time(prepare, corpus, caplog):
     row = dict(corpus.rows["train"][0], mixFile="again.wav")
     shutil.copy(
-        corpus.path("train", "mixFile", "train_1.wav"),
-        corpus.path("train", "mixFile", "again.wav"),
+        corpus.path("train", "mixFile", "train_1.wav"), corpus.path("train", "mixFile", "again.wav")
     )
     corpus.rows["train"].append(row)
     corpus.write_tables()
@@ -292,9 +285,7 @@ def test_a_corpus_that_is_not_there(tmp_path):
             prepare_polsess(tmp_path / name, tmp_path / "manifests")
 
 
-@pytest.mark.parametrize(
-    "name", ["val.json", "prepare_report.txt", "prepare_record.json"]
-)
+@pytest.mark.parametrize("name", ["val.json", "prepare_report.txt", "prepare_record.json"])
 def test_a_folder_where_a_file_should_go(prepare, tmp_path, name):
     (tmp_path / "manifests" / name).mkdir(parents=True)
     refused(prepare, tmp_path, f"{name}: is a folder")

@@ -19,10 +19,6 @@ def test_a_process_starts_in_silence():
     # SpeechBrain leaves this behind in a process in which it has started.
     environment = {k: v for k, v in os.environ.items() if k != "SB_LOG_LEVEL"}
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=environment,
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True, env=environment
     )
     assert done.stderr == "something else\n"

@@ -49,9 +49,7 @@ def joined(*values):
 def test_an_incomplete_group_weighs_as_its_mixtures_do():
     parts = trained([batch_of(v) for v in (1, 2, 3, 4, 5)], accumulation=2)
     whole = trained([joined(1, 2), joined(3, 4), joined(5)], accumulation=1, size=2)
-    torch.testing.assert_close(
-        parts.modules.separator.weight, whole.modules.separator.weight
-    )
+    torch.testing.assert_close(parts.modules.separator.weight, whole.modules.separator.weight)
     assert parts.averages.counts["steps"] == whole.averages.counts["steps"] == 3
     assert parts.averages.grad_norm == pytest.approx(whole.averages.grad_norm)
 
@@ -62,9 +60,7 @@ def test_a_bad_batch_drops_its_whole_step_as_if_it_had_been_one_batch(bad):
     values[bad] = -1
     brain = trained([batch_of(v) for v in values], accumulation=2)
     reference = trained([batch_of(3), batch_of(4)], accumulation=2)
-    assert torch.equal(
-        brain.modules.separator.weight, reference.modules.separator.weight
-    )
+    assert torch.equal(brain.modules.separator.weight, reference.modules.separator.weight)
     assert brain.averages.means() == reference.averages.means()
     assert brain.averages.skipped == 1
 
@@ -80,10 +76,7 @@ def test_every_group_of_the_optimiser_is_clipped():
     brain.init_optimizers()
     brain.step_averages = Averages()
     before = [p.detach().clone() for p in (linear.weight, linear.bias)]
-    linear.weight.grad, linear.bias.grad = (
-        torch.full((2, 2), 3.0),
-        torch.full((2,), 4.0),
-    )
+    linear.weight.grad, linear.bias.grad = (torch.full((2, 2), 3.0), torch.full((2,), 4.0))
     brain.optimizers_step()
     steps = [a - b for a, b in zip(before, (linear.weight, linear.bias), strict=True)]
     norm = (4 * 9 + 2 * 16) ** 0.5
@@ -180,8 +173,7 @@ def test_steps_are_those_of_one_big_batch(number, size, processes, accumulation)
 @given(st.integers(1, 30), few, few, few)
 def test_all_processes_begin_and_complete_a_step_together(n, size, processes, grouped):
     parts = [
-        TrainBatches(Shifted(n), size, 42, rank, processes, grouped)
-        for rank in range(processes)
+        TrainBatches(Shifted(n), size, 42, rank, processes, grouped) for rank in range(processes)
     ]
     for step in range(1, len(parts[0]) + 1):
         shares = {(p.share(step).first, p.share(step).last) for p in parts}

@@ -79,9 +79,7 @@ class EspeakSpeech(sources.Source):
     def read(self, recording: Recording, start: int, length: int, rate: int) -> Samples:
         return audio.read_span(Path(self.folder, recording.path), start, length, rate)
 
-    def _speak(
-        self, setup: Setup, library: str, data: str, voice: Voice
-    ) -> list[Recording]:
+    def _speak(self, setup: Setup, library: str, data: str, voice: Voice) -> list[Recording]:
         """The recordings of one voice; those of an earlier run are kept."""
         texts, speaker = self._texts(voice, setup.seed), voice["speaker"]
         paths = [FOLDER / speaker / f"{i:03d}.wav" for i in range(len(texts))]

@@ -33,9 +33,7 @@ class ProceduralEvents(sources.Source):
         return splitting.split_by_class(recordings, setup)
 
     def read(self, recording: Recording, start: int, length: int, rate: int) -> Samples:
-        families = EventFamilies(
-            generator("event", recording.path), recording.samples, rate
-        )
+        families = EventFamilies(generator("event", recording.path), recording.samples, rate)
         family = sources.event_families()[recording.group]
         sound = synth.fade_edges(getattr(families, family)(), rate)
         peak = np.abs(sound).max()

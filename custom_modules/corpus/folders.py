@@ -96,9 +96,7 @@ class _ClassFolder(Folder):
     def _class_of(self, subfolder: str) -> str:
         raise NotImplementedError
 
-    def _known(
-        self, subfolder: str, known: Collection[str], role: str, other: str
-    ) -> str:
+    def _known(self, subfolder: str, known: Collection[str], role: str, other: str) -> str:
         """The class of PolSESS that a subfolder is, or is mapped to."""
         target = self.classes.get(subfolder, subfolder)
         if target not in known:

@@ -237,11 +237,7 @@ def make_setup(hparams: dict) -> tuple[Setup, dict[str, int]]:
 
 
 def _begin(
-    state: State,
-    setup: Setup,
-    sources: dict[str, Source],
-    overwrite: bool,
-    options: dict,
+    state: State, setup: Setup, sources: dict[str, Source], overwrite: bool, options: dict
 ) -> dict[str, Listing]:
     """Checks everything, and only then changes anything; lists the recordings."""
     options = {"procedure": PROCEDURE, **options}
@@ -274,9 +270,7 @@ def write_speakers(root: Path, recordings: Listing) -> None:
     layout.write_rows(root / SPEAKERS_FILE, columns, rows.values())
 
 
-def _make_subset(
-    make: Maker, state: State, subset: str, size: int
-) -> tuple[list[Row], list[int]]:
+def _make_subset(make: Maker, state: State, subset: str, size: int) -> tuple[list[Row], list[int]]:
     """Makes what is missing of a subset, and its CSV; rows, and candidates of each."""
     rows = {i: row for i, row in state.done_rows(subset).items() if i < size}
     missing = [(subset, index) for index in range(size) if index not in rows]
@@ -301,8 +295,7 @@ def _check_unique(rows: list[Row]) -> None:
         if other is not row:
             raise InputError(
                 f"{row['mixFile']}: its speech is that of {other['mixFile']}; there is "
-                f"too little for {len(rows)} mixtures: add recordings or lower n_"
-                + row["subset"]
+                f"too little for {len(rows)} mixtures: add recordings or lower n_" + row["subset"]
             )
 
 

@@ -183,9 +183,7 @@ class Mixer:
         source, repeat = self.sources[role], role == "scene"
         return cut_stretch(source, recording, self.setup, rng, repeat)
 
-    def _reverberate(
-        self, ranges: dict, dry: Layers, rng: Generator
-    ) -> tuple[Layers, Row]:
+    def _reverberate(self, ranges: dict, dry: Layers, rng: Generator) -> tuple[Layers, Row]:
         """The wet layers: one room for all, a pre-delay for each source."""
         drawn = reverb.draw_room(ranges, rng)
         rate = self.setup.rate

@@ -42,9 +42,7 @@ PRE_DELAY_ADVANCE = 0.3
 WRAP_DAMPING = 1e-6
 
 
-def draw_room(
-    ranges: Mapping[str, tuple[float, float]], rng: Generator
-) -> dict[str, float]:
+def draw_room(ranges: Mapping[str, tuple[float, float]], rng: Generator) -> dict[str, float]:
     """Draws the parameters of a room and the pre-delays of the sources.
 
     ``ranges`` are those of a `SceneClass`. The result has the names of the CSV's
@@ -79,9 +77,7 @@ def impulse_response(room: Mapping[str, float], length: int, rate: int) -> np.nd
     return wrapped[:length] * _radius(size) ** np.arange(length)
 
 
-def wet(
-    samples: np.ndarray, response: np.ndarray, pre_delay: float, rate: int
-) -> np.ndarray:
+def wet(samples: np.ndarray, response: np.ndarray, pre_delay: float, rate: int) -> np.ndarray:
     """The reverberation alone of a signal, as long as it; pre-delay in s.
 
     >>> click = np.eye(1, 5)[0]

@@ -32,9 +32,7 @@ class SceneClass:
 
     name: str  # such as "cafe/restaurant"
     environment: str
-    room: dict[
-        str, tuple[float, float]
-    ]  # ROOM_COLUMNS → least and most; empty outdoors
+    room: dict[str, tuple[float, float]]  # ROOM_COLUMNS → least and most; empty outdoors
     layers: dict[str, float] = field(default_factory=dict)  # of a procedural one → dB
 
 

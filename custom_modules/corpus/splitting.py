@@ -43,9 +43,7 @@ def split_speakers(
     return result | {"train": waiting} if "train" in subsets else result
 
 
-def check_explicit(
-    split: Mapping[str, Iterable[str]], speakers: Collection[str]
-) -> None:
+def check_explicit(split: Mapping[str, Iterable[str]], speakers: Collection[str]) -> None:
     """Refuses a division with unknown, repeated or too few speakers."""
     seen: dict[str, str] = {}
     for subset, names in split.items():
@@ -63,9 +61,7 @@ def check_explicit(
             )
 
 
-def hold_out(
-    recordings: list[Recording], seed: int
-) -> tuple[list[Recording], list[Recording]]:
+def hold_out(recordings: list[Recording], seed: int) -> tuple[list[Recording], list[Recording]]:
     """Those that are kept, and of each speaker a share, at least one, for validation.
 
     As in WSJ0-2mix, whose cv set has the speakers of training.

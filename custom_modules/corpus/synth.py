@@ -87,9 +87,7 @@ class Synth:
         """An envelope that loses 60 dB over its length."""
         return np.exp(-DECAY_60_DB * np.arange(self.length) / self.length)
 
-    def tone(
-        self, frequency: np.ndarray, partials: int, odd_only: bool = False
-    ) -> np.ndarray:
+    def tone(self, frequency: np.ndarray, partials: int, odd_only: bool = False) -> np.ndarray:
         """A harmonic tone whose fundamental follows a curve, ``[time]``.
 
         Partials fall with 6 dB per octave; those above 0.45 of the rate are left out.
@@ -125,9 +123,7 @@ class Synth:
         short = replace(self, length=max(8, round(seconds * self.rate)))
         return short.noise(0.0, low, high) * short.dying()
 
-    def strokes(
-        self, per_second: float, grain: np.ndarray, spread_db: float = 12.0
-    ) -> np.ndarray:
+    def strokes(self, per_second: float, grain: np.ndarray, spread_db: float = 12.0) -> np.ndarray:
         """A grain repeated at random times and levels: rain, steps, crackle."""
         number = max(1, self.rng.poisson(per_second * self.length / self.rate))
         impulses = np.zeros(self.length)
@@ -136,9 +132,7 @@ class Synth:
         np.add.at(impulses, times, levels * self.rng.choice([-1, 1], number))
         return fftconvolve(impulses, grain)[: self.length]
 
-    def repeated(
-        self, grain: np.ndarray, period: float, jitter: float = 0.0
-    ) -> np.ndarray:
+    def repeated(self, grain: np.ndarray, period: float, jitter: float = 0.0) -> np.ndarray:
         """Repetitions of a grain about every ``period`` s, the first at once."""
         result = np.zeros(self.length)
         position = 0
@@ -156,9 +150,7 @@ def unit(samples: np.ndarray) -> np.ndarray:
     return samples / level if level > 0 else samples
 
 
-def resonate(
-    samples: np.ndarray, rate: int, frequency: float, width: float
-) -> np.ndarray:
+def resonate(samples: np.ndarray, rate: int, frequency: float, width: float) -> np.ndarray:
     """A resonance of two poles: one formant of a bandwidth."""
     radius = np.exp(-np.pi * width / rate)
     poles = [1.0, -2 * radius * np.cos(2 * np.pi * frequency / rate), radius**2]

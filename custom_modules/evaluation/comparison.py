@@ -46,7 +46,7 @@ def compare_results(
     common = in_common(results)
     table = compare(common)
     folder = Path(output_folder)
-    for path in filter(None, (folder / "comparison.csv", output)):
+    for path in (folder / "comparison.csv", *([output] if output else [])):
         with atomic_path(path) as partial:
             table.to_csv(partial, index=False, float_format="%.6g")
     text = report(table, left_out(results, common))
@@ -74,13 +74,8 @@ def read_results(folders: Sequence[str | Path]) -> Results:
         known = {str(record.get(key)): folder for folder, (record, _) in runs.items()}
         if len(known) > 1:
             values = ", ".join(f"{value} ({known[value]})" for value in sorted(known))
-            raise InputError(
-                f"{name} {values} cannot be compared; name results of one of them"
-            )
-    seeds = [
-        (record.get("model_name", f), record.get("seed"))
-        for f, (record, _) in runs.items()
-    ]
+            raise InputError(f"{name} {values} cannot be compared; name results of one of them")
+    seeds = [(record.get("model_name", f), record.get("seed")) for f, (record, _) in runs.items()]
     count = Counter(model for model, _ in seeds)
     apart = {
         model
@@ -91,9 +86,7 @@ def read_results(folders: Sequence[str | Path]) -> Results:
     for (model, _), (folder, (_, table)) in zip(seeds, runs.items(), strict=True):
         results.setdefault(folder if model in apart else model, {})[folder] = table
     if len(results) < 2:
-        raise InputError(
-            f"{', '.join(runs)}: one model only; name the results of two or more"
-        )
+        raise InputError(f"{', '.join(runs)}: one model only; name the results of two or more")
     return results
 
 
@@ -219,9 +212,7 @@ def compare(results: Results) -> pd.DataFrame:
                 "n": part[scores].notna().sum().to_numpy(),
                 **_mean_and_interval(variant, part, scores, "mean", "ci"),
                 "std_over_seeds": np.std(seeds, axis=0, ddof=1) if several else np.nan,
-                **_mean_and_interval(
-                    variant, paired, scores, "difference", "difference_ci"
-                ),
+                **_mean_and_interval(variant, paired, scores, "difference", "difference_ci"),
                 "won": won.to_numpy(dtype=float),
             }
             parts.append(pd.DataFrame(columns))

@@ -70,9 +70,7 @@ class Model:
         """Rows of a batch: as many as wanted on a GPU, on a CPU one."""
         return 1 if self.device.type == "cpu" else wanted
 
-    def separate_all(
-        self, batches: Iterable[tuple[T, Tensor]]
-    ) -> Iterator[tuple[T, Tensor]]:
+    def separate_all(self, batches: Iterable[tuple[T, Tensor]]) -> Iterator[tuple[T, Tensor]]:
         """Separates mixtures, ``[batch, time]``, in order; what comes with each stays.
 
         Estimates are float32 on the device, ``[batch, time, sources]``.
@@ -95,9 +93,7 @@ class Model:
     def _separate(self, mixtures: Tensor) -> Tensor:
         with (
             torch.inference_mode(),
-            torch.autocast(
-                self.device.type, self.dtype, enabled=self.dtype != torch.float32
-            ),
+            torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32),
         ):
             return self.estimate(mixtures.to(self.device)).float()
 
@@ -150,11 +146,7 @@ EXPORT_KEYS: dict[str, Any] = {
 }
 
 #: Subset → how the hparams call its manifest.
-MANIFEST_KEYS = {
-    "train": "train_manifest",
-    "val": "valid_manifest",
-    "test": "test_manifest",
-}
+MANIFEST_KEYS = {"train": "train_manifest", "val": "valid_manifest", "test": "test_manifest"}
 
 
 class FoundModel(NamedTuple):
@@ -185,9 +177,7 @@ def find_model(argv: list[str]) -> FoundModel:
             return _exported(argv)
         argv = [str(hparams_file), *argv[1:]]
     _, hparams, run_opts, overrides = load_experiment(_with_folders(argv))
-    _checkpointer(
-        hparams
-    )  # refuses one without a checkpoint before anything is written
+    _checkpointer(hparams)  # refuses one without a checkpoint before anything is written
 
     def load() -> tuple[Model, str]:
         model, epoch = trained_model(hparams, run_opts)
@@ -285,9 +275,7 @@ def _may_be(known: object, corpus: Path) -> bool:
     return path == corpus or (path.name == corpus.name and not path.exists())
 
 
-def test_set(
-    model: FoundModel, folder: Path, options: argparse.Namespace
-) -> MixtureDataset:
+def test_set(model: FoundModel, folder: Path, options: argparse.Namespace) -> MixtureDataset:
     """The mixtures to test on, by ``split``, ``variants`` and ``max_samples``.
 
     InputError if the corpus is bad, or does not fit the model.
@@ -327,8 +315,7 @@ def prepare_options(model: FoundModel, folder: Path, split: str) -> dict[str, An
     """What ``prepare_polsess`` takes."""
     keys = ("data_folder", "check", "skip_bad_rows")
     return {key: model.hparams[key] for key in keys} | {
-        "skip_prep": MANIFEST_KEYS[split] in model.overrides
-        or model.hparams["skip_prep"],
+        "skip_prep": MANIFEST_KEYS[split] in model.overrides or model.hparams["skip_prep"],
         "save_folder": folder / SCORES_FOLDER,
         "subsets": [split],
     }

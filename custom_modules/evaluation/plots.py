@@ -103,9 +103,7 @@ def plot_in_out(rows: pd.DataFrame, name: str) -> Figure:
     """SI-SDR of the mixture against that of the estimate, a point per source."""
     rows = rows.dropna(subset=["si_sdr", "si_sdr_mixture"])
     variants = [v for v in VARIANTS if (rows.variant == v).any()]
-    figure, grid = _grid(
-        len(variants), 4, (2.6, 2.7), (0.6, 0.6), sharex=True, sharey=True
-    )
+    figure, grid = _grid(len(variants), 4, (2.6, 2.7), (0.6, 0.6), sharex=True, sharey=True)
     limits = _limits(rows)
     for axes, variant in zip(grid, variants, strict=False):
         subset = rows[rows.variant == variant]
@@ -169,7 +167,7 @@ def _draw_gains(axes: Axes, summary: pd.DataFrame, column: str) -> np.ndarray:
     is_variant = np.isin(names, VARIANTS)
     for kind, chosen in (("model", is_variant), ("subsets and means", ~is_variant)):
         label = "this model, 95 % interval" if kind == "model" else kind
-        look = {"capsize": 4, "color": COLOURS[kind], "label": label}
+        look: dict[str, Any] = {"capsize": 4, "color": COLOURS[kind], "label": label}
         bars, bounds = table["mean"][chosen], spread[:, chosen]
         axes.bar(places[chosen], bars, 0.7, yerr=bounds, **look)
     oracle = summary[summary.metric == f"{column}_oracle"].set_index("variant")["mean"]
@@ -182,9 +180,7 @@ def _draw_gains(axes: Axes, summary: pd.DataFrame, column: str) -> np.ndarray:
     return places
 
 
-def _draw_points(
-    axes: Axes, x: ArrayLike, y: pd.Series, environment: str, alpha: float
-) -> None:
+def _draw_points(axes: Axes, x: ArrayLike, y: pd.Series, environment: str, alpha: float) -> None:
     """A dot for each; with ``alpha`` if they are many."""
     alpha = 0.6 if len(y) < 500 else alpha
     look: dict[str, Any] = {"color": COLOURS[environment], "alpha": alpha, "zorder": 1}
@@ -214,11 +210,7 @@ def _limits(rows: pd.DataFrame) -> tuple[float, float]:
 
 
 def _grid(
-    count: int,
-    columns: int,
-    cell: tuple[float, float],
-    margin: tuple[float, float],
-    **options: Any,
+    count: int, columns: int, cell: tuple[float, float], margin: tuple[float, float], **options: Any
 ) -> tuple[Figure, list[Axes]]:
     """So many axes, at most so many in a line; ``cell`` and ``margin`` in inches."""
     columns = max(1, min(columns, count))

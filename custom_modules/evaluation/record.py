@@ -36,9 +36,7 @@ _FROM_ROOT = re.compile(r"""(?<![^\s"'`=:,;(\[{])/[^"'`,;)\]}]*""")
 PACKAGES = ("torch", "speechbrain", "numpy", "fast_bss_eval", "pesq", "pystoi")
 
 
-def evaluation_key(
-    model: Model, dataset: MixtureDataset, split: str, batch_size: int
-) -> str:
+def evaluation_key(model: Model, dataset: MixtureDataset, split: str, batch_size: int) -> str:
     """Names what is evaluated, so that scores of two models never mix.
 
     ``<split>-<digest>`` of the model's parameters and settings, the manifest, the

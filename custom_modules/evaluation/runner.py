@@ -106,9 +106,7 @@ def score_test_set(
     return Timing(scored, seconds, waited, processes)
 
 
-def _missing(
-    dataset: MixtureDataset, store: ScoreStore, scope: Scope
-) -> dict[str, list[str]]:
+def _missing(dataset: MixtureDataset, store: ScoreStore, scope: Scope) -> dict[str, list[str]]:
     """Id → its variants that are to be scored, or heard, and are not yet."""
     metrics = metrics_of(scope.groups, num_sources(dataset.task))
     missing = {}
@@ -158,11 +156,7 @@ class _Run:
         examples = read_examples(self.dataset, self.wanted)
         batches = batches_of_one_length(examples, rows)
         # The processes are forked before the bar and the lanes begin threads of theirs.
-        with (
-            closing(self.store),
-            scoring_processes(workers) as submit,
-            self._progress() as bar,
-        ):
+        with closing(self.store), scoring_processes(workers) as submit, self._progress() as bar:
             for batch, estimates in self.model.separate_all(batches):
                 for example, estimate in zip(batch, estimates, strict=False):
                     job = self._take(example, estimate)

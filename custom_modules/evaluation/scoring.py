@@ -96,9 +96,7 @@ class _Scorer:
             for variant in self.job.mixtures
         }
 
-    def _score(
-        self, name: str, suffix: str, variant: str, source: int
-    ) -> float | Failure:
+    def _score(self, name: str, suffix: str, variant: str, source: int) -> float | Failure:
         place: Place = (suffix, variant, source if suffix == "" else None)
         place = _ORACLE if suffix == "_oracle" else place
         failure = self._failure(place, source)

@@ -37,9 +37,7 @@ class ScoreStore:
         self._scored: dict[tuple[str, str], dict[str, SignalScores]] = {}
         self.read_all()
 
-    def missing(
-        self, mixture_id: str, variant: str, metrics: Collection[str]
-    ) -> list[str]:
+    def missing(self, mixture_id: str, variant: str, metrics: Collection[str]) -> list[str]:
         """Those of the metrics that are not there."""
         known = self._scored.get((mixture_id, variant), {})
         return [name for name in metrics if name not in known]
@@ -87,8 +85,7 @@ class ScoreStore:
                 lines = path.read_bytes().split(b"\n")
             except OSError as error:
                 raise InputError(
-                    f"{path}: cannot be read ({error.strerror}); remove it to score "
-                    "again"
+                    f"{path}: cannot be read ({error.strerror}); remove it to score again"
                 ) from error
             for line in lines:
                 try:
@@ -108,9 +105,7 @@ class ScoreStore:
                     file.write(b"\n")
         return file
 
-    def _take_in(
-        self, mixture_id: str, variant: str, scores: dict[str, SignalScores]
-    ) -> None:
+    def _take_in(self, mixture_id: str, variant: str, scores: dict[str, SignalScores]) -> None:
         known = self._scored.setdefault((mixture_id, variant), {})
         for name, by_signal in scores.items():
             known.setdefault(name, by_signal)

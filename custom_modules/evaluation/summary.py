@@ -81,9 +81,7 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def split_by_variant(
-    table: pd.DataFrame, apart: bool = True
-) -> Iterator[tuple[str, pd.DataFrame]]:
+def split_by_variant(table: pd.DataFrame, apart: bool = True) -> Iterator[tuple[str, pd.DataFrame]]:
     """Rows by variant, then all of them for each of the two averages.
 
     ``apart``: C of each environment alone, too, if there are both.
@@ -135,9 +133,7 @@ def ssr_labels(ratios: pd.Series) -> pd.Series:
     return low.map(lambda db: f"SSR {db:g} to {db + SSR_BIN:g} dB", na_action="ignore")
 
 
-def _statistics(
-    variant: str, group: str, table: pd.DataFrame, scores: list[str]
-) -> pd.DataFrame:
+def _statistics(variant: str, group: str, table: pd.DataFrame, scores: list[str]) -> pd.DataFrame:
     """A row per score of one group of mixtures."""
     values = table[scores].to_numpy(dtype=float)
     strata = table.variant.to_numpy() if variant == ALL_VARIANTS else None

@@ -14,13 +14,7 @@ from custom_modules.evaluation import plots
 from custom_modules.evaluation.record import RECORD_FILE, record_lines
 from custom_modules.evaluation.scoring import DECIMALS, Failure, SignalScores
 from custom_modules.evaluation.store import ScoreStore
-from custom_modules.evaluation.summary import (
-    ALL_MIXTURES,
-    EVERY,
-    ROW_KEYS,
-    describe,
-    summarise,
-)
+from custom_modules.evaluation.summary import ALL_MIXTURES, EVERY, ROW_KEYS, describe, summarise
 from custom_modules.files import atomic_path
 from custom_modules.metrics import METRICS, Metric, columns_of, metrics_of
 from custom_modules.mmipc import VARIANTS, is_target, num_sources, variants_of
@@ -57,9 +51,7 @@ def result_rows(
 
 
 def score_rows(
-    scored: Iterable[tuple[dict, dict[str, SignalScores]]],
-    groups: Collection[str],
-    sources: int,
+    scored: Iterable[tuple[dict, dict[str, SignalScores]]], groups: Collection[str], sources: int
 ) -> pd.DataFrame:
     """Rows of mixtures by variant, each of which comes as its keys and scores.
 
@@ -92,9 +84,7 @@ def _source_row(
     row: dict[str, object] = {}
     failures = []
     for suffix in SYSTEMS:
-        by_metric = {
-            name: x[suffix][source] for name, x in scores.items() if suffix in x
-        }
+        by_metric = {name: x[suffix][source] for name, x in scores.items() if suffix in x}
         failed = [x for x in by_metric.values() if isinstance(x, Failure)]
         target_failed = any(failure.where == "target" for failure in failed)
         if suffix == "_mixture" and not improvable and not target_failed:
@@ -193,9 +183,7 @@ def gains_table(summary: pd.DataFrame, key: str = "variant") -> str:
 def scores_table(summary: pd.DataFrame) -> str:
     """Mean scores of the model, the mixture and the oracle, in three rows each."""
     columns: dict[str, list[str]] = {"variant": [], "of": []}
-    systems = {
-        s: name for s, name in SYSTEMS.items() if len(_column(summary, f"si_sdr{s}"))
-    }
+    systems = {s: name for s, name in SYSTEMS.items() if len(_column(summary, f"si_sdr{s}"))}
     for variant in dict.fromkeys(summary.variant):
         columns["variant"] += [variant, *[""] * (len(systems) - 1)]
         columns["of"] += systems.values()

@@ -11,21 +11,12 @@ import torch
 from speechbrain.utils.distributed import if_main_process, is_distributed_initialized
 
 from custom_modules.dataio import MixtureDataset
-from custom_modules.distributed import (
-    is_lost_process,
-    is_out_of_memory,
-    rank_and_processes,
-)
+from custom_modules.distributed import is_lost_process, is_out_of_memory, rank_and_processes
 from custom_modules.errors import InputError, check_number
 from custom_modules.evaluation import tables
 from custom_modules.evaluation.loading import Model
 from custom_modules.evaluation.record import describe_run, evaluation_key
-from custom_modules.evaluation.runner import (
-    BATCH_SIZE,
-    Scope,
-    example_path,
-    score_test_set,
-)
+from custom_modules.evaluation.runner import BATCH_SIZE, Scope, example_path, score_test_set
 from custom_modules.evaluation.store import SCORES_FOLDER, ScoreStore
 from custom_modules.files import nearest_existing, prepare_folder
 from custom_modules.metrics import checked_groups
@@ -128,9 +119,7 @@ def _check_writable(folder: Path, output: str | Path | None) -> None:
         prepare_folder(Path(output).parent)
 
 
-def _shared_key(
-    model: Model, dataset: MixtureDataset, split: str, batch_size: int
-) -> str:
+def _shared_key(model: Model, dataset: MixtureDataset, split: str, batch_size: int) -> str:
     """The first process's key: files may look otherwise from another machine."""
     keys = [""]
     if if_main_process():
@@ -142,9 +131,7 @@ def _shared_key(
     return keys[0]
 
 
-def _say_where(
-    folder: Path, dataset: MixtureDataset, scope: Scope, pictures: list[Path]
-) -> None:
+def _say_where(folder: Path, dataset: MixtureDataset, scope: Scope, pictures: list[Path]) -> None:
     print("\nTo look at:", folder / "test_summary.md", *pictures, sep="\n  ")
     signals = ["mixture", *(f"s{i + 1}" for i in range(num_sources(dataset.task)))]
     name, audio = dataset.data_ids[0], scope.audio_folder

@@ -91,9 +91,7 @@ def bundle(modules: list[str], source: str = "owner/name") -> tuple[str, str]:
             raise ValueError(f"{name}: cannot be quoted in a raw string")
         name, text = (re.sub(rf"\b{PROJECT}\b", package, t) for t in (name, text))
         parts.append(f"\nMODULES[\"{name}\"] = r'''{text}'''\n")
-    return package, _TEMPLATE.format(
-        source=source, package=package, modules="".join(parts)
-    )
+    return package, _TEMPLATE.format(source=source, package=package, modules="".join(parts))
 
 
 def collect(modules: Iterable[str]) -> dict[str, str]:
@@ -217,7 +215,6 @@ def push_folder(folder: str | Path, name: str) -> str:
     except (OSError, ValueError, HTTPError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
-            f"{name}: not uploaded ({reason}); log in with `hf auth login`. "
-            f"{folder} is complete"
+            f"{name}: not uploaded ({reason}); log in with `hf auth login`. {folder} is complete"
         ) from error
     return str(address)

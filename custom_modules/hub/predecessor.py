@@ -24,12 +24,10 @@ _DAMAGED = (RuntimeError, EOFError, LookupError, ValueError, pickle.UnpicklingEr
 _TAKEN = {
     "convtasnet": "num_sources=C N kernel_size B H P X R norm_type mask_nonlinear",
     "dprnn": (
-        "num_sources=C N kernel_size num_layers chunk_size rnn_type hidden_size "
-        "bidirectional"
+        "num_sources=C N kernel_size num_layers chunk_size rnn_type hidden_size bidirectional"
     ),
     "sepformer": (
-        "num_sources=C N kernel_size num_blocks num_layers nhead d_ffn dropout "
-        "chunk_size"
+        "num_sources=C N kernel_size num_blocks num_layers nhead d_ffn dropout chunk_size"
     ),
     "spmamba": (
         "num_sources=n_srcs n_head=attn_n_head qk_dim=attn_approx_qk_dim "
@@ -80,8 +78,7 @@ def read_checkpoint(path: str | Path) -> OldCheckpoint:
     if model_type not in _TAKEN:
         known = ", ".join(sorted(_TAKEN))
         raise InputError(
-            f"{path}: model_type {model_type!r} is none of this project's; it can be "
-            f"one of {known}"
+            f"{path}: model_type {model_type!r} is none of this project's; it can be one of {known}"
         )
     data = saved["config"].get("data", {})
     task = data.get("task", "SB")
@@ -163,8 +160,7 @@ def _model(path: str | Path, saved: dict[str, Any], model_type: str) -> dict[str
     for name, value in fixed.items():
         if section.get(name, value) != value:
             raise InputError(
-                f"{path}: {'.'.join(place)}.{name} is {section[name]}; only {value} "
-                "can be imported"
+                f"{path}: {'.'.join(place)}.{name} is {section[name]}; only {value} can be imported"
             )
     return overrides
 

@@ -218,9 +218,7 @@ def import_old(
     return recipe, separator, CardFacts(tree, checkpoint=checkpoint)
 
 
-def _load_exactly(
-    separator: nn.Module, state_dict: dict[str, Tensor], path: str | Path
-) -> None:
+def _load_exactly(separator: nn.Module, state_dict: dict[str, Tensor], path: str | Path) -> None:
     """Loads weights; what does not fit is named in one line."""
     own = {name: list(value.shape) for name, value in separator.state_dict().items()}
     given = {name: list(value.shape) for name, value in state_dict.items()}
@@ -235,9 +233,7 @@ def _load_exactly(
     separator.load_state_dict(state_dict)
 
 
-def write_results_folder(
-    old: OldCheckpoint, hparams_file: str | Path, folder: str | Path
-) -> None:
+def write_results_folder(old: OldCheckpoint, hparams_file: str | Path, folder: str | Path) -> None:
     """Writes what a training goes on from: hparams and a checkpoint.
 
     The optimiser starts afresh; the learning rate is where it was. Raises InputError

@@ -93,8 +93,7 @@ def _two_cheapest(costs: Tensor) -> list[tuple[float, list[int]]]:
     """The two cheapest orders of ``[sources, estimates]``, with their costs."""
     places = range(len(costs))
     orders = [
-        (float(costs[places, order].sum()), list(order))
-        for order in itertools.permutations(places)
+        (float(costs[places, order].sum()), list(order)) for order in itertools.permutations(places)
     ]
     return sorted(orders)[:2]  # of equals the first, which leaves all as it is
 

@@ -41,9 +41,7 @@ class Chunker:
     speakers to tell apart, ``widen`` is of no use.
     """
 
-    def __init__(
-        self, length: int, overlap: int, sample_rate: int, widen: bool = True
-    ) -> None:
+    def __init__(self, length: int, overlap: int, sample_rate: int, widen: bool = True) -> None:
         if not 0 <= 2 * overlap <= length or length < 1:
             raise InputError(
                 f"chunks of {length / sample_rate:g} s cannot overlap by "
@@ -196,8 +194,7 @@ class LongForm:
         if bad.any():
             second = (start + int(bad.nonzero()[0])) / self.sample_rate
             raise InputError(
-                f"the model returns a value that is no number at {second:.3f} s; "
-                f"{self.remedy}"
+                f"the model returns a value that is no number at {second:.3f} s; {self.remedy}"
             )
 
 
@@ -237,9 +234,7 @@ class _Stitcher:
         self.held = estimates[:, before + self.fade :]
         self.held_from = start + before + self.fade
 
-    def _put_in_order(
-        self, estimates: Tensor, mixture: Tensor, written: Tensor
-    ) -> Tensor:
+    def _put_in_order(self, estimates: Tensor, mixture: Tensor, written: Tensor) -> Tensor:
         """Each signal's estimates in the order, and at the level, of before."""
         ordered = []
         for i, tracker in enumerate(self.trackers):

@@ -203,9 +203,7 @@ def _read(path: str) -> tuple[np.ndarray, float]:
         return samples, _STEP.get(audio.subtype, _FINE_STEP)
 
 
-def compare_with_sum(
-    signals: Mapping[str, np.ndarray], tolerance: float
-) -> tuple[int, float]:
+def compare_with_sum(signals: Mapping[str, np.ndarray], tolerance: float) -> tuple[int, float]:
     """How ``mix`` differs from the sum of its layers, each ``[time]``.
 
     Differences up to ``tolerance`` are quantisation. Returns how many larger ones a

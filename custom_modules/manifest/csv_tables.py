@@ -267,9 +267,7 @@ def read_genders(root: str | Path) -> dict[str, str] | None:
     return dict(zip(cells["speaker"], cells.get("gender", repeat("")), strict=False))
 
 
-def with_speakers(
-    rows: pd.DataFrame, genders: Mapping[str, str] | None
-) -> pd.DataFrame:
+def with_speakers(rows: pd.DataFrame, genders: Mapping[str, str] | None) -> pd.DataFrame:
     """Rows with the columns ``speaker1``, ``gender1``, ``speaker2``, ``gender2``.
 
     Without genders, as of a corpus that does not list its speakers, unchanged.

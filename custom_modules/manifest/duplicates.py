@@ -43,9 +43,7 @@ class Repetition(NamedTuple):
         return f"DUPLICATES: rows of {self.copy} that repeat a {self.what}: {self.rows}"
 
 
-def find_repetitions(
-    tables: Sequence[Table], root: str, workers: int = 1
-) -> list[Repetition]:
+def find_repetitions(tables: Sequence[Table], root: str, workers: int = 1) -> list[Repetition]:
     """In surveyed tables: mixtures whose files are equal byte for byte, pairs of speech
     segments twice in a subset, in either order, segments that overlap another subset's.
     """

@@ -40,9 +40,7 @@ def manifest_entry(row: Mapping) -> dict:
     >>> entry["mix"], entry["duration"], entry["environment"]
     ('{data_root}/val/mix/a.wav', 4.0, 'outdoor')
     """
-    environment = row.get("environment") or (
-        "indoor" if row["s1_reverb"] else "outdoor"
-    )
+    environment = row.get("environment") or ("indoor" if row["s1_reverb"] else "outdoor")
     paths = {x: "{data_root}/" + escape_braces(row[x]) for x in LAYERS if row[x]}
     cancelled = CANCELLED_LAYERS[environment]
     entry = {
@@ -52,8 +50,7 @@ def manifest_entry(row: Mapping) -> dict:
         **{layer: paths[layer] for layer in ("mix", "s1", "s2")},
         "s2_layers": [paths[x] for x in ("s2", "s2_reverb") if x in paths],
         "variants": {
-            name: [paths[layer] for layer in cancelled[name]]
-            for name in variants_of(environment)
+            name: [paths[layer] for layer in cancelled[name]] for name in variants_of(environment)
         },
     }
     entry.update((name, _value(row.get(name))) for name in OPTIONAL_COLUMNS)

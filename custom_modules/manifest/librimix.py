@@ -59,9 +59,7 @@ def prepare_librimix(
     tables, _ = survey_audio(tables, str(data_folder), check, workers, sample_rate)
     problems = [f"{p.file}: {p.reason}" for table in tables for p in table.problems]
     if problems:
-        raise InputError(
-            f"{root}: {len(problems)} files are bad, as listed; fix them", problems
-        )
+        raise InputError(f"{root}: {len(problems)} files are bad, as listed; fix them", problems)
     for table in tables:
         with atomic_path(Path(save_folder, f"{table.subset}.json")) as path:
             write_entries(path, table.rows)
@@ -88,9 +86,7 @@ def read_speakers(path: str | Path) -> dict[str, str]:
     return genders
 
 
-def _root(
-    data_folder: str | Path, sample_rate: int, mode: str, check: str, train_set: str
-) -> Path:
+def _root(data_folder: str | Path, sample_rate: int, mode: str, check: str, train_set: str) -> Path:
     for name, value, allowed in (
         ("sample_rate", sample_rate, RATES),
         ("mode", mode, MODES),
@@ -121,17 +117,13 @@ def _subset_folders(root: Path, train_set: str) -> dict[str, Path]:
     return folders
 
 
-def _rows(
-    data_folder: str | Path, folder: Path, genders: dict[str, str]
-) -> pd.DataFrame:
+def _rows(data_folder: str | Path, folder: Path, genders: dict[str, str]) -> pd.DataFrame:
     """Each mixture's speakers, and its files by layer, relative to the data folder."""
     noisy = (folder / NOISY).is_dir() and (folder / "noise").is_dir()
     mixtures = folder / (NOISY if noisy else CLEAN)
     names = sorted(path.name for path in mixtures.glob("*.wav"))
     if not names:
-        raise InputError(
-            f"{mixtures}: no mixtures; Libri2Mix needs {NOISY} and noise, or {CLEAN}"
-        )
+        raise InputError(f"{mixtures}: no mixtures; Libri2Mix needs {NOISY} and noise, or {CLEAN}")
     places = {"mix": mixtures.name, "s1": "s1", "s2": "s2"}
     places |= {"scene": "noise"} if noisy else {}
     base = folder.relative_to(data_folder).as_posix()

@@ -63,9 +63,7 @@ class Mamba(nn.Module):
             raise ValueError(f"Mamba needs at least one step, not {list(x.shape)}")
         u, gate = self.in_proj(x).chunk(2, dim=2)
         u = F.silu(self._convolve(u))  # [batch, time, inner]
-        steps, B, C = self.x_proj(u).split(
-            [self.dt_rank, self.d_state, self.d_state], dim=2
-        )
+        steps, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=2)
         y = selective_scan(
             u.transpose(1, 2),
             self.dt_proj(steps, bias=False).transpose(1, 2),
@@ -89,9 +87,7 @@ class Mamba(nn.Module):
         # Through two dimensions, for DDP to find the gradient laid out like the weight.
         kernel = self.conv1d.weight.flatten(1)[:, None, None]
         padding = (0, kernel.shape[3] - 1)
-        image = F.conv2d(
-            image, kernel, self.conv1d.bias, padding=padding, groups=len(kernel)
-        )
+        image = F.conv2d(image, kernel, self.conv1d.bias, padding=padding, groups=len(kernel))
         return image[:, :, 0, : u.shape[1]].transpose(1, 2)
 
     def _init_step_sizes(

@@ -10,11 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from speechbrain.lobes.models import conv_tasnet
-from speechbrain.lobes.models.dual_path import (
-    Dual_Computation_Block,
-    Dual_Path_Model,
-    Encoder,
-)
+from speechbrain.lobes.models.dual_path import Dual_Computation_Block, Dual_Path_Model, Encoder
 from speechbrain.nnet.CNN import Conv1d
 from torch import Tensor, nn
 
@@ -72,9 +68,7 @@ class ConvTasNetMaskNet(conv_tasnet.MaskNet):
         improve_conv_tasnet(self, norm_eps)
 
 
-def improve_conv_tasnet(
-    masknet: conv_tasnet.MaskNet, norm_eps: float = conv_tasnet.EPS
-) -> None:
+def improve_conv_tasnet(masknet: conv_tasnet.MaskNet, norm_eps: float = conv_tasnet.EPS) -> None:
     """Makes a mask network safe in fp16, faster, and fit for any length, in place.
 
     Its convolutions reflect the signal at the edges, which takes more frames than the
@@ -166,6 +160,5 @@ class DualPathMaskNet(Dual_Path_Model):
         self.num_layers = num_layers
         block = (out_channels, norm, skip_around_intra, linear_layer_after_inter_intra)
         self.dual_mdl = nn.ModuleList(
-            Dual_Computation_Block(intra_model(), inter_model(), *block)
-            for _ in range(num_layers)
+            Dual_Computation_Block(intra_model(), inter_model(), *block) for _ in range(num_layers)
         )

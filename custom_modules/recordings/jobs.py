@@ -44,9 +44,7 @@ class Recording:
         ]
 
 
-def find_recordings(
-    inputs: list[str], folder: str | Path
-) -> tuple[list[Recording], list[str]]:
+def find_recordings(inputs: list[str], folder: str | Path) -> tuple[list[Recording], list[str]]:
     """Lists the files to separate, sorted, each once, with their place in ``folder``.
 
     Inputs are files, folders, which are searched through, and patterns. What lies in a
@@ -96,9 +94,7 @@ def _expand(item: str) -> list[tuple[Path, Path]]:
     return [(file, path if path.is_dir() else file.parent) for file in files]
 
 
-def _name_outputs(
-    names: list[tuple[Path, Path]], folder: str | Path
-) -> list[Recording]:
+def _name_outputs(names: list[tuple[Path, Path]], folder: str | Path) -> list[Recording]:
     """Recordings, each with the stem of its outputs; raises InputError if two meet."""
     stems = Counter(name.with_suffix("") for _, name in names)
     paths: dict[Path, Path] = {}

@@ -59,9 +59,7 @@ def spectrogram(path: Path) -> tuple[np.ndarray, float, float]:
         columns = []
         # A block for each column: one frame, or where columns are longer, several.
         size, overlap = max(hop, frame), max(0, frame - hop)
-        blocks = audio.blocks(
-            size, overlap, dtype="float32", always_2d=True, fill_value=0
-        )
+        blocks = audio.blocks(size, overlap, dtype="float32", always_2d=True, fill_value=0)
         for block in blocks:
             signal = block.mean(1)
             _, _, bins = stft(signal, nperseg=frame, boundary=None, padded=False)

@@ -75,9 +75,7 @@ def _notes(recording: sf.SoundFile, clipped: int) -> list[str]:
     return notes
 
 
-def _read(
-    recording: sf.SoundFile, channels: str, show_progress: bool
-) -> Iterator[np.ndarray]:
+def _read(recording: sf.SoundFile, channels: str, show_progress: bool) -> Iterator[np.ndarray]:
     """Blocks of the wanted channels, ``[channels, time]``."""
     rows = {"left": slice(0, 1), "right": slice(1, 2)}.get(channels, slice(None))
     with tqdm(
@@ -104,8 +102,7 @@ def _separate(
     mixtures = map(torch.from_numpy, audio.resample_blocks(blocks, rate, model_rate))
     # Signals and sources become the rows of one stream of many signals.
     sources = (
-        part.transpose(1, 2).flatten(0, 1).numpy()
-        for part in model.stream(mixtures, normalize)
+        part.transpose(1, 2).flatten(0, 1).numpy() for part in model.stream(mixtures, normalize)
     )
     return audio.resample_blocks(sources, model_rate, rate)
 

@@ -97,9 +97,7 @@ class Separation:
         """
         settings = jobs.describe_settings(self.model, self.channels, self.normalize)
         failures, skipped, notes = [], 0, []
-        for recording in tqdm(
-            recordings, desc="recordings", disable=not self.show_progress
-        ):
+        for recording in tqdm(recordings, desc="recordings", disable=not self.show_progress):
             try:
                 was_finished, told = self._separate(recording, settings)
             except (InputError, OSError) as error:  # of a file; a bug ends the run
@@ -116,9 +114,7 @@ class Separation:
             print(f"failed: {failure}", file=sys.stderr)
         return len(failures)
 
-    def _separate(
-        self, recording: jobs.Recording, settings: str
-    ) -> tuple[bool, list[str]]:
+    def _separate(self, recording: jobs.Recording, settings: str) -> tuple[bool, list[str]]:
         """Whether it was finished before, and what the user should know of it."""
         picture = recording.stem.with_name(f"{recording.stem.name}.png")
         sources = self.model.hparams.num_spks

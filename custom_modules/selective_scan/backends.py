@@ -84,9 +84,7 @@ def _check_shapes(
 ) -> None:
     """Raises ValueError at the first argument whose shape does not fit."""
     if u.dim() != 3 or not u.numel():
-        raise ValueError(
-            f"u must be [batch, dim, time] and not empty, not {list(u.shape)}"
-        )
+        raise ValueError(f"u must be [batch, dim, time] and not empty, not {list(u.shape)}")
     if A.dim() != 2 or not A.shape[1]:
         raise ValueError(f"A must be [dim, state], not {list(A.shape)}")
     (batch, dim, time), state = u.shape, A.shape[1]
@@ -101,9 +99,7 @@ def _check_shapes(
             raise ValueError(f"{name} must be {shape}, not {list(x.shape)}")
 
 
-def _scan_groups(
-    scan: Scan, tensors: tuple, delta_softplus: bool
-) -> tuple[Tensor, Tensor]:
+def _scan_groups(scan: Scan, tensors: tuple, delta_softplus: bool) -> tuple[Tensor, Tensor]:
     """Scans group after group: channels next to each other share B and C."""
     u, B = tensors[0], tensors[3]
     groups, results = B.shape[1], []
@@ -205,8 +201,7 @@ def choose(backend: str, u: Tensor, states: int, return_last_state: bool) -> str
         reason = _obstacle(backend, u, states, return_last_state)
         if reason:
             raise BackendError(
-                f"the selective scan's backend {backend} {reason}; "
-                "auto takes one that works"
+                f"the selective scan's backend {backend} {reason}; auto takes one that works"
             )
         return backend
     fastest = _FASTEST.get(u.device.type, ()) if backend == "auto" else ()

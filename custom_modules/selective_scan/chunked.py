@@ -81,9 +81,7 @@ class _Work:
         """A state, ``[sequences, state, dim]``."""
         return self.A.new_zeros(tile.u.shape[1], *self.A.shape)
 
-    def room(
-        self, which: int, tile: _Tile, steps: slice
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def room(self, which: int, tile: _Tile, steps: slice) -> tuple[Tensor, tuple[Tensor, ...]]:
         """One of the chunk-sized buffers, and the same as a tuple of its steps."""
         key = which, steps.stop - steps.start, tile.u.shape[1]
         if key not in self._views:  # making views costs as much as small products

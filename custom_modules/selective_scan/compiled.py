@@ -64,9 +64,7 @@ def _backward(
     _in_parts(run, len(carry))
     u, delta, z, B, C = (x.transpose(1, 2) for x in (*signals, *shared))
     A, D, bias = (x.sum(0) for x in sums)
-    return gradients.fill(
-        u=u, delta=delta, A=A.t(), B=B, C=C, D=D, z=z, delta_bias=bias
-    )
+    return gradients.fill(u=u, delta=delta, A=A.t(), B=B, C=C, D=D, z=z, delta_bias=bias)
 
 
 compiled_scan = operator.as_operator("compiled_scan", _forward, _backward, CHUNK)
@@ -77,9 +75,7 @@ def _as_scan(arguments: Arguments, most_width: int = kernels.MAX_WIDTH) -> kerne
     u, delta, A, B, C, D, z, bias, softplus, chunk = arguments
     _, dim, time, state = arguments.sizes
     # The state of a block must have room on the stack.
-    width = min(
-        dim, kernels.MAX_WIDTH, kernels.STATE_FLOATS // (state + state % 2), most_width
-    )
+    width = min(dim, kernels.MAX_WIDTH, kernels.STATE_FLOATS // (state + state % 2), most_width)
     A = (A.float() / math.log(2)).t().contiguous()
     zeros = A.new_zeros(dim)
     D, bias = (zeros if x is None else x.float().contiguous() for x in (D, bias))

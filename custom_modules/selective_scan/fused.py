@@ -94,9 +94,7 @@ def _scan_forward(
         for i in range(CHUNK):
             t = chunk * CHUNK + i
             now, now_n = in_d & (t < time), in_n & (t < time)
-            x, _, step, b = _step(
-                u, delta, B, bias_row, sequence, t, d, n, now, now_n, SOFTPLUS
-            )
+            x, _, step, b = _step(u, delta, B, bias_row, sequence, t, d, n, now, now_n, SOFTPLUS)
             c = _row(C, sequence, t, n, now_n)
             decay = tl.exp2(step[None, :] * exponent)
             h = decay * h + b[:, None] * (step * x)[None, :]
@@ -145,9 +143,7 @@ def _scan_backward(
             tl.store(scratch + i * STATES * CHANNELS, h)
             t = chunk * CHUNK + i
             now, now_n = in_d & (t < time), in_n & (t < time)
-            x, _, step, b = _step(
-                u, delta, B, bias_row, sequence, t, d, n, now, now_n, SOFTPLUS
-            )
+            x, _, step, b = _step(u, delta, B, bias_row, sequence, t, d, n, now, now_n, SOFTPLUS)
             decay = tl.exp2(step[None, :] * rates * _LOG2E)
             h = decay * h + b[:, None] * (step * x)[None, :]
         tl.debug_barrier()  # other threads may read what this one wrote
@@ -180,9 +176,7 @@ def _step_back(
 ):  # fmt: skip
     """Stores a step's gradients; returns the state's, and parts of A, bias and D's."""
     u, delta, B, C, z, grad_output = signals
-    x, raw, step, b = _step(
-        u, delta, B, bias_row, sequence, t, d, n, in_d, in_n, SOFTPLUS
-    )
+    x, raw, step, b = _step(u, delta, B, bias_row, sequence, t, d, n, in_d, in_n, SOFTPLUS)
     c = _row(C, sequence, t, n, in_n)
     decay = tl.exp2(step[None, :] * rates * _LOG2E)
     h = decay * before + b[:, None] * (step * x)[None, :]

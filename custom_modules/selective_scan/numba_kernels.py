@@ -27,9 +27,7 @@ _ZERO, _ONE, _TWO = _f32(0), _f32(1), _f32(2)
 _LN2, _LOG2E = _f32(np.log(2)), _f32(1 / np.log(2))
 #: Of the polynomial 1 + t * C1 + t**2 * C2 … that comes nearest to 2**t for t from
 #: -1/2 to 1/2: 1.1e-7 off at most (minimax; Taylor's series takes one power more).
-_C1, _C2, _C3, _C4, _C5 = map(
-    _f32, (0.69314698, 0.24022242, 0.05550734, 0.00967151, 0.00132647)
-)
+_C1, _C2, _C3, _C4, _C5 = map(_f32, (0.69314698, 0.24022242, 0.05550734, 0.00967151, 0.00132647))
 #: Adding it to a float leaves the nearest integer in the lowest bits.
 _ROUND = _f32(1.5 * 2**23)
 _LEAST, _GREATEST = _f32(-126), _f32(126)  # exponents of normal numbers
@@ -271,9 +269,7 @@ class Chunk(NamedTuple):
 
 
 @_exact
-def scan_backward(
-    scan: Scan, first: int, last: int, kept: Array, grads: GradientArrays
-) -> None:
+def scan_backward(scan: Scan, first: int, last: int, kept: Array, grads: GradientArrays) -> None:
     """Gradients of the sequences from ``first`` to before ``last``."""
     state, dim = scan.A.shape
     for sequence in range(first, last):

@@ -119,9 +119,7 @@ def _refuse_tangents(name: str, given: tuple[Tensor | bool | None, ...]) -> None
             )
 
 
-def _count_flops(
-    u: Sequence[int], _: object, A: Sequence[int], *__: Any, **___: Any
-) -> int:
+def _count_flops(u: Sequence[int], _: object, A: Sequence[int], *__: Any, **___: Any) -> int:
     """From shapes; a multiplication with an addition is two."""
     # Three of these for each state and step: its decay, its input, its output.
     (batch, dim, time), state = u, A[1]
@@ -133,8 +131,7 @@ def _register_backward(name: str, backward: Callable[..., Gradients]) -> Any:
         f"{NAMESPACE}::{name}_backward",
         lambda *x: list(backward(*x[:3], Arguments(*x[3:]))),
         mutates_args=(),
-        schema=f"(Tensor grad_output, Tensor grad_last_state, Tensor kept, {_SCHEMA})"
-        " -> Tensor[]",
+        schema=f"(Tensor grad_output, Tensor grad_last_state, Tensor kept, {_SCHEMA}) -> Tensor[]",
     )
     operator.register_fake(lambda *x: list(new_gradients(Arguments(*x[3:]))))
 

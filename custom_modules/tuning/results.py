@@ -97,9 +97,7 @@ def _best(sweep: Sweep, trial: FrozenTrial, base: str, arguments: Sequence[str])
 def _draw(sweep: Sweep, study: optuna.Study, folder: Path) -> list[Path]:
     """Importance of the parameters, parallel coordinates, and the way of the trials."""
     plots = optuna.visualization.matplotlib
-    varied = [
-        n for n in sweep.searched() if len({t.params.get(n) for t in study.trials}) > 1
-    ]
+    varied = [n for n in sweep.searched() if len({t.params.get(n) for t in study.trials}) > 1]
     kinds: dict[str, Callable[[optuna.Study], Axes]] = {
         "intermediate_values": plots.plot_intermediate_values
     }

@@ -183,8 +183,7 @@ class Search:
         logger.info("trial %d begins: %s", trial.number, settings)
         folder = trial.user_attrs["folder"]
         command = self.sweep.command_line(
-            self.sweep.constants() | chosen,
-            [f"--output_folder={folder}", *self.arguments],
+            self.sweep.constants() | chosen, [f"--output_folder={folder}", *self.arguments]
         )
         try:
             with self.trainings.run(command, folder, self.sweep.metric) as process:
@@ -208,9 +207,7 @@ class Search:
         end = f"{state.name.lower()}: {result}, {settings}{why}"
         logger.info("trial %d %s", trial.number, end)
 
-    def _watch(
-        self, trial: Trial, process: TrialProcess
-    ) -> tuple[float | None, TrialState]:
+    def _watch(self, trial: Trial, process: TrialProcess) -> tuple[float | None, TrialState]:
         """Reports epoch by epoch; returns the best value and how it ended."""
 
         def beat() -> None:

@@ -18,12 +18,7 @@ import yaml
 from optuna import distributions
 
 from custom_modules.errors import InputError, check_number
-from custom_modules.hparams import (
-    RUN_OPTIONS,
-    check_overrides,
-    resolve,
-    split_arguments,
-)
+from custom_modules.hparams import RUN_OPTIONS, check_overrides, resolve, split_arguments
 
 METHODS = ("bayes", "random", "grid")
 DEFAULT_COMMAND = ["${env}", "${interpreter}", "${program}", "${args}"]
@@ -104,9 +99,7 @@ class Sweep:
             raise InputError(f"{self.path}: method grid needs values of {names}")
         return math.prod(len(p.values) for p in self.parameters.values())
 
-    def command_line(
-        self, values: Mapping[str, Any], more: Iterable[str] = ()
-    ) -> list[str]:
+    def command_line(self, values: Mapping[str, Any], more: Iterable[str] = ()) -> list[str]:
         """The command of a trial, with ``more`` arguments at its end."""
         pairs = [
             f"{name}={value if isinstance(value, str) else json.dumps(value)}"
@@ -158,9 +151,7 @@ def read_sweep(path: str | Path) -> Sweep:
         metric=metric["name"],
         maximize=goal == "maximize",
         program=tree["program"],
-        parameters={
-            n: parse_parameter(f"{path}: {n}", spec) for n, spec in parameters.items()
-        },
+        parameters={n: parse_parameter(f"{path}: {n}", spec) for n, spec in parameters.items()},
         command=[str(part) for part in tree.get("command", DEFAULT_COMMAND)],
         early_terminate=tree.get("early_terminate"),
         run_cap=tree.get("run_cap"),
@@ -178,9 +169,7 @@ def parse_parameter(where: str, spec: Any) -> Parameter:
         values = [spec["value"]] if "value" in spec else spec["values"]
         if not isinstance(values, list) or not values or "probabilities" in spec:
             raise InputError(f"{where}: values must be a list, without probabilities")
-        choices = distributions.CategoricalDistribution(
-            [_encode(value) for value in values]
-        )
+        choices = distributions.CategoricalDistribution([_encode(value) for value in values])
         return Parameter(choices, tuple(values))
     if "min" not in spec or "max" not in spec:
         raise InputError(f"{where}: must have value, values, or min and max")
@@ -195,9 +184,7 @@ def check_search(sweep: Sweep, arguments: Sequence[str]) -> int | None:
     Returns the epochs of a trial, if an hparams file says so.
     """
     if not Path(sweep.program).is_file():
-        raise InputError(
-            f"{sweep.path}: {sweep.program} is not there; run tune.py where it is"
-        )
+        raise InputError(f"{sweep.path}: {sweep.program} is not there; run tune.py where it is")
     hparams_file = sweep.hparams_file()
     if hparams_file is None:
         return None

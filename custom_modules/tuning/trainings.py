@@ -37,9 +37,7 @@ class Trainings:
         for process in list(self._processes):
             process.stop()
 
-    def map(
-        self, work: Callable[[Item], Result], items: Iterable[Item]
-    ) -> list[Result]:
+    def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         """Applies ``work`` in threads; what one raises, or Ctrl-C, stops all."""
         with ThreadPoolExecutor(self.jobs) as pool:
             futures = [pool.submit(work, item) for item in items]

@@ -66,9 +66,7 @@ def _simple_scores(
 ) -> list[float | None]:
     """Of the estimates and of the mixture; None where PESQ finds no speech."""
     answers = mixture[..., None].expand_as(targets)
-    scores = [
-        get_si_snr_with_pitwrapper(targets, x.clone()) for x in (estimates, answers)
-    ]
+    scores = [get_si_snr_with_pitwrapper(targets, x.clone()) for x in (estimates, answers)]
     aligned = align(estimates, targets)
     for answer in (aligned, answers):
         sources, signals = targets[0].numpy().T, answer[0].numpy().T
@@ -104,10 +102,7 @@ def main(argv: Sequence[str]) -> None:
             efforts.append(score_test_set(model, dataset, store, scope))
         torch.set_num_threads(threads)
 
-    ways = {
-        "simple loop": lambda: simple_loop(model, dataset),
-        "evaluate.py": score_all,
-    }
+    ways = {"simple loop": lambda: simple_loop(model, dataset), "evaluate.py": score_all}
     seconds = time_alternately(ways, repeats=2)
     scored, waited = efforts[-1].scored, efforts[-1].waited / efforts[-1].seconds
     rows = speeds(seconds, scored, "mixtures")

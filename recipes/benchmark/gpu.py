@@ -33,14 +33,7 @@ from custom_modules.errors import InputError, OptionParser, check_number, exit_c
 from custom_modules.evaluation.record import git_commit
 from custom_modules.files import atomic_path, prepare_folder
 from recipes.benchmark.campaign.page import around_marks
-from recipes.benchmark.gpu_figures import (
-    MACHINE,
-    Figures,
-    read_figures,
-    read_lines,
-    record,
-    table,
-)
+from recipes.benchmark.gpu_figures import MACHINE, Figures, read_figures, read_lines, record, table
 from recipes.benchmark.gpu_parts import NO_TIME, Part, Run, parts
 from recipes.benchmark.measuring import describe
 
@@ -78,9 +71,7 @@ def main(argv: list[str]) -> None:
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """The options."""
-    parser = OptionParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = OptionParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--output", type=Path, metavar="FOLDER")
     add("--tiny", action="store_true", help="all in small, on a CPU as well")
@@ -143,9 +134,7 @@ def _obstacle(run: Run, deadline: float) -> str | None:
     return NO_TIME if time.monotonic() >= deadline else None
 
 
-def work(
-    name: str, part: Part, units: list[str], run: Run, deadline: float
-) -> str | None:
+def work(name: str, part: Part, units: list[str], run: Run, deadline: float) -> str | None:
     """Measures units in a process; says why it did not come to its end, if so."""
     job = [name, units, str(run.output), *run[1:3], deadline - time.monotonic()]
     command = [sys.executable, "-m", "recipes.benchmark.gpu_parts", json.dumps(job)]

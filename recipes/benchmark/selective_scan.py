@@ -109,9 +109,7 @@ def usable(backend: str, device: str) -> bool:
     return True
 
 
-def rows_of(
-    shape: tuple[int, int, int], threads: int, repeats: int
-) -> Iterator[list[str]]:
+def rows_of(shape: tuple[int, int, int], threads: int, repeats: int) -> Iterator[list[str]]:
     """Of the table; in brackets times as much as the first way."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     first: dict[str, float] = {}

@@ -36,9 +36,7 @@ SIZES: dict[str, dict[str, Any]] = {
 Case = tuple[str, Callable[..., Work], tuple, int]
 
 
-def make_model(
-    size: str, way: str, device: str, checkpoint_blocks: bool = False
-) -> SPMamba:
+def make_model(size: str, way: str, device: str, checkpoint_blocks: bool = False) -> SPMamba:
     """A model whose scan goes one way, in a process that makes no other.
 
     A backend or, as said above, ``published``, ``stock``, ``linear`` or ``unbound``.
@@ -52,9 +50,7 @@ def make_model(
         mamba.suits_onednn = lambda x: False
     elif way == "unbound":
         mamba.selective_scan = lambda *x, backend, **rest: unbound_scan(*x, **rest)
-    model = SPMamba(
-        2, **SIZES[size], checkpoint_blocks=checkpoint_blocks, scan_backend=backend
-    )
+    model = SPMamba(2, **SIZES[size], checkpoint_blocks=checkpoint_blocks, scan_backend=backend)
     return model.to(device)
 
 
@@ -115,9 +111,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument(
-        "--no_reference", action="store_true", help="leave the published loop out"
-    )
+    parser.add_argument("--no_reference", action="store_true", help="leave the published loop out")
     options = parser.parse_args()
     print(f"{describe()}, {options.threads} threads\n")
     lines = [["what", "process s", "clock s", "peak MiB"]]

@@ -56,9 +56,7 @@ def main(argv: Sequence[str]) -> None:
     """Generates, measures, trains, tests, compares, writes."""
     if "--help" in argv or "-h" in argv:
         return print(__doc__.strip())
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
-    )
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("speechbrain").setLevel(logging.WARNING)
     options, rest = parse(argv)
     folder = Path(options.output_folder or f"results/benchmark/{options.preset}")

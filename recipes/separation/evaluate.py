@@ -59,9 +59,7 @@ def main(argv: list[str]) -> None:
     scope = scope_of(options, found.hparams, not found.run_opts.noprogressbar)
     model, checkpoint = found.load()
     facts = facts_of(found.hparams)
-    evaluate_model(
-        model, dataset, folder, scope, facts, options.split, checkpoint, options.output
-    )
+    evaluate_model(model, dataset, folder, scope, facts, options.split, checkpoint, options.output)
     leave_processes()
 
 

@@ -27,9 +27,7 @@ HPARAMS = Path(__file__).parents[2] / "hparams"
 
 def main(argv: list[str]) -> None:
     """Reads, writes the folder, and the results if wanted."""
-    parser = OptionParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = OptionParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", metavar="OLD.pt")
     parser.add_argument("folder", metavar="FOLDER", help="what to write")
     parser.add_argument("--results", metavar="FOLDER", help="for train.py to go on")

@@ -62,11 +62,7 @@ def main(argv: list[str]) -> None:
     write_hparams(hparams_file, overrides, f"{folder}/{HPARAMS_FILE}")
 
     separation = Separation(
-        hparams["modules"],
-        hparams["opt_class"],
-        hparams,
-        run_opts,
-        hparams["checkpointer"],
+        hparams["modules"], hparams["opt_class"], hparams, run_opts, hparams["checkpointer"]
     )
     with distributed.explained_failures(hparams):
         separation.fit(

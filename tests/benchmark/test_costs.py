@@ -39,10 +39,7 @@ def test_the_scan_has_three_a_state_and_step(backend):
             self.A = nn.Parameter(-torch.ones(6, 5))
 
         def forward(self, mixture):
-            u, B = (
-                mixture[:, None].expand(-1, 6, -1),
-                mixture[:, None].expand(-1, 5, -1),
-            )
+            u, B = (mixture[:, None].expand(-1, 6, -1), mixture[:, None].expand(-1, 5, -1))
             return selective_scan(u, u, self.A, B, B, backend=backend)
 
     assert count_macs(Scan(), SAMPLES) == 3 * 6 * 5 * SAMPLES

@@ -41,9 +41,7 @@ def write_figures(folder):
     costs |= {"real_time_factor": 0.0789, "step_seconds": 0.4}
     costs |= {"inference_mib": 12.3, "step_mib": 45.6}
     models = ["dprnn", "spmamba"]
-    pd.DataFrame([{"model": m} | costs for m in models]).to_csv(
-        folder / pages.COSTS, index=False
-    )
+    pd.DataFrame([{"model": m} | costs for m in models]).to_csv(folder / pages.COSTS, index=False)
     runs = [
         {"model": "dprnn", "seed": 1, "steps": 70, "minutes": 9, "epochs": 3},
         {"model": "dprnn", "seed": 2, "steps": 70, "minutes": 11, "epochs": 3},
@@ -138,9 +136,7 @@ def check_page(text, folder):
     by_variant, by_metric, costs = tables_of(text)
     check_scores(by_variant, scores[scores.metric == "si_sdri"], "variant")
     check_scores(by_metric, scores[scores.variant == "all mixtures"], "metric")
-    check_costs(
-        costs, pd.read_csv(folder / pages.COSTS), pd.read_csv(folder / pages.RUNS)
-    )
+    check_costs(costs, pd.read_csv(folder / pages.COSTS), pd.read_csv(folder / pages.RUNS))
 
 
 def test_cells_are_the_values_of_the_files(tmp_path):

@@ -14,9 +14,7 @@ from custom_modules.corpus.sources import Setup
 from custom_modules.errors import InputError
 from custom_modules.layout import read_rows
 
-VOICES = [v for v in read_rows(sources.DATA / "voices.csv") if v["subset"] == "test"][
-    :4
-]
+VOICES = [v for v in read_rows(sources.DATA / "voices.csv") if v["subset"] == "test"][:4]
 
 
 def speak(folder, workers=1, seed=1, rate=8000):
@@ -51,9 +49,7 @@ def test_every_voice_speaks_long_enough_and_at_its_level(spoken):
             assert recording.path.startswith(f"sources/speech/{voice['speaker']}/")
             samples, rate = soundfile.read(path)
             assert (rate, len(samples)) == (8000, recording.samples)
-            assert 20 * np.log10(np.sqrt(np.mean(samples**2))) == pytest.approx(
-                -26, abs=0.5
-            )
+            assert 20 * np.log10(np.sqrt(np.mean(samples**2))) == pytest.approx(-26, abs=0.5)
             read = source.read(recording, 100, 500, 8000)
             np.testing.assert_array_equal(read, samples[100:600])
 

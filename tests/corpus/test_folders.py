@@ -24,9 +24,7 @@ def speech(tmp_path):
 
 
 def speakers_of(listed):
-    return {
-        subset: {r.group for r in recordings} for subset, recordings in listed.items()
-    }
+    return {subset: {r.group for r in recordings} for subset, recordings in listed.items()}
 
 
 def test_speakers_by_subfolder(setup, speech):
@@ -105,9 +103,7 @@ def test_a_path_that_would_stand_for_another_file_is_refused(tmp_path):
 
 def test_table_may_divide_the_recordings(setup, speech):
     rows = ["file,speaker,subset"]
-    sides = dict(
-        zip(GENDERS, ["train", "train", "val", "val", "test", "test"], strict=True)
-    )
+    sides = dict(zip(GENDERS, ["train", "train", "val", "val", "test", "test"], strict=True))
     rows += [f"{s}/{n}.wav,{s},{side}" for s, side in sides.items() for n in range(2)]
     (speech / "table.csv").write_text("\n".join(rows), encoding="utf-8")
     listed = SpeechFolder(speech, speech / "table.csv").prepare(setup)
@@ -134,9 +130,7 @@ def test_speakers_may_be_given(setup, speech):
     assert speakers_of(listed) == {s: set(names) for s, names in given.items()}
 
 
-@pytest.mark.parametrize(
-    "given", [None, {"train": ["ada", "bea"], "test": ["ewa", "fil"]}]
-)
+@pytest.mark.parametrize("given", [None, {"train": ["ada", "bea"], "test": ["ewa", "fil"]}])
 def test_validation_of_training_s_speakers_has_other_recordings(setup, speech, given):
     listed = SpeechFolder(speech, speakers=given, val_speakers="train").prepare(setup)
     speakers = speakers_of(listed)
@@ -164,9 +158,7 @@ def test_checking_lists_once(setup, speech):
     (speech / "ada" / "0.wav").unlink()
     paths = [r.path for rs in source.prepare(setup).values() for r in rs]
     assert "ada/0.wav" in paths
-    assert "ada/0.wav" not in [
-        r.path for rs in source.prepare(setup).values() for r in rs
-    ]
+    assert "ada/0.wav" not in [r.path for rs in source.prepare(setup).values() for r in rs]
 
 
 @pytest.mark.parametrize("rate", [8000, 16000, 44100])
@@ -206,9 +198,7 @@ def test_events_suit_what_polsess_or_the_user_says(setup, tmp_path):
     groups = {r.group for rs in source.prepare(setup).values() for r in rs}
     assert groups == {"Doorbell", "dog", "seal", "gadget"}
     for scene in sources.scene_classes():
-        assert source.suits("Doorbell", scene) == (
-            scene in sources.event_scenes()["Doorbell"]
-        )
+        assert source.suits("Doorbell", scene) == (scene in sources.event_scenes()["Doorbell"])
         assert source.suits("dog", scene) == (scene in sources.event_scenes()["dog"])
         assert source.suits("seal", scene) == (scene == "beach")
         assert source.suits("gadget", scene)

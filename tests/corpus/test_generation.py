@@ -144,9 +144,7 @@ def test_note_says_what_the_corpus_depends_on(state):
 def test_corpora_of_earlier_versions_are_known(state):
     now = {"speech": {"class": "!new:custom_modules.corpus.folders.SpeechFolder"}}
     note = state.root / "generator.json"
-    earlier = {
-        "speech": {"class": "!new:custom_modules.corpus.speech_folder.SpeechFolder"}
-    }
+    earlier = {"speech": {"class": "!new:custom_modules.corpus.speech_folder.SpeechFolder"}}
     note.write_text(json.dumps({"options": earlier, "recordings": "abc"}))
     add_mixture(state, 0)
     state.check(now)

@@ -88,9 +88,7 @@ def test_scene_is_at_its_level_relative_to_the_speech_mix(mixtures):
         # The limiter may take the top off a scene of clicks.
         peak = np.abs(layers["scene"].astype(int)).max()
         slack = 0.01 if peak < 32735 else 0.5
-        assert db(rms(layers["scene"]) / rms(speech)) == pytest.approx(
-            relative, abs=slack
-        )
+        assert db(rms(layers["scene"]) / rms(speech)) == pytest.approx(relative, abs=slack)
         gain_db = float(row["sceneOffsetDB"]) + relative
         assert db(float(row["sceneVolumeGain"])) == pytest.approx(gain_db, abs=1e-3)
 
@@ -108,26 +106,20 @@ def test_speaker_1_and_event_keep_their_level(mixtures, tmp_path):
         whole = mixer.sources["event"].read(event, 0, event.samples, RATE)
         start, end = (round(float(row[f"event{k}"]) * RATE) for k in ("Start", "End"))
         expected = np.abs(whole[start:end]).max()
-        assert np.abs(mixture.layers["event"]).max() / 32768 == pytest.approx(
-            expected, abs=1e-4
-        )
+        assert np.abs(mixture.layers["event"]).max() / 32768 == pytest.approx(expected, abs=1e-4)
 
 
 def test_talkers_are_two_people_who_talk_at_once(mixtures):
     for mixture in mixtures:
         row, layers = mixture.row, mixture.layers
         assert row["speech1OryginalPath"] != row["speech2OryginalPath"]
-        both = [
-            np.abs(layers[k]).reshape(-1, 160).max(axis=1) > 0 for k in ("s1", "s2")
-        ]
+        both = [np.abs(layers[k]).reshape(-1, 160).max(axis=1) > 0 for k in ("s1", "s2")]
         assert np.mean(both[0] & both[1]) >= 0.3
 
 
 def test_no_pair_of_segments_comes_twice(mixtures):
     pairs = {
-        frozenset(
-            (m.row[f"speech{n}OryginalPath"], m.row[f"speech{n}Start"]) for n in "12"
-        )
+        frozenset((m.row[f"speech{n}OryginalPath"], m.row[f"speech{n}Start"]) for n in "12")
         for m in mixtures
     }
     assert len(pairs) == NUMBER
@@ -148,9 +140,7 @@ def test_reverberation_is_indoors_only(mixtures):
         scene = sources.scene_classes()[mixture.row["sceneClass"]]
         inside = scene.environment == "indoor"
         indoor += inside
-        assert (
-            wet <= mixture.layers.keys() if inside else not wet & mixture.layers.keys()
-        )
+        assert wet <= mixture.layers.keys() if inside else not wet & mixture.layers.keys()
         assert cells <= mixture.row.keys() if inside else not cells & mixture.row.keys()
     assert 0.25 * NUMBER < indoor < 0.75 * NUMBER
 
@@ -165,9 +155,7 @@ def test_wet_layers_follow_from_the_row(mixtures):
         room = {column: float(row[column]) for column in columns_of_room}
         response = reverb.impulse_response(room, 2 * RATE, RATE)
         for dry, column in columns.items():
-            expected = reverb.wet(
-                layers[dry] / 32768, response, float(row[column]), RATE
-            )
+            expected = reverb.wet(layers[dry] / 32768, response, float(row[column]), RATE)
             made = layers[f"{dry}_reverb"] / 32768
             assert np.abs(made - expected).max() < 1e-3
 
@@ -206,14 +194,11 @@ def test_sources_beyond_full_scale_are_limited(tmp_path):
     mixer = make_mixer(tmp_path)
     mixer.sources["event"].quietest = mixer.sources["event"].loudest = 3.0
     with pytest.raises(InputError, match=r"mix at full scale: 5"):
-        Mixer(mixer.setup, mixer.sources, mixer.recordings, max_tries=5).mixture(
-            "train", 0
-        )
+        Mixer(mixer.setup, mixer.sources, mixer.recordings, max_tries=5).mixture("train", 0)
 
 
 @pytest.mark.parametrize(
-    ("level", "reason"),
-    [(2.0, "speech at full scale"), (0.0, "talkers hardly overlap")],
+    ("level", "reason"), [(2.0, "speech at full scale"), (0.0, "talkers hardly overlap")]
 )
 def test_hopeless_recordings_end_in_one_line(tmp_path, level, reason):
     mixer = make_mixer(tmp_path, level=level, max_tries=7)
@@ -233,9 +218,7 @@ class Numbered:
     """A source whose samples say which recording and which position they are."""
 
     def __init__(self, lengths):
-        self.recordings = [
-            Recording(f"ada/{n}.wav", "ada", size) for n, size in enumerate(lengths)
-        ]
+        self.recordings = [Recording(f"ada/{n}.wav", "ada", size) for n, size in enumerate(lengths)]
 
     def read(self, recording, start, length, rate):
         assert rate == SETUP.rate
@@ -250,15 +233,10 @@ def cut_speech(lengths, turn, rng):
     return mixing.cut_speech(source, source.recordings, SETUP, turn, rng)
 
 
-@given(
-    st.lists(st.integers(1, 900), min_size=1, max_size=5),
-    st.integers(0, 10**7),
-)
+@given(st.lists(st.integers(1, 900), min_size=1, max_size=5), st.integers(0, 10**7))
 def test_no_start_comes_twice_while_others_are_left(lengths, first_turn):
     rng = np.random.default_rng(0)
-    choices = sum(
-        n - SETUP.length + 1 if n >= SETUP.length else max(1, n // 2) for n in lengths
-    )
+    choices = sum(n - SETUP.length + 1 if n >= SETUP.length else max(1, n // 2) for n in lengths)
     number = min(choices, 60)
     cuts = [cut_speech(lengths, first_turn + turn, rng) for turn in range(number)]
     starts = {(cut.path.split(";")[0], cut.start) for cut in cuts}
@@ -277,9 +255,7 @@ def test_long_recording_is_cut_where_the_row_says():
 
 @given(st.integers(0, 1000))
 def test_short_recordings_are_joined_with_short_gaps(turn):
-    cut = cut_speech(
-        [90, 110, 100, 120, 130, 95, 105], turn, np.random.default_rng(turn)
-    )
+    cut = cut_speech([90, 110, 100, 120, 130, 95, 105], turn, np.random.default_rng(turn))
     paths = cut.path.split(";")
     assert len(paths) == len(set(paths)) >= 3
     heard = cut.samples[cut.samples > 0]

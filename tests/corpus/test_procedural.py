@@ -12,8 +12,7 @@ from custom_modules.layout import SUBSETS
 @pytest.mark.parametrize("name", sorted(sources.scene_classes()))
 def test_scene_is_steady_and_recordings_differ(name, rate):
     first, second = (
-        scenes.render(Recording(f"procedural/{n}", name, 2 * rate), rate)
-        for n in (0, 1)
+        scenes.render(Recording(f"procedural/{n}", name, 2 * rate), rate) for n in (0, 1)
     )
     assert np.isfinite(first).all()
     assert np.sqrt(np.mean(first**2)) == pytest.approx(1.0)

@@ -13,12 +13,7 @@ LENGTH = 8000
 
 
 def room_of(high_cut, diffusion, decay, damp):
-    return {
-        "highCut": high_cut,
-        "diffusion": diffusion,
-        "decay": decay,
-        "freqDamp": damp,
-    }
+    return {"highCut": high_cut, "diffusion": diffusion, "decay": decay, "freqDamp": damp}
 
 
 class Line:
@@ -85,9 +80,7 @@ def plate_by_samples(room, length, rate):
 
 
 @pytest.mark.parametrize(
-    "room",
-    [room_of(18000, 0.6, 0.95, 0.4), room_of(3000, 0.2, 0.3, 0.1)],
-    ids=["car", "hall"],
+    "room", [room_of(18000, 0.6, 0.95, 0.4), room_of(3000, 0.2, 0.3, 0.1)], ids=["car", "hall"]
 )
 def test_impulse_response_is_the_figure_run_sample_by_sample(room):
     expected = plate_by_samples(room, LENGTH, RATE)
@@ -136,8 +129,7 @@ def test_damping_takes_the_high_frequencies_of_the_tail():
 
 def test_high_cut_above_nyquist_is_clamped():
     responses = [
-        reverb.impulse_response(room_of(cut, 0.5, 0.9, 0.5), 4000, RATE)
-        for cut in (4000, 20000)
+        reverb.impulse_response(room_of(cut, 0.5, 0.9, 0.5), 4000, RATE) for cut in (4000, 20000)
     ]
     np.testing.assert_array_equal(*responses)
 

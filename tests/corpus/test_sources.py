@@ -37,17 +37,13 @@ def test_every_indoor_scene_has_a_room_with_sensible_ranges():
         if scene.room:
             assert scene.room["pre_delay"][1] <= 0.5
             assert scene.room["high_cut"] == (15000, 20000)
-            assert (
-                max(scene.room[k][1] for k in ("diffusion", "decay", "freq_damp")) < 1
-            )
+            assert max(scene.room[k][1] for k in ("diffusion", "decay", "freq_damp")) < 1
 
 
 def test_event_classes_are_polsess_s():
     suits = sources.event_scenes()
     assert len(suits) == 193
-    assert all(
-        names and names <= set(sources.scene_classes()) for names in suits.values()
-    )
+    assert all(names and names <= set(sources.scene_classes()) for names in suits.values())
     assert suits["Doorbell"] == {"h", "m", "l", "home", "library", "office"}
     assert suits["Knock"] == suits["Tap"] - {
         *("airport", "bus", "train", "tram", "car", "metro", "metro_station")
@@ -62,9 +58,7 @@ def test_procedural_sounds_exist_for_every_scene():
         assert scene_class.layers.keys() <= vars(scenes.SceneLayers).keys()
         assert max(scene_class.layers.values()) >= -2
     for scene in sources.scene_classes():
-        names = [
-            n for n in sources.event_families() if scene in sources.event_scenes()[n]
-        ]
+        names = [n for n in sources.event_families() if scene in sources.event_scenes()[n]]
         assert len(names) >= 10
 
 

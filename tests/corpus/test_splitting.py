@@ -36,10 +36,7 @@ def test_genders_are_balanced(pairs, seed):
 
 def test_another_seed_divides_otherwise():
     genders = dict.fromkeys("abcdefghijkl", "")
-    splits = {
-        str(splitting.split_speakers(genders, SUBSETS, seed)["test"])
-        for seed in range(9)
-    }
+    splits = {str(splitting.split_speakers(genders, SUBSETS, seed)["test"]) for seed in range(9)}
     assert len(splits) > 3
 
 
@@ -93,9 +90,7 @@ def test_each_class_is_in_every_subset_and_no_recording_in_two(number, seed):
 
 def test_parts_of_one_recording_stay_together():
     parts = [
-        Recording(f"rain/{clip}-{take}.ogg", "rain", 100)
-        for clip in range(6)
-        for take in "ABC"
+        Recording(f"rain/{clip}-{take}.ogg", "rain", 100) for clip in range(6) for take in "ABC"
     ]
     split = splitting.split_by_class(parts, setup_of(1), r"^\d+")
     clips = {s: {r.path[5] for r in listed} for s, listed in split.items()}

@@ -17,9 +17,7 @@ def noise(*shape, seed=0):
     random = np.random.default_rng(seed)
     time = shape[0]
     envelope = 0.05 * (1.2 + np.sin(np.arange(time) / 900))
-    samples = random.standard_normal(shape) * envelope.reshape(
-        -1, *[1] * len(shape[1:])
-    )
+    samples = random.standard_normal(shape) * envelope.reshape(-1, *[1] * len(shape[1:]))
     return samples.astype(np.float32)
 
 
@@ -37,14 +35,7 @@ def job(targets, mixtures, estimates, groups=GROUPS, rate=8000, environment="ind
             of_sources = {suffix: x[0].tolist() for suffix, x in by_signal.items()}
             on_device[name][variant] = of_sources
     return ScoringJob(
-        "x",
-        rate,
-        metrics,
-        variants_of(environment),
-        targets,
-        mixtures,
-        aligned,
-        on_device,
+        "x", rate, metrics, variants_of(environment), targets, mixtures, aligned, on_device
     )
 
 

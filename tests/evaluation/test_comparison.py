@@ -7,17 +7,10 @@ import pandas as pd
 import pytest
 
 from custom_modules.errors import InputError
-from custom_modules.evaluation.comparison import (
-    compare,
-    compare_results,
-    in_common,
-    read_results,
-)
+from custom_modules.evaluation.comparison import compare, compare_results, in_common, read_results
 
 
-def results(
-    folder, name, offset, seed=42, mixtures="abcd", noise=0.0, level=0.0, **facts
-):
+def results(folder, name, offset, seed=42, mixtures="abcd", noise=0.0, level=0.0, **facts):
     """A results folder: SI-SDRi is the mixture's number plus an offset."""
     rows = []
     random = np.random.default_rng(seed)

@@ -66,14 +66,9 @@ def test_an_exported_folder_is_loaded_by_its_own_class(exported, monkeypatch):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [
-        ([], "no corpus"),
-        (["--data_folder=x", "--lr=3"], "--lr: not for an exported folder"),
-    ],
+    [([], "no corpus"), (["--data_folder=x", "--lr=3"], "--lr: not for an exported folder")],
 )
-def test_an_exported_folder_takes_few_options(
-    exported, monkeypatch, arguments, message
-):
+def test_an_exported_folder_takes_few_options(exported, monkeypatch, arguments, message):
     monkeypatch.delenv("POLSESS_DATA_ROOT", raising=False)
     with pytest.raises(InputError, match=message):
         find_model([str(exported), *arguments])
@@ -137,9 +132,7 @@ def test_corpora_of_one_name_have_places_of_their_own(tmp_path):
     second = results_folder(model_of(out, others[1]), "val")
     assert second.parent.name.startswith("PolSESS-")
     leave_results(second, others[1])
-    for corpus, place in zip(
-        [trained, *others], [out / "val", first, second], strict=True
-    ):
+    for corpus, place in zip([trained, *others], [out / "val", first, second], strict=True):
         assert results_folder(model_of(out, corpus), "val") == place
 
 

@@ -75,9 +75,7 @@ def test_scores_that_another_process_wrote_elsewhere_are_missed(tmp_path, test_s
 def test_batches_of_other_mixtures_change_no_row(tmp_path, test_set, blur, monkeypatch):
     monkeypatch.setattr(Model, "batch_size", lambda self, wanted: wanted)
     for size in (3, 16):
-        whole, _ = score(
-            blur(), test_set(), tmp_path / f"whole{size}", (), batch_size=size
-        )
+        whole, _ = score(blur(), test_set(), tmp_path / f"whole{size}", (), batch_size=size)
         few = test_set(variants="C,SE", max_samples=2)
         part, _ = score(blur(), few, tmp_path / f"few{size}", (), batch_size=size)
         kept = whole.merge(part[["id", "variant", "source"]])
@@ -166,16 +164,12 @@ def test_rows_are_as_many_as_the_test_set_can_fill():
 )
 def test_every_example_comes_once_in_a_batch_of_its_length(lengths, rows):
     examples = [
-        Example(str(i), "C", torch.full((n,), float(i)), None)
-        for i, n in enumerate(lengths)
+        Example(str(i), "C", torch.full((n,), float(i)), None) for i, n in enumerate(lengths)
     ]
     seen = []
     for batch, mixtures in batches_of_one_length(examples, rows):
         seen += [example.id for example in batch]
-        assert mixtures.shape == (
-            rows.get(mixtures.shape[1], 1),
-            len(batch[0].mixture),
-        )
+        assert mixtures.shape == (rows.get(mixtures.shape[1], 1), len(batch[0].mixture))
         for example, mixture in zip(batch, mixtures, strict=False):
             assert torch.equal(example.mixture, mixture)
     assert sorted(seen, key=int) == [example.id for example in examples]

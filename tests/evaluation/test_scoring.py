@@ -187,9 +187,7 @@ def test_what_is_too_short_for_a_metric_fails_in_it_alone(time, failed):
     mixture = targets.sum(1)
     (row, _) = rows_of(targets, mixture, targets + noise(time, 2, seed=3))
     reasons = [part.split(":")[0] for part in row["failures"].split("; ") if part]
-    names = {
-        reason.removesuffix("_mixture").removesuffix("_oracle") for reason in reasons
-    }
+    names = {reason.removesuffix("_mixture").removesuffix("_oracle") for reason in reasons}
     assert names == failed
     assert (row["si_sdr"] is None) == (time == 1)
 
@@ -225,20 +223,14 @@ def test_metrics_take_one_thread_each(monkeypatch, workers):
 
 def test_a_process_that_dies_at_its_start_is_said_in_one_line(monkeypatch):
     monkeypatch.setattr(scoring, "begin_worker", lambda: os._exit(9))
-    with (
-        pytest.raises(InputError, match="fewer --workers"),
-        scoring_processes(1),
-    ):
+    with pytest.raises(InputError, match="fewer --workers"), scoring_processes(1):
         pytest.fail("it began")
 
 
 @pytest.mark.parametrize("again", [False, True])
 def test_a_process_that_dies_is_said_in_one_line(monkeypatch, again):
     monkeypatch.setattr(scoring, "score_mixture", lambda _: os._exit(9))
-    with (
-        pytest.raises(InputError, match="fewer --workers"),
-        scoring_processes(1) as submit,
-    ):
+    with pytest.raises(InputError, match="fewer --workers"), scoring_processes(1) as submit:
         future = submit(clean_job())
         if again:
             future.exception()

@@ -5,12 +5,7 @@ import pandas as pd
 import pytest
 from scipy.stats import bootstrap
 
-from custom_modules.evaluation.summary import (
-    interval_of_mean,
-    over_sources,
-    ssr_labels,
-    summarise,
-)
+from custom_modules.evaluation.summary import interval_of_mean, over_sources, ssr_labels, summarise
 
 NAN = float("nan")
 
@@ -72,9 +67,7 @@ def test_sources_are_averaged_within_a_mixture_and_then_mixtures():
 def test_groups_are_what_the_manifest_knows():
     assert gains("indoor")["mean"]["all mixtures"] == (3 + 6) / 2
     assert gains("outdoor")["mean"]["C"] == 11
-    assert (
-        gains("same gender")["mean"].to_dict() == gains("male-male")["mean"].to_dict()
-    )
+    assert gains("same gender")["mean"].to_dict() == gains("male-male")["mean"].to_dict()
     assert gains("cross gender")["mean"]["all variants"] == (11 + 1) / 2
     assert gains("SSR 3 dB").n["all mixtures"] == 2
     groups = list(dict.fromkeys(SUMMARY.group))
@@ -128,11 +121,7 @@ def test_the_interval_is_scipy_s_percentile_interval():
     low, high = interval_of_mean(values, np.arange(60))
     for column in range(2):
         expected = bootstrap(
-            (values[:, column],),
-            np.mean,
-            method="percentile",
-            n_resamples=20_000,
-            rng=1,
+            (values[:, column],), np.mean, method="percentile", n_resamples=20_000, rng=1
         ).confidence_interval
         width = expected.high - expected.low
         assert low[column] == pytest.approx(expected.low, abs=0.05 * width)

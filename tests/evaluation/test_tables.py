@@ -3,12 +3,7 @@
 import pandas as pd
 
 from custom_modules.evaluation.summary import EVERY, summarise
-from custom_modules.evaluation.tables import (
-    failures_table,
-    gains_table,
-    scores_table,
-    spread_table,
-)
+from custom_modules.evaluation.tables import failures_table, gains_table, scores_table, spread_table
 from tests.evaluation.test_summary import ROWS
 
 FULL = ROWS.assign(
@@ -68,11 +63,7 @@ def test_a_source_is_counted_whichever_score_it_lacks():
 def test_model_mixture_and_oracle_stand_together():
     head, _, *lines = cells(scores_table(every(FULL)))
     assert head == ["variant", "of", "SI-SDR", "PESQ", "STOI"]
-    assert [line[:2] for line in lines[:3]] == [
-        ["SER", "model"],
-        ["", "mixture"],
-        ["", "oracle"],
-    ]
+    assert [line[:2] for line in lines[:3]] == [["SER", "model"], ["", "mixture"], ["", "oracle"]]
     assert lines[1][2:] == ["1.00", "1.00", "1.000"]
 
 

@@ -47,9 +47,7 @@ def test_everything_is_there_and_agrees(tmp_path, blur, test_set, capsys):
         assert (tmp_path / f"test_{name}.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_tables_are_without_folders_of_this_machine(
-    tmp_path, blur, test_set, monkeypatch
-):
+def test_tables_are_without_folders_of_this_machine(tmp_path, blur, test_set, monkeypatch):
     corpus, out = tmp_path / "my corpora" / "Mini", tmp_path / "out"
     arguments = ["results/a", f"--data_folder={corpus}", f"--output_folder={out}"]
     monkeypatch.setattr("sys.argv", [str(tmp_path / "evaluate.py"), *arguments])
@@ -57,8 +55,7 @@ def test_tables_are_without_folders_of_this_machine(
     evaluate(blur(), test_set(), out, **facts)
     text = (out / "test_summary.md").read_text()
     for line in (
-        "- Command: `python …/evaluate.py results/a "
-        '"--data_folder=…/Mini" --output_folder=…/out`',
+        '- Command: `python …/evaluate.py results/a "--data_folder=…/Mini" --output_folder=…/out`',
         "- Corpus: Mini",
         "- Checkpoint: exported, …/model",
     ):
@@ -98,8 +95,7 @@ def test_what_ends_a_test_is_said_in_one_line(
 
 
 @pytest.mark.parametrize(
-    ("output", "message"),
-    [("file/rows.csv", "file: cannot be written"), ("folder", "is a folder")],
+    ("output", "message"), [("file/rows.csv", "file: cannot be written"), ("folder", "is a folder")]
 )
 def test_where_rows_cannot_be_written_nothing_is_scored(
     tmp_path, blur, test_set, monkeypatch, output, message
@@ -127,11 +123,7 @@ def test_training_says_what_is_tested_and_how():
     assert scope == Scope(("sdr",), 4, "--test_batch_size", save_audio=3)._replace(
         progressbar=False
     )
-    for wrong in (
-        {"test_batch_size": 0},
-        {"test_batch_size": None},
-        {"save_audio": -1},
-    ):
+    for wrong in ({"test_batch_size": 0}, {"test_batch_size": None}, {"save_audio": -1}):
         (name,) = wrong
         with pytest.raises(InputError, match=f"--{name}"):
             scope_of_training(hparams | wrong, progressbar=False)

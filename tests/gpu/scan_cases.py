@@ -85,13 +85,7 @@ def not_contiguous(device):
 
 OWN = {
     case.__name__: case
-    for case in (
-        one_step,
-        many_steps,
-        shape_of_spmamba,
-        half_precision,
-        not_contiguous,
-    )
+    for case in (one_step, many_steps, shape_of_spmamba, half_precision, not_contiguous)
 }
 SHARED = ("recorded", "shapes", "decays", "small_steps", "memory_layouts")
 

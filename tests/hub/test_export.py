@@ -94,18 +94,14 @@ def test_any_length_is_as_in_training(exported, name, samples):
     with torch.no_grad():
         expected = separator(mixture)
     torch.testing.assert_close(model.estimate(mixture), expected, atol=1e-6, rtol=0)
-    torch.testing.assert_close(
-        model.separate_batch(mixture), expected, atol=1e-6, rtol=0
-    )
+    torch.testing.assert_close(model.separate_batch(mixture), expected, atol=1e-6, rtol=0)
 
 
 def test_folders_of_speechbrain_itself_work_as_well(exported, tmp_path):
     folder, _, separator = exported["dprnn"]
     shutil.copytree(folder, tmp_path / "stock")
     (tmp_path / "stock" / "custom_interface.py").unlink()
-    model = PolSESSSeparation.from_hparams(
-        tmp_path / "stock", run_opts={"device": "cpu"}
-    )
+    model = PolSESSSeparation.from_hparams(tmp_path / "stock", run_opts={"device": "cpu"})
     mixture = torch.randn(1, 999)
     with torch.no_grad():
         torch.testing.assert_close(model.estimate(mixture), separator(mixture))
@@ -231,10 +227,7 @@ def test_uploading(exported, monkeypatch):
     monkeypatch.setattr("huggingface_hub.HfApi", Hub)
     folder = exported["dprnn"][0]
     assert push_folder(folder, "me/dprnn") == "https://hub/me/dprnn"
-    assert calls == [
-        ("create", "me/dprnn", True),
-        ("upload", "me/dprnn", str(folder)),
-    ]
+    assert calls == [("create", "me/dprnn", True), ("upload", "me/dprnn", str(folder))]
 
 
 def test_an_upload_that_fails_ends_in_one_line(exported, monkeypatch):

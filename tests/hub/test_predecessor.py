@@ -23,9 +23,7 @@ def load(name):
 
 def import_into(folder, path):
     old = read_checkpoint(path)
-    recipe, separator, facts = import_old(
-        old, ROOT / "hparams" / f"{old.model_type}.yaml", path
-    )
+    recipe, separator, facts = import_old(old, ROOT / "hparams" / f"{old.model_type}.yaml", path)
     write_folder(folder, recipe, separator, facts)
     return old
 

@@ -24,9 +24,9 @@ def arguments(tmp_path_factory):
     costs |= {"macs_per_second": 1, "real_time_factor": 1}
     # Measured costs are kept: so many steps are in the budget on any machine.
     where, rest = folder / "hparams", f"{OPTIONS} on {device_name()}"
-    pd.DataFrame(
-        [{"model": m, "what": f"{where}/{m}.yaml {rest}"} | costs for m in MODELS]
-    ).to_csv(folder / "out/costs.csv", index=False)
+    pd.DataFrame([{"model": m, "what": f"{where}/{m}.yaml {rest}"} | costs for m in MODELS]).to_csv(
+        folder / "out/costs.csv", index=False
+    )
     for model in MODELS:
         sizes = [option[2:].replace("=", ": ") for option in TINY[model].split()]
         sizes += [f"base: {ROOT}/hparams/{model}.yaml", "batch_size: 2"]

@@ -76,9 +76,7 @@ def test_fewer_variants_and_metrics_have_the_same_numbers(trained, tmp_path, cap
     assert set(part.variant) == {"SER", "SE"}
     kept = whole[whole.variant.isin(["SER", "SE"])][part.columns]
     assert part.equals(kept.reset_index(drop=True))
-    assert (tmp_path / "rows.csv").read_bytes() == (
-        tmp_path / "test_results.csv"
-    ).read_bytes()
+    assert (tmp_path / "rows.csv").read_bytes() == (tmp_path / "test_results.csv").read_bytes()
     assert not [name for name in part if "pesq" in name or "stoi" in name]
 
 
@@ -122,9 +120,7 @@ def test_killed_in_the_middle_it_goes_on_in_two_processes(trained, tmp_path):
     assert record["scored_in_this_run"] == 6 * 5 + 2 * 4 - kept
     assert record["processes"] == 2
     summary = (tmp_path / "test_summary.md").read_text()
-    assert (
-        f"for {record['scored_in_this_run']} mixtures in this run shared by" in summary
-    )
+    assert f"for {record['scored_in_this_run']} mixtures in this run shared by" in summary
 
 
 def wait_for_lines(folder, process):

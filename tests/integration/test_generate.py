@@ -47,9 +47,7 @@ def start(arguments, **options):
     """Runs the command as a user does."""
     command = [sys.executable, str(SCRIPT), *map(str, arguments)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, preexec_fn=_heed_ctrl_c, **options
-    )
+    return subprocess.Popen(command, cwd=ROOT, env=environment, preexec_fn=_heed_ctrl_c, **options)
 
 
 def _heed_ctrl_c():
@@ -97,15 +95,7 @@ def corpus(own_speech, tmp_path_factory):
 
 
 def test_layout_is_polsess_s(corpus):
-    folders = {
-        "clean",
-        "event",
-        "mix",
-        "scene",
-        "sp1_reverb",
-        "sp2_reverb",
-        "ev_reverb",
-    }
+    folders = {"clean", "event", "mix", "scene", "sp1_reverb", "sp2_reverb", "ev_reverb"}
     for subset, number in {"train": 12, "val": 3, "test": 3}.items():
         assert (corpus / subset / f"corpus_Small_{subset}_final.csv").is_file()
         found = {path.name for path in (corpus / subset).iterdir() if path.is_dir()}
@@ -154,9 +144,7 @@ def test_voices_and_recordings_never_cross_subsets(corpus):
 def test_segments_are_where_the_rows_say(corpus, speech):
     for row in rows_of(corpus, "train"):
         original, rate = soundfile.read(speech / row["speech1OryginalPath"])
-        first, last = (
-            round(float(row[f"speech1{k}"]) * rate) for k in ("Start", "End")
-        )
+        first, last = (round(float(row[f"speech1{k}"]) * rate) for k in ("Start", "End"))
         made, _ = soundfile.read(corpus / "train" / "clean" / row["speaker1File"])
         np.testing.assert_allclose(made, original[first:last], atol=1 / 32768)
 
@@ -176,9 +164,7 @@ def test_another_seed_makes_another_corpus(corpus, own_speech, tmp_path):
     assert all(first[name] != second[name] for name in mixes)
 
 
-@pytest.mark.parametrize(
-    "stop", [signal.SIGKILL, signal.SIGINT], ids=["kill", "ctrl-c"]
-)
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT], ids=["kill", "ctrl-c"])
 def test_interrupted_run_is_resumed_to_the_same_bytes(own_speech, tmp_path, stop):
     arguments = [*own_speech, "--n_train=80", "--workers=2"]
     begun = tmp_path / "begun" / "Small"
@@ -191,23 +177,17 @@ def test_interrupted_run_is_resumed_to_the_same_bytes(own_speech, tmp_path, stop
     assert process.wait() == (-9 if stop == signal.SIGKILL else 130)
     assert b"Traceback" not in rest
     assert not list(begun.rglob("*.csv")) or not list((begun / "val").glob("*"))
-    made = {
-        p.name: p.stat().st_mtime_ns for p in (begun / "train" / "mix").glob("*.wav")
-    }
+    made = {p.name: p.stat().st_mtime_ns for p in (begun / "train" / "mix").glob("*.wav")}
     assert 0 < len(made) < 80
     run([*arguments, f"--output_folder={begun}"])
-    kept = [
-        n for n, t in made.items() if (begun / "train/mix" / n).stat().st_mtime_ns == t
-    ]
+    kept = [n for n, t in made.items() if (begun / "train/mix" / n).stat().st_mtime_ns == t]
     assert kept
     whole = tmp_path / "whole" / "Small"
     run([*arguments, f"--output_folder={whole}"])
     assert files_of(begun) == files_of(whole)
 
 
-def test_second_run_makes_what_is_missing_and_nothing_else(
-    own_speech, tmp_path, capsys
-):
+def test_second_run_makes_what_is_missing_and_nothing_else(own_speech, tmp_path, capsys):
     root = tmp_path / "Small"
     arguments = [*own_speech, f"--output_folder={root}", "--workers=1"]
     run(arguments)
@@ -385,15 +365,8 @@ def test_useless_speech_ends_in_one_line(tmp_path, capsys, kind):
 def test_too_little_speech_for_so_many_mixtures(tmp_path, capsys):
     for number in range(2):
         samples = talker(number, 1.0, 8000)[:8003]
-        write(
-            tmp_path / "speech" / f"s{number}" / "a.wav", np.append(samples, [0.1] * 3)
-        )
-    arguments = [
-        HPARAMS / "speech_folder.yaml",
-        "--n_train=40",
-        "--n_val=0",
-        "--n_test=0",
-    ]
+        write(tmp_path / "speech" / f"s{number}" / "a.wav", np.append(samples, [0.1] * 3))
+    arguments = [HPARAMS / "speech_folder.yaml", "--n_train=40", "--n_val=0", "--n_test=0"]
     arguments += [f"--speech_folder={tmp_path / 'speech'}", "--duration=1.0"]
     arguments += [f"--output_folder={tmp_path / 'out'}", "--workers=1", "--max_tries=8"]
     line = refusal(arguments, capsys)
@@ -417,17 +390,13 @@ def test_refused_overwriting_changes_nothing(own_speech, tmp_path, capsys):
 
 def test_foreign_folder_is_left_alone(own_speech, tmp_path, capsys):
     (tmp_path / "thesis.tex").write_text("precious")
-    line = refusal(
-        [*own_speech, f"--output_folder={tmp_path}", "--overwrite=True"], capsys
-    )
+    line = refusal([*own_speech, f"--output_folder={tmp_path}", "--overwrite=True"], capsys)
     assert "not a corpus of this generator" in line
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_command_line_prints_one_line_and_status_2():
-    process = start(
-        [HPARAMS / "folders.yaml"], stderr=subprocess.PIPE, stdout=subprocess.PIPE
-    )
+    process = start([HPARAMS / "folders.yaml"], stderr=subprocess.PIPE, stdout=subprocess.PIPE)
     out, err = process.communicate()
     assert process.returncode == 2
     assert err.decode().splitlines() == [

@@ -12,13 +12,7 @@ import pytest
 
 from custom_modules.errors import InputError
 from recipes.benchmark import gpu
-from recipes.benchmark.gpu_figures import (
-    FIGURES_FILE,
-    MACHINE,
-    read_figures,
-    read_lines,
-    record,
-)
+from recipes.benchmark.gpu_figures import FIGURES_FILE, MACHINE, read_figures, read_lines, record
 from recipes.benchmark.gpu_parts import NO_TIME, Run, parts, timed_steps
 from tests.integration.training import ROOT, tiny_corpus
 from tests.test_brain import batch_of, brain_with
@@ -64,9 +58,7 @@ def test_killed_half_way_it_measures_nothing_twice(place):
         output, _ = process.communicate()
     assert process.returncode == 0, output
     measured = Counter(
-        (line["part"], line["unit"])
-        for line in read_lines(place / "out")
-        if "figures" in line
+        (line["part"], line["unit"]) for line in read_lines(place / "out") if "figures" in line
     )
     assert set(measured.values()) == {1}
     known = read_figures(place / "out")

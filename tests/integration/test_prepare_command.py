@@ -45,9 +45,7 @@ def test_it_prints_the_table_and_writes_the_manifests(corpus, tmp_path):
         *("prepare_record.json", "prepare_report.txt"),
         *("test.json", "train.json", "val.json"),
     ]
-    again = run(
-        tmp_path, "--data_folder=Tiny", "--save_folder", "out", "--check", "full"
-    )
+    again = run(tmp_path, "--data_folder=Tiny", "--save_folder", "out", "--check", "full")
     assert again.returncode == 0
     assert "Skipping preparation" in again.stdout
 

@@ -25,8 +25,7 @@ def run(script, *arguments, **environment):
     return subprocess.run(
         [sys.executable, f"recipes/separation/{script}.py", *map(str, arguments)],
         cwd=ROOT,
-        env=os.environ
-        | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
         text=True,
         check=False,
@@ -63,9 +62,7 @@ def test_results_are_exported_as_they_were_imported(folder):
     assert "epoch 1, SI-SDR -21.34 dB" in (folder / "second/README.md").read_text()
 
 
-def test_the_card_names_the_corpus_and_nothing_of_this_machine(
-    folder, tmp_path, monkeypatch
-):
+def test_the_card_names_the_corpus_and_nothing_of_this_machine(folder, tmp_path, monkeypatch):
     """Also where the environment names another corpus, and where the table is old."""
     monkeypatch.setenv("POLSESS_DATA_ROOT", str(tmp_path / "elsewhere"))
     results = tmp_path / "my results" / "7"
@@ -103,9 +100,7 @@ def test_training_goes_on_from_imported_results(folder, tmp_path):
         corpus.add(subset, f"{subset}_0", "outdoor")
     corpus.write_tables()
     options = [f"--data_folder={corpus.root}", "--number_of_epochs=2", "--lr=1e-4"]
-    done = run(
-        "train", folder / "results" / "hyperparams.yaml", *options, "--num_workers=0"
-    )
+    done = run("train", folder / "results" / "hyperparams.yaml", *options, "--num_workers=0")
     assert done.returncode == 0, done.stderr
     log = (folder / "results" / "train_log.txt").read_text()
     assert log.startswith("epoch: 2, lr: 1.000e-04")
@@ -131,9 +126,7 @@ def test_a_folder_of_recordings(folder, tmp_path):
     assert bad.startswith(f"failed: {recordings}/text.wav: ")
     assert missing == f"failed: {tmp_path}/none.wav: no such file or folder"
     assert sorted(os.listdir(out)) == sorted(
-        f"{name}{part}"
-        for name in ("ala ma kota", "b")
-        for part in (".png", "_s1.wav", "_s2.wav")
+        f"{name}{part}" for name in ("ala ma kota", "b") for part in (".png", "_s1.wav", "_s2.wav")
     )
     assert sf.info(out / "ala ma kota_s2.wav").frames == 60_000
 

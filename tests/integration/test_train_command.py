@@ -19,8 +19,7 @@ DIE = "tests/integration/watched_training.py"
 TINY = {
     "convtasnet": "--N=8 --B=8 --H=8 --X=2 --R=1",
     "dprnn": "--N=8 --num_layers=2 --hidden_size=4 --chunk_size=20",
-    "sepformer": "--N=8 --num_blocks=2 --num_layers=1 --nhead=2 --d_ffn=8 "
-    "--chunk_size=20",
+    "sepformer": "--N=8 --num_blocks=2 --num_layers=1 --nhead=2 --d_ffn=8 --chunk_size=20",
 }
 
 
@@ -69,12 +68,7 @@ def train(corpus, folder, *more, model="convtasnet", script=TRAIN, before=()):
 def test_every_model_and_task_runs_in_debug_mode(corpus, tmp_path, model, task):
     precision = {"SB": "fp32", "EB": "bf16", "ES": "bf16"}[task]
     done = train(
-        corpus,
-        tmp_path,
-        f"--task={task}",
-        f"--precision={precision}",
-        "--debug",
-        model=model,
+        corpus, tmp_path, f"--task={task}", f"--precision={precision}", "--debug", model=model
     )
     assert done.returncode == 0, done.stderr
     results = pd.read_csv(tmp_path / "debug" / "test_results.csv")
@@ -210,18 +204,12 @@ def test_results_are_written_and_a_finished_run_only_tests_again(corpus, tmp_pat
         (["hparams/convtasnet.yaml", "--data_folder=x", "--task=XX"], "SB, EB, ES"),
         (["--debug"], "hparams file"),
         (["hparams/dprnn.yaml", "--debug"], "--data_folder"),
-        (
-            ["hparams/dprnn.yaml", "--data_folder=x", "--skip_prep=yes"],
-            "True nor False",
-        ),
+        (["hparams/dprnn.yaml", "--data_folder=x", "--skip_prep=yes"], "True nor False"),
         (["hparams/sepformer.yaml", "--data_folder=x", "--nhead=3"], "must divide N="),
         (["hparams/dprnn.yaml", "--data_folder=x", "--kernel_size=0"], "number from 2"),
         (["hparams/convtasnet.yaml", "--seed"], "--seed=value"),
         (["hparams/convtasnet.yaml", "--data_folder=x", "--lr=fast"], "not a number"),
-        (
-            ["hparams/dprnn.yaml", "--data_folder=x", "--save_folder=README.md"],
-            "README",
-        ),
+        (["hparams/dprnn.yaml", "--data_folder=x", "--save_folder=README.md"], "README"),
     ],
 )
 def test_mistakes_end_in_one_line(tmp_path, arguments, message):
@@ -296,9 +284,7 @@ class Broken(torch.nn.Module):
     ("late", "error", "line"),
     [(False, "ZeroDivisionError", 9), (True, "RuntimeError: shapes that do not", 12)],
 )
-def test_a_bug_of_a_model_of_ones_own_keeps_its_traceback(
-    corpus, tmp_path, late, error, line
-):
+def test_a_bug_of_a_model_of_ones_own_keeps_its_traceback(corpus, tmp_path, late, error, line):
     (tmp_path / "mine.py").write_text(BROKEN)
     text = f"base: {ROOT}/hparams/convtasnet.yaml\nseparator: !new:mine.Broken\n"
     (tmp_path / "mine.yaml").write_text(f"{text}    late: {late}\n")

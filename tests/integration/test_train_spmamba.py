@@ -12,9 +12,7 @@ from custom_modules.hparams import load_hparams
 from tests.manifest.tiny_corpus import TinyCorpus
 
 ROOT = Path(__file__).parents[2]
-TINY = (
-    "--n_fft=32 --stride=16 --n_layers=1 --emb_dim=4 --qk_dim=17 --segment_seconds=0.1"
-)
+TINY = "--n_fft=32 --stride=16 --n_layers=1 --emb_dim=4 --qk_dim=17 --segment_seconds=0.1"
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +44,7 @@ def train(corpus, folder, *more):
 
 
 @pytest.mark.parametrize(
-    ("task", "precision", "checkpoint_blocks"),
-    [("SB", "fp32", False), ("EB", "bf16", True)],
+    ("task", "precision", "checkpoint_blocks"), [("SB", "fp32", False), ("EB", "bf16", True)]
 )
 def test_debug_run(corpus, tmp_path, task, precision, checkpoint_blocks):
     train(
@@ -128,9 +125,7 @@ def test_weight_decay_spares_what_is_marked(load):
     named = list(hparams["separator"].named_parameters())
     optimizer = hparams["opt_class"]([p for _, p in named])
     decays = {
-        id(p): group["weight_decay"]
-        for group in optimizer.param_groups
-        for p in group["params"]
+        id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]
     }
     spared = {name.split(".")[-1] for name, p in named if decays[id(p)] == 0}
     assert spared == {"A_log", "D"}

@@ -70,9 +70,7 @@ def drawn_by(monkeypatch):
 
     def on_fit_batch_end(self, batch, *args):
         real(self, batch, *args)
-        seen.extend(
-            (self.epoch, *pair) for pair in zip(batch.id, batch.variant, strict=True)
-        )
+        seen.extend((self.epoch, *pair) for pair in zip(batch.id, batch.variant, strict=True))
 
     monkeypatch.setattr(Separation, "on_fit_batch_end", on_fit_batch_end)
     return seen
@@ -98,9 +96,7 @@ CURRICULUM = """--curriculum=[{epoch: 1, variants: [R]}, {epoch: 2, variants: [C
 def test_curriculum(train, tmp_path, monkeypatch):
     seen = drawn_by(monkeypatch)
     train(tmp_path, "--number_of_epochs=3", CURRICULUM, "--batch_size=4")
-    environments = {
-        f"train_{i}": "outdoor" if i % 3 == 2 else "indoor" for i in range(9)
-    }
+    environments = {f"train_{i}": "outdoor" if i % 3 == 2 else "indoor" for i in range(9)}
     indoor = [name for name, kind in environments.items() if kind == "indoor"]
     by_epoch = {e: {(i, v) for n, i, v in seen if n == e} for e in (1, 2, 3)}
     assert len(seen) == len(indoor) + 9 + 9  # each mixture once
@@ -109,8 +105,7 @@ def test_curriculum(train, tmp_path, monkeypatch):
     for name, variant in by_epoch[2]:
         assert variant == "C" or (variant == "S" and environments[name] == "outdoor")
     assert by_epoch[3] == {
-        (name, draw_variant(kind, VARIANTS, 42, 3, name))
-        for name, kind in environments.items()
+        (name, draw_variant(kind, VARIANTS, 42, 3, name)) for name, kind in environments.items()
     }
     (scheduler,) = tmp_path.glob("save/CKPT*/lr_scheduler.ckpt")
     assert len(torch.load(scheduler)["losses"]) == 1  # of the third epoch alone
@@ -120,8 +115,7 @@ def test_early_stopping_also_across_a_resume(train, tmp_path):
     # A rate of nothing, and a schedule that does not begin: validation stays the same.
     still = ["--lr=0", "--early_stopping_patience=2", "--early_stopping_warmup=1"]
     still += [
-        "--curriculum=[{epoch: 1, variants: [C]}, {epoch: 9, variants: [R], "
-        "lr_scheduler: start}]",
+        "--curriculum=[{epoch: 1, variants: [C]}, {epoch: 9, variants: [R], lr_scheduler: start}]",
         "--batch_size=9",
     ]
     whole = train(tmp_path / "whole", *still, "--number_of_epochs=9")
@@ -147,10 +141,7 @@ def test_another_loss_trains_and_every_score_stays_si_sdr(train, script, tmp_pat
     (tmp_path / "mine.yaml").write_text(
         f"base: {base}\nloss: !name:loss_of_mine.loss\n    factor: 0.5\n"
     )
-    options = [
-        *["--N=8", "--B=8", "--H=8", "--X=2", "--R=1", "--precision=fp32"],
-        "--seed=3",
-    ]
+    options = [*["--N=8", "--B=8", "--H=8", "--X=2", "--R=1", "--precision=fp32"], "--seed=3"]
     options += ["--curriculum=null", "--batch_size=9", "--weight_decay=0"]
     # Adam does not see a factor, nor clipping one that is the same in every step.
     options += ["--max_grad_norm=1e-6", "--number_of_epochs=3"]
@@ -217,9 +208,7 @@ def test_tuned_models_train_and_leave_all_that_they_need(train, tmp_path, model)
 
 
 def test_every_variant_is_validated_and_has_its_line(train, tmp_path):
-    history = train(
-        tmp_path, "--number_of_epochs=1", "--per_variant_validation=True"
-    ).iloc[0]
+    history = train(tmp_path, "--number_of_epochs=1", "--per_variant_validation=True").iloc[0]
     each = [history[f"valid_si_sdri_{variant}"] for variant in VARIANTS]
     assert history.valid_si_sdri == pytest.approx(sum(each) / len(VARIANTS), abs=1e-6)
     lines = (tmp_path / "train_log.txt").read_text().splitlines()[1:]
@@ -230,9 +219,7 @@ def test_every_variant_is_validated_and_has_its_line(train, tmp_path):
         assert line.endswith(f"si_sdri: {value:.2f}")
 
 
-def test_out_of_memory_says_what_to_lower_and_loses_nothing(
-    train, tmp_path, monkeypatch
-):
+def test_out_of_memory_says_what_to_lower_and_loses_nothing(train, tmp_path, monkeypatch):
     options = ["--number_of_epochs=2", "--ckpt_interval_steps=1"]
     train(tmp_path / "whole", *options, "--batch_size=4")
     error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
@@ -249,9 +236,7 @@ def test_out_of_memory_says_what_to_lower_and_loses_nothing(
         torch.testing.assert_close(values, whole[name], atol=1e-6, rtol=0)
 
 
-def test_a_run_that_goes_on_with_longer_steps_begins_a_step_anew(
-    train, tmp_path, monkeypatch
-):
+def test_a_run_that_goes_on_with_longer_steps_begins_a_step_anew(train, tmp_path, monkeypatch):
     options = ["--number_of_epochs=1", "--curriculum=null", "--ckpt_interval_steps=1"]
     fail_at(monkeypatch, epoch=1, step=4, error=KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
@@ -279,9 +264,7 @@ def wandb_records(path):
             parts = []
 
 
-def test_wandb_has_every_epoch_and_a_resumed_run_the_same_id(
-    train, tmp_path, monkeypatch
-):
+def test_wandb_has_every_epoch_and_a_resumed_run_the_same_id(train, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "true")
     options = ["--tracker=wandb", "--wandb_mode=offline", "--batch_size=4"]
     train(tmp_path, *options, "--number_of_epochs=2")
@@ -305,9 +288,7 @@ def test_wandb_has_every_epoch_and_a_resumed_run_the_same_id(
         for name, value in history.loc[epoch].items():
             assert float(row[name]) == pytest.approx(value, rel=1e-5)
     assert any(name.startswith("audio/val_0") for name in logged[3])
-    assert (
-        len(list(tmp_path.glob("wandb/offline-run-*/files/media/audio/**/*.wav"))) == 3
-    )
+    assert len(list(tmp_path.glob("wandb/offline-run-*/files/media/audio/**/*.wav"))) == 3
 
 
 def test_tensorboard_has_every_epoch_also_after_a_resume(train, tmp_path):

@@ -37,13 +37,7 @@ def arguments(corpus, folder, *more, hparams="convtasnet"):
     """What train.py takes."""
     folders = [f"--data_folder={corpus}", f"--output_folder={folder}"]
     tiny = TINY.get(Path(hparams).name, "").split()
-    return [
-        f"{Path('hparams') / hparams}.yaml",
-        *folders,
-        *tiny,
-        *SHARED.split(),
-        *map(str, more),
-    ]
+    return [f"{Path('hparams') / hparams}.yaml", *folders, *tiny, *SHARED.split(), *map(str, more)]
 
 
 def run(*command, **environment):

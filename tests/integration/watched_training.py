@@ -63,12 +63,7 @@ def record(folder):
     Separation.on_fit_batch_end = on_fit_batch_end
 
 
-POINTS = {
-    "step": die_at_step,
-    "rank1": die_in_rank_1,
-    "save": die_in_save,
-    "record": record,
-}
+POINTS = {"step": die_at_step, "rank1": die_in_rank_1, "save": die_in_save, "record": record}
 
 if __name__ == "__main__":
     while not sys.argv[1].endswith(".yaml"):

@@ -32,9 +32,7 @@ def filters():
 def test_a_linear_model_is_as_in_one_pass(filters, samples, batch_size, block):
     mixture = torch.randn(3, samples, generator=torch.Generator().manual_seed(2))
     longform = LongForm(filters, RATE, 2, overlap_seconds=1, batch_size=batch_size)
-    torch.testing.assert_close(
-        run(longform, mixture, block), filters(mixture), atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close(run(longform, mixture, block), filters(mixture), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("chunk_seconds", [CHUNK_SECONDS, 16, 4])
@@ -70,9 +68,7 @@ def test_one_stream_needs_no_order():
 @pytest.mark.parametrize("gain", [0.05, 1.0, 20.0])
 def test_sources_sum_to_the_mixture_at_any_level_of_the_model(gain):
     mixture = converse(seed=5).sum(1)[None]
-    longform = LongForm(
-        lambda m: gain * torch.stack([m, m / 2], 2), RATE, match_level=True
-    )
+    longform = LongForm(lambda m: gain * torch.stack([m, m / 2], 2), RATE, match_level=True)
     torch.testing.assert_close(run(longform, mixture).sum(2), mixture)
 
 

@@ -231,9 +231,7 @@ def test_files_with_the_same_beginning_are_told_apart(tmp_path):
     for stem, rest in (("a", 1), ("b", 2)):
         samples[2000:] = rest
         corpus.write("val", "mixFile", f"{stem}.wav", samples)
-    first, second = (
-        check_row(str(tmp_path), (f"val/mix/{stem}.wav",), "header") for stem in "ab"
-    )
+    first, second = (check_row(str(tmp_path), (f"val/mix/{stem}.wav",), "header") for stem in "ab")
     assert first.size == second.size
     assert first.excerpt != second.excerpt
 

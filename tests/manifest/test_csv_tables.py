@@ -33,9 +33,7 @@ def reasons(table):
     return [(problem.row, problem.file, problem.reason) for problem in table.problems]
 
 
-@pytest.mark.parametrize(
-    "place", ["val/corpus_Own_val_final.csv", "corpus_Own_val_final.csv"]
-)
+@pytest.mark.parametrize("place", ["val/corpus_Own_val_final.csv", "corpus_Own_val_final.csv"])
 @pytest.mark.parametrize("others", [[], ["val/corpus_old_val_final.csv"]])
 def test_the_table_named_after_the_folder_wins(tmp_path, place, others):
     root = tmp_path / "Own"
@@ -45,9 +43,7 @@ def test_the_table_named_after_the_folder_wins(tmp_path, place, others):
     assert find_table(root, "val") == root / place
 
 
-@pytest.mark.parametrize(
-    "place", ["val/corpus_Own_val_final.csv", "corpus_Own_val_final.csv"]
-)
+@pytest.mark.parametrize("place", ["val/corpus_Own_val_final.csv", "corpus_Own_val_final.csv"])
 def test_an_unusual_folder_name_does_not_matter(tmp_path, place):
     root = tmp_path / "my [copy] of it"
     (root / "val").mkdir(parents=True)
@@ -109,10 +105,7 @@ def test_rows_are_numbered_as_in_a_spreadsheet(tmp_path):
         ("", "is empty"),
         (f"{HEADER}\n", "has no rows"),
         (f"{HEADER}\n,,,,\n", "has no rows"),
-        (
-            "mixFile,sceneFile\na,b\n",
-            "no columns speaker1File, speaker2File, eventFile",
-        ),
+        ("mixFile,sceneFile\na,b\n", "no columns speaker1File, speaker2File, eventFile"),
         (f"{HEADER},reverbForSpeaker1\na,b,c,d,e,f\n", "reverbForSpeaker2"),
         (f"{HEADER}\na,b,c,d,e\na,b,c,d,e,f,g\n", "not a CSV table.*line 3"),
         (f"{HEADER}\na,b,c,d,e,f\na,b,c,d,e,f\n", "not a CSV table"),
@@ -147,11 +140,7 @@ def test_a_corpus_without_reverb_columns_is_outdoor_and_says_so(tmp_path):
 def test_empty_cells_are_problems_of_their_row(tmp_path):
     text = f"{HEADER},{REVERBS}\na,b,c,d,e,f,,h\ni,,k,l,m,,,\nn,o,p,q,r,,t,\n"
     found = [(row, file) for row, file, _ in reasons(read(tmp_path, text))]
-    assert found == [
-        (3, "speaker1File"),
-        (2, "reverbForSpeaker2"),
-        (4, "reverbForSpeaker2"),
-    ]
+    assert found == [(3, "speaker1File"), (2, "reverbForSpeaker2"), (4, "reverbForSpeaker2")]
 
 
 def test_rows_without_a_mixture_do_not_collide(tmp_path):
@@ -176,8 +165,7 @@ def test_mixtures_of_one_name_collide(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("path", "stem"),
-    [("a/b.wav", "b"), ("b.x.wav", "b.x"), ("b", "b"), ("a.b/.wav", ".wav")],
+    ("path", "stem"), [("a/b.wav", "b"), ("b.x.wav", "b.x"), ("b", "b"), ("a.b/.wav", ".wav")]
 )
 def test_the_key_of_a_mixture_is_its_stem(path, stem):
     assert mixture_id(path) == stem

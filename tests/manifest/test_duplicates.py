@@ -26,9 +26,7 @@ def repetitions(corpus, subsets=("train", "val", "test")):
 
 
 def found(corpus, **options):
-    return [
-        (r.what, r.original, r.copy, r.rows) for r in repetitions(corpus, **options)
-    ]
+    return [(r.what, r.original, r.copy, r.rows) for r in repetitions(corpus, **options)]
 
 
 def copy_mixture(corpus, source, target, copy):
@@ -105,9 +103,7 @@ def test_an_inode_means_nothing_on_another_disk(tmp_path):
 
 
 def test_a_mixture_that_goes_away_meanwhile(tmp_path):
-    rows = pd.DataFrame(
-        [FACTS | {"mix": name, "inode": n} for n, name in enumerate("ab")]
-    )
+    rows = pd.DataFrame([FACTS | {"mix": name, "inode": n} for n, name in enumerate("ab")])
     with pytest.raises(InputError, match="a: cannot be read"):
         content_ids(rows, str(tmp_path))
 
@@ -130,9 +126,7 @@ def test_a_pair_of_segments_twice_even_if_the_speakers_change_places(tmp_path):
     with_speech(corpus, "train", "d", one, ("", "", ""))
     with_speech(corpus, "train", "e", one, ("", "", ""))
     corpus.write_tables()
-    assert found(corpus, subsets=["train"]) == [
-        ("pair of speech segments", "train", "train", 1)
-    ]
+    assert found(corpus, subsets=["train"]) == [("pair of speech segments", "train", "train", 1)]
 
 
 def test_without_segment_columns_only_mixtures_are_compared(tmp_path):
@@ -150,14 +144,7 @@ def test_without_segment_columns_only_mixtures_are_compared(tmp_path):
 
 @pytest.mark.parametrize(
     ("start", "end", "overlaps"),
-    [
-        (0, 2, False),
-        (0, 3, True),
-        (5, 9, True),
-        (6, 9, False),
-        (3, 4, True),
-        ("", "", True),
-    ],
+    [(0, 2, False), (0, 3, True), (5, 9, True), (6, 9, False), (3, 4, True), ("", "", True)],
 )
 def test_speech_of_one_recording_overlaps_or_does_not(tmp_path, start, end, overlaps):
     corpus = TinyCorpus(tmp_path)
@@ -168,25 +155,17 @@ def test_speech_of_one_recording_overlaps_or_does_not(tmp_path, start, end, over
     assert bool(shared) == overlaps
     if overlaps:
         assert shared[0].is_leakage
-        assert shared[0].examples == [
-            "test: row 2 and row 2 of train share D:/pl/x.wav"
-        ]
+        assert shared[0].examples == ["test: row 2 and row 2 of train share D:/pl/x.wav"]
 
 
 segment = st.tuples(st.sampled_from("xy"), st.integers(0, 9), st.integers(1, 4))
 
 
-@given(
-    st.lists(segment, min_size=1, max_size=8), st.lists(segment, min_size=1, max_size=8)
-)
+@given(st.lists(segment, min_size=1, max_size=8), st.lists(segment, min_size=1, max_size=8))
 def test_leaked_rows_are_those_that_a_double_loop_finds(train, test):
-    tables = [
-        segment_table("train", train, inode=0),
-        segment_table("test", test, inode=100),
-    ]
+    tables = [segment_table("train", train, inode=0), segment_table("test", test, inode=100)]
     expected = sum(
-        any(r == r2 and s < s2 + n2 and s2 < s + n for r2, s2, n2 in train)
-        for r, s, n in test
+        any(r == r2 and s < s2 + n2 and s2 < s + n for r2, s2, n2 in train) for r, s, n in test
     )
     leaks = [r for r in find_repetitions(tables, "") if r.is_leakage]
     assert sum(leak.rows for leak in leaks) == expected

@@ -23,12 +23,7 @@ TABLE = {
         "R": [SCENE, EVENT, EVENT_REVERB],
         "C": [SCENE, EVENT, EVENT_REVERB, *SPEECH_REVERB],
     },
-    "outdoor": {
-        "SE": [],
-        "S": [EVENT],
-        "E": [SCENE],
-        "C": [SCENE, EVENT],
-    },
+    "outdoor": {"SE": [], "S": [EVENT], "E": [SCENE], "C": [SCENE, EVENT]},
 }
 
 

@@ -18,9 +18,7 @@ from custom_modules.mmipc import VARIANTS
 from tests.evaluation.conftest import Blur
 
 NAMES = ("19-198-0001_26-495-0002", "26-495-0003_19-198-0004", "19-1-0_40-2-1")
-SPEAKERS = (
-    "; comment\n19 | F | dev | 1 | A\n26 | M | dev | 1 | B\n40 | F | dev | 1 | C\n"
-)
+SPEAKERS = "; comment\n19 | F | dev | 1 | A\n26 | M | dev | 1 | B\n40 | F | dev | 1 | C\n"
 
 
 def write(path, samples, rate=8000):
@@ -64,9 +62,7 @@ def test_scene_is_the_noise_and_clean_is_without_it(tmp_path, mode):
     for item in (data[i] for i in range(3)):
         assert item["variants"] == ("C", "S")
         folder = root / "wav8k" / mode / "test"
-        for place, mixture in zip(
-            ("mix_clean", "mix_both"), item["mixtures"], strict=True
-        ):
+        for place, mixture in zip(("mix_clean", "mix_both"), item["mixtures"], strict=True):
             expected, _ = soundfile.read(folder / place / f"{item['id']}.wav")
             assert np.array_equal(mixture.numpy(), expected.astype(np.float32))
         assert np.array_equal(item["targets"].sum(1), item["mixtures"][0])
@@ -78,9 +74,7 @@ def test_scene_is_the_noise_and_clean_is_without_it(tmp_path, mode):
 def test_it_is_evaluated_like_any_other_corpus(tmp_path, monkeypatch):
     root = make(tmp_path / "Libri2Mix", "max")
     (tmp_path / "SPEAKERS.TXT").write_text(SPEAKERS)
-    prepare_librimix(
-        root, tmp_path, mode="max", speakers_file=tmp_path / "SPEAKERS.TXT", workers=1
-    )
+    prepare_librimix(root, tmp_path, mode="max", speakers_file=tmp_path / "SPEAKERS.TXT", workers=1)
     module, data = Blur(), dataset(root, tmp_path)
     tables = []
     for size in (1, 4):  # mixtures of unequal lengths, one by one and in batches
@@ -92,9 +86,7 @@ def test_it_is_evaluated_like_any_other_corpus(tmp_path, monkeypatch):
     scores = [name for name in tables[0] if name.startswith("si_sdr")]
     np.testing.assert_allclose(tables[0][scores], tables[1][scores], atol=2e-4)
     summary = summarise(tables[0])
-    assert list(dict.fromkeys(summary.variant)) == [
-        *("C", "S", "all variants", "all mixtures")
-    ]
+    assert list(dict.fromkeys(summary.variant)) == [*("C", "S", "all variants", "all mixtures")]
     assert {"female-male", "female-female", "cross gender"} < set(summary.group)
 
 

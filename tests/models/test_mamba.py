@@ -132,9 +132,7 @@ def test_projection_is_a_linear_layer(batch, time, has_bias, dtype):
         assert relative_error(found, exact) < tolerance
 
 
-def test_compiled_in_one_graph_with_the_line_that_names_the_backend(
-    caplog, monkeypatch
-):
+def test_compiled_in_one_graph_with_the_line_that_names_the_backend(caplog, monkeypatch):
     monkeypatch.setattr(backends, "_announced", set())
     caplog.set_level("INFO")
     mamba, x = Mamba(4), torch.randn(2, 9, 4)
@@ -207,9 +205,7 @@ def test_gradients_lie_like_their_parameters():
 def test_states_do_not_decay_unless_asked_to(decay_states):
     mamba = Mamba(4)
     before = {name: p.detach().clone() for name, p in mamba.named_parameters()}
-    optimizer = adam(
-        mamba.parameters(), 0.01, weight_decay=1, decay_states=decay_states
-    )
+    optimizer = adam(mamba.parameters(), 0.01, weight_decay=1, decay_states=decay_states)
     for parameter in mamba.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()

@@ -6,12 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from speechbrain.lobes.models import conv_tasnet
-from speechbrain.lobes.models.dual_path import (
-    Decoder,
-    Encoder,
-    SBRNNBlock,
-    SBTransformerBlock,
-)
+from speechbrain.lobes.models.dual_path import Decoder, Encoder, SBRNNBlock, SBTransformerBlock
 
 from custom_modules.models.masking import (
     ConvTasNetMaskNet,
@@ -39,10 +34,7 @@ def convtasnet(config, norm_eps=1e-8):
 
 def dprnn(config):
     rnn = partial(
-        SBRNNBlock,
-        input_size=config["N"],
-        hidden_channels=config["hidden_size"],
-        num_layers=1,
+        SBRNNBlock, input_size=config["N"], hidden_channels=config["hidden_size"], num_layers=1
     )
     masknet = DualPathMaskNet(
         config["N"],
@@ -160,9 +152,7 @@ def test_silence_has_finite_sources_and_gradients(name, autocast):
         output = model(torch.zeros(2, 2000))
     output.float().square().sum().backward()
     assert torch.isfinite(output).all()
-    assert all(
-        torch.isfinite(p.grad).all() for p in model.parameters() if p.requires_grad
-    )
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.requires_grad)
 
 
 def test_float16_silence_survives_the_normalisation():

@@ -10,11 +10,7 @@ from custom_modules.models.gridnet import FrameAttention, GridBlock
 from custom_modules.models.spmamba import SPMamba, convert_state_dict
 
 DATA = Path(__file__).parent.parent / "data"
-MODELS = (
-    "spmamba_official_small",
-    "spmamba_predecessor_small",
-    "spmamba_predecessor_small_c1",
-)
+MODELS = ("spmamba_official_small", "spmamba_predecessor_small", "spmamba_predecessor_small_c1")
 
 
 def relative_error(a, b):
@@ -70,9 +66,7 @@ def test_recorded_output_and_gradients_are_reproduced(name, checkpoint_blocks, b
     assert relative_error(output.transpose(1, 2), expected) < 1e-5
     output.square().sum().backward()
     assert relative_error(x.grad, golden["grad_input"]) < 1e-5
-    norms = {
-        key: torch.tensor(float(norm)) for key, norm in golden["grad_norms"].items()
-    }
+    norms = {key: torch.tensor(float(norm)) for key, norm in golden["grad_norms"].items()}
     # Where heads are one parameter of ours, the squares of their norms add up.
     total = sum(norm**2 for norm in norms.values()).sqrt()
     found = torch.stack([p.grad.norm() for p in model.parameters()]).norm()
@@ -194,9 +188,7 @@ def test_conversion_needs_no_order_and_changes_nothing_given():
     assert forward.keys() == backward.keys()
     assert all(torch.equal(forward[key], backward[key]) for key in forward)
     assert all(torch.equal(given[key], copies[key]) for key in copies)
-    assert sum(v.numel() for v in forward.values()) == sum(
-        v.numel() for v in given.values()
-    )
+    assert sum(v.numel() for v in forward.values()) == sum(v.numel() for v in given.values())
 
 
 def test_heads_must_divide_the_channels():
@@ -227,9 +219,7 @@ def test_checkpointing_keeps_less():
         sizes = {}
 
         def pack(tensor):
-            sizes[tensor.untyped_storage().data_ptr()] = (
-                tensor.untyped_storage().nbytes()
-            )
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
             return tensor
 
         torch.manual_seed(0)

@@ -11,12 +11,7 @@ from PIL import Image
 
 from custom_modules.errors import InputError
 from custom_modules.inference import PolSESSSeparation
-from custom_modules.recordings.jobs import (
-    Recording,
-    find_recordings,
-    finished_by,
-    outputs_of,
-)
+from custom_modules.recordings.jobs import Recording, find_recordings, finished_by, outputs_of
 from custom_modules.recordings.streams import separate_recording
 from custom_modules.recordings.work import Separation, load_model
 
@@ -68,9 +63,7 @@ def separate(model, path, **options):
     ],
 )
 @pytest.mark.parametrize("rate", [8000, 44100])
-def test_length_rate_and_subtype_stay(
-    model, tmp_path, suffix, subtype, written, tolerance, rate
-):
+def test_length_rate_and_subtype_stay(model, tmp_path, suffix, subtype, written, tolerance, rate):
     path = tmp_path / f"a.{suffix}"
     sf.write(path, speechlike(3.21, rate), rate, subtype=subtype)
     signal, _ = sf.read(path)
@@ -85,8 +78,7 @@ def test_length_rate_and_subtype_stay(
 
 
 @pytest.mark.parametrize(
-    ("channels", "row"),
-    [("mix", None), ("left", 0), ("right", 1), ("each", slice(None))],
+    ("channels", "row"), [("mix", None), ("left", 0), ("right", 1), ("each", slice(None))]
 )
 def test_channels(model, tmp_path, channels, row):
     path = tmp_path / "zażółć gęślą.wav"
@@ -146,9 +138,7 @@ def with_nan(path):
         (lambda path: path.write_bytes(b""), "cannot be read"),
     ],
 )
-def test_bad_files_leave_nothing_and_stop_nothing(
-    model, tmp_path, capsys, write, message
-):
+def test_bad_files_leave_nothing_and_stop_nothing(model, tmp_path, capsys, write, message):
     write(tmp_path / "a.wav")
     sf.write(tmp_path / "b.wav", speechlike(0.1, 8000), 8000)
     recordings, _ = find_recordings([str(tmp_path)], tmp_path / "out")
@@ -164,9 +154,7 @@ def test_bad_files_leave_nothing_and_stop_nothing(
     ("precision", "remedy"),
     [("fp32", "the weights of tiny may be"), ("bf16", "use --precision fp32")],
 )
-def test_what_the_model_spoils_is_a_failure_of_its_own(
-    tmp_path, capsys, precision, remedy
-):
+def test_what_the_model_spoils_is_a_failure_of_its_own(tmp_path, capsys, precision, remedy):
     class Overflow(torch.nn.Module):
         def forward(self, mixture):
             return torch.stack([mixture, mixture / 0], dim=2)
@@ -191,9 +179,7 @@ def test_a_fault_of_the_model_keeps_its_traceback(tmp_path):
             return mixture / (1 // len(mixture[:0]))
 
     model = PolSESSSeparation(
-        {"separator": Faulty()},
-        {"sample_rate": 8000, "num_spks": 1},
-        run_opts={"device": "cpu"},
+        {"separator": Faulty()}, {"sample_rate": 8000, "num_spks": 1}, run_opts={"device": "cpu"}
     )
     sf.write(tmp_path / "a.wav", speechlike(1, 8000), 8000)
     recordings, _ = find_recordings([str(tmp_path)], tmp_path / "out")
@@ -217,11 +203,7 @@ pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
         (FOLDER.replace("[-1", "[0"), None, None),
         (FOLDER.replace("num_spks", "n"), InputError, r"yaml has no num_spks"),
         (FOLDER + "a: [", InputError, "not valid YAML"),
-        (
-            FOLDER + "  loadables: {separator: !ref <separator>}",
-            InputError,
-            "cannot be",
-        ),
+        (FOLDER + "  loadables: {separator: !ref <separator>}", InputError, "cannot be"),
         (FOLDER.replace("8000", "!apply:operator.truediv [1, 0]"), Exception, "zero"),
     ],
 )
@@ -267,9 +249,7 @@ def scaled(model, gain):
     """The same architecture with other weights."""
     other = torch.nn.Sequential(torch.nn.Linear(1, 1, bias=False), torch.nn.Flatten())
     torch.nn.init.constant_(other[0].weight, gain)
-    model.mods["separator"] = torch.nn.Sequential(
-        torch.nn.Unflatten(1, (-1, 1)), other, Halves()
-    )
+    model.mods["separator"] = torch.nn.Sequential(torch.nn.Unflatten(1, (-1, 1)), other, Halves())
     return model
 
 
@@ -288,10 +268,7 @@ def test_what_other_settings_have_finished_is_made_again(
     assert run(model)[-1].startswith("1 separated")
     again = f"{tmp_path}/a.wav: was made otherwise before; made again"
     for options in ({"channels": "left"}, {"normalize": "peak"}):
-        assert run(model, **options)[-2:] == [
-            again,
-            "1 separated, 0 finished before, 0 failed",
-        ]
+        assert run(model, **options)[-2:] == [again, "1 separated, 0 finished before, 0 failed"]
         assert run(model, **options) == ["0 separated, 1 finished before, 0 failed"]
     assert again in run(model)
     for gain in (1.0, 0.5):
@@ -312,9 +289,7 @@ def edited(path):
 @pytest.mark.parametrize(
     "change", [edited, lambda path: path.write_bytes(b"of a format unknown here")]
 )
-def test_what_was_not_made_here_is_replaced_only_if_asked(
-    model, tmp_path, capsys, change, age
-):
+def test_what_was_not_made_here_is_replaced_only_if_asked(model, tmp_path, capsys, change, age):
     sf.write(tmp_path / "a.wav", speechlike(0.1, 8000), 8000)
     recordings, _ = find_recordings([str(tmp_path / "a.wav")], tmp_path / "out")
     Separation(model, show_progress=False).separate_all(recordings)

@@ -48,11 +48,7 @@ def run(scan, inputs, grad_output, softplus=True, grad_state=None, **options):
     outputs, grads = [output], [grad_output]
     if grad_state is not None:
         outputs, grads = [output, state], [grad_output, grad_state]
-    return [
-        output.detach(),
-        state.detach(),
-        *torch.autograd.grad(outputs, present, grads),
-    ]
+    return [output.detach(), state.detach(), *torch.autograd.grad(outputs, present, grads)]
 
 
 def assert_agrees(scan, inputs, tolerance=1e-5, softplus=True, **options):

@@ -25,9 +25,7 @@ def recorded():
     """Every recorded case, outputs and gradients."""
     for name, case in recorded_cases().items():
         inputs = [case["inputs"][key] for key in NAMES]
-        output, state, *grads = run(
-            fused_scan, inputs, case["grad_output"], case["delta_softplus"]
-        )
+        output, state, *grads = run(fused_scan, inputs, case["grad_output"], case["delta_softplus"])
         expected = [case["grads"][key] for key in NAMES if key in case["grads"]]
         pairs = [(output, case["output"]), (state, case["last_state"])]
         pairs += zip(grads, expected, strict=True)

@@ -13,12 +13,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from custom_modules.selective_scan import (
-    backends,
-    fused,
-    numba_kernels,
-    selective_scan,
-)
+from custom_modules.selective_scan import backends, fused, numba_kernels, selective_scan
 from custom_modules.selective_scan.reference import reference_scan
 from tests.selective_scan.cases import random_inputs, relative_error
 
@@ -56,20 +51,11 @@ def offer_mamba_ssm(monkeypatch, function=reference_scan):
 # Some at a time: most of what one takes is importing.
 @pytest.mark.parametrize(
     "cases",
-    [
-        "recorded",
-        "shapes decays small_steps",
-        "memory_layouts interface half_precision operator",
-    ],
+    ["recorded", "shapes decays small_steps", "memory_layouts interface half_precision operator"],
 )
 def test_kernels_agree_in_the_interpreter(cases):
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "tests.selective_scan.interpreted_cases",
-            *cases.split(),
-        ],
+        [sys.executable, "-m", "tests.selective_scan.interpreted_cases", *cases.split()],
         cwd=ROOT,
         env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -113,9 +99,7 @@ def test_the_choice_is_logged_once(caplog, fresh):
         for _ in range(3):
             selective_scan(*random_inputs(1, 2, 5, 2))
     messages = [r.getMessage() for r in caplog.records]
-    assert messages == [
-        "selective scan: backend torch, compiled by Numba (once, on first use)"
-    ]
+    assert messages == ["selective scan: backend torch, compiled by Numba (once, on first use)"]
 
 
 @pytest.mark.parametrize("backend", ["auto", "torch"])

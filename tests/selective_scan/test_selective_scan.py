@@ -30,9 +30,7 @@ each_scan = pytest.mark.parametrize("scan", [chunked_scan, compiled_scan])
 def test_recorded_results_are_reproduced(name, scan):
     case = RECORDED[name]
     inputs = [case["inputs"][key] for key in NAMES]
-    output, state, *grads = run(
-        scan, inputs, case["grad_output"], case["delta_softplus"]
-    )
+    output, state, *grads = run(scan, inputs, case["grad_output"], case["delta_softplus"])
     assert relative_error(output, case["output"]) < 1e-5
     assert relative_error(state, case["last_state"]) < 1e-5
     expected = [case["grads"][key] for key in NAMES if key in case["grads"]]
@@ -152,11 +150,7 @@ def test_inputs_may_lie_anyhow_in_memory(scan):
     scattered[0] = inputs[0][:1].expand(batch, dim, time)
     inputs[0] = scattered[0].contiguous()
     grad = torch.randn(dim, time).expand(batch, dim, time)
-    for a, b in zip(
-        run(scan, scattered, grad),
-        run(scan, inputs, grad.contiguous()),
-        strict=True,
-    ):
+    for a, b in zip(run(scan, scattered, grad), run(scan, inputs, grad.contiguous()), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
 
 
@@ -205,9 +199,7 @@ def test_half_precision_inputs_are_scanned_in_float32(dtype, backend):
     assert output.dtype == dtype
     assert state.dtype == torch.float32
     # In the inputs' own precision the sum would stop growing at 0.25 or 2.
-    torch.testing.assert_close(
-        state[:, 0], 2000 * u[:, 0, :1].float(), rtol=1e-4, atol=0
-    )
+    torch.testing.assert_close(state[:, 0], 2000 * u[:, 0, :1].float(), rtol=1e-4, atol=0)
 
 
 @each_scan

@@ -64,9 +64,7 @@ def test_a_crash_is_one_failed_trial(tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(ROOT)
     caplog.set_level("INFO", searching.logger.name)
     wide = {"min": 1e-4, "max": 1.0, "distribution": "log_uniform_values"}
-    sweep, study = search(
-        tmp_path, ["--fail_above=0.01"], trials=6, method="random", lr=wide
-    )
+    sweep, study = search(tmp_path, ["--fail_above=0.01"], trials=6, method="random", lr=wide)
     table = leaderboard(sweep, study)
     assert len(table) == 6
     failed = table[table.state == "fail"]
@@ -88,9 +86,7 @@ def test_a_crash_is_one_failed_trial(tmp_path, monkeypatch, caplog):
     assert "lr_patience" not in hparams  # a setting of the search, not found by it
 
 
-def test_a_second_search_draws_other_values_and_counts_what_there_is(
-    tmp_path, monkeypatch
-):
+def test_a_second_search_draws_other_values_and_counts_what_there_is(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     wide = {"min": 1e-4, "max": 1e-2}
     search(tmp_path, trials=2, method="random", lr=wide)
@@ -222,12 +218,7 @@ def test_a_killed_search_goes_on_prunes_and_finds_the_best(tmp_path):
     epochs = {"number_of_epochs": {"value": 4}, "lr": {"values": RATES}}
     go = tmp_path / "go"
     command = ["python", "${program}", "hparams/convtasnet.yaml", f"--wait_for={go}"]
-    sweep_file(
-        tmp_path,
-        early_terminate=band,
-        parameters=epochs,
-        command=[*command, "${args}"],
-    )
+    sweep_file(tmp_path, early_terminate=band, parameters=epochs, command=[*command, "${args}"])
     first = tune(tmp_path)
     while len(list(tmp_path.glob("trials/*/history.csv"))) < 2:
         assert first.poll() is None, first.stdout.read()

@@ -93,18 +93,14 @@ def write(folder, **changes):
         (
             {
                 "parameters": {
-                    "N": {"min": 1, "max": 9, "q": 0}
-                    | {"distribution": "q_log_uniform_values"}
+                    "N": {"min": 1, "max": 9, "q": 0} | {"distribution": "q_log_uniform_values"}
                 }
             },
             "q=0: must be a number above 0",
         ),
         ({"parameters": {"lr": {"distribution": "normal"}}}, "min and max"),
         ({"parameters": {"lr": 3}}, "value, values, or min and max"),
-        (
-            {"parameters": {"lr": {"min": 0, "max": 1, "distribution": "beta"}}},
-            "'beta' is none of",
-        ),
+        ({"parameters": {"lr": {"min": 0, "max": 1, "distribution": "beta"}}}, "'beta' is none of"),
         ({"early_terminate": {"type": "envelope"}}, "of type hyperband"),
         ({"early_terminate": {"type": "hyperband"}}, "needs min_iter"),
         (
@@ -116,9 +112,7 @@ def write(folder, **changes):
         ({"parameters": {"output_folder": {"value": "x"}}}, "--tuning_folder"),
     ],
 )
-def test_what_cannot_be_run_is_refused_in_one_line(
-    tmp_path, monkeypatch, changes, message
-):
+def test_what_cannot_be_run_is_refused_in_one_line(tmp_path, monkeypatch, changes, message):
     monkeypatch.chdir(ROOT)
     with pytest.raises(InputError, match=message) as caught:
         check_search(read_sweep(write(tmp_path, **changes)), ["--data_folder=x"])
@@ -143,13 +137,7 @@ def test_a_command_is_put_together_as_wandbs_agent_does(tmp_path, monkeypatch):
     monkeypatch.setenv("CORPUS", "/data")
     command = ["${env}", "python", "${program}", "--data_folder=${envvar:CORPUS}"]
     sweep = read_sweep(write(tmp_path, command=[*command, "${args}"]))
-    values = {
-        "lr": 1e-05,
-        "variants": ["C", "R"],
-        "flag": True,
-        "task": "SB",
-        "n": None,
-    }
+    values = {"lr": 1e-05, "variants": ["C", "R"], "flag": True, "task": "SB", "n": None}
     assert sweep.command_line(values, ["--more"])[1:] == [
         "recipes/separation/train.py",
         "--data_folder=/data",

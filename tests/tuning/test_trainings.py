@@ -18,10 +18,7 @@ def python(program):
     [
         ("print('Killed'); sys.exit(3)", "exit status 3: Killed"),
         ("sys.exit(4)", "exit status 4: "),
-        (
-            "print('error: zażółć'); print('bye'); sys.exit(2)",
-            "status 2: error: zażółć",
-        ),
+        ("print('error: zażółć'); print('bye'); sys.exit(2)", "status 2: error: zażółć"),
         ("raise ValueError('my bug')", "exit status 1: ValueError: my bug"),
     ],
 )

@@ -28,8 +28,7 @@ def measure_costs(hparams_file: str, options: Sequence[str] = ()) -> dict[str, f
     fastest of three counts.
     """
     inference, step = (
-        measure(make_work, (hparams_file, options, training))
-        for training in (False, True)
+        measure(make_work, (hparams_file, options, training)) for training in (False, True)
     )
     hparams = load_model(hparams_file, options)
     separator, samples = hparams["separator"], int(SECONDS * hparams["sample_rate"])
