@@ -46,7 +46,7 @@ def compare_results(
     common = in_common(results)
     table = compare(common)
     folder = Path(output_folder)
-    for path in filter(None, (folder / "comparison.csv", output)):
+    for path in (folder / "comparison.csv", *([output] if output else [])):
         with atomic_path(path) as partial:
             table.to_csv(partial, index=False, float_format="%.6g")
     text = report(table, left_out(results, common))

@@ -169,7 +169,7 @@ def _draw_gains(axes: Axes, summary: pd.DataFrame, column: str) -> np.ndarray:
     is_variant = np.isin(names, VARIANTS)
     for kind, chosen in (("model", is_variant), ("subsets and means", ~is_variant)):
         label = "this model, 95 % interval" if kind == "model" else kind
-        look = {"capsize": 4, "color": COLOURS[kind], "label": label}
+        look: dict[str, Any] = {"capsize": 4, "color": COLOURS[kind], "label": label}
         bars, bounds = table["mean"][chosen], spread[:, chosen]
         axes.bar(places[chosen], bars, 0.7, yerr=bounds, **look)
     oracle = summary[summary.metric == f"{column}_oracle"].set_index("variant")["mean"]
