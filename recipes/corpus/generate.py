@@ -38,7 +38,7 @@ def main(argv: list[str]) -> None:
     generate(hparams, content_options(hparams_file, overrides))
 
 
-def content_options(hparams_file: str, overrides: str) -> dict[str, Any]:
+def content_options(hparams_file: str, overrides: dict[str, Any]) -> dict[str, Any]:
     """The options on which the content of the corpus depends, as plain values."""
     from custom_modules.hparams import resolve
 
