@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import soundfile as sf
-from scipy.signal import firwin, resample_poly
 
 from custom_modules.errors import InputError
 from custom_modules.files import atomic_path
@@ -162,6 +161,8 @@ def resample(samples: np.ndarray, old_rate: int, new_rate: int) -> np.ndarray:
     """
     if old_rate == new_rate or not len(samples):
         return samples
+    from scipy.signal import resample_poly  # its import takes 1.6 s, which few commands need
+
     common = math.gcd(old_rate, new_rate)
     return resample_poly(samples, new_rate // common, old_rate // common)
 
@@ -178,6 +179,8 @@ def resample_blocks(blocks: Iterable[np.ndarray], rate: int, new_rate: int) -> I
     if rate == new_rate:
         yield from blocks
         return
+    from scipy.signal import firwin
+
     divisor = math.gcd(rate, new_rate)
     up, down = new_rate // divisor, rate // divisor
     slower = max(up, down)
@@ -202,6 +205,8 @@ def resample_blocks(blocks: Iterable[np.ndarray], rate: int, new_rate: int) -> I
 
 
 def _resample(signal: np.ndarray, up: int, down: int, taps: np.ndarray) -> np.ndarray:
+    from scipy.signal import resample_poly
+
     return resample_poly(signal, up, down, axis=1, window=taps).astype("float32")
 
 
