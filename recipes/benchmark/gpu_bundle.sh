@@ -119,7 +119,7 @@ measure() { # within so many seconds
         --minutes "$(awk "BEGIN { print $1 / 60 }")" 2>&1
 }
 nvidia-smi >"$results/nvidia-smi.txt" 2>&1
-timeout "$(left)" "$python" -m pytest -p no:cacheprovider tests/gpu ${gpu[@]+"${gpu[@]}"} \
+timeout "$(left)" "$python" -m pytest -p no:cacheprovider -n 6 tests/gpu ${gpu[@]+"${gpu[@]}"} \
     >"$results/tests.txt" 2>&1
 tested=$?
 tail -n 20 "$results/tests.txt"

@@ -78,9 +78,9 @@ def parts(tiny: bool) -> dict[str, Part]:
         "scan": Part(scans, measure_scan, 40, "shape backend dtype"),
         "step": Part(steps, measure_step, 60, "architecture precision"),
         "epoch": Part(names, measure_epoch, 75),
-        "compile": Part(names, measure_compile, 90),
         "longform": Part(names, measure_longform, 40),
         "train": Part([TRAINED], measure_train, 420),
+        "compile": Part(names, measure_compile, 90),
     }
 
 
