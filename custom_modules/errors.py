@@ -40,7 +40,10 @@ class OptionParser(argparse.ArgumentParser):
 
 @contextmanager
 def exit_cleanly() -> Iterator[None]:
-    """Turns :class:`InputError` into one line and exit status 2, Ctrl-C into 130."""
+    """Turns :class:`InputError` into one line and exit status 2, Ctrl-C into 130.
+
+    So is a GPU that has no room even for the model.
+    """
     try:
         yield
     except InputError as error:
@@ -53,6 +56,13 @@ def exit_cleanly() -> Iterator[None]:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
+    except RuntimeError as error:
+        # torch's, which this module does not import; no bug, wherever it is raised.
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        reason = str(error).split(". ")[0]
+        print(f"error: {reason}; use a smaller model, or --device=cpu", file=sys.stderr)
+        sys.exit(EXIT_BAD_INPUT)
 
 
 def check_number(

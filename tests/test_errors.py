@@ -3,6 +3,7 @@
 import pickle
 
 import pytest
+import torch
 
 from custom_modules.errors import InputError, OptionParser, check_number, exit_cleanly
 from custom_modules.files import atomic_path
@@ -16,6 +17,19 @@ def test_details_are_told_first_also_by_another_process(capsys):
     assert left.value.code == 2
     expected = "row 3: a\nrow 9: b\nerror: 2 bad rows; use --skip_bad_rows\n"
     assert capsys.readouterr().err == expected
+
+
+def test_a_gpu_without_room_for_a_model_is_one_line(capsys):
+    with pytest.raises(SystemExit) as left, exit_cleanly():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB. GPU 0")
+    assert left.value.code == 2
+    expected = "error: CUDA out of memory; use a smaller model, or --device=cpu\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_a_bug_is_not_taken_for_a_gpu_without_room():
+    with pytest.raises(RuntimeError, match="out of memory"), exit_cleanly():
+        raise RuntimeError("out of memory")
 
 
 def test_an_option_that_does_not_exist_is_one_line():

@@ -59,6 +59,9 @@ class Model:
         self.estimate, self.sample_rate = estimate, sample_rate
         self.device, self.dtype = torch.device(device), dtype
         self.modules = modules.to(self.device).eval()
+        # SpeechBrain has GPUs drop 13 of float32's places (TF32); scores would then
+        # depend on the card and, by hundredths of a dB, on the batch size.
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 
     @property
     def lanes(self) -> int:

@@ -170,24 +170,26 @@ def update_pages(folder: str | Path, root: str | Path = ".") -> None:
         raise InputError(f"{folder}: figures of --tiny are none for a page")
     for page, names in PAGES.items():
         before, after = around_marks(Path(root, page), "gpu")
-        text = [before, *(sections(figures, names) or [NOT_MEASURED]), after]
+        text = [before, *sections(figures, names), after]
         with atomic_path(Path(root, page)) as path:
             path.write_text("\n\n".join(text), encoding="utf-8")
 
 
 def sections(figures: Figures, names: tuple[str, ...]) -> list[str]:
     """Tables of some parts with their titles, and what they were measured on."""
+    if not figures:
+        return [NOT_MEASURED]
     blocks = []
     for name, part in parts(tiny=False).items():
         units = {unit: line for (owner, unit), line in figures.items() if owner == name}
         title = (part.measure.__doc__ or "").rstrip(".")
-        if name in names and units:
-            blocks += [f"**{title}**", table(part.headings, units)]
-    if blocks:
-        facts = figures[MACHINE]["figures"]
-        origin = f"{facts['on']}; commit {facts['commit']}, {facts['date']}"
-        blocks.append(f"<sub>{origin}</sub>")
-    return blocks
+        if name in names:
+            blocks += [
+                f"**{title}**",
+                table(part.headings, units) if units else "Not measured yet.",
+            ]
+    facts = figures[MACHINE]["figures"]
+    return [*blocks, f"<sub>{facts['on']}; commit {facts['commit']}, {facts['date']}</sub>"]
 
 
 if __name__ == "__main__":

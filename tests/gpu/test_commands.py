@@ -112,8 +112,9 @@ def test_a_small_card_says_what_to_lower(train, tmp_path):
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.empty_cache()
     in_use = torch.cuda.memory_reserved()
-    torch.cuda.set_per_process_memory_fraction((in_use + (64 << 20)) / total)
-    wide = ["--N=512", "--B=512", "--H=2048", "--X=8", "--R=4"]
+    # Room for 5 million weights, their gradients and Adam's state, and little more.
+    torch.cuda.set_per_process_memory_fraction((in_use + (160 << 20)) / total)
+    wide = ["--N=512", "--B=128", "--H=512", "--X=8", "--R=3"]
     try:
         with pytest.raises(InputError, match="out of memory with batch_size 2"):
             train(tmp_path, "--number_of_epochs=1", *wide)
@@ -146,8 +147,10 @@ def test_a_test_does_not_depend_on_its_batches(corpus, train, device, tmp_path):
         load_script("evaluate").main([str(tmp_path / "hyperparams.yaml"), *options])
         tables.append(pd.read_csv(folder / "test_results.csv"))
     assert tables[0].si_sdr.notna().all()
+    # Rounding counts for more where little of an estimate is the target.
+    near = 1e-3 * 10 ** (tables[0].si_sdr.clip(upper=0).abs() / 20)
     for column in ("si_sdr", "si_sdri"):
-        np.testing.assert_allclose(tables[1][column], tables[0][column], atol=1e-3)
+        assert ((tables[1][column] - tables[0][column]).abs() < near).all()
 
 
 def test_recordings_are_separated_as_on_a_cpu(device, tmp_path):

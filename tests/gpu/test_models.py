@@ -53,7 +53,8 @@ def test_a_training_step_is_that_of_a_cpu(model, device, full_precision):
     expected, found = passes(on_cpu, targets), passes(on_device, targets.to(device))
     assert relative_error(found[0], expected[0]) < 1e-4
     assert found[1] == pytest.approx(expected[1], abs=1e-3)
-    assert relative_error(found[2], expected[2]) < 1e-3
+    # On a CPU, too, ConvTasNet's are 1.1e-3 from those in float64.
+    assert relative_error(found[2], expected[2]) < 5e-3
     after = []
     for separator, where in ((on_cpu, "cpu"), (on_device, device)):
         hparams["opt_class"](separator.parameters()).step()
