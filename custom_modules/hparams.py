@@ -12,7 +12,7 @@ import re
 import shutil
 import sys
 import traceback
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
@@ -130,11 +130,24 @@ def load_hparams(hparams_file: str | Path, overrides: Mapping[str, Any]) -> dict
     """The objects of a HyperPyYAML file; modules beside the file can be imported."""
     paths, tree, changes = _read_chain(hparams_file, overrides)
     check_values(changes, tree)
-    for folder in (str(Path(path).resolve().parent) for path in paths):
-        if folder not in sys.path:
-            sys.path.append(folder)
+    make_importable(paths)
     with _complaints_in_one_line(hparams_file):
         return load_hyperpyyaml(_stream(paths[-1], tree, changes))
+
+
+def make_importable(paths: Iterable[str | Path]) -> None:
+    """Lets modules beside files be imported, after all others."""
+    folders = (str(Path(path).resolve().parent) for path in paths)
+    sys.path += [folder for folder in dict.fromkeys(folders) if folder not in sys.path]
+
+
+def modules_beside(hparams_file: str | Path, overrides: Mapping[str, Any]) -> dict[str, Path]:
+    """The user's own modules that an hparams file names and that are beside it, by name."""
+    paths, tree, changes = _read_chain(hparams_file, overrides)
+    text = _stream(paths[-1], tree, changes).read()
+    names = set(re.findall(r"!(?:new|name|apply|applyref|module):(\w+)", text))
+    files = (Path(p).resolve().parent / f"{name}.py" for p in paths[::-1] for name in sorted(names))
+    return {path.stem: path for path in files if path.is_file()}
 
 
 def resolve(hparams_file: str | Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -211,11 +224,9 @@ def write_hparams(
             origin = f"{hparams_file}, based on {base}" if is_derived else base
             text = f"# From {origin}, {date.today()}\n{text}"
         path.write_text(text, encoding="utf-8")
-    modules = set(re.findall(r"!(?:new|name|apply|applyref|module):(\w+)", text))
-    folders = [Path(path).resolve().parent for path in reversed(paths)]
-    for source in (folder / f"{name}.py" for folder in folders for name in modules):
+    for source in modules_beside(hparams_file, overrides).values():
         copy = target.parent / source.name
-        if source.is_file() and not (copy.exists() and copy.samefile(source)):
+        if not (copy.exists() and copy.samefile(source)):
             with atomic_path(copy) as path:
                 shutil.copyfile(source, path)
 

@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -64,7 +64,7 @@ class _Finder(importlib.abc.ExecutionLoader, importlib.abc.MetaPathFinder):
         return MODULES[name]
 
     def get_filename(self, name):
-        return f"{{__file__}}/{{name}}"
+        return f"{{__file__}}/{{name.replace('.', '/')}}.py"
 
     def is_package(self, name):
         return any(other.startswith(f"{{name}}.") for other in MODULES)
@@ -77,12 +77,18 @@ PolSESSSeparation = importlib.import_module(f"{{PACKAGE}}.inference").PolSESSSep
 '''
 
 
-def bundle(modules: list[str], source: str = "owner/name") -> tuple[str, str]:
+def bundle(
+    modules: list[str], source: str = "owner/name", own: Mapping[str, Path] | None = None
+) -> tuple[str, str]:
     """A file of modules of this project and of what they import of it.
 
-    Returns the package under which the file imports them, and its text.
+    Returns the package under which the file imports them, and its text. Modules of the
+    user's ``own``, by name, become the package's.
     """
-    sources = collect([f"{PROJECT}.inference", *modules])
+    texts = {name: path.read_text(encoding="utf-8") for name, path in (own or {}).items()}
+    mentioned = (module for text in texts.values() for module in _mentioned(text))
+    sources = collect([f"{PROJECT}.inference", *modules, *mentioned])
+    sources |= {f"{PROJECT}.{name}": text for name, text in texts.items()}
     digest = hashlib.sha256("\0".join(sources.values()).encode()).hexdigest()
     package = f"polsess_{digest[:12]}"
     parts = []
@@ -143,7 +149,7 @@ def write_folder(
     exported = copy.deepcopy(separator)
     if isinstance(exported, MaskingSeparator) and recipe.is_folded:
         fold_norm_eps(exported)
-    package, interface = bundle(recipe.project_modules(), facts.source)
+    package, interface = bundle(recipe.project_modules(), facts.source, recipe.own_modules)
     card = write_card(recipe, separator, facts)
     with new_folder(folder, overwrite) as partial:
         (partial / HPARAMS_FILE).write_text(recipe.write(package), "utf-8")

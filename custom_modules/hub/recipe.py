@@ -57,6 +57,9 @@ class ModelRecipe:
 
     def __init__(self, hparams_file: str, overrides: dict[str, Any]) -> None:
         tree = hparams.resolve(hparams_file, overrides)
+        hparams.make_importable([hparams_file])
+        #: The user's own, which go along with the model.
+        self.own_modules = hparams.modules_beside(hparams_file, overrides)
         for key in ("separator", "model_name", "task", "sample_rate"):
             if key not in tree:
                 raise InputError(f"{hparams_file}: has no {key}; is it one of ours?")
@@ -79,7 +82,8 @@ class ModelRecipe:
     @property
     def architecture(self) -> str:
         """The name in the field, or of its class."""
-        node = self._separator.get("masknet", self._separator)
+        node = self._separator
+        node = node.get("masknet", node) if isinstance(node, dict) else node
         names = [name.rpartition(".")[2] for name in _classes(node)]
         if names[0] == "DualPathMaskNet":
             names = [_DUAL_PATH[name] for name in names if name in _DUAL_PATH] or names
@@ -112,7 +116,9 @@ class ModelRecipe:
                 text = text.replace(f":{ours}\n", f":{stock}\n")
             # SpeechBrain's networks copy a module, where ours call a constructor.
             text = text.replace("!name:", "!new:")
-        text = text.replace(":custom_modules.", f":{package}.")
+        for module in ("custom_modules", *self.own_modules):
+            inner = "" if module == "custom_modules" else f".{module}"
+            text = text.replace(f":{module}.", f":{package}{inner}.")
         references = "".join(f"  {name}: !ref <{name}>\n" for name in self._parts)
         return text + _PRETRAINER.format(references, textwrap.indent(references, "  "))
 

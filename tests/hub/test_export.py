@@ -169,6 +169,47 @@ def test_a_model_of_ones_own_is_exported_as_its_file_says(tmp_path):
     assert yaml.compose(text)
 
 
+MINE = """
+import torch
+from custom_modules.objectives import si_sdr
+
+class Delay(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, mixture):
+        if len(mixture) > 1:
+            raise ZeroDivisionError
+        return self.gain * torch.stack([mixture, mixture.roll(1, -1)], -1)
+"""
+
+
+def test_a_module_beside_the_hparams_file_goes_along(tmp_path):
+    """It has no arguments, and a bug of its own is shown with its file and line."""
+    (tmp_path / "mine_beside.py").write_text(MINE)
+    header = OWN.partition("separator")[0].replace("ES", "SB")
+    (tmp_path / "mine.yaml").write_text(header + "separator: !new:mine_beside.Delay\n")
+    recipe = ModelRecipe(str(tmp_path / "mine.yaml"), {})
+    facts = CardFacts({}, checkpoint="untrained")
+    write_folder(tmp_path / "exported", recipe, recipe.make_separator(), facts)
+    code = """
+import sys, torch
+from speechbrain.inference.interfaces import foreign_class
+model = foreign_class(
+    source=sys.argv[1], pymodule_file="custom_interface.py", classname="PolSESSSeparation"
+)
+print(model.separate_batch(torch.eye(2)[:1]).shape)
+model.mods["separator"](torch.eye(2))
+"""
+    (tmp_path / "mine_beside.py").unlink()
+    command = [sys.executable, "-P", "-c", code, str(tmp_path / "exported")]
+    done = subprocess.run(command, cwd=tmp_path / "exported", capture_output=True, text=True)
+    assert "torch.Size([1, 2, 2])" in done.stdout, done.stderr
+    assert 'mine_beside.py", line 13' in done.stderr
+    assert "ZeroDivisionError" in done.stderr
+
+
 def test_model_card(exported):
     folder, _, separator = exported["convtasnet"]
     _, front_matter, text = (folder / "README.md").read_text().split("---\n", 2)
