@@ -206,7 +206,7 @@ model.mods["separator"](torch.eye(2))
     command = [sys.executable, "-P", "-c", code, str(tmp_path / "exported")]
     done = subprocess.run(command, cwd=tmp_path / "exported", capture_output=True, text=True)
     assert "torch.Size([1, 2, 2])" in done.stdout, done.stderr
-    assert 'mine_beside.py", line 13' in done.stderr
+    assert 'mine_beside.py", line 12' in done.stderr
     assert "ZeroDivisionError" in done.stderr
 
 
