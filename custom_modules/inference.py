@@ -1,28 +1,25 @@
 """Trained separators for use: batches, and recordings of any length."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
-from huggingface_hub.utils import EntryNotFoundError
 from speechbrain.inference.interfaces import Pretrained
 from speechbrain.lobes.models import conv_tasnet
 from speechbrain.utils.data_utils import split_path
 from speechbrain.utils.fetching import fetch
-from speechbrain.utils.superpowers import import_from_path
 from torch import Tensor, nn
 
 from custom_modules.audio import READ_SECONDS, open_audio, read_blocks, resample_blocks
 from custom_modules.errors import InputError
 from custom_modules.longform.stitching import CHUNK_SECONDS, LongForm
 from custom_modules.models.masking import MaskingSeparator, improve_conv_tasnet
+from custom_modules.pretrained import load_pretrained
 
-INTERFACE_FILE = "custom_interface.py"
 NORMALIZATIONS = ("mixture", "peak", "none")
-_FETCHING = ("savedir", "local_strategy", "fetch_config")
+_LOADING = ("hparams_file", "overrides", "trust", "savedir", "fetch_config")
 
 
 class PolSESSSeparation(Pretrained):
@@ -64,20 +61,22 @@ class PolSESSSeparation(Pretrained):
         self._longform("none")  # refuses what does not fit at once
 
     @classmethod
-    def from_hparams(
-        cls, source: str | Path, hparams_file: str = "hyperparams.yaml", **options: Any
-    ) -> Self:
-        """As in SpeechBrain; what the folder brings of the model's code is loaded.
+    def from_hparams(cls, source: str | Path, *args: Any, **options: Any) -> Self:
+        """As in SpeechBrain, from a folder, or ``hf:owner/name`` of a hub with ``trust=True``.
 
-        Folders of SpeechBrain's own separators, which bring none, work as well.
+        That runs the code and the YAML that are there. Weights fit exactly, or are refused
+        with InputError; ``savedir`` keeps what is fetched. The other options are this class's.
         """
-        fetching = {key: options[key] for key in _FETCHING if key in options}
-        interface = None
-        with suppress(ValueError, EntryNotFoundError):  # there is none on the hub
-            interface = fetch(INTERFACE_FILE, source, **fetching)
-        if interface is not None and interface.exists():
-            import_from_path(interface)
-        return super().from_hparams(source, hparams_file, **options)
+        loading = {key: options.pop(key) for key in _LOADING if key in options}
+        hparams = load_pretrained(source, *args, **loading)
+        model = cls(hparams["modules"], hparams, **options)
+        shape = model.estimate(torch.zeros(1, 99)).shape
+        if shape != (1, 99, model.hparams.num_spks):
+            raise InputError(
+                f"{source}: returns {list(shape)} for 99 samples, and num_spks is "
+                f"{model.hparams.num_spks}; export it again"
+            )
+        return model
 
     def estimate(self, mixture: Tensor) -> Tensor:
         """The model's output as it is: neither chunks nor levels.

@@ -21,8 +21,8 @@ RANKS = (
     "recipes polsess_prepare",
     "evaluation recordings hub tuning",
     "brain steps training_log trackers curves checkpoints inference dataio manifest corpus",
-    "models objectives metrics longform",
-    "mmipc audio selective_scan hparams limits distributed markdown",
+    "models objectives metrics longform pretrained",
+    "mmipc audio selective_scan hparams limits distributed markdown weights",
     "processes layout",
     "errors files",
 )
