@@ -4,6 +4,7 @@ import io
 import math
 import re
 from collections.abc import Iterable
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from custom_modules.errors import InputError
 from custom_modules.files import regular_file
 
 #: What is read of an hparams file, in bytes, and how many values it may stand for.
-_MOST_BYTES, _MOST_VALUES = 1_000_000, 100_000
+_MOST_BYTES, _MOST_VALUES, _MOST_NESTED = 1_000_000, 100_000, 200
 
 #: Where files made by earlier versions look for what has moved since.
 RENAMED_PATHS = {
@@ -61,6 +62,11 @@ def parse_yaml(text: str) -> Any:
 
     Nested aliases in a few lines can stand for more values than a memory holds.
     """
+    depths = accumulate(
+        text, lambda depth, char: depth + (char in "[{") - (char in "]}"), initial=0
+    )
+    if max(depths) > _MOST_NESTED:  # takes its square of time
+        raise ValueError("too many brackets in brackets")
     try:
         tree = YAML().load(text)
         size = _values_in(tree, {})
