@@ -134,6 +134,8 @@ _MODEL_CHECKS: dict[str, Check] = {
     "mask_nonlinear": _choice("relu", "softmax"),
     "rnn_type": _choice("RNN", "LSTM", "GRU", "LiGRU", "SLiGRU", "QuasiRNN"),  # SpeechBrain's
 }
+#: What a model stays when its training is over.
+FIXED = {*_MODEL_CHECKS, "sample_rate", "task"} - {"dropout", "checkpoint_blocks"}
 #: Heads divide channels among themselves; frames of SPMamba overlap.
 _PAIRS: tuple[tuple[str, str, Callable[[int, int], bool], str], ...] = (
     ("nhead", "N", lambda heads, channels: channels % heads == 0, "must divide"),

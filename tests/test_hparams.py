@@ -199,7 +199,13 @@ def test_tuned_files_change_what_was_found_and_nothing_else(load, name, settings
     plain = {k: v for k, v in base.items() if isinstance(v, kinds)}
     changed = {k for k, v in plain.items() if hparams[k] != v}
     scheduled = {"lr_factor", "lr_patience"}
-    assert changed <= scheduled | {"model_name", "lr", "weight_decay", "max_grad_norm"}
+    assert hparams["early_stopping_patience"] == 15
+    assert "C" not in hparams["curriculum"][-1]["variants"]
+    # The search's own set-up: its epochs, and ConvTasNet's batch.
+    setup = {"curriculum", "number_of_epochs", "batch_size"}
+    setup |= {"early_stopping_patience", "early_stopping_warmup"}
+    found = {"model_name", "lr", "weight_decay", "max_grad_norm"}
+    assert changed <= scheduled | setup | found
 
 
 def derived(folder, name, text):
