@@ -23,7 +23,7 @@ RANKS = (
     "brain steps training_log trackers curves checkpoints inference dataio manifest corpus",
     "models objectives metrics longform pretrained",
     "mmipc audio selective_scan hparams limits distributed markdown weights",
-    "processes layout",
+    "processes layout yaml_trees",
     "errors files",
 )
 RANK = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms.split()}
