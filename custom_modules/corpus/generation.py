@@ -43,7 +43,7 @@ MOVED = {"corpus.speech_folder.SpeechFolder": "corpus.folders.SpeechFolder"}
 ELSEWHERE = "choose another --output_folder"
 ROLES = ("speech", "scene", "event")
 #: Raise it when the same options begin to give other audio.
-PROCEDURE = 1
+PROCEDURE = 2
 #: Option → least, most, whether it is a whole number.
 LIMITS = {
     **{f"n_{subset}": (0, None, True) for subset in SUBSETS},

@@ -134,7 +134,7 @@ def _scale_file(path: Path, gain: float, subtype: str, comment: str) -> None:
     """Replaces a file by itself at another level."""
     scaled = path.with_name(f"{path.name}{PARTIAL_SUFFIX}")
     try:
-        with sf.SoundFile(path) as source:
+        with audio.open_audio(path) as source:
             form = (source.samplerate, subtype, source.frames, comment)
             with audio.create_wav(scaled, *form) as write:
                 for block in audio.read_blocks(source):
