@@ -59,11 +59,11 @@ def lock(folder: str | Path, wait: bool = False, beside: bool = False) -> Iterat
 
     The kernel lets it go when this process dies. Over NFS it holds between machines if the
     server keeps locks (not with ``nolock``, which keeps them within one machine); a file
-    system without locks is a warning. The first process of torchrun holds it for all. Its file
-    lies in the folder, or ``beside`` one that is renamed, and goes with it, as does a folder
+    system without locks is a warning. The first process of torchrun holds it for all, if they
+    do not wait. Its file lies in the folder, or ``beside`` one that is renamed, and goes with it, as does a folder
     that was made for it and is empty.
     """
-    if os.environ.get("RANK", "0") != "0":
+    if os.environ.get("RANK", "0") != "0" and not wait:
         yield
         return
     folder = Path(folder).absolute()
