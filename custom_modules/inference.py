@@ -6,7 +6,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import torch
 from huggingface_hub.errors import EntryNotFoundError, HTTPError
 from speechbrain.inference.interfaces import Pretrained
@@ -127,7 +126,7 @@ class PolSESSSeparation(Pretrained):
         model makes of it, holds values that are no numbers.
         """
         with open_audio(_fetch_file(str(path), savedir)) as audio:
-            blocks = map(average_channels, read_blocks(audio))
+            blocks = (block.mean(0, keepdims=True) for block in read_blocks(audio))
             model_rate = self.hparams.sample_rate
             mixture = resample_blocks(blocks, audio.samplerate, model_rate)
             return self._separate(map(torch.from_numpy, mixture), normalize, path)
@@ -193,8 +192,3 @@ def _own_folder(savedir: str | Path | None, source: str | Path) -> str | None:
     if savedir is None or Path(str(source)).is_dir():
         return None
     return f"{savedir}/{hashlib.sha256(str(source).encode()).hexdigest()[:12]}"
-
-
-def average_channels(block: np.ndarray) -> np.ndarray:
-    """``[channels, time]`` → ``[1, time]``."""
-    return torch.from_numpy(block).mean(0, keepdim=True).numpy()

@@ -4,6 +4,7 @@ Import nothing heavy here: before :func:`prepare_process` Ctrl-C is a traceback,
 settings count only before torch is loaded, and worker processes must start quickly.
 """
 
+import io
 import os
 import signal
 import sys
@@ -33,6 +34,9 @@ def prepare_process(name: str = "") -> None:
     """
     if name == "__main__":
         _answer_signals()
+        for stream in (sys.stdout, sys.stderr):  # a file's name may be any bytes
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
     elif name == "__mp_main__":  # a worker that starts anew
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     import logging

@@ -19,11 +19,7 @@ from custom_modules.inference import PolSESSSeparation
 
 #: How the comments begin of the files that ``separate.py`` has written.
 MADE_HERE = "separate.py "
-#: The end of a comment: what of the recording was read, and where it was.
-_IDENTITY = re.compile(r" recording=(\w+)-(\w+)$")
-_OUTPUT = re.compile(r"(.+?)(_ch\d+)?_s\d+\.wav")
-#: Of a recording, at both ends, to tell it from others of its length.
-_SAMPLE_BYTES = 2**16
+_OUTPUT = re.compile(r"((.+?)(?:_ch\d+)?)_s\d+\.wav")
 
 
 def describe_settings(model: PolSESSSeparation, channels: str, normalize: str) -> str:
@@ -104,14 +100,14 @@ def _expand(item: str) -> tuple[list[tuple[Path, Path]], list[str]]:
 
 def _without_outputs(names: dict[Path, tuple[Path, Path]], folder: Path) -> list[tuple[Path, Path]]:
     """Inputs that no other's outputs are, or would replace, which raises InputError."""
-    stems = {}
+    stems: dict[Path, Path] = {}
     for path, name in names.values():
         stems |= dict.fromkeys((folder / name, folder / name.with_suffix("")), path)
     kept = []
     for real, given in names.items():
         match = _OUTPUT.fullmatch(real.name)
-        ends = (match[1], match[1] + (match[2] or "")) if match else ()
-        origin = next((stems[real.with_name(e)] for e in ends if real.with_name(e) in stems), None)
+        ends = map(real.with_name, match.groups() if match else ())
+        origin = next((stems[end] for end in ends if end in stems), None)
         if origin is None:
             kept.append(given)
         elif not is_made_here(real):
@@ -148,15 +144,11 @@ def outputs_of(recording: Recording, sources: int, channels: str) -> list[Path]:
 
 
 def stamp(recording: Recording, settings: str) -> str:
-    """The comment of a recording's outputs: the settings, and which recording it is."""
+    """The comment of a recording's outputs: settings, what was read, and where it was."""
     with open(regular_file(recording.path), "rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        read = hashlib.sha256(str(size).encode())
-        for start in (0, max(0, size - _SAMPLE_BYTES)):
-            file.seek(start)
-            read.update(file.read(_SAMPLE_BYTES))
-    place = hashlib.sha256(os.fsencode(os.path.realpath(recording.path)))
-    return f"{settings} recording={read.hexdigest()[:12]}-{place.hexdigest()[:12]}"
+        content = hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    place = hashlib.sha256(os.fsencode(os.path.realpath(recording.path))).hexdigest()[:12]
+    return f"{settings} recording={content} place={place}"
 
 
 def finished_by(recording: Recording, outputs: list[Path]) -> str | None:
@@ -171,11 +163,6 @@ def finished_by(recording: Recording, outputs: list[Path]) -> str | None:
     return comments.pop() if len(comments) == 1 else ""
 
 
-def is_as_wanted(made: str | None, wanted: str) -> bool:
-    """Whether a stamp is the wanted one, wherever the recording was."""
-    return made is not None and made.rpartition("-")[0] == wanted.rpartition("-")[0] != ""
-
-
 def check_replaceable(paths: list[Path], wanted: str) -> None:
     """Refuses to replace what was not made here, or is of another recording."""
     for path in filter(_is_present, paths):
@@ -184,8 +171,8 @@ def check_replaceable(paths: list[Path], wanted: str) -> None:
                 f"{path} is there and does not say that separate.py made it; move it "
                 "away, or replace it with --overwrite"
             )
-        known, new = _IDENTITY.search(_comment_of(path)), _IDENTITY.search(wanted)
-        if known and new and not set(known.groups()) & set(new.groups()):
+        comment = _comment_of(path).split()[-2:]
+        if "recording=" in comment[0] and not set(comment) & set(wanted.split()[-2:]):
             raise InputError(
                 f"{path} is of another recording; choose another --output_folder, or "
                 "replace it with --overwrite"

@@ -1,6 +1,5 @@
 """Pictures of what was separated into what."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -39,9 +38,7 @@ def plot_spectrograms(
             vmax=peak,
             interpolation="nearest",
         )
-        # A name may be any bytes, and is no formula.
-        name = os.fsencode(path.name).decode(errors="replace")
-        axes.set_title(name, loc="left", fontsize=10, parse_math=False)
+        axes.set_title(path.name, loc="left", fontsize=10, parse_math=False)
     rows[0].set_ylim(0, min(highest * 1.1, nyquist) / 1000)
     rows[-1].set_xlabel("time (s)")
     figure.supylabel("frequency (kHz)", fontsize=10)

@@ -126,7 +126,8 @@ class Separation:
         if not self.overwrite:
             jobs.check_replaceable([picture, *outputs] if self.plot else outputs, wanted)
             before = jobs.finished_by(recording, outputs)
-        notes, finished = [], jobs.is_as_wanted(before, wanted)
+        made, needed = ((text or "").rpartition(" ")[0] for text in (before, wanted))
+        notes, finished = [], made == needed  # wherever the recording was
         if not finished:
             options = (self.channels, self.normalize, wanted, self.show_progress)
             notes = separate_recording(self.model, recording.path, outputs, *options)
