@@ -5,7 +5,6 @@ Signals are numpy arrays: what worker processes import needs no torch.
 
 import math
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,11 +12,14 @@ from pathlib import Path
 import numpy as np
 import soundfile as sf
 
+from custom_modules.decoding import Decoder, reading
 from custom_modules.errors import InputError
 from custom_modules.files import atomic_path
 
-#: What is taken for a recording in a folder.
-SUFFIXES = (*(".wav", ".flac", ".mp3", ".ogg", ".oga"), *(".opus", ".aif", ".aiff", ".w64", ".caf"))
+#: What is taken for a recording in a folder: what soundfile reads without being told more.
+_FORMATS = {kind.lower() for kind in sf.available_formats()} - {"raw", "mat4", "mat5"}
+_ALIASES = ["aif", "aifc", "bwf", "mp2", "oga", "opus", "snd", "sph", "wave"]
+SUFFIXES = tuple(sorted(f".{name}" for name in {*_FORMATS, *_ALIASES}))
 #: The published generator of PolSESS limits every signal at this magnitude.
 LIMIT = 0.999
 FULL_SCALE = 32768  # soundfile reads int16 samples as value / 32768
@@ -40,52 +42,63 @@ _KAISER_BETA = 9.0
 _ROLLOFF = 0.95
 
 
-@contextmanager
-def _reading(path: str | Path, remedy: str = "") -> Iterator[None]:
-    """Names the file that soundfile cannot read; only its calls belong inside."""
-    try:
-        yield
-    except (sf.SoundFileError, OSError, TypeError, ValueError) as error:
-        reason = re.sub(r"^Error opening .*?: ", "", str(error)).strip().rstrip(".")
-        raise InputError(f"{path}: cannot be read ({reason}){remedy}") from error
+def find_recordings(folder: str | Path) -> tuple[list[Path], list[str]]:
+    """All recordings in and below a folder, sorted; a line for each folder that cannot be listed.
+
+    What is hidden is passed over. A linked folder is followed once, under its own name if
+    it is below ``folder``.
+    """
+    paths: list[Path] = []
+    problems: list[str] = []
+    seen: set[str] = set()
+    top = Path(os.path.realpath(folder))
+
+    def note(error: OSError) -> None:
+        problems.append(f"{error.filename}: cannot be listed ({error.strerror})")
+
+    for here, folders, names in os.walk(folder, onerror=note, followlinks=True):
+        real = os.path.realpath(here)
+        own = top / Path(here).relative_to(folder)
+        again = real in seen or (Path(real) != own and _is_reached(Path(real), top))
+        seen.add(real)
+        folders[:] = [] if again else sorted(name for name in folders if name[0] != ".")
+        for name in [] if again else names:
+            if name[0] != "." and Path(name).suffix.lower() in SUFFIXES:
+                paths.append(Path(here, name))
+    return sorted(paths), problems
 
 
-def open_audio(path: str | Path) -> sf.SoundFile:
+def _is_reached(path: Path, top: Path) -> bool:
+    """Whether a walk from ``top`` comes by a real folder, which it does unless it is hidden."""
+    return path.is_relative_to(top) and not any(
+        part[0] == "." for part in path.relative_to(top).parts
+    )
+
+
+def open_audio(path: str | Path) -> Decoder:
     """Opens an audio file for reading, or names what is wrong with it."""
-    if not os.path.exists(path):
-        raise InputError(f"{path}: no such file")
-    with _reading(path):
-        return sf.SoundFile(path)
+    return Decoder(path)
 
 
-def read_blocks(audio: sf.SoundFile, seconds: float = READ_SECONDS) -> Iterator[np.ndarray]:
+def read_blocks(audio: Decoder, seconds: float = READ_SECONDS) -> Iterator[np.ndarray]:
     """Blocks of an open file, float32 ``[channels, time]``; NaN and infinity raise."""
     size = max(1, round(seconds * audio.samplerate))
-    start = 0
-    # Headers may be wrong about the length: read until nothing comes.
-    while True:
-        with _reading(audio.name):
-            block = audio.read(size, dtype="float32", always_2d=True).T
-        if not block.size:
-            return
-        bad = np.flatnonzero(~np.isfinite(block).all(0))
+    while len(block := audio.read(size, "float32")):
+        bad = np.flatnonzero(~np.isfinite(block).all(1))
         if len(bad):
-            second = (start + bad[0]) / audio.samplerate
+            second = (audio.tell() - len(block) + bad[0]) / audio.samplerate
             raise InputError(f"{audio.name}: a value that is no number at {second:.3f} s")
-        start += block.shape[1]
-        yield block
+        yield block.T
 
 
 def read_header(path: str | Path) -> tuple[float, int]:
     """A recording's length in s and rate in Hz, from its header and last sample."""
-    with _reading(path, "; fix or remove it"), sf.SoundFile(path) as audio:
-        frames, rate = audio.frames, audio.samplerate
+    with open_audio(path) as audio:
         # A truncated file betrays itself at its end, and not in its header.
-        audio.seek(max(frames - 1, 0))
-        last = audio.read(1)
-    if not len(last):
-        raise InputError(f"{path}: is empty or cut off; fix or remove it")
-    return frames / rate, rate
+        audio.seek(max(audio.frames - 1, 0))
+        if not len(audio.read(1)):
+            raise InputError(f"{path}: is empty or cut off; fix or remove it")
+        return audio.frames / audio.samplerate, audio.samplerate
 
 
 def read_span(path: str | Path, start: int, length: int, rate: int) -> np.ndarray:
@@ -94,10 +107,10 @@ def read_span(path: str | Path, start: int, length: int, rate: int) -> np.ndarra
     ``start`` and ``length`` are samples at ``rate``, the result's. Zeros follow where
     the recording has ended.
     """
-    with _reading(path, "; fix or remove it"), sf.SoundFile(path) as audio:
+    with open_audio(path) as audio:
         own_rate = audio.samplerate
-        audio.seek(min(round(start * own_rate / rate), audio.frames))
-        samples = audio.read(-(-length * own_rate // rate), always_2d=True)
+        audio.seek(round(start * own_rate / rate))
+        samples = audio.read(-(-length * own_rate // rate))
     if not np.isfinite(samples).all():
         raise InputError(f"{path}: holds samples that are not finite; fix or remove it")
     return fit(resample(samples.mean(axis=1), own_rate, rate), length)
@@ -108,7 +121,7 @@ def read_layer(path: str | Path, start: int, frames: int) -> np.ndarray:
 
     Sums and differences of PCM_16 stay exact in its float32.
     """
-    with _reading(path, "; prepare again"):
+    with reading(path, "prepare again"):
         samples, _ = sf.read(path, frames=frames, start=start, dtype="float32")
     if samples.shape != (frames,):
         raise InputError(

@@ -1,25 +1,27 @@
 """Trained separators for use: batches, and recordings of any length."""
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import torch
+from huggingface_hub.errors import HTTPError
 from speechbrain.inference.interfaces import Pretrained
 from speechbrain.lobes.models import conv_tasnet
 from speechbrain.utils.data_utils import split_path
-from speechbrain.utils.fetching import fetch
+from speechbrain.utils.fetching import FetchFrom, FetchSource, fetch
 from torch import Tensor, nn
 
 from custom_modules.audio import READ_SECONDS, open_audio, read_blocks, resample_blocks
 from custom_modules.errors import InputError
 from custom_modules.longform.stitching import CHUNK_SECONDS, LongForm
 from custom_modules.models.masking import MaskingSeparator, improve_conv_tasnet
-from custom_modules.pretrained import load_pretrained
+from custom_modules.pretrained import HUB, load_pretrained
 
 NORMALIZATIONS = ("mixture", "peak", "none")
 _LOADING = ("hparams_file", "overrides", "trust", "savedir", "fetch_config")
+_REMOTE = (HUB, "http:", "https:")
 
 
 class PolSESSSeparation(Pretrained):
@@ -112,15 +114,16 @@ class PolSESSSeparation(Pretrained):
     ) -> Tensor:
         """Sources of a file of any length, ``[1, time, sources]`` at the model's rate.
 
-        The path is local, a web address or a file on the hub; ``savedir`` keeps what is
-        downloaded. Channels are averaged. ``normalize="mixture"`` scales the sources to
-        sum to about the mixture's level, ``"peak"`` each to a peak of 1, ``"none"``
-        leaves them as they are. Raises InputError if the file cannot be read or is
-        empty; or it, or what the model makes of it, holds values that are no numbers.
+        The path is local, a web address or a file on the hub (``hf:owner/name/file``);
+        ``savedir`` keeps what is downloaded. Channels are averaged.
+        ``normalize="mixture"`` scales the sources to sum to about the mixture's level,
+        ``"peak"`` each to a peak of 1; neither returns one that is against the mixture.
+        ``"none"`` leaves level and sign as the model returns them: SI-SDR sees neither.
+        Raises InputError if the file cannot be read or is empty; or it, or what the
+        model makes of it, holds values that are no numbers.
         """
-        source, name = split_path(path)
-        with open_audio(fetch(name, source=source, savedir=savedir)) as audio:
-            blocks = map(average_channels, read_blocks(audio))
+        with open_audio(_fetch_file(str(path), savedir)) as audio:
+            blocks = (block.mean(0, keepdims=True) for block in read_blocks(audio))
             model_rate = self.hparams.sample_rate
             mixture = resample_blocks(blocks, audio.samplerate, model_rate)
             return self._separate(map(torch.from_numpy, mixture), normalize, path)
@@ -161,10 +164,28 @@ class PolSESSSeparation(Pretrained):
             self.batch_size,
             widen=self.hparams.num_spks > 1,
             match_level=normalize == "mixture",
+            match_sign=normalize != "none",
             remedy=remedy,
         )
 
 
-def average_channels(block: np.ndarray) -> np.ndarray:
-    """``[channels, time]`` → ``[1, time]``."""
-    return torch.from_numpy(block).mean(0, keepdim=True).numpy()
+def _fetch_file(path: str, savedir: str | Path | None) -> Path:
+    """A local file as it is; what is not, downloaded."""
+    if not path.startswith(_REMOTE):
+        return Path(path)
+    source, name = split_path(path.removeprefix(HUB))
+    origin = FetchFrom.HUGGING_FACE if path.startswith(HUB) else FetchFrom.URI
+    try:
+        return fetch(name, FetchSource(origin, source), _own_folder(savedir, source))
+    except (ValueError, OSError, HTTPError) as error:
+        raise InputError(f"{path}: cannot be fetched ({error})") from error
+
+
+def _own_folder(savedir: str | Path | None, source: str | Path) -> str | None:
+    """Where in ``savedir`` is kept what is from a source: names are alike in many.
+
+    What is in a folder is read there.
+    """
+    if savedir is None or Path(str(source)).is_dir():
+        return None
+    return f"{savedir}/{hashlib.sha256(str(source).encode()).hexdigest()[:12]}"

@@ -166,12 +166,3 @@ def number(value: float) -> str:
     ('0.123457', '18000', '-3')
     """
     return f"{value:.6g}"
-
-
-def seconds(samples: int, rate: int) -> str:
-    """A position as a cell, in s; exact to the sample for hours.
-
-    >>> seconds(8001, 8000)
-    '1.000125'
-    """
-    return f"{samples / rate:.6f}".rstrip("0").rstrip(".")

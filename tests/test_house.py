@@ -23,8 +23,9 @@ RANKS = (
     "brain steps training_log trackers curves checkpoints inference dataio manifest corpus",
     "models objectives metrics longform pretrained",
     "mmipc audio selective_scan hparams limits distributed markdown weights",
-    "processes layout yaml_trees",
+    "processes layout yaml_trees decoding",
     "errors files",
+    "startup",
 )
 RANK = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms.split()}
 FILE_LINES, FUNCTION_LINES, ANNOTATED = 400, 60, 0.95

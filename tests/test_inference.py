@@ -1,3 +1,8 @@
+import functools
+import http.server
+import itertools
+import threading
+
 import numpy as np
 import pytest
 import soundfile as sf
@@ -33,6 +38,89 @@ def test_batches_of_any_length(model):
     torch.testing.assert_close(scaled, expected / 4)
     peaks = model.separate_batch(mixture, normalize="peak").abs().amax(1)
     torch.testing.assert_close(peaks, torch.ones(3, 2))
+
+
+class Signed(torch.nn.Module):
+    """Filters, negated as a training may leave them."""
+
+    def __init__(self, signs):
+        super().__init__()
+        self.filters = torch.nn.Conv1d(1, len(signs), 15, padding=7, bias=False)
+        taps = torch.randn(len(signs), 1, 15, generator=torch.Generator().manual_seed(1))
+        self.filters.weight.data = taps * torch.tensor(signs)[:, None, None]
+
+    def forward(self, mixture):
+        return self.filters(mixture.unsqueeze(1)).transpose(1, 2)
+
+
+@pytest.mark.parametrize("normalize", ["mixture", "peak"])
+@pytest.mark.parametrize("chunk_seconds", [8, 1])
+@pytest.mark.parametrize("sources", [1, 2])
+def test_the_sign_of_a_model_is_not_heard(tmp_path, sources, chunk_seconds, normalize):
+    mixture = 0.1 * torch.randn(2, 24_000)
+    sf.write(tmp_path / "a.wav", mixture.T, 8000, subtype="FLOAT")
+    separated = []
+    for signs in itertools.product([1.0, -1.0], repeat=sources):
+        model = PolSESSSeparation(
+            {"separator": Signed(signs)},
+            {"sample_rate": 8000, "num_spks": sources},
+            run_opts={"device": "cpu"},
+            chunk_seconds=chunk_seconds,
+        )
+        batch = model.separate_batch(mixture, normalize)
+        assert (torch.einsum("bt,bts->bs", mixture, batch) > 0).all()
+        separated.append((batch, model.separate_file(tmp_path / "a.wav", normalize=normalize)))
+    for others in separated[1:]:
+        torch.testing.assert_close(others, separated[0])
+
+
+def test_files_of_one_name_are_told_apart(model, tmp_path):
+    for folder, length in (("a", 100), ("b", 200)):
+        (tmp_path / folder).mkdir()
+        sf.write(tmp_path / folder / "talk.wav", np.full(length, 0.5), 8000)
+        path = str(tmp_path / folder / "talk.wav")
+        assert model.separate_file(path, savedir=str(tmp_path / "kept")).shape[1] == length
+
+
+def test_files_of_the_web_are_kept_apart(model, tmp_path):
+    for folder, length in (("a", 100), ("b", 200)):
+        (tmp_path / folder).mkdir()
+        sf.write(tmp_path / folder / "talk.wav", np.full(length, 0.5), 8000)
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        lengths = [
+            model.separate_file(f"{address}/{name}/talk.wav", savedir=tmp_path / "kept").shape[1]
+            for name in "ab"
+        ]
+        with pytest.raises(InputError, match=r"none\.wav: cannot be fetched"):
+            model.separate_file(f"{address}/none.wav", savedir=tmp_path / "kept")
+        server.shutdown()
+    assert lengths == [100, 200]
+
+
+FOLDER = """
+sample_rate: 8000
+num_spks: 1
+separator: !new:torch.nn.Sequential
+    - !new:torch.nn.Unflatten {dim: 1, unflattened_size: [-1, 1]}
+    - !new:torch.nn.Linear {in_features: 1, out_features: 1}
+modules: {separator: !ref <separator>}
+pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
+    loadables: {separator: !ref <separator>}
+"""
+
+
+def test_two_models_with_one_place_for_downloads(tmp_path):
+    for gain in (1.0, 2.0):
+        folder = tmp_path / f"model{gain}"
+        folder.mkdir()
+        (folder / "hyperparams.yaml").write_text(FOLDER)
+        weights = {"1.weight": torch.tensor([[gain]]), "1.bias": torch.zeros(1)}
+        torch.save(weights, folder / "separator.ckpt")
+        model = PolSESSSeparation.from_hparams(folder, savedir=tmp_path / "kept")
+        assert model.separate_batch(torch.ones(1, 1)).item() == gain
 
 
 @pytest.mark.parametrize("normalize", ["mixture", "peak", "none"])
@@ -73,5 +161,5 @@ def test_what_a_model_folder_must_say():
 
 
 def test_a_missing_file_is_named(model, tmp_path):
-    with pytest.raises(InputError, match=r"nope\.wav: no such file"):
+    with pytest.raises(InputError, match=r"nope\.wav: cannot be read \(No such"):
         model.separate_file(str(tmp_path / "nope.wav"))

@@ -44,7 +44,7 @@ MOVED = {"corpus.speech_folder.SpeechFolder": "corpus.folders.SpeechFolder"}
 ELSEWHERE = "choose another --output_folder"
 ROLES = ("speech", "scene", "event")
 #: Raise it when the same options begin to give other audio.
-PROCEDURE = 1
+PROCEDURE = 2
 #: Mixtures handed to a worker at a time.
 CHUNK = 4
 

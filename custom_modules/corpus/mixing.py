@@ -1,10 +1,9 @@
 """The published procedure: from recordings to the layers of one mixture.
 
-Two different speakers; speaker 1 keeps its level, speaker 2 is scaled to the
-speech-to-speech ratio; the scene is scaled relative to the speech mix; the event
-suits the scene and keeps its level; indoors every source has a fully wet layer
-of reverberation. Sources are limited at ±0.999; a candidate whose speech mix or
-full mix reaches 0.9999 is drawn again.
+Sources are limited at ±0.999. Two different speakers; speaker 1 keeps its level, speaker
+2 is scaled to the speech-to-speech ratio; the scene is scaled relative to the speech mix;
+the event suits the scene and keeps its level; indoors every source has a fully wet layer
+of reverberation. A candidate of which a sum or a layer reaches 0.9999 is drawn again.
 
 Source: Kleć, Szklanny, Wieczorkowska 2024, and the MATLAB script published with it.
 """
@@ -58,13 +57,18 @@ class Segment:
     path: str  # the recording; several, joined by ";", if one was too short
     start: int  # samples, within the first recording
     end: int  # samples, within the last recording
+    rates: tuple[int, int] = (0, 0)  # Hz, of those two recordings; 0: the corpus's
 
     def cells(self, prefix: str, rate: int) -> dict[str, str]:
-        """The three cells of a row that say where the segment comes from."""
+        """The three cells of a row that say where the segment comes from.
+
+        As MATLAB counts: the first sample and the last one, from 1, at the recording's rate.
+        """
+        first, last = (own or rate for own in self.rates)
         return {
             f"{prefix}OryginalPath": self.path,
-            f"{prefix}Start": layout.seconds(self.start, rate),
-            f"{prefix}End": layout.seconds(self.end, rate),
+            f"{prefix}Start": str(round(self.start * first / rate) + 1),
+            f"{prefix}End": str(round(self.end * last / rate)),
         }
 
 
@@ -117,6 +121,8 @@ class Mixer:
         if scene.room:
             wet, cells = self._reverberate(scene.room, layers, rng)
             layers, row = layers | wet, row | cells
+        for layer, samples in layers.items():
+            _check_peak(samples, f"{layer} at full scale")
         integers = {layer: audio.quantise(samples) for layer, samples in layers.items()}
         for layer in ("s1", "s2", "scene", "event"):
             if not integers[layer].any():
@@ -132,19 +138,17 @@ class Mixer:
         source, speakers = self.sources["speech"], self._grouped["speech"][subset]
         rate = self.setup.rate
         names = rng.choice(list(speakers), 2, replace=False)
-        first, second = (
-            cut_speech(source, speakers[name], self.setup, turn, rng) for name in names
-        )
-        active = [audio.active_frames(cut.samples, rate) for cut in (first, second)]
+        cuts = [cut_speech(source, speakers[name], self.setup, turn, rng) for name in names]
+        voices = [audio.limit(cut.samples) for cut in cuts]
+        active = [audio.active_frames(voice, rate) for voice in voices]
         both = active[0] & active[1]
         if not both.any() or both.mean() < SMALLEST_OVERLAP:
             remedy = "give speakers more speech or lower --duration"
             raise RejectedError("talkers hardly overlap", remedy)
         ratio = int(rng.integers(SMALLEST_SSR, LARGEST_SSR + 1))
-        gain = audio.rms(first.samples) / audio.rms(second.samples)
-        scaled = second.samples * gain / audio.from_db(ratio)
-        row = first.cells("speech1", rate) | second.cells("speech2", rate)
-        layers = {"s1": audio.limit(first.samples), "s2": audio.limit(scaled)}
+        gain = audio.rms(voices[0]) / audio.rms(voices[1])
+        layers = {"s1": voices[0], "s2": voices[1] * gain / audio.from_db(ratio)}
+        row = cuts[0].cells("speech1", rate) | cuts[1].cells("speech2", rate)
         return layers, row | {"SSR": str(ratio)}
 
     def _scene(
@@ -152,19 +156,19 @@ class Mixer:
     ) -> tuple[np.ndarray, Row]:
         """A scene of a class, at a level relative to the speech mix."""
         cut = self._cut("scene", subset, name, rng)
-        level = audio.rms(cut.samples)
+        scene = audio.limit(cut.samples)
+        level = audio.rms(scene)
         if level == 0.0:
             raise RejectedError("silent scene", SILENCE_REMEDY)
         relative = round(rng.uniform(LOWEST_SCENE, HIGHEST_SCENE), 2)
-        to_speech = audio.rms(audio.limit(speech)) / level
-        gain = to_speech * audio.from_db(relative)
+        gain = audio.rms(speech) / level * audio.from_db(relative)
         cells = cut.cells("scene", self.setup.rate) | {
-            "sceneRandomDB": layout.number(relative),
-            "sceneOffsetDB": layout.number(20 * np.log10(to_speech)),
+            "sceneRandomDB": layout.number(relative - LOWEST_SCENE),
+            "sceneOffsetDB": layout.number(relative),
             "sceneVolumeGain": layout.number(gain),
             "sceneClass": name,
         }
-        return audio.limit(cut.samples * gain), cells
+        return scene * gain, cells
 
     def _event(self, subset: str, scene: str, rng: Generator) -> tuple[np.ndarray, Row]:
         """An event that suits the scene, at its own level."""
@@ -189,7 +193,7 @@ class Mixer:
         rate = self.setup.rate
         response = reverb.impulse_response(drawn, self.setup.length, rate)
         wet = {
-            layer: audio.limit(reverb.wet(dry[name], response, drawn[column], rate))
+            layer: reverb.wet(dry[name], response, drawn[column], rate)
             for layer, (name, column) in WET_LAYERS.items()
         }
         return wet, {column: layout.number(value) for column, value in drawn.items()}
@@ -244,7 +248,8 @@ def cut_speech(
     recording = recordings[first]
     if spare[first] >= 0:
         samples = source.read(recording, start, length, setup.rate)
-        return Segment(samples, recording.path, start, start + length)
+        rates = recording.rate, recording.rate
+        return Segment(samples, recording.path, start, start + length, rates)
     others = [recordings[i] for i in rng.permutation(len(recordings)) if i != first]
     return _join(source, [*others, recording], start, setup, rng)
 
@@ -254,7 +259,7 @@ def _join(
 ) -> Segment:
     """Recordings after each other, the last one first; silence if they run out."""
     samples = np.zeros(setup.length)
-    position, paths, first_start = 0, [], start
+    position, paths, first_start, first_rate = 0, [], start, waiting[-1].rate
     while waiting and position < setup.length:
         recording = waiting.pop()
         size = min(recording.samples - start, setup.length - position)
@@ -265,7 +270,8 @@ def _join(
         gap = rng.uniform(SHORTEST_GAP, LONGEST_GAP)
         position += size + round(gap * setup.rate)
         start = 0
-    return Segment(samples, layout.JOIN.join(paths), first_start, end)
+    rates = first_rate, recording.rate
+    return Segment(samples, layout.JOIN.join(paths), first_start, end, rates)
 
 
 def cut_stretch(
@@ -280,7 +286,8 @@ def cut_stretch(
         samples = np.resize(samples, setup.length)
     else:
         samples = np.pad(samples, (offset, setup.length - size - offset))
-    return Segment(samples, recording.path, start, start + size)
+    rates = recording.rate, recording.rate
+    return Segment(samples, recording.path, start, start + size, rates)
 
 
 def _check_peak(samples: ArrayLike, reason: str) -> None:

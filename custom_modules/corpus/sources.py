@@ -46,6 +46,7 @@ class Recording:
     group: str  # the speaker; or the scene's or the event's class
     samples: int  # at the corpus's sampling rate
     gender: str = ""  # "female", "male" or empty; of speech only
+    rate: int = 0  # its own, in Hz; 0: the corpus's
 
 
 Samples = np.ndarray  # [time], floating point, full scale ±1

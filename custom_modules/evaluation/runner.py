@@ -22,6 +22,7 @@ from custom_modules.distributed import rank_and_processes
 from custom_modules.evaluation.loading import Model
 from custom_modules.evaluation.scoring import ScoringJob, scoring_processes
 from custom_modules.evaluation.store import ScoreStore
+from custom_modules.longform.polarity import upright
 from custom_modules.metrics import align, metrics_of, scores_on_device
 from custom_modules.mmipc import is_target, num_sources, variants_of
 from custom_modules.processes import available_cores
@@ -302,10 +303,11 @@ def write_example(
 ) -> None:
     """Writes a mixture, its estimates (``[time, sources]``) and its targets.
 
-    SI-SDR leaves the scale of an estimate open, so each is given the level of
-    its target.
+    SI-SDR leaves scale and sign of an estimate open: each gets the level of its target,
+    and is not against the mixture.
     """
     estimates, targets = estimates.float().nan_to_num(0.0), example.targets
+    estimates = upright(estimates, example.mixture.to(estimates))
     levels = targets.square().mean(0).sqrt()
     estimates = estimates * levels / estimates.square().mean(0).sqrt().clamp_min(1e-8)
     signals = {"mixture": example.mixture}

@@ -6,6 +6,8 @@ import torch
 import torchaudio
 from torch import Tensor
 
+from custom_modules.longform.polarity import upright
+
 #: What is this much below the loud parts holds no speech (30 dB).
 SILENCE_RATIO = 1e-3
 #: Least lead of the best assignment, as a share of the overlap's energy.
@@ -29,9 +31,10 @@ class SpeakerTracker:
 
     >>> tracker = SpeakerTracker(8000)
     >>> sources = torch.randn(1200, 2)
-    >>> tracker.follow(sources[:800], sources[:0])
+    >>> mixture = sources.sum(1)
+    >>> tracker.follow(sources[:800], sources[:0], mixture[:800])
     [0, 1]
-    >>> tracker.follow(sources[400:].flip(1), sources[400:800])
+    >>> tracker.follow(-sources[400:].flip(1), sources[400:800], mixture[400:])
     [1, 0]
     """
 
@@ -40,11 +43,12 @@ class SpeakerTracker:
         self.profiles: list[VoiceProfile] = []
         self.loudest = 0.0
 
-    def follow(self, estimates: Tensor, written: Tensor) -> list[int]:
+    def follow(self, estimates: Tensor, written: Tensor, mixture: Tensor) -> list[int]:
         """The estimate of the next chunk that belongs to each source.
 
         ``[time, sources]``, and what was written of its beginning,
-        ``[overlap, sources]``, which counts from the second chunk on.
+        ``[overlap, sources]``, which counts from the second chunk on. Both are
+        compared upright, as in the mixture ``[time]``.
         """
         order = list(range(estimates.shape[1]))
         self.loudest = max(self.loudest, float(estimates.square().mean()))
@@ -53,14 +57,17 @@ class SpeakerTracker:
         if not self.profiles:
             self.profiles = self.features(estimates, self.loudest)
             return order
-        order = self._order(estimates, written)
+        order = self._order(estimates, written, mixture)
         heard = self.features(estimates[len(written) :, order], self.loudest)
         for profile, new in zip(self.profiles, heard, strict=True):
             profile.add(new)
         return order
 
-    def _order(self, estimates: Tensor, written: Tensor) -> list[int]:
-        beginning = estimates[: len(written)]
+    def _order(self, estimates: Tensor, written: Tensor, mixture: Tensor) -> list[int]:
+        overlap = len(written)
+        written, beginning = (
+            upright(signals[:overlap], mixture[:overlap]) for signals in (written, estimates)
+        )
         order, lead = match_waveforms(written, beginning)
         quiet = min(float(x.square().mean()) for x in (written, beginning))
         if quiet > SILENCE_RATIO * self.loudest and lead > MARGIN:

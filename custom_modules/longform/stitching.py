@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from custom_modules.errors import InputError
+from custom_modules.longform.polarity import Polarity, upright
 from custom_modules.longform.speakers import SILENCE_RATIO, SpeakerTracker
 
 #: Longer chunks agree better with one pass over a recording and bridge longer pauses,
@@ -153,11 +154,12 @@ class LongForm:
         batch_size: int = 1,  # chunks for the model to process together
         widen: bool = True,
         match_level: bool = False,  # sources sum to about the mixture's level
+        match_sign: bool = False,  # none is against the mixture; else as the first chunk
         remedy: str = "check the model's weights",  # against values that are no numbers
     ) -> None:
         self.estimate, self.sample_rate = estimate, sample_rate
         self.batch_size, self.match_level = batch_size, match_level
-        self.remedy = remedy
+        self.match_sign, self.remedy = match_sign or match_level, remedy
         if overlap_seconds is None:
             overlap_seconds = chunk_seconds / 16
         self.chunker = Chunker(
@@ -212,6 +214,7 @@ class _Stitcher:
         rate, self.fade = longform.sample_rate, longform.fade
         self.trackers = [SpeakerTracker(rate) for _ in range(batch)]
         self.levels = [MixtureLevel(rate) for _ in range(batch * longform.match_level)]
+        self.polarities = [Polarity(longform.match_sign) for _ in range(batch)]
         self.held: Tensor | None = None
         self.held_from = 0
 
@@ -235,11 +238,12 @@ class _Stitcher:
         self.held_from = start + before + self.fade
 
     def _put_in_order(self, estimates: Tensor, mixture: Tensor, written: Tensor) -> Tensor:
-        """Each signal's estimates in the order, and at the level, of before."""
+        """Each signal's estimates in the order, and at the level and sign, of before."""
         ordered = []
         for i, tracker in enumerate(self.trackers):
-            scaled = estimates[i]
+            scaled, heard = estimates[i], mixture[i]
             if self.levels:
-                scaled = scaled * self.levels[i].gain(mixture[i], scaled.sum(1))
-            ordered.append(scaled[:, tracker.follow(scaled, written[i])])
+                scaled = scaled * self.levels[i].gain(heard, upright(scaled, heard).sum(1))
+            scaled = scaled[:, tracker.follow(scaled, written[i], heard)]
+            ordered.append(scaled * self.polarities[i].signs(heard, scaled, written[i]))
         return torch.stack(ordered)

@@ -1,6 +1,9 @@
 """Which recordings to separate, where their outputs go, and what made those there."""
 
 import glob
+import hashlib
+import os
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,13 +11,15 @@ from pathlib import Path
 import soundfile as sf
 from PIL import Image
 
-from custom_modules.audio import SUFFIXES, open_audio
+from custom_modules import audio
 from custom_modules.errors import InputError
 from custom_modules.evaluation.record import fingerprint
+from custom_modules.files import not_a_file, regular_file
 from custom_modules.inference import PolSESSSeparation
 
 #: How the comments begin of the files that ``separate.py`` has written.
 MADE_HERE = "separate.py "
+_OUTPUT = re.compile(r"((.+?)(?:_ch\d+)?)_s\d+\.wav")
 
 
 def describe_settings(model: PolSESSSeparation, channels: str, normalize: str) -> str:
@@ -49,73 +54,101 @@ def find_recordings(inputs: list[str], folder: str | Path) -> tuple[list[Recordi
 
     Inputs are files, folders, which are searched through, and patterns. What lies in a
     folder of an input folder goes into a folder of that name. Names that would collide
-    keep their suffix. Also returns a line for each input that is not there, or has
-    nothing in it; raises InputError if all are, or names collide.
+    keep their suffix; what a run like this one has written is no input. Also returns a
+    line for each input that is not there, or has nothing in it; raises InputError if
+    all are, or names collide.
     """
     names: dict[Path, tuple[Path, Path]] = {}  # by file: as given, and below its base
     missing = []
-    outputs = Path(folder).resolve()
+    outputs = Path(os.path.realpath(folder))
     for item in inputs:
         try:
-            expanded = _expand(item)
+            expanded, problems = _expand(item)
         except InputError as error:
             missing.append(str(error))
             continue
+        missing += problems
         for path, base in expanded:
             # What an earlier run wrote into a folder of an input folder is no input.
-            inside = outputs in path.resolve().parents and outputs != base.resolve()
-            if not (inside and Path(item).is_dir()):
-                names.setdefault(path.resolve(), (path, path.relative_to(base)))
-    if len(missing) == len(inputs):
+            real = Path(os.path.realpath(path))
+            inside = outputs in real.parents and outputs != Path(os.path.realpath(base))
+            if not (inside and os.path.isdir(item)):
+                names.setdefault(real, (path, path.relative_to(base)))
+    if not names and missing:
         raise InputError(missing[-1], missing[:-1])
-    recordings = _name_outputs(sorted(names.values(), key=lambda pair: pair[1]), folder)
-    for recording in recordings:
-        for output in recording.outputs(2) + recording.outputs(2, channels=2):
-            if output.resolve() in names:
-                raise InputError(
-                    f"{recording.path}: its output would replace the recording "
-                    f"{output}; choose another --output_folder"
-                )
-    return recordings, missing
+    kept = _without_outputs(names, outputs)
+    return _name_outputs(sorted(kept, key=lambda pair: pair[1]), folder), missing
 
 
-def _expand(item: str) -> list[tuple[Path, Path]]:
-    """Files of an input, each with the folder that its name is relative to."""
+def _expand(item: str) -> tuple[list[tuple[Path, Path]], list[str]]:
+    """Files of an input, each with the folder that its name is relative to; problems."""
     path = Path(item)
-    if path.exists() and not path.is_dir():
-        return [(path, path.parent)]
-    if not (path.exists() or glob.has_magic(item)):
+    problems: list[str] = []
+    if os.path.isdir(item):
+        files, problems = audio.find_recordings(path)
+    elif os.path.exists(item):
+        return [(path, path.parent)], []
+    elif glob.has_magic(item):
+        listed = sorted(map(Path, glob.glob(item, recursive=True)))
+        files = [p for p in listed if p.suffix.lower() in audio.SUFFIXES and not p.is_dir()]
+    else:
         raise InputError(f"{item}: no such file or folder")
-    listed = path.rglob("*") if path.is_dir() else glob.glob(item, recursive=True)
-    known = (p for p in map(Path, listed) if p.suffix.lower() in SUFFIXES)
-    files = sorted(p for p in known if p.is_file())
     if not files:
-        raise InputError(f"{item}: no recordings ({', '.join(SUFFIXES)})")
-    return [(file, path if path.is_dir() else file.parent) for file in files]
+        raise InputError(f"{item}: no recordings ({', '.join(audio.SUFFIXES)})")
+    return [(file, path if os.path.isdir(item) else file.parent) for file in files], problems
+
+
+def _without_outputs(names: dict[Path, tuple[Path, Path]], folder: Path) -> list[tuple[Path, Path]]:
+    """Inputs that no other's outputs are, or would replace, which raises InputError."""
+    stems: dict[Path, Path] = {}
+    for path, name in names.values():
+        stems |= dict.fromkeys((folder / name, folder / name.with_suffix("")), path)
+    kept = []
+    for real, given in names.items():
+        match = _OUTPUT.fullmatch(real.name)
+        ends = map(real.with_name, match.groups() if match else ())
+        origin = next((stems[end] for end in ends if end in stems), None)
+        if origin is None:
+            kept.append(given)
+        elif not is_made_here(real):
+            raise InputError(
+                f"{origin}: its output would replace the recording {given[0]}; "
+                "choose another --output_folder"
+            )
+    return kept
 
 
 def _name_outputs(names: list[tuple[Path, Path]], folder: str | Path) -> list[Recording]:
     """Recordings, each with the stem of its outputs; raises InputError if two meet."""
     stems = Counter(name.with_suffix("") for _, name in names)
     paths: dict[Path, Path] = {}
-    recordings = []
     for path, name in names:
-        stem = name.with_suffix("")
         if paths.setdefault(name, path) != path:
             raise InputError(
-                f"{paths[name]} and {path}: both would be written as {stem}; "
-                "separate them into different folders"
+                f"{paths[name]} and {path}: both would be written as "
+                f"{name.with_suffix('')}; separate them into different folders"
             )
-        recordings.append(Recording(path, folder / (name if stems[stem] > 1 else stem)))
-    return recordings
+    return [
+        Recording(path, folder / (name if stems[stem] > 1 or stem in paths else stem))
+        for path, name in names
+        for stem in [name.with_suffix("")]
+    ]
 
 
 def outputs_of(recording: Recording, sources: int, channels: str) -> list[Path]:
     """The files of a recording; with ``channels="each"`` it is opened to count them."""
     if channels != "each":
         return recording.outputs(sources)
-    with open_audio(recording.path) as audio:
-        return recording.outputs(sources, audio.channels)
+    with audio.open_audio(recording.path) as opened:
+        return recording.outputs(sources, opened.channels)
+
+
+def stamp(recording: Recording, settings: str) -> str:
+    """The comment of a recording's outputs: settings, what was read, and where it was."""
+    with open(regular_file(recording.path), "rb") as file:
+        content = hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    place = hashlib.sha256(os.fsencode(os.path.realpath(recording.path))).hexdigest()[:12]
+    return f"{settings} recording={content} place={place}"
 
 
 def finished_by(recording: Recording, outputs: list[Path]) -> str | None:
@@ -130,13 +163,19 @@ def finished_by(recording: Recording, outputs: list[Path]) -> str | None:
     return comments.pop() if len(comments) == 1 else ""
 
 
-def check_made_here(paths: list[Path]) -> None:
-    """Refuses to replace a file that no comment says was made here."""
-    for path in paths:
-        if _is_present(path) and not is_made_here(path):
+def check_replaceable(paths: list[Path], wanted: str) -> None:
+    """Refuses to replace what was not made here, or is of another recording."""
+    for path in filter(_is_present, paths):
+        if not is_made_here(path):
             raise InputError(
                 f"{path} is there and does not say that separate.py made it; move it "
                 "away, or replace it with --overwrite"
+            )
+        comment = _comment_of(path).split()[-2:]
+        if "recording=" in comment[0] and not set(comment) & set(wanted.split()[-2:]):
+            raise InputError(
+                f"{path} is of another recording; choose another --output_folder, or "
+                "replace it with --overwrite"
             )
 
 
@@ -153,10 +192,13 @@ def _is_present(path: Path) -> bool:
 def _comment_of(path: Path) -> str:
     """A file's own comment; none if it is missing, or neither picture nor audio."""
     try:
+        if not_a_file(path):
+            return ""
         if path.suffix == ".png":
             with Image.open(path) as picture:
                 return picture.info.get("Comment", "")
-        with sf.SoundFile(path) as audio:
-            return audio.comment
-    except (OSError, ValueError, SyntaxError, sf.SoundFileError):  # Pillow has many
+        with sf.SoundFile(path) as sound:
+            return sound.comment
+    # Pillow has many.
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, sf.SoundFileError):
         return ""

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import numpy as np
-import soundfile as sf
 from matplotlib.figure import Figure
 from scipy.signal import stft
 
+from custom_modules.audio import fit, open_audio, read_blocks
 from custom_modules.files import atomic_path
 
 _FRAME_SECONDS = 0.032
@@ -38,7 +38,7 @@ def plot_spectrograms(
             vmax=peak,
             interpolation="nearest",
         )
-        axes.set_title(path.name, loc="left", fontsize=10)
+        axes.set_title(path.name, loc="left", fontsize=10, parse_math=False)
     rows[0].set_ylim(0, min(highest * 1.1, nyquist) / 1000)
     rows[-1].set_xlabel("time (s)")
     figure.supylabel("frequency (kHz)", fontsize=10)
@@ -53,17 +53,22 @@ def spectrogram(path: Path) -> tuple[np.ndarray, float, float]:
     Levels in dB, ``[frequencies, columns]``; its length in s; its highest frequency in
     Hz. Channels are averaged.
     """
-    with sf.SoundFile(path) as audio:
+    with open_audio(path) as audio:
         frame = max(2, round(_FRAME_SECONDS * audio.samplerate))
         hop = max(frame // 2, audio.frames // _COLUMNS)
-        columns = []
         # A block for each column: one frame, or where columns are longer, several.
-        size, overlap = max(hop, frame), max(0, frame - hop)
-        blocks = audio.blocks(size, overlap, dtype="float32", always_2d=True, fill_value=0)
-        for block in blocks:
-            signal = block.mean(1)
-            _, _, bins = stft(signal, nperseg=frame, boundary=None, padded=False)
-            columns.append((np.abs(bins) ** 2).mean(1))
-        seconds = audio.frames / audio.samplerate
+        size, columns, held = max(hop, frame), [], np.zeros(0, "float32")
+        for block in read_blocks(audio):
+            held = np.concatenate([held, block.mean(0)])
+            while len(held) >= size:
+                columns.append(_mean_power(held[:size], frame))
+                held = held[hop:]
+        if len(held) > size - hop or not columns:
+            columns.append(_mean_power(fit(held, size), frame))
         power = np.stack(columns, axis=1)
-        return 10 * np.log10(power + 1e-12), seconds, audio.samplerate / 2
+        return 10 * np.log10(power + 1e-12), audio.tell() / audio.samplerate, audio.samplerate / 2
+
+
+def _mean_power(signal: np.ndarray, frame: int) -> np.ndarray:
+    _, _, bins = stft(signal, nperseg=frame, boundary=None, padded=False)
+    return (np.abs(bins) ** 2).mean(1)

@@ -11,14 +11,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-import soundfile as sf
 import torch
 from tqdm import tqdm
 
 from custom_modules import audio
 from custom_modules.errors import InputError
 from custom_modules.files import PARTIAL_SUFFIX, atomic_path
-from custom_modules.inference import PolSESSSeparation, average_channels
+from custom_modules.inference import PolSESSSeparation
 
 CHANNELS = ("mix", "each", "left", "right")
 
@@ -61,7 +60,7 @@ def separate_recording(
         return _notes(recording, clipped)
 
 
-def _notes(recording: sf.SoundFile, clipped: int) -> list[str]:
+def _notes(recording: audio.Decoder, clipped: int) -> list[str]:
     """What was unusual about a file."""
     notes = []
     # libsndfile reads what there is of a file that was cut short, and logs it.
@@ -75,7 +74,7 @@ def _notes(recording: sf.SoundFile, clipped: int) -> list[str]:
     return notes
 
 
-def _read(recording: sf.SoundFile, channels: str, show_progress: bool) -> Iterator[np.ndarray]:
+def _read(recording: audio.Decoder, channels: str, show_progress: bool) -> Iterator[np.ndarray]:
     """Blocks of the wanted channels, ``[channels, time]``."""
     rows = {"left": slice(0, 1), "right": slice(1, 2)}.get(channels, slice(None))
     with tqdm(
@@ -88,7 +87,7 @@ def _read(recording: sf.SoundFile, channels: str, show_progress: bool) -> Iterat
         disable=None if show_progress else True,
     ) as bar:
         for block in audio.read_blocks(recording):
-            yield average_channels(block) if channels == "mix" else block[rows]
+            yield block.mean(0, keepdims=True) if channels == "mix" else block[rows]
             bar.update(block.shape[1])
     if not recording.tell():
         raise InputError(f"{recording.name}: holds no samples")
@@ -108,7 +107,7 @@ def _separate(
 
 
 def _write_sources(
-    recording: sf.SoundFile,
+    recording: audio.Decoder,
     sources: Iterator[np.ndarray],
     paths: list[Path],
     subtype: str,
@@ -134,7 +133,7 @@ def _scale_file(path: Path, gain: float, subtype: str, comment: str) -> None:
     """Replaces a file by itself at another level."""
     scaled = path.with_name(f"{path.name}{PARTIAL_SUFFIX}")
     try:
-        with sf.SoundFile(path) as source:
+        with audio.open_audio(path) as source:
             form = (source.samplerate, subtype, source.frames, comment)
             with audio.create_wav(scaled, *form) as write:
                 for block in audio.read_blocks(source):

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from custom_modules.distributed import check_device
 from custom_modules.errors import InputError
+from custom_modules.files import lock
 from custom_modules.hparams import HPARAMS_FILE
 from custom_modules.inference import PolSESSSeparation
 from custom_modules.recordings import jobs
@@ -63,7 +64,9 @@ class Separation:
         failures, skipped, notes = [], 0, []
         for recording in tqdm(recordings, desc="recordings", disable=not self.show_progress):
             try:
-                was_finished, told = self._separate(recording, settings)
+                # Another run, which perhaps separates it as well, is waited for.
+                with lock(recording.stem, wait=True, beside=True):
+                    was_finished, told = self._separate(recording, settings)
             except (InputError, OSError) as error:  # of a file; a bug ends the run
                 name, reason = str(recording.path), str(error)
                 failures.append(reason if name in reason else f"{name}: {reason}")
@@ -83,13 +86,14 @@ class Separation:
         picture = recording.stem.with_name(f"{recording.stem.name}.png")
         sources = self.model.hparams.num_spks
         outputs = jobs.outputs_of(recording, sources, self.channels)
-        before = None
+        wanted, before = jobs.stamp(recording, settings), None
         if not self.overwrite:
-            jobs.check_made_here([picture, *outputs] if self.plot else outputs)
+            jobs.check_replaceable([picture, *outputs] if self.plot else outputs, wanted)
             before = jobs.finished_by(recording, outputs)
-        notes = []
-        if before != settings:
-            options = (self.channels, self.normalize, settings, self.show_progress)
+        made, needed = ((text or "").rpartition(" ")[0] for text in (before, wanted))
+        notes, finished = [], made == needed  # wherever the recording was
+        if not finished:
+            options = (self.channels, self.normalize, wanted, self.show_progress)
             notes = separate_recording(self.model, recording.path, outputs, *options)
             # One source more is what a model with more sources has left behind.
             wider = jobs.outputs_of(recording, sources + 1, self.channels)
@@ -99,8 +103,8 @@ class Separation:
                 names = ", ".join(map(str, left))
                 told.append(f"{names} is left from a model with more sources")
             notes += ["; ".join(told)] if told else []
-        if self.plot and not (before == settings and picture.exists()):
+        if self.plot and not (finished and picture.exists()):
             # There is nothing in them above what the model can return.
             highest = self.model.hparams.sample_rate / 2
-            plot_spectrograms(recording.path, outputs, picture, highest, settings)
-        return before == settings, notes
+            plot_spectrograms(recording.path, outputs, picture, highest, wanted)
+        return finished, notes

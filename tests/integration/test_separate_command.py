@@ -114,6 +114,7 @@ def test_a_folder_of_recordings(folder, tmp_path):
     sf.write(recordings / "ala ma kota.flac", noise, 16_000)
     sf.write(recordings / "b.wav", noise[:1, 0], 8000)
     (recordings / "text.wav").write_text("not audio")
+    shutil.copy(recordings / "b.wav", os.fsencode(recordings) + b"/rozm\xf3wa.wav")
     out = tmp_path / "out"
     inputs = (recordings, tmp_path / "none.wav")
     options = (folder / "first", *inputs, "--output_folder", out)
@@ -121,14 +122,35 @@ def test_a_folder_of_recordings(folder, tmp_path):
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "\x1b" not in done.stderr  # no terminal to move a cursor in
-    assert done.stdout.endswith("2 separated, 0 finished before, 1 failed\n")
-    bad, missing = done.stderr.splitlines()[-2:]
+    assert done.stdout.endswith("2 separated, 0 finished before, 2 failed\n")
+    latin, bad, missing = done.stderr.splitlines()[-3:]
+    assert latin.startswith(f"failed: {recordings}/rozm\\udcf3wa.wav: cannot be read")
     assert bad.startswith(f"failed: {recordings}/text.wav: ")
     assert missing == f"failed: {tmp_path}/none.wav: no such file or folder"
     assert sorted(os.listdir(out)) == sorted(
         f"{name}{part}" for name in ("ala ma kota", "b") for part in (".png", "_s1.wav", "_s2.wav")
     )
     assert sf.info(out / "ala ma kota_s2.wav").frames == 60_000
+
+
+def test_two_runs_at_once(folder, tmp_path):
+    """Both end with the same whole files, whoever made them."""
+    for name in "abcdef":
+        sf.write(tmp_path / f"{name}.wav", 0.1 * np.random.default_rng(0).normal(size=20_000), 8000)
+    command = [sys.executable, "recipes/separation/separate.py", str(folder / "first")]
+    command += [str(tmp_path), "--output_folder", str(tmp_path / "out"), "--device", "cpu"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    runs = [subprocess.Popen(command, cwd=ROOT, env=environment, **pipes) for _ in range(2)]
+    told = [run.communicate() for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], told
+    separated = [
+        int(re.search(r"(\d+) separated, \d+ finished before, 0", out)[1]) for out, _ in told
+    ]
+    assert sum(separated) == 6
+    expected = {f"{name}_s{source}.wav" for name in "abcdef" for source in (1, 2)}
+    assert set(os.listdir(tmp_path / "out")) == expected
+    assert {sf.info(tmp_path / "out" / name).frames for name in expected} == {20_000}
 
 
 def test_results_that_were_not_exported_are_no_model(folder, tmp_path, capsys):

@@ -60,10 +60,10 @@ def converse(seed, seconds=60, longest_pause=8.0):
 
 
 class KnowingModel:
-    """Returns the true sources of a chunk of the mixture, in random order."""
+    """Returns the true sources of a chunk, in random order, perhaps of random sign."""
 
-    def __init__(self, sources, seed):
-        self.sources = sources
+    def __init__(self, sources, seed, signs=(1,)):
+        self.sources, self.signs = sources, signs
         self.rng = np.random.default_rng(seed)
         # What is inaudible tells where in the mixture a chunk is from.
         noise = self.rng.normal(0, 1e-6, len(sources))
@@ -76,5 +76,7 @@ class KnowingModel:
         for chunk in mixtures:
             start = self.places[chunk[:4].numpy().tobytes()]
             order = self.rng.permutation(self.sources.shape[1]).tolist()
-            estimates.append(self.sources[start : start + len(chunk), order])
+            estimate = self.sources[start : start + len(chunk), order]
+            signs = self.rng.choice(self.signs, len(order)).astype("float32")
+            estimates.append(estimate * torch.from_numpy(signs))
         return torch.stack(estimates)

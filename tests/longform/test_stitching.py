@@ -46,6 +46,43 @@ def test_speakers_keep_their_places(chunk_seconds):
         assert min(float((found - order).abs().max()) for order in orders) < 1e-4, seed
 
 
+def distance(found, sources):
+    """From the sources in the better order."""
+    return min(float((found - order).abs().max()) for order in (sources, sources.flip(1)))
+
+
+@pytest.mark.parametrize("options", [{"match_sign": True}, {"match_level": True}])
+@pytest.mark.parametrize("chunk_seconds", [64, 8, 4])
+def test_sources_are_upright_whatever_the_sign_of_a_chunk(chunk_seconds, options):
+    for seed in range(4):
+        sources = converse(seed)
+        model = KnowingModel(sources, seed, signs=(1, -1))
+        longform = LongForm(model, RATE, chunk_seconds, **options)
+        found = run(longform, model.mixture[None])[0]
+        assert distance(found, sources) < 1e-3, seed
+
+
+@pytest.mark.parametrize("leak", [-0.01, 0.01])
+def test_a_voice_that_is_heard_late_is_upright(leak):
+    """What leaks into its source before is against the mixture, or with it."""
+    voices = converse(seed=5, longest_pause=2)
+    late = voices[:, 1] * (torch.arange(len(voices)) > 20 * RATE)
+    model = KnowingModel(torch.stack([voices[:, 0], late + leak * voices[:, 0]], 1), 5, (1, -1))
+    found = run(LongForm(model, RATE, 4, match_sign=True), model.mixture[None])[0]
+    products = late @ found
+    assert products.max() > 0.9 * late @ late
+    assert products.abs().argmax() == products.argmax()
+    assert (model.mixture @ found > 0).all()
+
+
+def test_without_a_fit_sources_go_on_as_they_began():
+    sources = converse(seed=1)
+    model = KnowingModel(sources, 1)
+    longform = LongForm(lambda m: model(m) * torch.tensor([-1, 1]), RATE, 8)
+    found = run(longform, model.mixture[None])[0]
+    assert distance(found * (sources.sum(1) @ found).sign(), sources) < 1e-4
+
+
 def test_voices_decide_where_overlaps_are_silent():
     sources = converse(seed=3)[: 12 * RATE]
     active = sources.square().sum(1) > 0

@@ -1,6 +1,8 @@
 """Recordings of every kind, through a model that returns known signals."""
 
 import os
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -111,7 +113,7 @@ def test_levels(model, tmp_path):
 def test_what_is_beyond_full_scale_is_reported(model, tmp_path):
     path = tmp_path / "a.wav"
     sf.write(path, speechlike(1, 8000, peak=0.9), 8000)
-    _, _, notes = separate(model, path)
+    _, _, notes = separate(scaled(model, 2.0), path, normalize="none")
     assert notes[0].endswith("--normalize peak avoids it")
 
 
@@ -170,7 +172,7 @@ def test_what_the_model_spoils_is_a_failure_of_its_own(tmp_path, capsys, precisi
     told = capsys.readouterr().err
     assert told.startswith(f"failed: {tmp_path}/a.wav: the model returns a value")
     assert remedy in told
-    assert os.listdir(tmp_path / "out") == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_fault_of_the_model_keeps_its_traceback(tmp_path):
@@ -185,7 +187,7 @@ def test_a_fault_of_the_model_keeps_its_traceback(tmp_path):
     recordings, _ = find_recordings([str(tmp_path)], tmp_path / "out")
     with pytest.raises(ZeroDivisionError):
         Separation(model, show_progress=False).separate_all(recordings)
-    assert os.listdir(tmp_path / "out") == []
+    assert not (tmp_path / "out").exists()
 
 
 FOLDER = """
@@ -364,7 +366,7 @@ def test_full_disk(model, tmp_path, capsys, monkeypatch):
     recordings, _ = find_recordings([str(tmp_path)], tmp_path / "out")
     assert Separation(model, show_progress=False).separate_all(recordings) == 1
     assert "cannot be written (no space left on device)" in capsys.readouterr().err
-    assert os.listdir(tmp_path / "out") == []
+    assert not (tmp_path / "out").exists()
 
 
 def touch(root, *names):
@@ -395,8 +397,9 @@ def test_inputs_that_are_not_there_do_not_stop_the_others(tmp_path, monkeypatch)
 
 def test_names_that_would_collide(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    touch(tmp_path, "x/a.wav", "x/a.mp3", "y/a.wav")
-    assert stems(find_recordings(["x"], "out")[0]) == ["out/a.mp3", "out/a.wav"]
+    touch(tmp_path, "x/a.wav", "x/a.mp3", "x/a.wav.flac", "y/a.wav")
+    expected = ["out/a.mp3", "out/a.wav", "out/a.wav.flac"]
+    assert stems(find_recordings(["x"], "out")[0]) == expected
     with pytest.raises(InputError, match=r"x/a.wav and y/a.wav: both would be"):
         find_recordings(["x/a.wav", "y/a.wav"], "out")
 
@@ -418,3 +421,87 @@ def test_outputs_are_never_taken_for_inputs(tmp_path):
     (tmp_path / "a_s1.wav").touch()
     with pytest.raises(InputError, match=r"would replace the recording .*a_s1\.wav"):
         find_recordings([str(tmp_path)], tmp_path)
+
+
+@pytest.mark.parametrize("channels", ["mix", "each"])
+@pytest.mark.parametrize("pattern", [".", "*.wav", "**/*.wav"])
+@pytest.mark.parametrize("folder", [".", "out"])
+def test_a_rerun_with_outputs_among_the_inputs_does_nothing(
+    model, tmp_path, monkeypatch, capsys, channels, pattern, folder
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "a_ch1"):
+        sf.write(f"{name}.wav", speechlike(0.1, 8000, channels=2), 8000)
+    for ending in ("2 separated, 0", "0 separated, 2"):
+        recordings, _ = find_recordings([pattern, "a.wav"], folder)
+        assert [r.path.name for r in recordings] == ["a.wav", "a_ch1.wav"]
+        Separation(model, channels, show_progress=False).separate_all(recordings)
+        assert capsys.readouterr().out.startswith(ending)
+
+
+def test_outputs_of_another_recording_are_neither_taken_nor_replaced(model, tmp_path, capsys):
+    """As when folders are separated one after the other into one."""
+    for folder, seconds in (("first", 0.1), ("second", 0.2), ("moved", 0.1)):
+        (tmp_path / folder).mkdir()
+        sf.write(tmp_path / folder / "a.wav", speechlike(seconds, 8000), 8000)
+        os.utime(tmp_path / folder / "a.wav", (0, 0))
+
+    def run(folder, **options):
+        recordings, _ = find_recordings([str(tmp_path / folder)], tmp_path / "out")
+        Separation(model, show_progress=False, **options).separate_all(recordings)
+        told = capsys.readouterr()
+        return told.out.splitlines()[-1].split(",")[0], told.err
+
+    assert run("first") == ("1 separated", "")
+    assert run("moved") == ("0 separated", "")
+    count, problem = run("second")
+    assert count == "0 separated"
+    assert f"{tmp_path}/out/a_s1.wav is of another recording; choose" in problem
+    assert sf.info(tmp_path / "out" / "a_s1.wav").frames == 800
+    assert run("second", overwrite=True) == ("1 separated", "")
+    # One's own that was changed, even if it was set back in time, is made again.
+    sf.write(tmp_path / "second" / "a.wav", speechlike(0.3, 8000), 8000)
+    os.utime(tmp_path / "second" / "a.wav", (0, 0))
+    assert run("second") == ("1 separated", "")
+    assert sf.info(tmp_path / "out" / "a_s1.wav").frames == 2400
+
+
+def make_odd(folder):
+    """Recordings and names of every kind that once ended a run; those that cannot be made."""
+    sf.write(folder / "m$a_$b$.wav", speechlike(0.1, 8000), 8000)
+    os.mkfifo(folder / "pipe.wav")
+    (folder / "folder.wav").mkdir()
+    (folder / "dangling.wav").symlink_to("nowhere")
+    sf.write(folder / f"{'l' * 245}.wav", [0.5], 8000)
+    absurd = bytearray((folder / "aa.wav").read_bytes())
+    absurd[24:28] = (2_000_000_000).to_bytes(4, "little")
+    (folder / "rate.wav").write_bytes(absurd)
+    sf.write(folder / "piped.wav", [0.5], 8000)
+    (folder / "out").mkdir()
+    os.mkfifo(folder / "out" / "piped_s2.wav")
+    sf.write(folder / "large.wav", [0.5], 8000)
+    with open(folder / "out" / "large.png", "wb") as file:
+        png(file, b"IHDR", struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0))
+    return ["dangling", "large", "l" * 245, "pipe", "piped", "rate"]
+
+
+def test_one_odd_recording_does_not_end_the_others(model, tmp_path, capsys):
+    for name in ("aa", "zz"):
+        sf.write(tmp_path / f"{name}.wav", speechlike(0.1, 8000), 8000)
+    odd = make_odd(tmp_path)
+    recordings, _ = find_recordings([str(tmp_path)], tmp_path / "out")
+    separation = Separation(model, plot=True, show_progress=False)
+    assert separation.separate_all(recordings) == len(odd)
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == len(odd)
+    assert all(f"{tmp_path}/{name}" in line for name, line in zip(odd, told, strict=True))
+    for name in ("aa", "zz", "m$a_$b$"):
+        assert (tmp_path / "out" / f"{name}_s2.wav").exists()
+        assert (tmp_path / "out" / f"{name}.png").exists()
+    assert not [name for name in os.listdir(tmp_path / "out") if name.startswith(".")]
+
+
+def png(file, kind, data):
+    """A picture's beginning."""
+    file.write(b"\x89PNG\r\n\x1a\n" + struct.pack(">I", len(data)) + kind + data)
+    file.write(struct.pack(">I", zlib.crc32(kind + data)))
