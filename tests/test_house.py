@@ -23,7 +23,7 @@ RANKS = (
     "brain steps training_log trackers curves checkpoints inference dataio manifest corpus",
     "models objectives metrics longform",
     "mmipc audio selective_scan hparams limits distributed markdown",
-    "processes layout",
+    "processes layout tabular",
     "errors files",
 )
 RANK = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms.split()}
