@@ -25,6 +25,7 @@ RANKS = (
     "mmipc audio selective_scan hparams limits distributed markdown",
     "processes layout tabular",
     "errors files",
+    "startup",
 )
 RANK = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms.split()}
 FILE_LINES, FUNCTION_LINES, ANNOTATED = 400, 60, 0.95

@@ -11,13 +11,13 @@ everything, ``--test_only`` tests again. Results go to ``results/``.
 # Start reading at main(); what is trained is in custom_modules/brain.py, on what in
 # custom_modules/dataio.py.
 
+from custom_modules.startup import prepare_process
+
+prepare_process(__name__)  # some settings count only before torch is imported
+
 import logging
 import sys
 from typing import Any
-
-from custom_modules.processes import prepare_process
-
-prepare_process()  # some settings count only before torch is imported
 
 import speechbrain as sb
 from speechbrain.utils.distributed import run_on_main
