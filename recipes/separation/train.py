@@ -31,6 +31,7 @@ from custom_modules.errors import exit_cleanly
 from custom_modules.evaluation.loading import trained_model
 from custom_modules.evaluation.record import facts_of
 from custom_modules.evaluation.testing import Scope, evaluate_model, scope_of_training
+from custom_modules.files import lock
 from custom_modules.hparams import (
     HPARAMS_FILE,
     load_experiment,
@@ -48,6 +49,14 @@ def main(argv: list[str]) -> None:
         return print_help(__doc__ or "", argv)
     _, hparams, run_opts, overrides = load_experiment(argv)
     logging.basicConfig(level=logging.INFO, format="%(name)s - %(message)s")
+    with lock(hparams["output_folder"]):
+        train(hparams, run_opts, split_arguments(argv)[0], overrides)
+
+
+def train(
+    hparams: dict[str, Any], run_opts: RunOptions, hparams_file: str, overrides: dict[str, Any]
+) -> None:
+    """What one command at a time does to an output folder."""
     distributed.join_processes(run_opts)
     check_tracker(hparams["tracker"], hparams["wandb_mode"])
     # Whatever can be refused is refused before the output folder is touched.
@@ -58,7 +67,6 @@ def main(argv: list[str]) -> None:
     datasets = dataio_prep(hparams)
     folder = hparams["output_folder"]
     sb.create_experiment_directory(folder)
-    hparams_file = split_arguments(argv)[0]
     write_hparams(hparams_file, overrides, f"{folder}/{HPARAMS_FILE}")
 
     separation = Separation(
