@@ -1,8 +1,11 @@
 """Writing files so that a killed process never leaves half of one."""
 
+import errno
 import fcntl
 import logging
+import math
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,6 +15,13 @@ from soundfile import SoundFileError
 from custom_modules.errors import InputError
 
 PARTIAL_SUFFIX = ".partial"
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISSOCK, "a socket"),
+)
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +35,7 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     If the block raises, or the process dies, ``target`` is as it was before. Its folder
     is made. The path is this process's own.
     """
+    check_output(target)
     target = Path(target)
     partial = target.with_name(f"{target.name}.{os.getpid()}{PARTIAL_SUFFIX}")
     try:
@@ -38,7 +49,7 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
             "check the folder, its permissions and the free space"
         ) from error
     finally:
-        if partial.exists():
+        if os.path.exists(partial):  # Path's own raises, if the name is too long
             partial.unlink()
 
 
@@ -48,11 +59,11 @@ def lock(folder: str | Path, wait: bool = False, beside: bool = False) -> Iterat
 
     The kernel lets it go when this process dies. Over NFS it holds between machines if the
     server keeps locks (not with ``nolock``, which keeps them within one machine); a file
-    system without locks is a warning. The first process of torchrun holds it for all. Its file
-    lies in the folder, or ``beside`` one that is renamed, and goes with it, as does a folder
-    that was made for it and is empty.
+    system without locks is a warning. The first process of torchrun holds it for all, unless
+    they wait. Its file lies in the folder, or ``beside`` one that is renamed, and goes with
+    it, as does a folder that was made for it and is empty.
     """
-    if os.environ.get("RANK", "0") != "0":
+    if os.environ.get("RANK", "0") != "0" and not wait:
         yield
         return
     folder = Path(folder).absolute()
@@ -118,3 +129,40 @@ def prepare_folder(folder: str | Path) -> None:
     except InputError as error:
         raise InputError(str(error).replace(str(probe), str(folder))) from error
     probe.unlink()
+
+
+def not_a_file(path: str | Path) -> str:
+    """What a path is instead of a regular file, such as ``a pipe``; empty for a file.
+
+    Nothing is opened: opening a pipe waits until somebody writes to it.
+    """
+    mode = os.stat(path).st_mode
+    return next((kind for is_kind, kind in _KINDS if is_kind(mode)), "")
+
+
+def regular_file(path: str | Path, most_bytes: float = math.inf) -> Path:
+    """The path, if it is of a file that can be read and is not larger; else one line."""
+    path = Path(path)
+    try:
+        if kind := not_a_file(path):
+            raise InputError(f"{path}: is {kind}; name a file")
+        if not os.access(path, os.R_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        if (size := path.stat().st_size) > most_bytes:
+            raise InputError(f"{path}: has {size} bytes; at most {most_bytes:g} are read")
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be read ({reason})") from error
+    return path
+
+
+def check_output(target: str | Path) -> None:
+    """Refuses a target that is there and is no file: a device would be replaced by one."""
+    try:
+        kind = not_a_file(target)
+    except OSError:  # is not there yet, or its folder is refused later
+        return
+    except ValueError as error:  # a null byte
+        raise InputError(f"{target!r}: cannot be a file's name ({error})") from error
+    if kind:
+        raise InputError(f"{target}: cannot be written (is {kind}); name a file")
