@@ -17,6 +17,7 @@ prepare_process(__name__)  # some settings count only before torch is imported
 
 import logging
 import sys
+from pathlib import Path
 from typing import Any
 
 import speechbrain as sb
@@ -40,6 +41,7 @@ from custom_modules.hparams import (
     write_hparams,
 )
 from custom_modules.trackers import check_tracker
+from custom_modules.training_log import HISTORY_FILE, read_history
 from polsess_prepare import prepare_polsess
 
 
@@ -63,6 +65,7 @@ def train(
     check_choices(hparams)
     scope = scope_of_training(hparams, not run_opts.noprogressbar)
     hparams["checkpointer"].check_fit("separator")
+    read_history(Path(hparams["output_folder"]) / HISTORY_FILE)
     run_on_main(prepare_polsess, kwargs=prepare_options(hparams))
     datasets = dataio_prep(hparams)
     folder = hparams["output_folder"]
