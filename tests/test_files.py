@@ -1,26 +1,19 @@
-<<<<<<< HEAD
-"""What is no file is told from one before it is opened."""
-
-import os
-import socket
-=======
-"""Locks of folders, between real processes."""
+"""What is no file is told from one; locks of folders, between real processes."""
 
 import fcntl
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
->>>>>>> a6
 from pathlib import Path
 
 import pytest
 
 from custom_modules.errors import InputError
-<<<<<<< HEAD
-from custom_modules.files import atomic_path, check_output, regular_file
+from custom_modules.files import atomic_path, check_output, lock, regular_file
 
 
 @pytest.fixture(params=["pipe", "folder", "socket", "device"])
@@ -74,8 +67,7 @@ def test_an_output_may_be_new_or_a_file(tmp_path: Path) -> None:
     check_output(tmp_path / "new" / "file")
     (tmp_path / "file").touch()
     check_output(tmp_path / "file")
-=======
-from custom_modules.files import lock
+
 
 HOLD = """
 import os, sys
@@ -168,4 +160,3 @@ def test_a_file_system_without_locks_is_a_warning(tmp_path, monkeypatch, caplog)
     monkeypatch.setattr(fcntl, "flock", refuse)
     with lock(tmp_path):
         assert "cannot be locked (Operation not supported)" in caplog.text
->>>>>>> a6
