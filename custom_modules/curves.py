@@ -71,11 +71,12 @@ def read_histories(folders: Sequence[str | Path]) -> dict[str, pd.DataFrame]:
 
 def _read(path: Path) -> pd.DataFrame:
     columns = ("epoch", "lr", "valid_si_sdr", "valid_si_sdri", "train_si_sdri", "train_si_sdr")
-    history = read_table(path, columns, remedy="train first, or remove it")
+    remedy = "it is not the history of a training: train first"
+    history = read_table(path, columns, remedy=remedy)
     # A failed epoch is one of -inf, and an improvement may be unknown.
     drawn = history[[*columns]].clip(lower=-1e6)
     if history.epoch.isna().any() or (drawn.abs() > 1e6).any(axis=None):
-        raise InputError(f"{path}: is not the history of a training")
+        raise InputError(f"{path}: {remedy}")
     return history.assign(**drawn.round(9))
 
 

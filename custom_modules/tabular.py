@@ -20,14 +20,16 @@ def read_table(
     All columns but ``texts`` are numbers. InputError, which ends with ``remedy``, if it
     is no such table: cut off, of other columns, or with text where numbers were.
     """
-    path = regular_file(path)
+    path = _checked(path, remedy)
     try:
         with open(path, encoding="utf-8", newline="") as stream:
             heading, *rows = list(csv.reader(stream)) or [[]]
+        if not rows:
+            raise ValueError("is empty")
         if lacking := [name for name in needed if name not in heading]:
             raise ValueError(f"has no column {lacking[0]}")
-        if not rows or len(set(heading)) < len(heading):
-            raise ValueError("has no rows, or two columns of one name")
+        if len(set(heading)) < len(heading):
+            raise ValueError("has two columns of one name")
         for number, row in enumerate(rows, start=2):
             if len(row) != len(heading):
                 raise ValueError(f"row {number} has {len(row)} of {len(heading)} cells")
@@ -52,7 +54,7 @@ def _numbers(column: pd.Series) -> pd.Series:
 
 def read_record(path: str | Path, remedy: str = "") -> dict[str, Any]:
     """A JSON mapping that one of our commands wrote; InputError if it is none."""
-    path = regular_file(path)
+    path = _checked(path, remedy)
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(record, dict):
@@ -62,9 +64,16 @@ def read_record(path: str | Path, remedy: str = "") -> dict[str, Any]:
     return record
 
 
+def _checked(path: str | Path, remedy: str) -> Path:
+    try:
+        return regular_file(path)
+    except InputError as error:
+        raise InputError(f"{error}{remedy and f'; {remedy}'}") from error
+
+
 def _unreadable(path: Path, error: Exception, remedy: str) -> InputError:
     reason = getattr(error, "strerror", None) or (str(error).splitlines() or ["damaged"])[0]
-    return InputError(f"{path}: cannot be read ({reason}){f'; {remedy}' if remedy else ''}")
+    return InputError(f"{path}: cannot be read ({reason}){remedy and f'; {remedy}'}")
 
 
 def write_table(table: pd.DataFrame, path: str | Path, digits: int | None = None) -> None:
