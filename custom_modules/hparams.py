@@ -25,7 +25,7 @@ from speechbrain.utils.run_opts import HELP_TEXTS, RunOptions
 from custom_modules.distributed import read_run_options, settle_precision
 from custom_modules.errors import InputError
 from custom_modules.files import atomic_path
-from custom_modules.limits import CHECKS, check_text, check_values, text_or_null
+from custom_modules.limits import CHECKS, FIXED, check_text, check_values, text_or_null
 from custom_modules.yaml_trees import below, parse_yaml, read_yaml, tag_of, yaml_stream
 
 #: What a training leaves in its results folder.
@@ -290,6 +290,7 @@ def load_experiment(argv: list[str]) -> tuple[str, dict[str, Any], RunOptions, d
         folder = resolve(base, overrides)["output_folder"]
         overrides["output_folder"] = f"{folder}/debug"
     hparams = load_hparams(hparams_file, overrides)
+    check_recorded(hparams, hparams["output_folder"])
     settle_precision(hparams, run_opts)
     if run_opts.ckpt_interval_steps > 0:
         hparams["ckpt_interval_minutes"] = 0  # SpeechBrain takes one of the two
@@ -323,6 +324,20 @@ def check_overrides(hparams_file: str | Path, overrides: Mapping[str, Any]) -> d
             kind = "neither True nor False" if kinds is bool else "not a number"
             raise InputError(f"--{key}={value}: {kind}; in the file: {tree[key]}")
     return overrides
+
+
+def check_recorded(values: Mapping[str, Any], folder: str | Path) -> None:
+    """Refuses another model than the one whose checkpoints are in a results folder."""
+    file = Path(folder, HPARAMS_FILE)
+    if not (file.is_file() and any(file.parent.glob("save/CKPT*"))):
+        return
+    for key, recorded in read_hparams(file).items():
+        other = key in FIXED and not tag_of(recorded) and values.get(key, recorded) != recorded
+        if other:
+            raise InputError(
+                f"--{key}={values[key]}: {folder} was trained with {recorded}, and stays so; "
+                "leave it as it is, or use another --output_folder"
+            )
 
 
 def print_help(usage: str, argv: list[str]) -> None:
