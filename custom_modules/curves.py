@@ -8,11 +8,13 @@ import matplotlib
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from speechbrain.utils.logger import get_logger
 
 from custom_modules.errors import InputError
 from custom_modules.files import atomic_path
+from custom_modules.tabular import read_table
 
 logger = get_logger(__name__)
 
@@ -23,10 +25,19 @@ BLUE, VERMILION, GREEN, PINK, ORANGE, SKY, BLACK = PALETTE = (
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Writes a figure as PNG."""
-    with atomic_path(path) as partial, matplotlib.rc_context({"savefig.dpi": 130}):
+    """Writes a figure as PNG; names are drawn as they are, what is no Unicode escaped."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+        text.set_text(text.get_text().encode("utf-8", "backslashreplace").decode())
+    look = {"savefig.dpi": 130, "savefig.bbox": None, "text.usetex": False}
+    with atomic_path(path) as partial, matplotlib.rc_context(look):
         figure.savefig(partial, format="png")
     return path
+
+
+def in_legend(name: str) -> str:
+    """A name as a label: Matplotlib leaves those that begin with ``_`` out."""
+    return f" {name}" if name.startswith("_") else name
 
 
 def plot_training(folder: str | Path) -> None:
@@ -44,7 +55,8 @@ def read_histories(folders: Sequence[str | Path]) -> dict[str, pd.DataFrame]:
     """
     histories, problems = [], []
     for path in map(Path, folders):
-        path = path if path.suffix == ".csv" else path / "history.csv"
+        path = path / "history.csv" if path.is_dir() or not path.suffix else path
+        path = path.with_name("history.csv") if path.name == "hyperparams.yaml" else path
         try:
             histories.append((path.parent, _read(path)))
         except InputError as error:
@@ -58,15 +70,14 @@ def read_histories(folders: Sequence[str | Path]) -> dict[str, pd.DataFrame]:
 
 
 def _read(path: Path) -> pd.DataFrame:
-    try:
-        history = pd.read_csv(path)
-    except (OSError, ValueError) as error:  # of pandas, for what is no table
-        reason = getattr(error, "strerror", None) or "is empty, or not a table"
-        raise InputError(f"{path}: cannot be read ({reason}); train first") from error
-    needed = {"epoch", "lr", "valid_si_sdr", "valid_si_sdri", "train_si_sdri"}
-    if not needed <= set(history) or history.empty:
-        raise InputError(f"{path}: is not the history of a training")
-    return history
+    columns = ("epoch", "lr", "valid_si_sdr", "valid_si_sdri", "train_si_sdri", "train_si_sdr")
+    remedy = "it is not the history of a training: train first"
+    history = read_table(path, columns, remedy=remedy)
+    # A failed epoch is one of -inf, and an improvement may be unknown.
+    drawn = history[[*columns]].clip(lower=-1e6)
+    if history.epoch.isna().any() or (drawn.abs() > 1e6).any(axis=None):
+        raise InputError(f"{path}: {remedy}")
+    return history.assign(**drawn.round(9))
 
 
 def _short_names(folders: list[Path]) -> list[str]:
@@ -113,8 +124,9 @@ def _draw_scores(
 ) -> None:
     epochs = history.epoch
     valid, train = history[f"valid_{score}"], history[f"train_{score}"]
-    label = f"{name}: {valid.max():.2f} dB"
+    label = f"{in_legend(name)}: {valid.max():.2f} dB"
     axes.plot(epochs, valid, ".-", color=colour, label=label, markersize=4)
     axes.plot(epochs, train, f"{dot}:", color=colour, alpha=0.6, linewidth=1)
-    best = history.valid_si_sdr.idxmax()  # an improvement may be NaN
-    axes.plot(epochs[best], valid[best], "*", color=colour, markersize=12)
+    if history.valid_si_sdr.notna().any():
+        best = history.valid_si_sdr.idxmax()  # an improvement may be NaN
+        axes.plot(epochs[best], valid[best], "*", color=colour, markersize=12)

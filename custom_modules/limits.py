@@ -147,8 +147,9 @@ _PAIRS: tuple[tuple[str, str, Callable[[int, int], bool], str], ...] = (
 def check_values(values: Mapping[str, Any], model: bool = False) -> None:
     """Refuses what no run can be made of; ``model``: they are of a model of ours, too."""
     checks = CHECKS | _MODEL_CHECKS if model else CHECKS
-    for key in values.keys() & checks.keys():
-        checks[key](f"--{key}", values[key])
+    for key, value in values.items():
+        if key in checks:
+            checks[key](f"--{key}", value)
     if "curriculum" in values:
         Curriculum(values["curriculum"], checked_variants(values.get("train_variants", VARIANTS)))
     if isinstance(values.get("num_sources"), int) and "task" in values:

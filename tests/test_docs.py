@@ -35,7 +35,7 @@ def test_the_slurm_script_starts_torchrun_on_every_machine(tmp_path):
     assert (module, name) == ("-m", "torch.distributed.run")
     options = parse_args(arguments)  # torchrun's own
     assert (options.nnodes, options.nproc_per_node) == ("2", "4")
-    assert (options.rdzv_endpoint, options.rdzv_id) == ("node7:29500", "99")
+    assert (options.rdzv_endpoint, options.rdzv_id) == ("node7:10099", "99")
     assert (ROOT / options.training_script).is_file()
     assert options.training_script_args == ["hparams/dprnn.yaml", "--task=ES"]
 

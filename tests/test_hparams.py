@@ -16,6 +16,7 @@ from custom_modules.corpus.folders import SpeechFolder
 from custom_modules.errors import InputError
 from custom_modules.hparams import (
     RUN_OPTIONS,
+    check_recorded,
     load_experiment,
     load_hparams,
     print_help,
@@ -105,7 +106,15 @@ def test_what_the_baselines_share_does_not_drift_apart():
     """Each file is whole, for people to read; so the same lines stand in all."""
     trees = [read_yaml(f"{ROOT}/hparams/{name}.yaml") for name in [*BASELINES, "spmamba"]]
     of_a_model = {"model_name", "number_of_epochs", "batch_size", "lr", "lr_scheduler"}
-    of_a_model |= {"precision", "opt_class", "encoder", "masknet", "separator"}
+    of_a_model |= {
+        "curriculum",
+        "early_stopping_patience",
+        "precision",
+        "opt_class",
+        "encoder",
+        "masknet",
+        "separator",
+    }
     of_a_model |= {
         "lr_factor",
         "lr_patience",
@@ -434,3 +443,13 @@ def test_a_module_beside_the_file_is_found_and_goes_with_the_results(tmp_path):
         "losses_of_mine.py",
     ]
     assert load_hparams(results, {})["loss"]() == 7
+
+
+def test_a_trained_model_stays_what_it_was(tmp_path):
+    path = tmp_path / "hyperparams.yaml"
+    write_hparams(DPRNN, {"data_folder": "x", "output_folder": str(tmp_path)}, path)
+    check_recorded({"sample_rate": 16000}, tmp_path)  # nothing is trained yet
+    (tmp_path / "save" / "CKPT+1").mkdir(parents=True)
+    check_recorded({"sample_rate": 8000, "lr": 1.0}, tmp_path)
+    with pytest.raises(InputError, match="--sample_rate=16000: .* was trained with 8000"):
+        check_recorded({"sample_rate": 16000}, tmp_path)

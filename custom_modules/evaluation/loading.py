@@ -28,7 +28,7 @@ from custom_modules.hparams import (
     read_yaml,
     split_arguments,
 )
-from custom_modules.limits import check_values
+from custom_modules.limits import CHECKS, check_values
 from custom_modules.processes import available_cores
 
 #: Forward passes that run side by side on a CPU, at most; each has its memory.
@@ -200,7 +200,8 @@ def _with_folders(argv: list[str]) -> list[str]:
 
 
 def _exported(argv: list[str]) -> FoundModel:
-    folder, (_, run_arguments, overrides) = argv[0], split_arguments(argv, known=EXPORT_KEYS)
+    folder, named = argv[0], [f"{argv[0]}/{HPARAMS_FILE}", *argv[1:]]
+    _, run_arguments, overrides = split_arguments(named, known=EXPORT_KEYS)
     run_opts = read_run_options(run_arguments)
     for key in overrides:
         if key not in (*EXPORT_KEYS, *MANIFEST_KEYS.values()):
@@ -217,6 +218,7 @@ def _exported(argv: list[str]) -> FoundModel:
             raise InputError(
                 f"{folder}/{HPARAMS_FILE}: no key {key!r}; is this an exported folder?"
             )
+        CHECKS[key](f"{folder}/{HPARAMS_FILE}: {key}", known[key])
         hparams[key] = known[key]
     hparams |= overrides
     if not hparams["data_folder"]:

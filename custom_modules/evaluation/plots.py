@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from custom_modules.curves import BLUE, GREEN, ORANGE, PALETTE, PINK, SKY, VERMILION
+from custom_modules.curves import BLUE, GREEN, ORANGE, PALETTE, PINK, SKY, VERMILION, in_legend
 from custom_modules.evaluation.summary import (
     ALL_MIXTURES,
     ALL_VARIANTS,
@@ -141,7 +141,7 @@ def plot_comparison(table: pd.DataFrame) -> Figure:
         places = np.arange(len(variants)) + (number - (len(models) - 1) / 2) * width
         spread = _spread(part["mean"], part.ci_low, part.ci_high)
         look = {"capsize": 3, "color": colour}
-        above.bar(places, part["mean"], width, yerr=spread, label=model, **look)
+        above.bar(places, part["mean"], width, yerr=spread, label=in_legend(model), **look)
         if number:
             bounds = part.difference_ci_low, part.difference_ci_high
             spread = _spread(part.difference, *bounds)

@@ -202,10 +202,12 @@ pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
 @pytest.mark.parametrize(
     ("text", "kind", "message"),
     [
-        (FOLDER.replace("[-1", "[0"), None, None),
-        (FOLDER.replace("num_spks", "n"), InputError, r"yaml has no num_spks"),
+        (FOLDER, None, None),
+        (FOLDER.replace("num_spks", "n"), InputError, "yaml: has no num_spks"),
         (FOLDER + "a: [", InputError, "not valid YAML"),
-        (FOLDER + "  loadables: {separator: !ref <separator>}", InputError, "cannot be"),
+        (FOLDER + "  loadables: {separator: !ref <separator>}", InputError, "cannot be read"),
+        (FOLDER.replace("spks: 1", "spks: 2"), InputError, "and num_spks is 2"),
+        (FOLDER.replace("Unflatten", "Unflat"), InputError, "no such class as torch.nn.Unflat"),
         (FOLDER.replace("8000", "!apply:operator.truediv [1, 0]"), Exception, "zero"),
     ],
 )
