@@ -1,5 +1,6 @@
 """The model card: README.md of a hub folder."""
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 _CARD = """\
 ---
 language: pl
-license: {facts.license_id}
+license: {license_id}
 library_name: speechbrain
 pipeline_tag: audio-to-audio
 tags:
@@ -45,7 +46,7 @@ torch and torchaudio of one version):
 from speechbrain.inference.interfaces import foreign_class
 
 model = foreign_class(
-    source="{facts.source}",
+    source={source},
     pymodule_file="custom_interface.py",
     classname="PolSESSSeparation",
 )
@@ -84,7 +85,7 @@ SpeechBrain's own class loads the model as well, for what fits into memory at on
 ```python
 from speechbrain.inference.separation import SepformerSeparation
 
-model = SepformerSeparation.from_hparams(source="{source}")
+model = SepformerSeparation.from_hparams(source={source})
 sources = model.separate_batch(mixtures)
 ```
 {folded}"""
@@ -126,11 +127,14 @@ def write_card(recipe: "ModelRecipe", separator: nn.Module, facts: CardFacts) ->
     training = facts.training
     lines = [f"{key}: {training[key]}" for key in _TRAINING_KEYS if key in training]
     folded = _FOLDED.format(norm_eps=recipe.norm_eps) if recipe.is_folded else ""
-    stock = _STOCK.format(source=facts.source, folded=folded)
+    source = quote(facts.source)
+    stock = _STOCK.format(source=source, folded=folded)
     return _CARD.format(
         recipe=recipe,
         keys=recipe.keys,
         facts=facts,
+        source=source,
+        license_id=quote(facts.license_id),
         corpus=Path(training.get("data_folder") or "PolSESS").name,
         tag="Separation" if separates else "Enhancement",
         task_words=task_words,
@@ -142,6 +146,11 @@ def write_card(recipe: "ModelRecipe", separator: nn.Module, facts: CardFacts) ->
         variants=", ".join(training.get("train_variants") or ["unknown"]),
         hyperparameters="\n".join([*lines, recipe.sizes()]),
     )
+
+
+def quote(text: str) -> str:
+    """Text as YAML and Python have it in quotes, whatever it holds."""
+    return json.dumps(text.encode("utf-8", "replace").decode(), ensure_ascii=False)
 
 
 def _results_words(table: str | None) -> str:

@@ -17,9 +17,9 @@ from torch import nn
 
 import custom_modules
 from custom_modules.errors import InputError
-from custom_modules.files import PARTIAL_SUFFIX
+from custom_modules.files import PARTIAL_SUFFIX, lock
 from custom_modules.hparams import HPARAMS_FILE
-from custom_modules.hub.card import CardFacts, write_card
+from custom_modules.hub.card import CardFacts, quote, write_card
 from custom_modules.hub.recipe import ModelRecipe
 from custom_modules.inference import PolSESSSeparation
 from custom_modules.models.masking import MaskingSeparator, fold_norm_eps
@@ -35,7 +35,7 @@ _TEMPLATE = '''\
 
     from speechbrain.inference.interfaces import foreign_class
     model = foreign_class(
-        source="{source}",
+        source={source},
         pymodule_file="custom_interface.py",
         classname="PolSESSSeparation",
     )
@@ -94,11 +94,11 @@ def bundle(
     package = f"polsess_{digest[:12]}"
     parts = []
     for name, text in sources.items():
-        if "'''" in text or text.endswith("\\"):
-            raise ValueError(f"{name}: cannot be quoted in a raw string")
         name, text = (re.sub(rf"\b{PROJECT}\b", package, t) for t in (name, text))
-        parts.append(f"\nMODULES[\"{name}\"] = r'''{text}'''\n")
-    return package, _TEMPLATE.format(source=source, package=package, modules="".join(parts))
+        readable = "'''" not in text and not text.endswith(("\\", "'"))
+        quoted = f"r'''{text}'''" if readable else repr(text)
+        parts.append(f'\nMODULES["{name}"] = {quoted}\n')
+    return package, _TEMPLATE.format(source=quote(source), package=package, modules="".join(parts))
 
 
 def collect(modules: Iterable[str]) -> dict[str, str]:
@@ -181,10 +181,37 @@ def _check(folder: Path, separator: nn.Module, sample_rate: int) -> None:
 def new_folder(folder: str | Path, overwrite: bool = False) -> Iterator[Path]:
     """Yields a folder to fill, which gets its name when it is whole.
 
-    Raises InputError if it exists, other than as a hub folder to ``overwrite``, or
-    cannot be written.
+    Raises InputError if it exists, other than as a hub folder to ``overwrite``, cannot be
+    written, or is being written by another command.
     """
-    folder = Path(folder)
+    named, folder = folder, Path(os.path.realpath(folder))
+    if not str(named).strip() or not folder.name:
+        raise InputError(f"{str(named)!r}: is no name of a folder; give it one")
+    with lock(folder, beside=True):
+        _check_free(folder, overwrite)
+        partial = folder.with_name(f".{folder.name}.{os.getpid()}{PARTIAL_SUFFIX}")
+        before = partial.with_suffix(".before")
+        try:
+            partial.mkdir()
+            yield partial
+            if folder.is_dir():
+                folder.rename(before)
+            partial.rename(folder)
+        except (OSError, RuntimeError) as error:  # torch's writer raises the latter
+            if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+                raise
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(
+                f"{named}: cannot be written ({reason}); check permissions and free space"
+            ) from error
+        finally:
+            if before.exists() and not folder.exists():
+                before.rename(folder)
+            for left in (partial, before):
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def _check_free(folder: Path, overwrite: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; name another folder")
     if folder.is_dir() and any(folder.iterdir()):
@@ -192,22 +219,16 @@ def new_folder(folder: str | Path, overwrite: bool = False) -> Iterator[Path]:
             raise InputError(f"{folder}: exists; name another folder, or --overwrite")
         if not (folder / INTERFACE_FILE).exists():
             raise InputError(f"{folder}: is not an exported model; name another folder")
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}{PARTIAL_SUFFIX}")
+
+
+def check_name(name: str) -> None:
+    """Refuses what no hub takes as the name of a model."""
     try:
-        partial.mkdir(parents=True)
-        yield partial
-        if folder.is_dir():
-            shutil.rmtree(folder)
-        partial.rename(folder)
-    except (OSError, RuntimeError) as error:  # torch's writer raises the latter
-        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
-            raise
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(
-            f"{folder}: cannot be written ({reason}); check permissions and free space"
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        huggingface_hub.utils.validate_repo_id(name)
+    except ValueError as error:
+        raise InputError(f"--push_to_hub={name}: must be owner/name ({error})") from error
+    if "/" not in name:
+        raise InputError(f"--push_to_hub={name}: must be owner/name")
 
 
 def push_folder(folder: str | Path, name: str) -> str:

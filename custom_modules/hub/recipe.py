@@ -1,6 +1,7 @@
 """Hparams files of a hub folder: the model and its weights, nothing of training."""
 
 import io
+import os
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -242,15 +243,22 @@ def import_old(
     return recipe, separator, CardFacts(tree, checkpoint=checkpoint)
 
 
+def check_results_folder(folder: str | Path, exported: str | Path) -> None:
+    """Refuses, before anything is written, a folder that is in use or cannot be made."""
+    folder = Path(folder)
+    if os.path.realpath(folder) == os.path.realpath(exported):
+        raise InputError(f"--results={folder}: is FOLDER; name another")
+    if os.path.isdir(folder) and any(folder.iterdir()):
+        raise InputError(f"{folder}: is not empty; name another --results")
+    AtomicCheckpointer(folder / "save")
+
+
 def write_results_folder(old: OldCheckpoint, hparams_file: str | Path, folder: str | Path) -> None:
     """Writes what a training goes on from: hparams and a checkpoint.
 
-    The optimiser starts afresh; the learning rate is where it was. Raises InputError
-    if there is something in the folder.
+    The optimiser starts afresh; the learning rate is where it was.
     """
     folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()):
-        raise InputError(f"{folder}: is not empty; name another --results")
     folders = {"data_folder": old.data_folder, "output_folder": str(folder)}
     overrides = {**old.overrides, **folders}
     loaded = hparams.load_hparams(str(hparams_file), overrides)

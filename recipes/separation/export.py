@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from custom_modules.errors import OptionParser, exit_cleanly
-from custom_modules.hub.folder import push_folder, write_folder
+from custom_modules.hub.folder import check_name, push_folder, write_folder
 from custom_modules.hub.recipe import load_best
 
 
@@ -33,8 +33,10 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--license", default="apache-2.0", help="of the weights")
     parser.add_argument("--push_to_hub", metavar="OWNER/NAME", help="upload it, too")
     options, hparams_options = parser.parse_known_args(argv)
+    if options.push_to_hub:
+        check_name(options.push_to_hub)
     recipe, separator, facts = load_best([options.hparams, *hparams_options])
-    facts.source = options.push_to_hub or Path(options.folder).name
+    facts.source = options.push_to_hub or Path(options.folder).resolve().name
     facts.license_id = options.license
     write_folder(options.folder, recipe, separator, facts, options.overwrite)
     print(f"{options.folder}: {recipe.architecture}, {facts.checkpoint}")

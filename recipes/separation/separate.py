@@ -43,7 +43,6 @@ def main(argv: list[str]) -> int:
     """Lists, loads, separates and reports; returns the exit status."""
     options = parse(argv)
     recordings, missing = find_recordings(options.inputs, options.output_folder)
-    prepare_folder(options.output_folder)
     index, count = options.shard
     model = load_model(
         options.model,
@@ -54,6 +53,7 @@ def main(argv: list[str]) -> int:
         batch_size=options.batch_size,
         trust=options.trust,
     )
+    prepare_folder(options.output_folder)
     separation = Separation(
         model,
         options.channels,
