@@ -31,7 +31,7 @@ _ROOT = Path(custom_modules.__file__).parent
 _TOLERANCE = 1e-5
 
 _TEMPLATE = '''\
-"""Interface of a PolSESS separator for SpeechBrain:
+r"""Interface of a PolSESS separator for SpeechBrain:
 
     from speechbrain.inference.interfaces import foreign_class
     model = foreign_class(

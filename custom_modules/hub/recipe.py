@@ -227,7 +227,7 @@ def import_old(
     """
     overrides = {**old.overrides, "data_folder": old.data_folder}
     try:
-        hparams.check_values(hparams.check_overrides(hparams_file, overrides), {})
+        hparams.check_values(hparams.check_overrides(hparams_file, overrides), model=True)
     except InputError as error:
         raise InputError(f"{path}: its config cannot be used: {error}") from error
     recipe = ModelRecipe(str(hparams_file), overrides)

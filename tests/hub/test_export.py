@@ -1,10 +1,12 @@
 """Folders that are exported, and what loads them."""
 
+import ast
 import json
 import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import yaml
 
 from custom_modules.errors import InputError
 from custom_modules.hub.card import CardFacts
-from custom_modules.hub.folder import push_folder, write_folder
+from custom_modules.hub.folder import bundle, check_name, new_folder, push_folder, write_folder
 from custom_modules.hub.recipe import ModelRecipe
 from custom_modules.inference import PolSESSSeparation
 
@@ -234,6 +236,80 @@ def test_what_exists_stays(exported, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
     with pytest.raises(InputError, match="is a file"):
         write_folder(tmp_path / "notes.txt", recipe, separator, CARD)
+
+
+NAMES = [
+    *(
+        'a"""\nimport os; os.mkfifo("ran")\n"""',
+        "a\\",
+        "a\nlicense: mit",
+        "{source}",
+        "zażółć gęślą",
+    ),
+    *("```", "\udcff", "'\"", "\\N{x}", "$(touch ran)"),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_something_is_called_is_never_run(exported, tmp_path, monkeypatch, name):
+    _, recipe, separator = exported["convtasnet"]
+    monkeypatch.chdir(tmp_path)
+    facts = replace(CARD, source=name, license_id=f"{name}\nlanguage: xx")
+    write_folder(tmp_path / name, recipe, separator, facts)
+    PolSESSSeparation.from_hparams(tmp_path / name, run_opts={"device": "cpu"})
+    assert not (tmp_path / "ran").exists()
+    readable = name.replace("\udcff", "?")
+    interface = ast.parse((tmp_path / name / "custom_interface.py").read_text("utf-8"))
+    called = ast.parse(textwrap.dedent(ast.get_docstring(interface).split("\n\n")[1]))
+    assert called.body[-1].value.keywords[0].value.value == readable
+    _, front_matter, _ = (tmp_path / name / "README.md").read_text("utf-8").split("---\n", 2)
+    front_matter = yaml.safe_load(front_matter)
+    assert front_matter["license"] == f"{readable}\nlanguage: xx"
+    assert front_matter["language"] == "pl"
+
+
+def test_one_at_a_time_writes_a_folder(exported, tmp_path):
+    _, recipe, separator = exported["convtasnet"]
+    with new_folder(tmp_path / "a") as partial:
+        (partial / "custom_interface.py").write_text("first")
+        for overwrite in (False, True):
+            with pytest.raises(InputError, match="another command writes into it"):
+                write_folder(tmp_path / "a", recipe, separator, CARD, overwrite)
+    assert (tmp_path / "a" / "custom_interface.py").read_text() == "first"
+    with pytest.raises(InputError, match="exists"), new_folder(tmp_path / "a"):
+        pass
+    with pytest.raises(ZeroDivisionError), new_folder(tmp_path / "a", overwrite=True):
+        raise ZeroDivisionError
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a" / "custom_interface.py").read_text() == "first"
+
+
+@pytest.mark.parametrize("name", ["", " ", "/", "file/below", "n" * 255])
+def test_what_cannot_be_a_folder(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError), new_folder(name, overwrite=True):
+        pass
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_module_of_any_text_goes_along(tmp_path):
+    path = tmp_path / "mine.py"
+    for text in ("a = r'''b'''", "a = 1  # \\", "a = 'b'", 'a = r"""c"""\n'):
+        path.write_text(text)
+        _, interface = bundle([], "name", {"mine": path})
+        modules = next(
+            node.value.value
+            for node in ast.parse(interface).body
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).endswith(".mine']")
+        )
+        assert modules == text
+
+
+@pytest.mark.parametrize("name", ["name", "a/b/c", "owner/na me", "", "owner/name--x"])
+def test_what_is_no_name_on_a_hub(name):
+    with pytest.raises(InputError, match="must be owner/name"):
+        check_name(name)
 
 
 def test_a_hub_folder_can_be_replaced(exported, tmp_path):

@@ -1,5 +1,6 @@
 """Checkpoints of the predecessor; outputs recorded there."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,27 @@ def test_epsilon_of_mixed_precision(tmp_path, interface):
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize("name", ["convtasnet", "dprnn", "sepformer", "spmamba"])
+def test_what_a_model_was_wrapped_in_does_not_matter(tmp_path, name, prefix):
+    saved = load(f"{name}_SB_best")
+    state = saved["model_state_dict"]
+    saved["model_state_dict"] = {prefix + key: value for key, value in state.items()}
+    torch.save(saved, tmp_path / "wrapped.pt")
+    wrapped = read_checkpoint(tmp_path / "wrapped.pt").state_dict
+    bare = read_checkpoint(DATA / f"{name}_SB_best.pt").state_dict
+    assert wrapped.keys() == bare.keys()
+    assert all(torch.equal(wrapped[key], bare[key]) for key in bare)
+
+
+@pytest.mark.parametrize(("chunk", "hop"), [(50, 13), (125, 62), (125, 63), (125, None)])
+def test_the_hop_that_was_never_used(tmp_path, chunk, hop):
+    saved = load("sepformer_SB_best")
+    saved["config"]["model"]["sepformer"] |= {"chunk_size": chunk, "hop_size": hop}
+    torch.save(saved, tmp_path / "old.pt")
+    assert read_checkpoint(tmp_path / "old.pt").overrides["chunk_size"] == chunk
+
+
 def remove_key(saved):
     del saved["model_state_dict"]["decoder.weight"]
 
@@ -94,9 +116,42 @@ def no_config(saved):
     del saved["config"]
 
 
+SIZES = ("config", "model", "dprnn")
+
+
+def put(value, *keys):
+    def change(saved):
+        *folders, last = keys
+        for key in folders:
+            saved = saved[key]
+        saved[last] = value
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (put([3], "model_state_dict"), "model_state_dict must be a dict, and is a list"),
+        (put(torch.nan, "model_state_dict", "decoder.weight"), "is no parameter"),
+        (put(torch.full([16, 1, 16], torch.nan), "model_state_dict", "decoder.weight"), "finite"),
+        (put(7, "config"), r"has no config\.model;"),
+        (put("many", "config", "model"), r"has no config\.model\.model_type;"),
+        (put([1], "config", "model", "model_type"), "must be a number or a text"),
+        (put([1], "config", "data", "task"), "must be a number or a text"),
+        (put("many", *SIZES, "hidden_size"), "hidden_size"),
+        (put(10**9, *SIZES, "chunk_size"), "chunk_size"),
+        (put(99_999, *SIZES, "hidden_size"), r"parameter masknet\S+ and "),
+        (put(10**6, *SIZES, "num_layers"), "num_layers"),
+        (put(99_999, *SIZES, "num_layers"), "num_layers is 99999, more than it has weights"),
+        (put(1, *SIZES, "bidirectional"), "bidirectional must not be 1"),
+        (put("ABC", *SIZES, "rnn_type"), "rnn_type"),
+        (put(0, *SIZES, "kernel_size"), "kernel_size"),
+        (put(float("nan"), "val_sisdr"), "val_sisdr=nan: must be a number"),
+        (put("first", "epoch"), "epoch=first: must be a whole number"),
+        (put([3], "optimizer_state_dict", "param_groups"), "has no lr;"),
+        (put(-1, "config", "training", "num_epochs"), "number_of_epochs=-1"),
+        (put("x" * 10**6, "config", "training", "seed"), "training.seed must be a number"),
         (remove_key, r"old.pt: parameter decoder.weight: missing there, \["),
         (add_key, r"old.pt: parameter extra: \[1\] there, not known here;"),
         (other_model, r"'mossformer2' is none of .* convtasnet, dprnn, sepformer"),
@@ -111,8 +166,10 @@ def test_what_does_not_fit_is_named(tmp_path, change, message):
     saved = load("dprnn_SB_best")
     change(saved)
     torch.save(saved, tmp_path / "old.pt")
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=message) as caught:
         import_into(tmp_path / "folder", tmp_path / "old.pt")
+    assert str(caught.value).startswith(f"{tmp_path}/old.pt: ")
+    assert len(str(caught.value)) < 500
     assert not (tmp_path / "folder").exists()
 
 
@@ -130,6 +187,7 @@ class Dangerous:
         lambda path: path.write_bytes(b""),
         lambda path: torch.save([1, 2], path),
         lambda path: path.mkdir(),
+        lambda path: os.mkfifo(path),
         lambda path: None,
     ],
 )
