@@ -21,11 +21,6 @@ for _module in list(sys.modules.values()):
         _module.__file__ = None
 
 
-def pytest_collection_modifyitems(items):
-    """What takes longest comes first: no core waits for another's last test."""
-    items.sort(key=lambda item: not ("integration" in item.nodeid or "interpreter" in item.name))
-
-
 @pytest.fixture(autouse=True)
 def repeatable_draws():
     """What a test draws depends on no other test, nor on chance."""
