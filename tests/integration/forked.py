@@ -4,6 +4,7 @@ Each runs as Python would run it: a process of its own, ``__main__``, its argume
 environment, streams and exit status.
 """
 
+import importlib
 import json
 import os
 import runpy
@@ -14,6 +15,8 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+#: What commands import once they need it.
+LATER = ("matplotlib.pyplot", "numba", "scipy.signal")
 
 
 def run_command(command, environment):
@@ -70,10 +73,7 @@ def _become(command, environment, files):
 
 
 if __name__ == "__main__":
-    import scipy.signal  # noqa: F401
-
-    import recipes.separation.evaluate
-    import recipes.separation.train  # noqa: F401
-
+    for module in ("recipes.separation.train", "recipes.separation.evaluate", *LATER):
+        importlib.import_module(module)
     if script := _serve():
         runpy.run_path(script, run_name="__main__")

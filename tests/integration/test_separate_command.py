@@ -12,7 +12,7 @@ import soundfile as sf
 import torch
 
 from custom_modules.errors import exit_cleanly
-from tests.integration.forked import run_command
+from tests.integration import training
 from tests.manifest.tiny_corpus import TinyCorpus
 
 ROOT = Path(__file__).parents[2]
@@ -21,8 +21,7 @@ OLD = ROOT / "tests" / "data" / "checkpoints" / "dprnn_SB_best.pt"
 
 def run(script, *arguments, **environment):
     """Runs a command in a process of its own."""
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment}
-    return run_command([f"recipes/separation/{script}.py", *arguments], env)
+    return training.run(f"recipes/separation/{script}.py", *arguments, **environment)
 
 
 def call(script, *arguments):

@@ -1,6 +1,5 @@
 """The training command itself: it runs, resumes exactly, and refuses kindly."""
 
-import os
 import signal
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from tests.integration.forked import run_command
+from tests.integration import training
 from tests.manifest.tiny_corpus import TinyCorpus
 
 ROOT = Path(__file__).parents[2]
@@ -34,10 +33,7 @@ def corpus(tmp_path_factory):
 
 
 def run(*arguments, script=TRAIN, environment=()):
-    env = os.environ | {"OMP_NUM_THREADS": "1", **dict(environment)}
-    env.pop("POLSESS_DATA_ROOT", None)
-    env |= dict(environment)
-    return run_command([script, *arguments], env | {"PYTHONPATH": str(ROOT)})
+    return training.run(script, *arguments, **dict(environment))
 
 
 def train(corpus, folder, *more, model="convtasnet", script=TRAIN, before=()):

@@ -1,13 +1,12 @@
 """SPMamba through the training command, as its hparams file says."""
 
-import os
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from custom_modules.hparams import load_hparams
-from tests.integration.forked import run_command
+from tests.integration import training
 from tests.manifest.tiny_corpus import TinyCorpus
 
 ROOT = Path(__file__).parents[2]
@@ -27,9 +26,7 @@ def corpus(tmp_path_factory):
 def run(corpus, folder, *more):
     command = ["recipes/separation/train.py", "hparams/spmamba.yaml"]
     options = [f"--data_folder={corpus}", f"--output_folder={folder}", *TINY.split()]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    options += ["--num_workers=0", "--noprogressbar", *more]
-    return run_command([*command, *options], environment)
+    return training.run(*command, *options, "--num_workers=0", "--noprogressbar", *more)
 
 
 def train(corpus, folder, *more):
