@@ -64,9 +64,6 @@ class ModelRecipe:
 
     def __init__(self, hparams_file: str, overrides: dict[str, Any]) -> None:
         tree = hparams.resolve(hparams_file, overrides)
-        hparams.make_importable([hparams_file])
-        #: The user's own, which go along with the model.
-        self.own_modules = hparams.modules_beside(hparams_file, overrides)
         for key in ("separator", "model_name", "task", "sample_rate"):
             if key not in tree:
                 raise InputError(f"{hparams_file}: has no {key}; is it one of ours?")
@@ -76,6 +73,12 @@ class ModelRecipe:
             tree = hparams.resolve(hparams_file, overrides)
         self.keys = {key: tree[key] for key in ("model_name", "task", "sample_rate")}
         self._separator = node = tree["separator"]
+        beside = hparams.modules_beside(hparams_file, overrides)
+        hparams.make_importable(beside.values())
+        #: The user's own modules, which go along with the model.
+        self.own_modules = {
+            c: beside[c] for name in _classes(node) if (c := name.split(".")[0]) in beside
+        }
         self._ours = {c for c in _classes(node) if c.startswith("custom_modules.")}
         #: Whether SpeechBrain's stock interface can load the model.
         self.is_masking = self._ours - {*_STOCK} == {_MASKING}
@@ -123,9 +126,9 @@ class ModelRecipe:
                 text = text.replace(f":{ours}\n", f":{stock}\n")
             # SpeechBrain's networks copy a module, where ours call a constructor.
             text = text.replace("!name:", "!new:")
-        for module in ("custom_modules", *self.own_modules):
-            inner = "" if module == "custom_modules" else f".{module}"
-            text = text.replace(f":{module}.", f":{package}{inner}.")
+        text = text.replace(":custom_modules.", f":{package}.")
+        for module in self.own_modules:
+            text = text.replace(f":{module}.", f":{package}.{module}.")
         references = "".join(f"  {name}: !ref <{name}>\n" for name in self._parts)
         loadables = textwrap.indent(references, "  ")
         hooks = "".join(map(_EXACTLY.format, self._parts))

@@ -45,7 +45,7 @@ PAGES = {
     "docs/training.md": ("step", "epoch", "compile"),
     "recipes/benchmark/README.md": ("scan",),
 }
-NOT_MEASURED = "Not measured yet: no GPU was at hand."
+NOT_MEASURED = "Not measured yet."
 #: Until the first unit of a process begins, and before the end, for stopping one, s.
 START_SECONDS, RESERVE_SECONDS = 40.0, 12.0
 #: Of Python, after an exception.
@@ -185,10 +185,7 @@ def sections(figures: Figures, names: tuple[str, ...]) -> list[str]:
         units = {unit: line for (owner, unit), line in figures.items() if owner == name}
         title = (part.measure.__doc__ or "").rstrip(".")
         if name in names:
-            blocks += [
-                f"**{title}**",
-                table(part.headings, units) if units else "Not measured yet.",
-            ]
+            blocks += [f"**{title}**", table(part.headings, units) if units else NOT_MEASURED]
     facts = figures[MACHINE]["figures"]
     return [*blocks, f"<sub>{facts['on']}; commit {facts['commit']}, {facts['date']}</sub>"]
 

@@ -18,6 +18,8 @@ ARCHITECTURES = [
 ]
 #: ‖a − b‖ / ‖b‖ of outputs beside those in float32: 8 and 11 binary places, and depth.
 HALF = {torch.bfloat16: 0.25, torch.float16: 0.1}
+#: Of gradients in float32. On a CPU, too, ConvTasNet's are 1.1e-3 from those in float64.
+GRADIENTS = {"convtasnet": 5e-3}
 
 
 @pytest.fixture(params=ARCHITECTURES)
@@ -53,8 +55,7 @@ def test_a_training_step_is_that_of_a_cpu(model, device, full_precision):
     expected, found = passes(on_cpu, targets), passes(on_device, targets.to(device))
     assert relative_error(found[0], expected[0]) < 1e-4
     assert found[1] == pytest.approx(expected[1], abs=1e-3)
-    # On a CPU, too, ConvTasNet's are 1.1e-3 from those in float64.
-    assert relative_error(found[2], expected[2]) < 5e-3
+    assert relative_error(found[2], expected[2]) < GRADIENTS.get(hparams["model_name"], 1e-3)
     after = []
     for separator, where in ((on_cpu, "cpu"), (on_device, device)):
         hparams["opt_class"](separator.parameters()).step()

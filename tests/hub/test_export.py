@@ -191,7 +191,9 @@ def test_a_module_beside_the_hparams_file_goes_along(tmp_path):
     """It has no arguments, and a bug of its own is shown with its file and line."""
     (tmp_path / "mine_beside.py").write_text(MINE)
     header = OWN.partition("separator")[0].replace("ES", "SB")
-    (tmp_path / "mine.yaml").write_text(header + "separator: !new:mine_beside.Delay\n")
+    (tmp_path / "loss_beside.py").write_text("private = True\n")
+    text = header + "separator: !new:mine_beside.Delay\nloss: !name:loss_beside.loss\n"
+    (tmp_path / "mine.yaml").write_text(text)
     recipe = ModelRecipe(str(tmp_path / "mine.yaml"), {})
     facts = CardFacts({}, checkpoint="untrained")
     write_folder(tmp_path / "exported", recipe, recipe.make_separator(), facts)
@@ -210,6 +212,9 @@ model.mods["separator"](torch.eye(2))
     assert "torch.Size([1, 2, 2])" in done.stdout, done.stderr
     assert 'mine_beside.py", line 12' in done.stderr
     assert "ZeroDivisionError" in done.stderr
+    interface = (tmp_path / "exported/custom_interface.py").read_text()
+    assert "mine_beside" in interface
+    assert "loss_beside" not in interface
 
 
 def test_model_card(exported):

@@ -1,15 +1,13 @@
 """The training command itself: it runs, resumes exactly, and refuses kindly."""
 
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 
+from tests.integration import training
 from tests.manifest.tiny_corpus import TinyCorpus
 
 ROOT = Path(__file__).parents[2]
@@ -35,17 +33,7 @@ def corpus(tmp_path_factory):
 
 
 def run(*arguments, script=TRAIN, environment=()):
-    env = os.environ | {"OMP_NUM_THREADS": "1", **dict(environment)}
-    env.pop("POLSESS_DATA_ROOT", None)
-    env |= dict(environment)
-    return subprocess.run(
-        [sys.executable, script, *map(str, arguments)],
-        cwd=ROOT,
-        env=env | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return training.run(script, *arguments, **dict(environment))
 
 
 def train(corpus, folder, *more, model="convtasnet", script=TRAIN, before=()):
