@@ -19,6 +19,7 @@ from custom_modules.evaluation.record import describe_run, evaluation_key
 from custom_modules.evaluation.runner import BATCH_SIZE, Scope, example_path, score_test_set
 from custom_modules.evaluation.store import SCORES_FOLDER, ScoreStore
 from custom_modules.files import nearest_existing, prepare_folder
+from custom_modules.limits import check_values
 from custom_modules.metrics import checked_groups
 from custom_modules.mmipc import num_sources
 
@@ -66,6 +67,7 @@ def scope_of_training(hparams: dict, progressbar: bool) -> Scope:
     By ``test_metrics``, ``test_batch_size``, ``save_audio``; InputError if one does not
     fit.
     """
+    check_values({key: hparams[key] for key in ("save_audio", "test_batch_size") if key in hparams})
     return Scope(
         groups=checked_groups(hparams["test_metrics"]),
         batch_size=chosen_batch_size(hparams),
