@@ -18,7 +18,7 @@ from custom_modules.evaluation.loading import Model
 from custom_modules.evaluation.record import describe_run, evaluation_key
 from custom_modules.evaluation.runner import BATCH_SIZE, Scope, example_path, score_test_set
 from custom_modules.evaluation.store import SCORES_FOLDER, ScoreStore
-from custom_modules.files import nearest_existing, prepare_folder
+from custom_modules.files import check_output, nearest_existing, prepare_folder
 from custom_modules.limits import check_values
 from custom_modules.metrics import checked_groups
 from custom_modules.mmipc import num_sources
@@ -47,7 +47,8 @@ def evaluate_model(
     scope = scope._replace(audio_folder=str(folder / "audio"))
     _check_writable(folder, output)
     key = _shared_key(model, dataset, split, scope.batch_size)
-    store = ScoreStore(folder / SCORES_FOLDER, key, rank_and_processes()[0])
+    rank, sources = rank_and_processes()[0], num_sources(dataset.task)
+    store = ScoreStore(folder / SCORES_FOLDER, key, rank, sources)
     with _explained_failures(model, scope):
         timing = score_test_set(model, dataset, store, scope)
     if not if_main_process():
@@ -112,9 +113,8 @@ def _check_writable(folder: Path, output: str | Path | None) -> None:
     if not nearest.is_dir():
         raise InputError(f"{nearest}: is a file; choose another --output_folder")
     prepare_folder(folder)
-    if output and Path(output).is_dir():
-        raise InputError(f"--output={output}: is a folder; name a file")
     if output:
+        check_output(output)
         prepare_folder(Path(output).parent)
 
 
