@@ -4,8 +4,6 @@ import importlib.util
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,7 @@ import soundfile as sf
 import torch
 
 from custom_modules.errors import exit_cleanly
+from tests.integration.forked import run_command
 from tests.manifest.tiny_corpus import TinyCorpus
 
 ROOT = Path(__file__).parents[2]
@@ -22,14 +21,8 @@ OLD = ROOT / "tests" / "data" / "checkpoints" / "dprnn_SB_best.pt"
 
 def run(script, *arguments, **environment):
     """Runs a command in a process of its own."""
-    return subprocess.run(
-        [sys.executable, f"recipes/separation/{script}.py", *map(str, arguments)],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment}
+    return run_command([f"recipes/separation/{script}.py", *arguments], env)
 
 
 def call(script, *arguments):

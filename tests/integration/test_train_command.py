@@ -2,14 +2,13 @@
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 
+from tests.integration.forked import run_command
 from tests.manifest.tiny_corpus import TinyCorpus
 
 ROOT = Path(__file__).parents[2]
@@ -38,14 +37,7 @@ def run(*arguments, script=TRAIN, environment=()):
     env = os.environ | {"OMP_NUM_THREADS": "1", **dict(environment)}
     env.pop("POLSESS_DATA_ROOT", None)
     env |= dict(environment)
-    return subprocess.run(
-        [sys.executable, script, *map(str, arguments)],
-        cwd=ROOT,
-        env=env | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_command([script, *arguments], env | {"PYTHONPATH": str(ROOT)})
 
 
 def train(corpus, folder, *more, model="convtasnet", script=TRAIN, before=()):

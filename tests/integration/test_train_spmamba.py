@@ -1,14 +1,13 @@
 """SPMamba through the training command, as its hparams file says."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from custom_modules.hparams import load_hparams
+from tests.integration.forked import run_command
 from tests.manifest.tiny_corpus import TinyCorpus
 
 ROOT = Path(__file__).parents[2]
@@ -26,16 +25,11 @@ def corpus(tmp_path_factory):
 
 
 def run(corpus, folder, *more):
-    command = [sys.executable, "recipes/separation/train.py", "hparams/spmamba.yaml"]
+    command = ["recipes/separation/train.py", "hparams/spmamba.yaml"]
     options = [f"--data_folder={corpus}", f"--output_folder={folder}", *TINY.split()]
-    return subprocess.run(
-        [*command, *options, "--num_workers=0", "--noprogressbar", *more],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    options += ["--num_workers=0", "--noprogressbar", *more]
+    return run_command([*command, *options], environment)
 
 
 def train(corpus, folder, *more):

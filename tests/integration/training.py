@@ -2,10 +2,10 @@
 
 import importlib.util
 import os
-import subprocess
 import sys
 from pathlib import Path
 
+from tests.integration.forked import run_command
 from tests.manifest.tiny_corpus import TinyCorpus
 
 ROOT = Path(__file__).parents[2]
@@ -44,14 +44,7 @@ def run(*command, **environment):
     """Runs Python with a command line, from the repository's root."""
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     env.pop("POLSESS_DATA_ROOT", None)
-    return subprocess.run(
-        [sys.executable, *map(str, command)],
-        cwd=ROOT,
-        env=env | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_command(command, env | environment)
 
 
 def load_script(name, folder="separation"):

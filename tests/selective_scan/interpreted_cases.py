@@ -22,8 +22,10 @@ from tests.selective_scan.cases import (
 
 
 def recorded():
-    """Every recorded case, outputs and gradients."""
+    """Recorded cases, outputs and gradients; of those of 257 steps one is enough."""
     for name, case in recorded_cases().items():
+        if name.startswith("b2_d6_L257"):  # half a minute each
+            continue
         inputs = [case["inputs"][key] for key in NAMES]
         output, state, *grads = run(fused_scan, inputs, case["grad_output"], case["delta_softplus"])
         expected = [case["grads"][key] for key in NAMES if key in case["grads"]]
