@@ -85,25 +85,19 @@ def chosen_batch_size(hparams: dict) -> int:
 
 @contextmanager
 def _explained_failures(model: Model, scope: Scope) -> Iterator[None]:
-    rerun = "What was scored is kept, and the same command goes on from there"
-    size = scope.batch_size
+    rerun, size = "the same command goes on from what was scored", scope.batch_size
+    remedy = f"batches were of {size}: use {scope.size_option}={size // 2}"
     if model.device.type == "cpu":
-        remedy = (
-            "with fewer cores, as by taskset -c 0 before the same command, fewer "
-            f"mixtures are separated and scored at a time. {rerun}"
-        )
+        remedy = f"use fewer cores, as by taskset -c 0 before it; {rerun}"
     elif size == 1:
         remedy = "use --eval_precision=bf16, or --device=cpu"
-    else:
-        remedy = f"batches were of {size}: use {scope.size_option}={size // 2}"
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             raise InputError(f"out of memory in the test; {remedy}") from error
         if is_lost_process(error):
-            message = f"another process of this test has ended. {rerun}"
-            raise InputError(message) from error
+            raise InputError(f"another process of this test has ended; {rerun}") from error
         raise
 
 
