@@ -268,7 +268,7 @@ def checked_groups(names: Sequence[str], option: str = "test_metrics") -> tuple[
     ('sdr', 'stoi')
     """
     known = metric_groups()
-    if not isinstance(names, list | tuple) or not set(names) <= set(known):
+    if not isinstance(names, list | tuple) or any(n not in known for n in names):
         raise InputError(
             f"{option} {names}: choose a list of {', '.join(known)}; SI-SDR is always computed"
         )

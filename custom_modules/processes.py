@@ -178,14 +178,16 @@ class TrialProcess:
         return f"exit status {status}: {(errors or lines or [''])[-1]}"
 
     def rows(self) -> list[tuple[int, float]]:
-        """Epoch and value of each epoch that is done, also by an earlier run."""
+        """Epoch and value of each epoch that is done, also by an earlier run.
+
+        None of a file that is damaged, which the command itself names.
+        """
         try:
             with open(self.folder / "history.csv", encoding="utf-8") as stream:
-                rows = list(csv.DictReader(stream))
-        except FileNotFoundError:
+                known = [row for row in csv.DictReader(stream) if row.get(self.metric)]
+            values = [(int(row["epoch"]), float(row[self.metric])) for row in known]
+        except (OSError, LookupError, TypeError, ValueError, csv.Error):
             return []
-        known = [row for row in rows if row.get(self.metric)]
-        values = [(int(row["epoch"]), float(row[self.metric])) for row in known]
         return [(epoch, value) for epoch, value in values if not math.isnan(value)]
 
 

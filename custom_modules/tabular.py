@@ -36,7 +36,7 @@ def read_table(
         # Text is what it is: an id may be NA, or 007.
         as_text = dict.fromkeys(texts, str)
         table = pd.read_csv(path, dtype=as_text, keep_default_na=False, na_values=[""])
-        for name in set(heading) - set(texts):
+        for name in set(table) - set(texts):
             table[name] = _numbers(table[name])
     except (OSError, OverflowError, RecursionError, ValueError, csv.Error) as error:
         raise _unreadable(path, error, remedy) from error

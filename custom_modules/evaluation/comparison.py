@@ -257,9 +257,9 @@ def report(table: pd.DataFrame, missing: str = "") -> str:
     parts = [
         f"# {', '.join(models)}",
         "## SI-SDRi (dB) by variant",
-        _comparison_table(table[table.metric == "si_sdri"], "variant"),
+        scores_by(table[table.metric == "si_sdri"], "variant"),
         "## All metrics, over all mixtures",
-        _comparison_table(averages[averages.metric.isin(improvements())], "metric"),
+        scores_by(averages[averages.metric.isin(improvements())], "metric"),
         f"{note}.",
         *([f"Left out, as not all results have them: {missing}."] if missing else []),
     ]
@@ -268,37 +268,40 @@ def report(table: pd.DataFrame, missing: str = "") -> str:
     return "\n\n".join([*parts, "\n".join(facts)]) + "\n"
 
 
-def _comparison_table(table: pd.DataFrame, key: str) -> str:
-    """A row for each variant or metric, by ``key``."""
+def scores_by(table: pd.DataFrame, key: str, intervals: bool = False) -> str:
+    """Of what :func:`compare` returns: a row for each variant or metric, by ``key``.
+
+    A cell is the mean, ± the deviation over seeds if there are several. Beside it are
+    its interval, or the differences from the first model.
+    """
     models = list(dict.fromkeys(table.model))
     cells = table.set_index(["model", key], drop=False)
     lines = [[key, "n", *models]]
-    for name in models[1:]:
+    for name in [] if intervals else models[1:]:
         lines[0] += [f"{name} − {models[0]}", "95 % interval", "won"]
     for row in dict.fromkeys(table[key]):
         of_models = [cells.loc[(name, row)] for name in models]
         metric = improvements()[of_models[0].metric]
-        decimals = metric.decimals
-        heading = metric.heading if key == "metric" else row
-        line = [heading, str(of_models[0].n)]
-        line += [mean_over_seeds(cell, decimals) for cell in of_models]
-        for cell in of_models[1:]:
+        line = [metric.heading if key == "metric" else row, str(of_models[0].n)]
+        line += [_score_cell(cell, metric.decimals, intervals) for cell in of_models]
+        for cell in [] if intervals else of_models[1:]:
             bounds = (cell.difference_ci_low, cell.difference_ci_high)
             line += [
-                markdown.number(cell.difference, decimals),
-                markdown.interval(*bounds, decimals),
+                markdown.number(cell.difference, metric.decimals),
+                markdown.interval(*bounds, metric.decimals),
                 markdown.DASH if pd.isna(cell.won) else f"{100 * cell.won:.0f} %",
             ]
         lines.append(line)
     return markdown.table(lines)
 
 
-def mean_over_seeds(cell: pd.Series, decimals: int) -> str:
-    """The mean in a row of :func:`compare`, ± the deviation over seeds if several."""
-    mean = markdown.number(cell["mean"], decimals)
-    if cell.seeds == 1:
-        return mean
-    return f"{mean} ± {markdown.number(cell.std_over_seeds, decimals)}"
+def _score_cell(cell: pd.Series, decimals: int, interval: bool) -> str:
+    text = markdown.number(cell["mean"], decimals)
+    if text == markdown.DASH:
+        return text
+    if cell.seeds > 1:
+        text += f" ± {markdown.number(cell.std_over_seeds, decimals)}"
+    return f"{text} [{markdown.interval(cell.ci_low, cell.ci_high, decimals)}]" * interval or text
 
 
 def improvements() -> dict[str, Metric]:

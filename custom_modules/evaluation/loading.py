@@ -24,6 +24,7 @@ from custom_modules.hparams import (
     DATA_ROOT_VARIABLE,
     HPARAMS_FILE,
     load_experiment,
+    read_hparams,
     read_run_options,
     read_yaml,
     split_arguments,
@@ -169,16 +170,20 @@ def find_model(argv: list[str]) -> FoundModel:
     InputError if it is none of these, an override does not fit, or there is no
     checkpoint. Nothing is written by then.
     """
-    if argv and Path(argv[0]).is_dir():
-        hparams_file = Path(argv[0]) / HPARAMS_FILE
-        if not hparams_file.exists():
-            raise InputError(
-                f"{argv[0]}: holds no {HPARAMS_FILE}; name a results folder, an "
-                "exported folder or an hparams file"
-            )
-        if "checkpointer" not in read_yaml(hparams_file):
-            return _exported(argv)
-        argv = [str(hparams_file), f"--output_folder={argv[0]}", *argv[1:]]
+    wanted = "a results folder, an exported folder or an hparams file"
+    if not argv or argv[0].startswith("--"):
+        raise InputError(f"the first argument must be {wanted}; see --help")
+    file = Path(argv[0])
+    if is_folder := file.is_dir():
+        file = file / HPARAMS_FILE
+        if not file.exists():
+            raise InputError(f"{argv[0]}: holds no {HPARAMS_FILE}; name {wanted}")
+    if "checkpointer" not in read_hparams(file):
+        if file.name == HPARAMS_FILE:
+            return _exported([str(file.parent), *argv[1:]])
+        raise InputError(f"{file}: is not of a training; name {wanted}")
+    if is_folder:
+        argv = [str(file), f"--output_folder={argv[0]}", *argv[1:]]
     _, hparams, run_opts, overrides = load_experiment(_with_folders(argv))
     _checkpointer(hparams)  # refuses one without a checkpoint before anything is written
 
@@ -200,8 +205,8 @@ def _with_folders(argv: list[str]) -> list[str]:
 
 
 def _exported(argv: list[str]) -> FoundModel:
-    folder, named = argv[0], [f"{argv[0]}/{HPARAMS_FILE}", *argv[1:]]
-    _, run_arguments, overrides = split_arguments(named, known=EXPORT_KEYS)
+    folder, file = argv[0], f"{argv[0]}/{HPARAMS_FILE}"
+    _, run_arguments, overrides = split_arguments([file, *argv[1:]], known=EXPORT_KEYS)
     run_opts = read_run_options(run_arguments)
     for key in overrides:
         if key not in (*EXPORT_KEYS, *MANIFEST_KEYS.values()):
@@ -210,15 +215,13 @@ def _exported(argv: list[str]) -> FoundModel:
                 f"{', '.join(f'--{name}' for name in EXPORT_KEYS)}"
             )
     check_values(overrides)
-    known = read_yaml(f"{folder}/{HPARAMS_FILE}")
+    known = read_yaml(file)
     hparams = EXPORT_KEYS | {"data_folder": os.environ.get(DATA_ROOT_VARIABLE)}
     hparams["output_folder"] = f"results/{Path(folder).resolve().name}"
     for key in ("task", "sample_rate", "model_name"):
         if key not in known:
-            raise InputError(
-                f"{folder}/{HPARAMS_FILE}: no key {key!r}; is this an exported folder?"
-            )
-        CHECKS[key](f"{folder}/{HPARAMS_FILE}: {key}", known[key])
+            raise InputError(f"{file}: no key {key!r}; is this an exported folder?")
+        CHECKS[key](f"{file}: {key}", known[key])
         hparams[key] = known[key]
     hparams |= overrides
     if not hparams["data_folder"]:

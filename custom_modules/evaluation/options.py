@@ -6,6 +6,7 @@ from custom_modules.errors import OptionParser
 from custom_modules.evaluation.comparison import COMPARISON_FOLDER
 from custom_modules.evaluation.runner import Scope
 from custom_modules.evaluation.testing import chosen_batch_size
+from custom_modules.files import check_output
 from custom_modules.hparams import print_help
 from custom_modules.layout import SUBSETS
 from custom_modules.limits import checked_variants, option
@@ -24,8 +25,9 @@ def split_options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     options.variants = checked_variants(options.variants)
     groups = metric_groups()
     if options.metrics is not None:
-        names = [name for name in options.metrics.split(",") if name]
-        groups = checked_groups(names, "--metrics")
+        groups = checked_groups(options.metrics, "--metrics")
+    if options.output:
+        check_output(options.output)
     options.groups = tuple(g for g in groups if not getattr(options, f"no_{g}"))
     return options, rest
 
@@ -55,12 +57,16 @@ def print_usage(usage: str, argv: list[str]) -> None:
     print_help("Keys and run options as in train.py:", argv)
 
 
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
+
+
 def _parser() -> OptionParser:
     parser = OptionParser(add_help=False, allow_abbrev=False, usage=argparse.SUPPRESS)
     add = parser.add_argument
     add("--variants", default=",".join(VARIANTS), help="such as SER,SE; by default all")
     groups = metric_groups()
-    add("--metrics", help=f"beside SI-SDR; by default {','.join(groups)}")
+    add("--metrics", type=_names, help=f"beside SI-SDR; by default {','.join(groups)}")
     for group in groups:
         headings = [m.heading for m in METRICS.values() if m.group == group]
         add(f"--no_{group}", action="store_true", help=f"no {' or '.join(headings)}")

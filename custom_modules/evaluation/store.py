@@ -1,13 +1,20 @@
 """What was scored so far, so that a killed evaluation goes on where it was."""
 
 import json
+import math
 import os
 from collections.abc import Collection
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+from speechbrain.utils.logger import get_logger
 
 from custom_modules.errors import InputError
 from custom_modules.evaluation.scoring import Failure, MixtureScores, SignalScores
+from custom_modules.files import regular_file
+from custom_modules.metrics import SIGNALS
+
+logger = get_logger(__name__)
 
 #: In the results folder: what was scored, so that a rerun goes on.
 SCORES_FOLDER = "test_scores"
@@ -18,7 +25,8 @@ class ScoreStore:
 
     Processes append to files of their own and read those of all. What a kill cut off
     in the middle of a line is passed over, and scored again. ``key`` names what is
-    evaluated, as :func:`custom_modules.evaluation.record.evaluation_key` does.
+    evaluated, as :func:`custom_modules.evaluation.record.evaluation_key` does; scores
+    that are there and are not of so many ``sources`` are damaged, and passed over.
 
     >>> folder = getfixture("tmp_path")
     >>> store = ScoreStore(folder, key="model1")
@@ -30,8 +38,10 @@ class ScoreStore:
     ['stoi']
     """
 
-    def __init__(self, folder: str | Path, key: str, rank: int = 0) -> None:
-        self.folder, self.key = Path(folder), key
+    def __init__(
+        self, folder: str | Path, key: str, rank: int = 0, sources: int | None = None
+    ) -> None:
+        self.folder, self.key, self.sources = Path(folder), key, sources
         self.path = self.folder / f"{key}.{rank}.jsonl"
         self._file: BinaryIO | None = None
         self._scored: dict[tuple[str, str], dict[str, SignalScores]] = {}
@@ -81,19 +91,21 @@ class ScoreStore:
     def read_all(self) -> None:
         """Takes in what this and other processes have added."""
         for path in sorted(self.folder.glob(f"{self.key}.*.jsonl")):
-            try:
-                lines = path.read_bytes().split(b"\n")
-            except OSError as error:
-                raise InputError(
-                    f"{path}: cannot be read ({error.strerror}); remove it to score again"
-                ) from error
-            for line in lines:
-                try:
-                    record = json.loads(line)
-                    scores = _with_failures(record["scores"])
-                    self._take_in(record["id"], record["variant"], scores)
-                except (ValueError, KeyError, TypeError, AttributeError):
-                    continue  # cut off by a kill, or of an older format
+            *lines, cut = regular_file(path).read_bytes().split(b"\n")
+            damaged = sum(not self._take_line(line) for line in filter(None, lines))
+            if damaged or (cut and not self._take_line(cut)):
+                message = "%s: %d lines are damaged and passed over; what is missing is scored"
+                logger.warning(message, path, damaged + bool(cut))
+
+    def _take_line(self, line: bytes) -> bool:
+        """Whether it holds scores; a kill may have cut it off."""
+        try:
+            record = json.loads(line)
+            scores = _with_failures(record["scores"], self.sources)
+            self._take_in(record["id"], record["variant"], scores)
+        except (AttributeError, LookupError, RecursionError, TypeError, ValueError):
+            return False
+        return True
 
     def _open(self) -> BinaryIO:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -111,12 +123,23 @@ class ScoreStore:
             known.setdefault(name, by_signal)
 
 
-def _with_failures(scores: dict) -> dict[str, SignalScores]:
-    """Scores as JSON keeps them: a failure is a list there."""
+def _with_failures(scores: dict, sources: int | None) -> dict[str, SignalScores]:
+    """Scores as JSON keeps them, a failure as a list; raises if they are none."""
+    signals = set(SIGNALS) if sources and sources > 1 else {"", "_mixture"}
+    for by_signal in scores.values():
+        lengths = {len(of_sources) for of_sources in by_signal.values()}
+        if sources and (set(by_signal) != signals or lengths != {sources}):
+            raise ValueError("not of all signals and sources")
     return {
-        name: {
-            suffix: [Failure(*x) if isinstance(x, list) else x for x in of_sources]
-            for suffix, of_sources in by_signal.items()
-        }
+        name: {suffix: [_score(x) for x in by_source] for suffix, by_source in by_signal.items()}
         for name, by_signal in scores.items()
     }
+
+
+def _score(value: Any) -> float | Failure:
+    if isinstance(value, list):
+        where, reason = value
+        return Failure(str(where), str(reason))
+    if not math.isfinite(value):  # written as a failure
+        raise ValueError("no score")
+    return float(value)

@@ -18,7 +18,8 @@ from custom_modules.evaluation.loading import Model
 from custom_modules.evaluation.record import describe_run, evaluation_key
 from custom_modules.evaluation.runner import BATCH_SIZE, Scope, example_path, score_test_set
 from custom_modules.evaluation.store import SCORES_FOLDER, ScoreStore
-from custom_modules.files import nearest_existing, prepare_folder
+from custom_modules.files import check_output, nearest_existing, prepare_folder
+from custom_modules.limits import check_values
 from custom_modules.metrics import checked_groups
 from custom_modules.mmipc import num_sources
 
@@ -46,7 +47,8 @@ def evaluate_model(
     scope = scope._replace(audio_folder=str(folder / "audio"))
     _check_writable(folder, output)
     key = _shared_key(model, dataset, split, scope.batch_size)
-    store = ScoreStore(folder / SCORES_FOLDER, key, rank_and_processes()[0])
+    rank, sources = rank_and_processes()[0], num_sources(dataset.task)
+    store = ScoreStore(folder / SCORES_FOLDER, key, rank, sources)
     with _explained_failures(model, scope):
         timing = score_test_set(model, dataset, store, scope)
     if not if_main_process():
@@ -66,6 +68,7 @@ def scope_of_training(hparams: dict, progressbar: bool) -> Scope:
     By ``test_metrics``, ``test_batch_size``, ``save_audio``; InputError if one does not
     fit.
     """
+    check_values({key: hparams[key] for key in ("save_audio", "test_batch_size") if key in hparams})
     return Scope(
         groups=checked_groups(hparams["test_metrics"]),
         batch_size=chosen_batch_size(hparams),
@@ -82,25 +85,19 @@ def chosen_batch_size(hparams: dict) -> int:
 
 @contextmanager
 def _explained_failures(model: Model, scope: Scope) -> Iterator[None]:
-    rerun = "What was scored is kept, and the same command goes on from there"
-    size = scope.batch_size
+    rerun, size = "the same command goes on from what was scored", scope.batch_size
+    remedy = f"batches were of {size}: use {scope.size_option}={size // 2}"
     if model.device.type == "cpu":
-        remedy = (
-            "with fewer cores, as by taskset -c 0 before the same command, fewer "
-            f"mixtures are separated and scored at a time. {rerun}"
-        )
+        remedy = f"use fewer cores, as by taskset -c 0 before it; {rerun}"
     elif size == 1:
         remedy = "use --eval_precision=bf16, or --device=cpu"
-    else:
-        remedy = f"batches were of {size}: use {scope.size_option}={size // 2}"
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             raise InputError(f"out of memory in the test; {remedy}") from error
         if is_lost_process(error):
-            message = f"another process of this test has ended. {rerun}"
-            raise InputError(message) from error
+            raise InputError(f"another process of this test has ended; {rerun}") from error
         raise
 
 
@@ -110,9 +107,8 @@ def _check_writable(folder: Path, output: str | Path | None) -> None:
     if not nearest.is_dir():
         raise InputError(f"{nearest}: is a file; choose another --output_folder")
     prepare_folder(folder)
-    if output and Path(output).is_dir():
-        raise InputError(f"--output={output}: is a folder; name a file")
     if output:
+        check_output(output)
         prepare_folder(Path(output).parent)
 
 

@@ -15,14 +15,17 @@ prepare_process(__name__)
 import argparse
 import logging
 import multiprocessing
+import os
 import shutil
 import tempfile
 import warnings
 from collections.abc import Callable
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import soundfile
 import torch
 from speechbrain.dataio.dataloader import make_dataloader
@@ -30,20 +33,25 @@ from speechbrain.nnet.losses import get_si_snr_with_pitwrapper
 from torch import Tensor
 
 from custom_modules.dataio import Manifest, MixtureDataset, collate
+from custom_modules.layout import DRY_LAYERS, LAYERS
 from custom_modules.mmipc import VARIANTS
 from custom_modules.objectives import pit_si_sdr_loss
 from custom_modules.processes import available_cores
 from polsess_prepare import prepare_polsess
-from recipes.benchmark import linked_corpus, measuring
+from recipes.benchmark import measuring
 from recipes.benchmark.measuring import MIB, Row, speeds, time_alternately
 
 SEED = 42
+RATE = 8000  # Hz
+SECONDS = 4
+MIXTURES = 8  # real ones, of which all others are hard links
+INDOOR_SHARE = 0.8  # as in PolSESS
 
 
 def benchmark_prepare(folder: Path, rows: int) -> list[Row]:
     """Times the prepare step against a bare loop that reads the same headers, warm."""
     corpus, manifests, cores = folder / "Links", folder / "manifests", available_cores()
-    files = linked_corpus.make_linked_corpus(corpus, rows)
+    files = make_linked_corpus(corpus, rows)
 
     def prepare(workers: int) -> None:
         prepare_polsess(corpus, manifests, subsets=["train"], workers=workers)
@@ -75,7 +83,7 @@ def benchmark_loading(folder: Path, rows: int, batch_size: int = 8) -> list[Row]
 
 def _prepare_links(folder: Path, rows: int) -> Path:
     """The manifest of a corpus of hard links."""
-    linked_corpus.make_linked_corpus(folder / "Links", rows)
+    make_linked_corpus(folder / "Links", rows)
     prepare_polsess(folder / "Links", folder, subsets=["train"], workers=1)
     return folder / "train.json"
 
@@ -123,8 +131,8 @@ def benchmark_pit(batch: int = 8, time: int = 32_000, repeats: int = 20) -> list
 
 def benchmark_memory(folder: Path, rows: int) -> list[Row]:
     """Memory of a training set, measured in a process of its own."""
-    few, large = _prepare_links(folder, linked_corpus.MIXTURES), folder / "large.json"
-    linked_corpus.repeat_manifest(few, rows, large)
+    few, large = _prepare_links(folder, MIXTURES), folder / "large.json"
+    repeat_manifest(few, rows, large)
     above_import, worker = measuring.in_fresh_process(_measure_memory, large)
     return [
         Row(f"manifest of {rows}, above import", f"{above_import:.0f} MiB"),
@@ -158,6 +166,56 @@ def _resident(kind: str) -> float:
     with open("/proc/self/smaps_rollup", encoding="ascii") as file:
         kib = next(int(line.split()[1]) for line in file if line.startswith(f"{kind}:"))
     return kib / 1024
+
+
+def make_linked_corpus(root: Path, rows: int) -> list[str]:
+    """Makes a training subset of hard links to a few mixtures; returns audio files."""
+    subset = root / "train"
+    for _, folder in LAYERS.values():
+        (subset / folder).mkdir(parents=True, exist_ok=True)
+    originals = [_write_mixture(root, number) for number in range(MIXTURES)]
+    table, files = [], []
+    for number in range(rows):
+        row: dict[str, Any] = {"SSR": number % 11 - 5}
+        row |= {"sceneClass": "bus", "eventClass": "bell"}
+        for speaker in (1, 2):
+            row[f"speech{speaker}OryginalPath"] = f"speaker_{number % 97}/{number}.wav"
+            row[f"speech{speaker}Start"] = 5 * speaker
+            row[f"speech{speaker}End"] = 5 * speaker + SECONDS
+        for layer, original in originals[number % MIXTURES].items():
+            column, folder = LAYERS[layer]
+            row[column] = f"train_{number:06}_{layer}.wav"
+            files.append(str(subset / folder / row[column]))
+            os.link(original, files[-1])
+        table.append(row)
+    path = subset / f"corpus_{root.name}_train_final.csv"
+    pd.DataFrame(table).to_csv(path, index=False)
+    return files
+
+
+def _write_mixture(root: Path, number: int) -> dict[str, Path]:
+    """Writes layers of noise and their sum; returns layer → file."""
+    indoor = number < INDOOR_SHARE * MIXTURES
+    _, *layers = LAYERS if indoor else DRY_LAYERS
+    random = np.random.default_rng(number)
+    signals = random.integers(-2000, 2000, (len(layers), RATE * SECONDS))
+    paths = {}
+    signals = np.vstack([signals.sum(0), signals])
+    for layer, samples in zip(["mix", *layers], signals, strict=True):
+        paths[layer] = root / f"original_{number}_{layer}.wav"
+        soundfile.write(paths[layer], samples.astype(np.int16), RATE)
+    return paths
+
+
+def repeat_manifest(manifest: Path, rows: int, target: Path) -> None:
+    """A manifest of so many rows: those of a linked corpus, again under other names."""
+    entries = manifest.read_text(encoding="utf-8").splitlines()[1:-1]
+    few = len(entries)
+    lines = (
+        entries[n % few].rstrip(",").replace(f"train_{n % few:06}", f"train_{n:06}")
+        for n in range(rows)
+    )
+    target.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 
 def main() -> None:

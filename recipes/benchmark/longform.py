@@ -11,6 +11,7 @@ are its process time, memory is its peak in all, the libraries included.
 """
 
 import argparse
+import math
 import resource
 import tempfile
 import time
@@ -27,6 +28,7 @@ from custom_modules.hub.card import CardFacts
 from custom_modules.hub.folder import write_folder
 from custom_modules.hub.recipe import ModelRecipe
 from custom_modules.inference import PolSESSSeparation
+from custom_modules.markdown import number, table
 from custom_modules.recordings.jobs import Recording
 from custom_modules.recordings.streams import separate_recording
 
@@ -76,26 +78,21 @@ def compare(flat: bool, model: str, minutes: list[float], limit: float) -> None:
     ways = {"SpeechBrain": SepformerSeparation, "PolSESSSeparation": PolSESSSeparation}
     if flat:
         ways = {"separate.py": PolSESSSeparation}
-    print("| minutes | of | audio s per s | peak MiB | of the first one's memory |")
-    print("|--:|---|--:|--:|--:|")
-    first = None
+    lines = [["minutes", "of", "audio s per s", "peak MiB", "of the first one's memory"]]
+    first: float | None = None
     for length in minutes:
         with tempfile.TemporaryDirectory() as folder:
             path = f"{folder}/{length}.wav"  # of noise: what is in it does not matter
-            noise = 0.1 * torch.randn(round(length * 60) * RATE)
-            sf.write(path, noise.numpy(), RATE)
+            sf.write(path, 0.1 * torch.randn(round(length * 60) * RATE).numpy(), RATE)
             for name, kind in ways.items():
-                arguments = (kind, flat, model, path, limit)
-                figures = in_fresh_process(separate_once, *arguments)
-                cells = f"does not fit into {limit:g} GiB | – | –"
-                if figures:
-                    seconds, mib = figures
-                    first = first or mib
-                    cells = f"{length * 60 / seconds:.1f} | {mib:.0f}"
-                    cells += f" | {mib / first:.3f}"
-                first = first or 1024 * limit
-                print(f"| {length:g} | {name} | {cells} |", flush=True)
+                figures = in_fresh_process(separate_once, kind, flat, model, path, limit)
+                seconds, mib = figures or (math.nan, math.nan)  # did not fit into the limit
+                first = first or (mib if figures else 1024 * limit)
+                values = (length * 60 / seconds, 1), (mib, 0), (mib / first, 3)
+                lines.append([f"{length:g}", name, *(number(*value) for value in values)])
+                print(*lines[-1], flush=True)
         first = first if flat else None
+    print(f"\n{table(lines)}\n\nA dash: does not fit into {limit:g} GiB")
 
 
 def main() -> None:

@@ -1,6 +1,8 @@
 """Time and memory of work in a process of its own, and of several ways side by side."""
 
+import argparse
 import multiprocessing
+import os
 import resource
 import statistics
 import sys
@@ -128,6 +130,16 @@ def describe() -> str:
     """The device and the versions that figures belong to."""
     python = ".".join(map(str, sys.version_info[:2]))
     return f"{device_name()}, torch {torch.__version__}, Python {python}"
+
+
+def options_on_cpu(parser: argparse.ArgumentParser, threads: int) -> argparse.Namespace:
+    """The command line, with ``threads`` and ``repeats``; says what is measured on."""
+    parser.add_argument("--threads", type=int, default=threads)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # gpu.py measures there
+    print(f"{describe()}, {options.threads} threads\n")
+    return options
 
 
 class Row(NamedTuple):

@@ -2,18 +2,18 @@
 
     python recipes/benchmark/selective_scan.py --threads 1
 
-On a CPU ``torch``, which Numba compiles there, and its ``eager`` half, for where
-Numba is missing, are compared with the published loop (``reference``, whose backward
-pass is quadratic in time) and with a plain loop over unbound time steps; on CUDA
-the backends that work there are compared, in float32 and bfloat16.
+``torch``, which Numba compiles on a CPU, and its ``eager`` half, for where Numba is
+missing, are compared with the published loop (``reference``, whose backward pass is
+quadratic in time) and with a plain loop over unbound time steps; on a GPU, see gpu.py.
 """
 
 import argparse
+import importlib.util
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from recipes.benchmark.measuring import Work, describe, measure
+from recipes.benchmark.measuring import Work, measure, options_on_cpu
 
 import torch  # isort: skip  (after what sets up the process)
 import torch.nn.functional as F
@@ -85,39 +85,21 @@ def make_scan(way: str, shape: tuple[int, int, int], dtype: str, device: str) ->
     return {"forward": forward, "both": both}
 
 
-def ways_for(sequences: int, device: str) -> list[tuple[str, str]]:
-    """Pairs of a way to scan and a dtype, the slowest last."""
-    if device == "cpu":
-        ways = ["torch", "unbound"]
-        if usable("numba", device):  # else torch is eager
-            ways.insert(1, "eager")
-        if sequences <= REFERENCE_SEQUENCES:
-            ways.append("reference")
-        return [(way, "float32") for way in ways]
-    backends = [x for x in ("triton", "mamba_ssm", "torch") if usable(x, device)]
-    return [(name, dtype) for name in backends for dtype in ("float32", "bfloat16")]
-
-
-def usable(backend: str, device: str) -> bool:
-    """Whether a backend works on a device."""
-    u, A = torch.ones(1, 4, 8, device=device), -torch.ones(4, 2, device=device)
-    B = torch.ones(1, 2, 8, device=device)
-    try:
-        selective_scan(u, u, A, B, B, backend=backend)
-    except (RuntimeError, ValueError):
-        return False
-    return True
+def has_numba() -> bool:
+    """Without it ``torch`` is ``eager``."""
+    return importlib.util.find_spec("numba") is not None
 
 
 def rows_of(shape: tuple[int, int, int], threads: int, repeats: int) -> Iterator[list[str]]:
     """Of the table; in brackets times as much as the first way."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    ways = ["torch", *["eager"] * has_numba(), "unbound"]
+    ways += ["reference"] * (shape[0] <= REFERENCE_SEQUENCES)
     first: dict[str, float] = {}
-    for way, dtype in ways_for(shape[0], device):
+    for way in ways:
         times = 1 if way == "reference" else repeats
-        figures = measure(make_scan, (way, shape, dtype, device), threads, times)
+        figures = measure(make_scan, (way, shape, "float32", "cpu"), threads, times)
         first = first or figures
-        cells = ["×".join(map(str, shape)), way, dtype]
+        cells = ["×".join(map(str, shape)), way, "float32"]
         for name, decimals in (("forward", 3), ("both", 3), ("MiB", 0)):
             ratio = number(figures[name] / first[name], 2)
             cells.append(f"{number(figures[name], decimals)} ({ratio} ×)")
@@ -127,10 +109,7 @@ def rows_of(shape: tuple[int, int, int], threads: int, repeats: int) -> Iterator
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shapes", default=SHAPES, help="sequences x time x channels")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=3)
-    options = parser.parse_args()
-    print(f"{describe()}, {options.threads} threads\n")
+    options = options_on_cpu(parser, threads=1)
     lines = [["shape", "way", "dtype", "forward, s", "both ways, s", "peak MiB"]]
     for text in options.shapes.split(","):
         batch, time, dim = map(int, text.split("x"))

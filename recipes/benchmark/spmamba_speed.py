@@ -2,22 +2,19 @@
 
     python recipes/benchmark/spmamba_speed.py --threads 2
 
-On a CPU the forward pass of the reduced model is compared with the published one,
-whose loop over time takes all sequences at once: with this project's allocator
-settings (``published``) and with glibc's own, as one would meet it (``stock``). In
-slices, as this model takes sequences, the loop is ``reference``. ``linear`` is the
-model with PyTorch's linear layers in place of its projections. Training steps with
-``checkpoint_blocks`` are measured for the reduced and the paper's size. On CUDA it
-is training steps: both sizes, batch 1 and 4, float32 and bfloat16, every backend
-that works there, and at batch 1 a plain autograd loop over time (``unbound``).
+The forward pass of the reduced model is compared with the published one, whose loop
+over time takes all sequences at once: with this project's allocator settings
+(``published``) and with glibc's own, as one would meet it (``stock``). In slices, as
+this model takes sequences, the loop is ``reference``. ``linear`` is the model with
+PyTorch's linear layers in place of its projections. Training steps with
+``checkpoint_blocks`` are measured for both sizes. On a GPU, see gpu.py.
 """
 
 import argparse
-import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from recipes.benchmark.measuring import Work, describe, measure, training_step
+from recipes.benchmark.measuring import Work, measure, options_on_cpu, training_step
 
 import torch  # isort: skip  (after what sets up the process)
 
@@ -25,7 +22,7 @@ from custom_modules.markdown import number, table
 from custom_modules.models import gridnet, mamba
 from custom_modules.models.spmamba import SPMamba
 from custom_modules.startup import keep_freed_blocks
-from recipes.benchmark.selective_scan import unbound_scan, usable
+from recipes.benchmark.selective_scan import has_numba
 
 SAMPLES = 32_000  # 4 s
 SIZES: dict[str, dict[str, Any]] = {
@@ -36,87 +33,48 @@ SIZES: dict[str, dict[str, Any]] = {
 Case = tuple[str, Callable[..., Work], tuple, int]
 
 
-def make_model(size: str, way: str, device: str, checkpoint_blocks: bool = False) -> SPMamba:
-    """A model whose scan goes one way, in a process that makes no other.
+def make_forward(size: str, way: str) -> Work:
+    """A forward pass without gradients, in a process that makes no other.
 
-    A backend or, as said above, ``published``, ``stock``, ``linear`` or ``unbound``.
+    The scan goes by a backend or, as said above, ``published``, ``stock``, ``linear``.
     """
-    backend = {"linear": "auto", "unbound": "auto"}.get(way, way)
+    backend = "auto" if way == "linear" else way
     if way == "stock":
         keep_freed_blocks(32 << 20)
     if way in ("published", "stock"):
         backend, gridnet.CPU_POINTS = "reference", 1 << 62
     elif way == "linear":
         mamba.suits_onednn = lambda x: False
-    elif way == "unbound":
-        mamba.selective_scan = lambda *x, backend, **rest: unbound_scan(*x, **rest)
-    model = SPMamba(2, **SIZES[size], checkpoint_blocks=checkpoint_blocks, scan_backend=backend)
-    return model.to(device)
+    model = SPMamba(2, **SIZES[size], scan_backend=backend).eval()
+    mixture = torch.randn(1, SAMPLES)
+    return {"seconds": torch.no_grad()(lambda: model(mixture))}
 
 
-def make_forward(size: str, way: str, device: str) -> Work:
-    """A forward pass without gradients."""
-    model = make_model(size, way, device).eval()
-    mixture = torch.randn(1, SAMPLES, device=device)
-
-    @torch.no_grad()
-    def forward() -> None:
-        model(mixture)
-
-    return {"seconds": forward}
-
-
-def make_step(
-    size: str, way: str, device: str, batch: int, dtype: str, checkpoint_blocks: bool
-) -> Work:
+def make_step(size: str) -> Work:
     """A training step."""
-    model = make_model(size, way, device, checkpoint_blocks)
+    model = SPMamba(2, **SIZES[size], checkpoint_blocks=True, scan_backend="torch")
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    targets = torch.randn(batch, SAMPLES, 2, device=device)
-    step = training_step(model, optimizer, targets, getattr(torch, dtype))
-    return {"seconds": step}
+    return {"seconds": training_step(model, optimizer, torch.randn(1, SAMPLES, 2))}
 
 
-def on_cpu(options: argparse.Namespace) -> Iterator[Case]:
+def cases(options: argparse.Namespace) -> Iterator[Case]:
     """The forward pass beside the published loop's, and training steps."""
-    ways = dict.fromkeys(("torch", "linear"), options.repeats)
-    if usable("numba", "cpu"):  # else torch is eager
-        ways["eager"] = options.repeats
+    ways = dict.fromkeys(("torch", "linear", *["eager"] * has_numba()), options.repeats)
     if not options.no_reference:
         # The loop takes a minute: once is enough, after the warm-up.
         ways |= dict.fromkeys(("reference", "published", "stock"), 1)
     for way, repeats in ways.items():
-        yield f"forward, reduced, {way}", make_forward, ("reduced", way, "cpu"), repeats
+        yield f"forward, reduced, {way}", make_forward, ("reduced", way), repeats
     for size in SIZES:
-        name = f"training step, {size}, batch 1, torch, checkpointed"
-        yield name, make_step, (size, "torch", "cpu", 1, "float32", True), 1
-
-
-def on_cuda(options: argparse.Namespace) -> Iterator[Case]:
-    """Training steps of both sizes, with every backend that works."""
-    backends = [x for x in ("triton", "mamba_ssm", "torch") if usable(x, "cuda")]
-    dtypes = ("float32", "bfloat16")
-    cases = [
-        *itertools.product(SIZES, (1, 4), backends, dtypes, (False, True)),
-        ("reduced", 1, "unbound", "float32", False),
-    ]
-    for size, batch, way, dtype, checkpointed in cases:
-        arguments = (size, way, "cuda", batch, dtype, checkpointed)
-        name = f"training step, {size}, batch {batch}, {way}, {dtype}"
-        name += ", checkpointed" if checkpointed else ""
-        yield name, make_step, arguments, options.repeats
+        yield f"training step, {size}, batch 1, torch, checkpointed", make_step, (size,), 1
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--no_reference", action="store_true", help="leave the published loop out")
-    options = parser.parse_args()
-    print(f"{describe()}, {options.threads} threads\n")
+    options = options_on_cpu(parser, threads=2)
     lines = [["what", "process s", "clock s", "peak MiB"]]
-    cases = on_cuda(options) if torch.cuda.is_available() else on_cpu(options)
-    for name, make, arguments, repeats in cases:
+    for name, make, arguments, repeats in cases(options):
         figures = measure(make, arguments, options.threads, repeats)
         seconds = (number(figures[key], 2) for key in ("seconds", "wall seconds"))
         lines.append([name, *seconds, number(figures["MiB"], 0)])

@@ -13,9 +13,10 @@ from custom_modules.startup import prepare_process
 prepare_process(__name__)
 
 import sys
+from pathlib import Path
 
 from custom_modules.errors import OptionParser, exit_cleanly
-from custom_modules.files import atomic_path
+from custom_modules.files import check_output
 
 
 def main(argv: list[str]) -> None:
@@ -28,12 +29,12 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--score", choices=("si_sdr", "si_sdri"), default="si_sdri")
     options = parser.parse_args(argv)
 
-    from custom_modules.curves import plot_histories, read_histories
+    check_output(options.output)
+
+    from custom_modules.curves import plot_histories, read_histories, save
 
     figure = plot_histories(read_histories(options.results), options.score)
-    with atomic_path(options.output) as path:
-        figure.savefig(path, format="png", dpi=120)
-    print(options.output)
+    print(save(figure, Path(options.output)))
 
 
 if __name__ == "__main__":

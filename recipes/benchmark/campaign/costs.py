@@ -68,7 +68,9 @@ def count_macs(separator: nn.Module, samples: int) -> float:
     return counter.get_total_flops() / 2
 
 
-def make_work(hparams_file: str, options: Sequence[str], training: bool) -> Work:
+def make_work(
+    hparams_file: str, options: Sequence[str], training: bool, compiled: bool = False
+) -> Work:
     """A training step as the hparams want it, or a forward pass of one mixture."""
     hparams = load_model(hparams_file, options)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -78,6 +80,8 @@ def make_work(hparams_file: str, options: Sequence[str], training: bool) -> Work
         mixture = torch.randn(1, int(SECONDS * rate), device=device)
         return {"seconds": torch.no_grad()(lambda: separator(mixture))}
     optimizer = hparams["opt_class"](separator.parameters())
+    if compiled:
+        separator.compile()
     samples = int((hparams["segment_seconds"] or SECONDS) * rate)
     shape = (hparams["batch_size"], samples, hparams["num_sources"])
     targets = torch.randn(shape, device=device)

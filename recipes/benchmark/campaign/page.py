@@ -9,7 +9,7 @@ import pandas as pd
 
 from custom_modules import markdown
 from custom_modules.errors import InputError
-from custom_modules.evaluation.comparison import improvements, mean_over_seeds
+from custom_modules.evaluation.comparison import improvements, scores_by
 from custom_modules.evaluation.summary import ALL_MIXTURES
 from custom_modules.tabular import write_text
 
@@ -54,39 +54,15 @@ def around_marks(page: str | Path, name: str) -> tuple[str, str]:
 def _sections(folder: Path) -> list[str]:
     """The tables of a campaign in Markdown, each with what made it."""
     scores, costs, runs = (pd.read_csv(folder / f) for f in (COMPARISON, COSTS, RUNS))
-    by_variant = _score_table(scores[scores.metric == "si_sdri"], "variant")
-    by_metric = _score_table(scores[scores.variant == ALL_MIXTURES], "metric")
+    of_all = scores[(scores.variant == ALL_MIXTURES) & scores.metric.isin(improvements())]
+    by_variant = scores_by(scores[scores.metric == "si_sdri"], "variant", intervals=True)
+    by_metric = scores_by(of_all, "metric", intervals=True)
     made_by = _made_by(json.loads((folder / RECORD).read_text(encoding="utf-8")))
     return [
         *("#### SI-SDRi by variant, dB", by_variant, made_by),
         *("#### Every metric's improvement, over all mixtures", by_metric, made_by),
         *("#### What it costs", _cost_table(costs, runs), made_by),
     ]
-
-
-def _score_table(scores: pd.DataFrame, key: str) -> str:
-    """A row for each value of the column ``key``, a column for each architecture.
-
-    A cell is the mean ± the standard deviation over seeds, and the 95 % bootstrap
-    interval of the mean.
-    """
-    scores = scores[scores.metric.isin(improvements())]
-    models = list(dict.fromkeys(scores.model))
-    lines = [[key, "n", *models]]
-    for row, part in scores.groupby(key, sort=False):
-        name = improvements()[row].heading if key == "metric" else row
-        by_model = part.set_index("model")
-        cells = [_score_cell(by_model.loc[model]) for model in models]
-        lines.append([name, str(part.n.iloc[0]), *cells])
-    return markdown.table(lines)
-
-
-def _score_cell(cell: pd.Series) -> str:
-    if pd.isna(cell["mean"]):
-        return markdown.DASH
-    decimals = improvements()[cell.metric].decimals
-    interval = markdown.interval(cell.ci_low, cell.ci_high, decimals)
-    return f"{mean_over_seeds(cell, decimals)} [{interval}]"
 
 
 def _cost_table(costs: pd.DataFrame, runs: pd.DataFrame) -> str:

@@ -6,6 +6,7 @@ import logging
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,10 +64,12 @@ class Run(NamedTuple):
         return json.dumps(identity, indent=1) + "\n"
 
     def steps_done(self) -> int:
-        """Steps behind the newest checkpoint; 0 without one."""
-        states = self.folder.glob("save/CKPT+*/brain.ckpt")
-        loaded = (yaml.safe_load(state.read_text(encoding="utf-8")) for state in states)
-        return max((state["optimizer_step"] for state in loaded), default=0)
+        """Steps behind the newest checkpoint; 0 without one, or if it is damaged."""
+        steps = [0]
+        for state in self.folder.glob("save/CKPT+*/brain.ckpt"):
+            with suppress(OSError, LookupError, TypeError, ValueError, yaml.YAMLError):
+                steps.append(int(yaml.safe_load(state.read_bytes())["optimizer_step"]))
+        return max(steps)
 
 
 def plan(
