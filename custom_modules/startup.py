@@ -103,6 +103,8 @@ def _leave_in_time(reader: int) -> None:
 
 def _leave() -> NoReturn:
     """Ends this process and its workers: no destructor has a word."""
+    with suppress(ValueError):  # of another thread
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's raises
     multiprocessing = sys.modules.get("multiprocessing")
     for child in multiprocessing.active_children() if multiprocessing else ():
         child.kill()
@@ -123,5 +125,7 @@ def _leave_signals_to_parent() -> None:
 def _report_unraisable(problem: Any) -> None:
     if _interrupted and issubclass(problem.exc_type, KeyboardInterrupt):
         _leave()  # raised in a destructor, which swallows it
-    if not _interrupted:
+    # One that could not start its workers; why, is told.
+    half_made = "_MultiProcessingDataLoaderIter" in repr(problem.object)
+    if not (_interrupted or half_made):
         sys.__unraisablehook__(problem)
