@@ -142,9 +142,7 @@ def test_a_worker_without_shared_memory_says_so(manifest):
     loader = DataLoader(
         dataset(manifest), num_workers=1, collate_fn=collate, worker_init_fn=without_room
     )
-    with pytest.raises(
-        InputError, match=r"no shared memory for a batch \(File too large .*\); use"
-    ):
+    with pytest.raises(InputError, match=r"no shared memory for a batch \(File too large"):
         next(iter(loader))
 
 

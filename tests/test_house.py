@@ -22,7 +22,7 @@ RANKS = (
     "evaluation recordings hub tuning",
     "brain steps training_log trackers curves checkpoints inference dataio manifest corpus",
     "models objectives metrics longform",
-    "mmipc audio selective_scan hparams limits distributed markdown weights",
+    "mmipc audio selective_scan hparams limits distributed markdown",
     "processes layout tabular",
     "errors files",
     "startup",
