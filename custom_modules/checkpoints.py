@@ -1,16 +1,18 @@
 """Checkpoints that are whole or not there."""
 
+import hashlib
 import json
 import logging
 import os
 import shutil
-import zlib
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Mapping, Sequence
+from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from speechbrain.utils.checkpoints import (
     CKPT_PREFIX,
     METAFNAME,
@@ -24,14 +26,13 @@ from torch import Tensor
 
 from custom_modules.errors import InputError
 from custom_modules.files import PARTIAL_SUFFIX, nearest_existing, regular_file
-from custom_modules.weights import read_weights
 
 logger = get_logger(__name__)
 
 #: What to do where there is no checkpoint.
 TRAIN_FIRST = "train first (--debug keeps none without --debug_persistently)"
 
-#: In a checkpoint: file → its CRC-32.
+#: In a checkpoint: file → its SHA-256.
 SUMS_FILE = "sums.json"
 
 # Of the RuntimeErrors that torch's writer raises.
@@ -51,7 +52,7 @@ class AtomicCheckpointer(Checkpointer):
         # SpeechBrain makes the folder that it is given at once; this one is there.
         super().__init__(Path.cwd(), *args, **kwargs)
         self.checkpoints_dir = Path(checkpoints_dir)
-        self._read: dict[Path, bool] = {}
+        self._as_written = cache(_as_written)  # each file is read once
         self._told: set[Path] = set()
 
     def save_checkpoint(
@@ -64,6 +65,10 @@ class AtomicCheckpointer(Checkpointer):
         try:
             self.checkpoints_dir.mkdir(parents=True, exist_ok=True)
             checkpoint = super().save_checkpoint(*args, verbosity=logging.DEBUG, **kwargs)
+            ddp_barrier()  # other processes may still be writing
+            if checkpoint is not None:
+                checkpoint = _give_name(checkpoint)
+                logger.log(verbosity, "Saved a checkpoint in %s", checkpoint.path)
         except (OSError, RuntimeError) as error:
             of_torch = any(sign in str(error) for sign in _TORCH_CANNOT_WRITE)
             if not (isinstance(error, OSError) or of_torch):
@@ -72,29 +77,25 @@ class AtomicCheckpointer(Checkpointer):
                 f"{self.checkpoints_dir}: a checkpoint cannot be written ({error}); "
                 "check permissions and free space. The checkpoints before it are whole"
             ) from error
-        ddp_barrier()  # other processes may still be writing
-        if checkpoint is not None:
-            checkpoint = _give_name(checkpoint)
-            logger.log(verbosity, "Saved a checkpoint in %s", checkpoint.path)
         ddp_barrier()  # or they would list checkpoints without this one
         return checkpoint
 
     def list_checkpoints(self) -> list[Checkpoint]:
-        """The checkpoints that have all their files, as SpeechBrain lists them."""
-        folders = [f for f in self._list_checkpoint_dirs() if self._is_whole(f, self._lacks(f))]
+        """Those that SpeechBrain can list; what else is in them is not read yet."""
+        folders = [f for f in self._list_checkpoint_dirs() if self._is_whole(f, [METAFNAME])]
         return self._construct_checkpoint_objects(folders)
 
     def find_checkpoints(
         self, *args: Any, max_num_checkpoints: int | None = None, **kwargs: Any
     ) -> list[Checkpoint]:
-        """As in SpeechBrain; those whose files are as they were written."""
-        checkpoints = super().find_checkpoints(*args, **kwargs)
-        return [c for c in checkpoints if self._is_sound(c)][:max_num_checkpoints]
+        """As in SpeechBrain, but whole ones; no more is read than it takes."""
+        ranked = super().find_checkpoints(*args, **kwargs)
+        whole = (c for c in ranked if self._is_whole(c.path, self._files(c)))
+        return list(islice(whole, max_num_checkpoints))
 
     def find_checkpoint(self, *args: Any, **kwargs: Any) -> Checkpoint | None:
-        """The first of them; no more files are read than it takes."""
-        checkpoints = super().find_checkpoints(*args, **kwargs)
-        return next(filter(self._is_sound, checkpoints), None)
+        """The first of :meth:`find_checkpoints`."""
+        return next(iter(self.find_checkpoints(*args, max_num_checkpoints=1, **kwargs)), None)
 
     def recover_if_possible(self, *args: Any, **kwargs: Any) -> Checkpoint | None:
         """As in SpeechBrain; refuses a folder none of whose checkpoints is whole."""
@@ -120,10 +121,7 @@ class AtomicCheckpointer(Checkpointer):
             raise _misfit(checkpoint) from error
 
     def check_fit(self, name: str) -> None:
-        """Refuses a folder whose newest checkpoint has other shapes in this module.
-
-        And one none of whose checkpoints is whole.
-        """
+        """Refuses a newest checkpoint of other shapes in this module, and if none is whole."""
         self._refuse_if_lost()
         newest = self.find_checkpoint()
         if newest is None:
@@ -147,37 +145,24 @@ class AtomicCheckpointer(Checkpointer):
     def _custom_checkpoint_dirpath(self, name: str) -> Path:
         return _partial(super()._custom_checkpoint_dirpath(name))
 
-    def _lacks(self, folder: Path) -> str:
-        """The first of its files that is not there or empty, or not that of a checkpoint."""
-        names = (name for name in self.recoverables if not self._is_optional(name))
-        for name in (METAFNAME, *(f"{name}{PARAMFILE_EXT}" for name in names)):
-            file = folder / name
-            if not (file.exists() and file.stat().st_size):
-                return name
-        return "" if self._as_written(folder / METAFNAME) else METAFNAME
+    def _files(self, checkpoint: Checkpoint) -> list[str]:
+        """Names of those that are needed, or there."""
+        return [
+            name + PARAMFILE_EXT
+            for name in self.recoverables
+            if name in checkpoint.paramfiles
+            # SpeechBrain treats these two kinds as optional, too.
+            or not (self.optional_recoverables.get(name) or "dataloader" in name)
+        ]
 
-    def _is_sound(self, checkpoint: Checkpoint) -> bool:
-        files = (f for name, f in checkpoint.paramfiles.items() if name in self.recoverables)
-        changed = (file.name for file in files if not self._as_written(file))
-        return self._is_whole(checkpoint.path, next(changed, ""))
-
-    def _is_whole(self, folder: Path, flaw: str) -> bool:
-        """Tells of a flaw, once."""
-        if flaw and folder not in self._told:
+    def _is_whole(self, folder: Path, names: Sequence[str]) -> bool:
+        """Whether files are as they were written; the first that is not is told, once."""
+        changed = next((name for name in names if not self._as_written(folder / name)), None)
+        if changed and folder not in self._told:
             message = "%s is not whole (%s is not as it was written) and is passed over; delete it"
-            logger.warning(message, folder, flaw)
+            logger.warning(message, folder, changed)
             self._told.add(folder)
-        return not flaw
-
-    def _as_written(self, file: Path) -> bool:
-        """Whether a file has its sum; each is read once."""
-        if file not in self._read:
-            self._read[file] = _as_written(file)
-        return self._read[file]
-
-    def _is_optional(self, name: str) -> bool:
-        """SpeechBrain treats these two kinds as optional, too."""
-        return bool(self.optional_recoverables.get(name)) or "dataloader" in name
+        return changed is None
 
     def _partial_paths(self) -> list[Path]:
         return list(self.checkpoints_dir.glob(f".{CKPT_PREFIX}*{PARTIAL_SUFFIX}"))
@@ -210,30 +195,22 @@ def _partial(path: Path) -> Path:
 
 
 def _as_written(file: Path) -> bool:
-    """By its sum; checkpoints of earlier versions have none, and what torch wrote is read."""
+    """By its sum. Earlier versions wrote none: what torch wrote has an end at least."""
     sums = file.with_name(SUMS_FILE)
     try:
         regular_file(file)
         if sums.exists():
             return bool(json.loads(regular_file(sums).read_bytes())[file.name] == _sum_of(file))
-        if file.name == METAFNAME:
-            meta = yaml.safe_load(file.read_bytes())
-            return {"unixtime", "end-of-epoch"} <= set(meta)
         with open(file, "rb") as stream:
-            of_torch = stream.read(2) == b"PK"
-        values = read_weights(file) if of_torch else {}
-    except (InputError, ValueError, TypeError, LookupError, RecursionError, yaml.YAMLError):
+            start = stream.read(2)
+        return zipfile.is_zipfile(file) if start == b"PK" else bool(start)
+    except (InputError, ValueError, TypeError, LookupError, RecursionError):
         return False
-    tensors = filter(torch.is_tensor, values.values() if isinstance(values, Mapping) else ())
-    return all(bool(value.isfinite().all()) for value in tensors)
 
 
-def _sum_of(file: Path) -> int:
-    total = 0
+def _sum_of(file: Path) -> str:
     with open(file, "rb") as stream:
-        while block := stream.read(1 << 20):
-            total = zlib.crc32(block, total)
-    return total
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _give_name(checkpoint: Checkpoint) -> Checkpoint:

@@ -19,9 +19,11 @@ from speechbrain.dataio.dataio import _recursive_format
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.data_utils import batch_pad_right
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from custom_modules import mmipc
 from custom_modules.audio import cancel, read_layer
+from custom_modules.distributed import FEWER_WORKERS
 from custom_modules.errors import InputError
 from custom_modules.limits import checked_variants
 from custom_modules.mmipc import VARIANTS, variants_of
@@ -199,7 +201,20 @@ def collate(items: Sequence[dict]) -> PaddedBatch:
         for item in items
         for variant, mixture in zip(item["variants"], item["mixtures"], strict=True)
     ]
-    return PaddedBatch(examples, padding_func=_stack_or_pad)
+    batch = PaddedBatch(examples, padding_func=_stack_or_pad)
+    if get_worker_info() is not None:
+        _share(batch)
+    return batch
+
+
+def _share(batch: PaddedBatch) -> None:
+    """Moves a worker's batch where it must go anyway; later, an error there is a standstill."""
+    try:
+        for value in filter(torch.is_tensor, (*batch.mixture, *batch.targets)):
+            value.share_memory_()
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0].rpartition(": ")[2]
+        raise InputError(f"no shared memory for a batch ({reason}); {FEWER_WORKERS}") from error
 
 
 def _stack_or_pad(signals: list[Tensor]) -> tuple[Tensor, Tensor | list[float]]:

@@ -13,7 +13,7 @@ from speechbrain.utils.distributed import is_distributed_initialized
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.run_opts import RunOptions
 
-from custom_modules.errors import InputError
+from custom_modules.errors import InputError, raised_in
 from custom_modules.limits import check_values, option
 
 logger = get_logger(__name__)
@@ -21,6 +21,10 @@ logger = get_logger(__name__)
 # A CPU's allocator, cuBLAS and cuDNN raise a plain RuntimeError.
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 _LOST_PROCESS = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+#: For want of shared memory.
+FEWER_WORKERS = (
+    "use a smaller --num_workers, 0 needs none, or a larger /dev/shm (docker run --shm-size=2g)"
+)
 _RERUN = "Nothing is lost: the same command goes on from the last checkpoint"
 
 
@@ -110,8 +114,12 @@ def explained_failures(hparams: Mapping[str, Any]) -> Iterator[None]:
     """Turns running out of memory, and a lost process, into one line with a remedy."""
     try:
         yield
-    except RuntimeError as error:
-        if is_out_of_memory(error):
+    except (OSError, RuntimeError) as error:
+        if _is_of_workers(error):
+            message = f"a worker that loads data died, or cannot start; {FEWER_WORKERS}"
+        elif isinstance(error, OSError):
+            raise
+        elif is_out_of_memory(error):
             message = f"out of memory with {_remedy(hparams)}"
         elif _is_of_the_compiler(error):
             raise InputError(
@@ -136,6 +144,13 @@ def is_lost_process(error: Exception) -> bool:
     """Whether another process of ``torchrun`` could not be reached any more."""
     says_so = any(sign in str(error) for sign in _LOST_PROCESS)
     return isinstance(error, torch.distributed.DistError) or says_so
+
+
+def _is_of_workers(error: Exception) -> bool:
+    """Whether a data loader's process was killed, or semaphores for it have no room."""
+    return str(error).startswith("DataLoader worker (pid") or (
+        isinstance(error, OSError) and raised_in(error, "multiprocessing")
+    )
 
 
 def _is_of_the_compiler(error: Exception) -> bool:

@@ -22,7 +22,7 @@ from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any, TypeVar
 
-from custom_modules.errors import InputError
+from custom_modules.errors import InputError, raised_in
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -89,13 +89,19 @@ def worker_pool(
     # the training script imports.
     methods = multiprocessing.get_all_start_methods()
     fork = multiprocessing.get_context("fork" if "fork" in methods else None)
-    pool = ProcessPoolExecutor(workers, context or fork, initializer, initargs)
     try:
-        yield pool
+        pool = ProcessPoolExecutor(workers, context or fork, initializer, initargs)
+        try:
+            yield pool
+        finally:
+            pool.shutdown(cancel_futures=True)
     except BrokenProcessPool as error:
         raise InputError(f"a worker process died, perhaps for want of memory; {remedy}") from error
-    finally:
-        pool.shutdown(cancel_futures=True)
+    except OSError as error:  # semaphores are in /dev/shm
+        if not raised_in(error, "multiprocessing"):
+            raise
+        reason = f"{error.strerror}; is /dev/shm full?"
+        raise InputError(f"worker processes cannot start ({reason}); {remedy}") from error
 
 
 def map_pieces(

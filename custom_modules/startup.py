@@ -19,7 +19,6 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 #: For what must be undone; a worker, or one long call, may take longer.
 GRACE_SECONDS = 5
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _M_TRIM_THRESHOLD = -1  # glibc's numbers, malloc.h
 _M_MMAP_THRESHOLD = -3
 _ONE_GIB = 1 << 30
@@ -79,9 +78,10 @@ def interruptible() -> Iterator[None]:
 def _answer_signals() -> None:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    for number in _SIGNALS:
-        signal.signal(number, _interrupt)
+    signal.set_wakeup_fd(writer)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as of a shell's background jobs
+            signal.signal(number, _interrupt)
     threading.Thread(target=_leave_in_time, args=(reader,), daemon=True).start()
     os.register_at_fork(after_in_child=_leave_signals_to_parent)
     sys.unraisablehook = _report_unraisable
@@ -99,7 +99,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def _leave_in_time(reader: int) -> None:
     """Ends what does not end by itself: the kernel writes each signal into a pipe."""
-    while os.read(reader, 1)[0] not in _SIGNALS:
+    while os.read(reader, 1)[0] not in (signal.SIGINT, signal.SIGTERM):
         pass
     time.sleep(GRACE_SECONDS)
     _leave()
@@ -107,6 +107,8 @@ def _leave_in_time(reader: int) -> None:
 
 def _leave() -> NoReturn:
     """Ends this process and its workers: no destructor has a word."""
+    with suppress(ValueError):  # of another thread
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's raises
     multiprocessing = sys.modules.get("multiprocessing")
     for child in multiprocessing.active_children() if multiprocessing else ():
         child.kill()
@@ -125,7 +127,9 @@ def _leave_signals_to_parent() -> None:
 
 
 def _report_unraisable(problem: Any) -> None:
-    if _interrupted and issubclass(problem.exc_type, KeyboardInterrupt):
-        _leave()  # raised in a destructor, which swallows it
-    if not _interrupted:
+    if problem.exc_type is KeyboardInterrupt:  # in a destructor, which swallows it
+        _leave()
+    # One that could not start its workers; why, is told.
+    half_made = "_MultiProcessingDataLoaderIter" in repr(problem.object)
+    if not (_interrupted or half_made):
         sys.__unraisablehook__(problem)

@@ -211,10 +211,10 @@ class TrainingLog:
         """Removes epochs that were logged but whose checkpoint was never saved."""
         log = Path(self.train_logger.save_file)
         if log.exists():
-            lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
+            lines = log.read_text("utf-8", "surrogateescape").splitlines(keepends=True)
             with atomic_path(log) as path:
                 kept = [line for line in lines if _epoch_of(line) <= epoch]
-                path.write_text("".join(kept), encoding="utf-8")
+                path.write_text("".join(kept), "utf-8", "surrogateescape")
         self._write([row for row in self.rows() if row["epoch"] <= epoch])
 
     def rows(self) -> list[dict[str, Any]]:

@@ -1,5 +1,8 @@
 """Checkpoints that were cut off are passed over; whole ones are SpeechBrain's."""
 
+import os
+from pathlib import Path
+
 import pytest
 import torch
 from speechbrain.utils.checkpoints import Checkpointer
@@ -79,6 +82,69 @@ def test_folders_that_are_not_whole_are_passed_over(tmp_path, damage):
     newest.unlink() if damage == "remove" else newest.write_bytes(b"")
     checkpointer.recover_if_possible()
     assert model.weight.item() == 1.0
+
+
+def halve(file):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def flip_a_byte(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def make_infinite(file):
+    torch.save({"weight": torch.tensor([[torch.inf]])}, file)
+
+
+def make_a_pipe(file):
+    file.unlink()
+    os.mkfifo(file)
+
+
+def write_text(file):
+    file.write_text("not this")
+
+
+BYTES = [halve, flip_a_byte, write_text, make_a_pipe, Path.unlink]
+#: What happens to a file; whether it is of an earlier version, which wrote no sums.
+DAMAGE = [
+    *[(change, name, False) for name in ("model.ckpt", "CKPT.yaml") for change in BYTES],
+    *[(change, "sums.json", False) for change in BYTES[:-1]],
+    (make_infinite, "model.ckpt", False),
+    *[(change, "model.ckpt", True) for change in (halve, make_a_pipe, Path.unlink)],
+]
+
+
+@pytest.mark.parametrize("best", [{}, {"max_key": "score"}], ids=["newest", "best"])
+@pytest.mark.parametrize(("change", "name", "earlier"), DAMAGE)
+def test_damage_is_told_and_the_checkpoint_before_is_used(
+    tmp_path, caplog, change, name, earlier, best
+):
+    model = model_with(1.0)
+    writer = AtomicCheckpointer(tmp_path, {"model": model})
+    writer.save_checkpoint(meta={"score": 1})
+    torch.nn.init.constant_(model.weight, 2.0)
+    newest = writer.save_checkpoint(meta={"score": 2}).path
+    if earlier:
+        for sums in tmp_path.glob("*/sums.json"):
+            sums.unlink()
+    change(newest / name)
+    reader = AtomicCheckpointer(tmp_path, {"model": model})
+    reader.recover_if_possible(**best)
+    assert model.weight.item() == 1.0
+    reader.recover_if_possible(**best)
+    assert caplog.text.count(f"{newest} is not whole") == 1
+    reader.save_and_keep_only(meta={"score": 0}, max_keys=["score"], importance_keys=[])
+    kept = AtomicCheckpointer(tmp_path, {"model": model})
+    assert {c.meta["score"] for c in kept.find_checkpoints()} == {0, 1}
+
+    for file in tmp_path.glob("*/model.ckpt"):
+        file.unlink()
+    lost = AtomicCheckpointer(tmp_path, {"model": model})
+    with pytest.raises(InputError, match="none of its checkpoints is whole; restore one"):
+        lost.check_fit("model")
 
 
 def test_speechbrains_own_checkpointer_reads_them_and_the_other_way_round(tmp_path):

@@ -1,6 +1,7 @@
 """Mixtures of every variant and task against sums computed independently."""
 
 import json
+import resource
 
 import numpy as np
 import pytest
@@ -130,6 +131,19 @@ def test_workers_that_live_on_see_the_next_epoch(manifest):
         data.set_epoch(epoch)
         seen = {(batch.id[0], batch.variant[0]) for batch in loader}
         assert seen == {(name, variant) for name, variant, _ in drawn(data, epoch)}
+
+
+def test_a_worker_without_shared_memory_says_so(manifest):
+    """Files of a few bytes are all that its system calls may make."""
+
+    def without_room(worker):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (16, 16))
+
+    loader = DataLoader(
+        dataset(manifest), num_workers=1, collate_fn=collate, worker_init_fn=without_room
+    )
+    with pytest.raises(InputError, match=r"no shared memory for a batch \(File too large"):
+        next(iter(loader))
 
 
 def test_mixtures_without_an_allowed_variant_are_left_out(manifest):

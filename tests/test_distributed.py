@@ -16,6 +16,7 @@ from custom_modules.errors import InputError
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"), "--segment_seconds=1"),
         (TorchDynamoException("no backend"), "torch.compile fails .* without --compile"),
         (torch.distributed.DistNetworkError("reset"), "another process"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed"), "num_workers"),
         (RuntimeError("[gloo] Connection closed by peer [::1]"), "another process"),
     ],
 )

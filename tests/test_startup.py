@@ -136,3 +136,20 @@ with exit_cleanly(), worker_pool(1, "again") as pool:
     done = run(program)
     assert done.returncode == 2
     assert done.stderr == "error: a worker process died, perhaps for want of memory; again\n"
+
+
+def test_workers_that_cannot_start_are_one_line():
+    """Semaphores, like pipes, take descriptors."""
+    program = """
+import resource
+with exit_cleanly():
+    resource.setrlimit(resource.RLIMIT_NOFILE, (8, 8))
+    with worker_pool(1, "use fewer") as pool:
+        pool.submit(os.getpid).result()
+"""
+    done = run(program)
+    assert (done.returncode, done.stderr.splitlines()[-1].split(" (")[0]) == (
+        2,
+        "error: worker processes cannot start",
+    )
+    assert done.stderr.endswith("use fewer\n")

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
+from custom_modules.errors import InputError
 from custom_modules.objectives import si_sdr
-from custom_modules.training_log import Averages, EpochCost
+from custom_modules.training_log import Averages, EpochCost, read_history
 
 
 def a_batch(seed, size=6):
@@ -80,3 +81,17 @@ def test_the_cost_of_an_epoch_counts_what_it_took_before():
     cost = EpochCost("cpu", spent=10.0)
     assert cost.seconds() >= 10
     assert cost.peak_memory_gb() > 0
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"epoch\n", b"epoch,valid_si_sdr\n1,2\n2", b"epoch,valid_si_sdr\n1,x\n", b"\xff"],
+)
+def test_a_damaged_history_says_what_to_do(tmp_path, content):
+    path = tmp_path / "history.csv"
+    assert read_history(path) == []
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"{path}: cannot be read .*; restore or remove it"):
+        read_history(path)
+    path.write_text("epoch,valid_si_sdr\n1,-inf\n2,3.5\n")
+    assert [row["epoch"] for row in read_history(path)] == [1, 2]

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.integration import training
+from custom_modules.files import lock
 from tests.manifest.tiny_corpus import TinyCorpus
 
 ROOT = Path(__file__).parents[2]
@@ -91,6 +92,24 @@ def test_a_run_that_diverged_goes_on_from_sound_weights(corpus, tmp_path):
     log = (tmp_path / "train_log.txt").read_text().splitlines()
     assert "lr: 1.000e-03" in log[0]
     assert "lr: 1.000e-04, skipped: 0" in log[1]
+
+
+def test_a_second_training_is_refused_before_it_touches_anything(corpus, tmp_path):
+    folder = tmp_path / "run"
+    with lock(folder):
+        second = train(corpus, folder)
+        assert [path.name for path in folder.iterdir()] == [".lock"]
+    assert second.returncode == 2
+    message = "another command writes into it; wait for its end, or name another folder"
+    assert second.stderr.splitlines()[-1] == f"error: {folder}: {message}"
+
+
+def test_a_damaged_history_is_refused_before_anything_is_touched(corpus, tmp_path):
+    (tmp_path / "history.csv").write_text("epoch\n")
+    done = train(corpus, tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(f"error: {tmp_path / 'history.csv'}: cannot")
+    assert [path.name for path in tmp_path.iterdir()] == ["history.csv"]
 
 
 def final_state(folder):
