@@ -7,6 +7,7 @@ line. Anything else keeps its traceback: it is a bug.
 import argparse
 import math
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
@@ -65,6 +66,13 @@ def exit_cleanly() -> Iterator[None]:
         reason = str(error).split(". ")[0]
         print(f"error: {reason}; use a smaller model, or --device=cpu", file=sys.stderr)
         sys.exit(EXIT_BAD_INPUT)
+
+
+def raised_in(error: Exception, *packages: str) -> bool:
+    """Whether one of these raised an exception itself, and not what it calls."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    name = frame.f_globals["__name__"]
+    return name in packages or name.partition(".")[0] in packages
 
 
 def check_number(

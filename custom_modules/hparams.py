@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import sys
-import traceback
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date
@@ -26,7 +25,7 @@ from speechbrain.utils.distributed import main_process_only
 from speechbrain.utils.run_opts import HELP_TEXTS, RunOptions
 
 from custom_modules.distributed import read_run_options, settle_precision
-from custom_modules.errors import InputError
+from custom_modules.errors import InputError, raised_in
 from custom_modules.files import atomic_path
 from custom_modules.limits import check_values
 
@@ -187,7 +186,7 @@ def _complaints_in_one_line(hparams_file: str | Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not _is_of_the_reader(error):
+        if not raised_in(error, "hyperpyyaml", "ruamel", "yaml"):
             raise
         if "PLACEHOLDER" in str(error):
             key = str(error).split("'")[1]
@@ -197,13 +196,6 @@ def _complaints_in_one_line(hparams_file: str | Path) -> Iterator[None]:
             reason = ": ".join(map(str, error.args)) or str(error)
             reason = " ".join(reason.split())
         raise InputError(f"{hparams_file}: {reason}") from error
-
-
-def _is_of_the_reader(error: Exception) -> bool:
-    """Whether it was raised there, as for a class or a keyword that does not exist."""
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    package = frame.f_globals["__name__"].partition(".")[0]
-    return package in ("hyperpyyaml", "ruamel", "yaml")
 
 
 @main_process_only

@@ -2,29 +2,25 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from huggingface_hub.errors import EntryNotFoundError, HTTPError
+from huggingface_hub.errors import HTTPError
 from speechbrain.inference.interfaces import Pretrained
 from speechbrain.lobes.models import conv_tasnet
 from speechbrain.utils.data_utils import split_path
 from speechbrain.utils.fetching import FetchFrom, FetchSource, fetch
-from speechbrain.utils.superpowers import import_from_path
 from torch import Tensor, nn
 
 from custom_modules.audio import READ_SECONDS, open_audio, read_blocks, resample_blocks
 from custom_modules.errors import InputError
 from custom_modules.longform.stitching import CHUNK_SECONDS, LongForm
 from custom_modules.models.masking import MaskingSeparator, improve_conv_tasnet
+from custom_modules.pretrained import HUB, load_pretrained
 
-INTERFACE_FILE = "custom_interface.py"
 NORMALIZATIONS = ("mixture", "peak", "none")
-_HUB = "hf:"
-_REMOTE = (_HUB, "http:", "https:")
-_FETCHING = ("savedir", "local_strategy", "fetch_config")
+_LOADING = ("hparams_file", "overrides", "trust", "savedir", "fetch_config")
 
 
 class PolSESSSeparation(Pretrained):
@@ -66,22 +62,22 @@ class PolSESSSeparation(Pretrained):
         self._longform("none")  # refuses what does not fit at once
 
     @classmethod
-    def from_hparams(
-        cls, source: str | Path, hparams_file: str = "hyperparams.yaml", **options: Any
-    ) -> Self:
-        """As in SpeechBrain; what the folder brings of the model's code is loaded.
+    def from_hparams(cls, source: str | Path, *args: Any, **options: Any) -> Self:
+        """As in SpeechBrain, from a folder, or ``hf:owner/name`` of a hub with ``trust=True``.
 
-        Folders of SpeechBrain's own separators, which bring none, work as well.
-        ``savedir`` keeps what is downloaded, of each source apart.
+        That runs the code and the YAML that are there. Weights fit exactly, or are refused
+        with InputError; ``savedir`` keeps what is fetched. The other options are this class's.
         """
-        options["savedir"] = _own_folder(options.get("savedir"), source)
-        fetching = {key: options[key] for key in _FETCHING if key in options}
-        interface = None
-        with suppress(ValueError, EntryNotFoundError):  # there is none on the hub
-            interface = fetch(INTERFACE_FILE, source, **fetching)
-        if interface is not None and interface.exists():
-            import_from_path(interface)
-        return super().from_hparams(source, hparams_file, **options)
+        loading = {key: options.pop(key) for key in _LOADING if key in options}
+        hparams = load_pretrained(source, *args, **loading)
+        model = cls(hparams["modules"], hparams, **options)
+        shape = model.estimate(torch.zeros(1, 99)).shape
+        if shape != (1, 99, model.hparams.num_spks):
+            raise InputError(
+                f"{source}: returns {list(shape)} for 99 samples, and num_spks is "
+                f"{model.hparams.num_spks}; export it again"
+            )
+        return model
 
     def estimate(self, mixture: Tensor) -> Tensor:
         """The model's output as it is: neither chunks nor levels.
@@ -173,22 +169,13 @@ class PolSESSSeparation(Pretrained):
 
 
 def _fetch_file(path: str, savedir: str | Path | None) -> Path:
-    """A local file as it is; what is not, downloaded."""
-    if not path.startswith(_REMOTE):
+    """A local file as it is; another, downloaded: names are alike in many places."""
+    if not path.startswith((HUB, "http:", "https:")):
         return Path(path)
-    source, name = split_path(path.removeprefix(_HUB))
-    origin = FetchFrom.HUGGING_FACE if path.startswith(_HUB) else FetchFrom.URI
+    source, name = split_path(path.removeprefix(HUB))
+    place = savedir and Path(savedir, hashlib.sha256(source.encode()).hexdigest()[:12])
+    origin = FetchFrom.HUGGING_FACE if path.startswith(HUB) else FetchFrom.URI
     try:
-        return fetch(name, FetchSource(origin, source), _own_folder(savedir, source))
+        return fetch(name, FetchSource(origin, source), place)
     except (ValueError, OSError, HTTPError) as error:
         raise InputError(f"{path}: cannot be fetched ({error})") from error
-
-
-def _own_folder(savedir: str | Path | None, source: str | Path) -> str | None:
-    """Where in ``savedir`` is kept what is from a source: names are alike in many.
-
-    What is in a folder is read there.
-    """
-    if savedir is None or Path(str(source)).is_dir():
-        return None
-    return f"{savedir}/{hashlib.sha256(str(source).encode()).hexdigest()[:12]}"

@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import os
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -225,10 +224,8 @@ def _exported(argv: list[str]) -> FoundModel:
         from custom_modules.inference import PolSESSSeparation
 
         device, dtype = _placement(run_opts)
-        with tempfile.TemporaryDirectory() as links:
-            separation = PolSESSSeparation.from_hparams(
-                source=folder, savedir=links, run_opts={"device": str(device)}
-            )
+        run_options = {"device": str(device)}
+        separation = PolSESSSeparation.from_hparams(source=folder, run_opts=run_options)
         rate = int(hparams["sample_rate"])
         model = Model(separation.estimate, separation.mods, rate, device, dtype)
         return model, f"exported, {folder}"

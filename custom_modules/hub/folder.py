@@ -21,8 +21,9 @@ from custom_modules.files import PARTIAL_SUFFIX
 from custom_modules.hparams import HPARAMS_FILE
 from custom_modules.hub.card import CardFacts, write_card
 from custom_modules.hub.recipe import ModelRecipe
-from custom_modules.inference import INTERFACE_FILE, PolSESSSeparation
+from custom_modules.inference import PolSESSSeparation
 from custom_modules.models.masking import MaskingSeparator, fold_norm_eps
+from custom_modules.pretrained import INTERFACE_FILE
 
 PROJECT = "custom_modules"
 _ROOT = Path(custom_modules.__file__).parent

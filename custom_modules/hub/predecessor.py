@@ -4,21 +4,17 @@ They hold ``model_state_dict`` and ``config``, whose ``model.model_type`` says w
 ``config.model``'s sections is the model's. Start reading at :func:`read_checkpoint`.
 """
 
-import pickle
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from custom_modules.errors import InputError
+from custom_modules.errors import InputError, check_number
 from custom_modules.mmipc import TASK_SOURCES
 from custom_modules.models.spmamba import convert_state_dict
-
-#: What torch and pickle raise for a damaged file.
-_DAMAGED = (RuntimeError, EOFError, LookupError, ValueError, pickle.UnpicklingError)
+from custom_modules.weights import read_weights
 
 #: What is taken from a model's section; ``ours=theirs`` where the names differ.
 _TAKEN = {
@@ -49,11 +45,21 @@ _RENAMED = {
     "sepformer": (r"\.transformer\.", ".mdl."),
 }
 _TRAINING = {
-    "seed": "seed",
-    "weight_decay": "weight_decay",
-    "max_grad_norm": "grad_clip_norm",
-    "number_of_epochs": "num_epochs",
+    "seed": "training.seed",
+    "weight_decay": "training.weight_decay",
+    "max_grad_norm": "training.grad_clip_norm",
+    "number_of_epochs": "training.num_epochs",
+    "lr": "training.lr",
+    "batch_size": "data.batch_size",
 }
+#: How many of a part there are, each with weights of its own.
+_COUNTS = {"X", "R", "num_blocks", "num_layers", "n_layers"}
+#: What DistributedDataParallel and torch.compile put before names.
+_WRAPPED = re.compile(r"^(module\.)+|(?<![^.])_orig_mod\.(module\.)*")
+_PLAIN = (bool, int, float, str)
+_MOST_CHARACTERS = 200
+_MOST = 10**5  # of any size of a model
+_NONE = object()  # not given
 
 
 @dataclass
@@ -73,15 +79,14 @@ def read_checkpoint(path: str | Path) -> OldCheckpoint:
 
     Raises InputError if it is none, or of a model that this project does not have.
     """
-    saved = _load(path)
-    model_type = _get(path, saved, "config", "model", "model_type")
+    saved = read_weights(path)
+    model_type = _get(path, saved, "config.model.model_type")
     if model_type not in _TAKEN:
         known = ", ".join(sorted(_TAKEN))
         raise InputError(
             f"{path}: model_type {model_type!r} is none of this project's; it can be one of {known}"
         )
-    data = saved["config"].get("data", {})
-    task = data.get("task", "SB")
+    task = _get(path, saved, "config.data.task", default="SB")
     overrides = {"task": task, **_model(path, saved, model_type)}
     sources = overrides.pop("num_sources")
     if sources != TASK_SOURCES.get(task):
@@ -89,7 +94,9 @@ def read_checkpoint(path: str | Path) -> OldCheckpoint:
             f"{path}: task {task!r} and {sources} sources do not belong together; "
             "SB has two sources, EB and ES have one"
         )
-    state_dict = _get(path, saved, "model_state_dict")
+    state_dict = _weights(path, saved)
+    if many := [key for key in sorted(_COUNTS) if overrides.get(key, 0) > len(state_dict)]:
+        raise InputError(f"{path}: {many[0]} is {overrides[many[0]]}, more than it has weights")
     if model_type == "spmamba":
         state_dict = convert_state_dict(state_dict)
     else:
@@ -97,80 +104,89 @@ def read_checkpoint(path: str | Path) -> OldCheckpoint:
         state_dict = {re.sub(old, new, name): v for name, v in state_dict.items()}
     return OldCheckpoint(
         model_type,
-        overrides | _training(saved, data),
+        overrides | _training(path, saved),
         state_dict,
-        int(saved.get("epoch", 0)) + 1,
-        float(saved.get("val_sisdr", float("-inf"))),
-        str((data.get("polsess") or {}).get("data_root", "PolSESS")),
+        _number(path, saved, "epoch", 0, least=0, whole=True) + 1,
+        _number(path, saved, "val_sisdr", -1e9),
+        str(_get(path, saved, "config.data.polsess.data_root", default="PolSESS")),
     )
 
 
-def _load(path: str | Path) -> dict[str, Any]:
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(f"{path}: cannot be read ({reason})") from error
-    except _DAMAGED as error:
-        reason = (str(error).strip().splitlines() or ["empty"])[0][:100]
-        raise InputError(
-            f"{path}: no checkpoint that can be read safely, as plain tensors and "
-            f"numbers ({type(error).__name__}: {reason})"
-        ) from error
-    if not isinstance(saved, dict):
-        raise InputError(f"{path}: holds a {type(saved).__name__}, not a checkpoint")
-    return saved
-
-
-def _get(path: str | Path, saved: dict[str, Any], *keys: str) -> Any:
-    """A value deep inside; the first key that is missing is named."""
-    value: Any = saved
-    for depth, key in enumerate(keys):
-        if not isinstance(value, dict) or value.get(key) is None:
-            raise InputError(
-                f"{path}: has no {'.'.join(keys[: depth + 1])}; is it a checkpoint "
-                "of the predecessor?"
-            )
-        value = value[key]
+def _get(path: str | Path, saved: Any, keys: str, kind: Any = _PLAIN, default: Any = None) -> Any:
+    """A value deep inside, of a kind; the first key that is missing is named."""
+    value, known = saved, ""
+    for key in keys.split("."):
+        value, known = value.get(key) if isinstance(value, dict) else None, f"{known}.{key}"
+        if value is None and default is not None:
+            return default
+        if value is None:
+            raise InputError(f"{path}: has no {known[1:]}; is it a checkpoint of the predecessor?")
+    if not isinstance(value, kind) or (kind is _PLAIN and len(str(value)) > _MOST_CHARACTERS):
+        what = "something else" if kind is _PLAIN else f"a {type(value).__name__}"
+        wanted = "a number or a text" if kind is _PLAIN else f"a {kind.__name__}"
+        raise InputError(f"{path}: {keys} must be {wanted}, and is {what}")
     return value
+
+
+def _number(path: str | Path, saved: Any, keys: str, default: Any = None, **limits: Any) -> Any:
+    value = _get(path, saved, keys, default=default)
+    check_number(f"{path}: {keys}", value, **limits)
+    return value
+
+
+def _weights(path: str | Path, saved: dict[str, Any]) -> dict[str, Tensor]:
+    """The parameters, by the names that they have without what the model was wrapped in."""
+    state_dict = {}
+    for name, value in _get(path, saved, "model_state_dict", dict).items():
+        bare = re.sub(_WRAPPED, "", str(name))
+        if not isinstance(value, Tensor) or bare in state_dict:
+            raise InputError(f"{path}: {bare[:_MOST_CHARACTERS]} is no parameter, or there twice")
+        state_dict[bare] = value
+    return state_dict
 
 
 def _model(path: str | Path, saved: dict[str, Any], model_type: str) -> dict[str, Any]:
     """Overrides that describe the model; refuses what the model here cannot do."""
-    place = ("config", "model", model_type)
+    place = f"config.model.{model_type}"
+    section = _get(path, saved, place, dict)
     pairs = (item.split("=") for item in _TAKEN[model_type].split())
-    overrides = {names[0]: _get(path, saved, *place, names[-1]) for names in pairs}
-    section = _get(path, saved, *place)
+    overrides = {names[0]: _get(path, saved, f"{place}.{names[-1]}") for names in pairs}
+    for key, value in overrides.items():
+        is_switch = isinstance(value, bool)
+        if is_switch != (key == "bidirectional"):
+            raise InputError(f"{path}: {place}: {key} must not be {value!r}")
+        if isinstance(value, int | float) and not is_switch:
+            check_number(f"{path}: {place}: {key}", value, most=_MOST, whole=key in _COUNTS)
     fixed = dict(_FIXED[model_type])
     if model_type != "spmamba":
-        fixed["stride"] = overrides["kernel_size"] // 2
+        size = _number(path, saved, f"{place}.kernel_size", least=2, whole=True)
+        fixed["stride"] = size // 2
     if model_type == "convtasnet":
         # With AMP on, it was trained and evaluated with this epsilon everywhere.
-        use_amp = saved["config"].get("training", {}).get("use_amp")
-        amp_eps = ("config", "training", "amp_eps")
-        overrides["norm_eps"] = float(_get(path, saved, *amp_eps)) if use_amp else 1e-8
+        use_amp = _get(path, saved, "config.training.use_amp", bool, default=False)
+        overrides["norm_eps"] = 1e-8
+        if use_amp:
+            overrides["norm_eps"] = float(_number(path, saved, "config.training.amp_eps", above=0))
     elif model_type == "sepformer":
         fixed["d_model"] = overrides["N"]
-        fixed["hop_size"] = overrides["chunk_size"] // 2
         # Before the predecessor had positional encoding, its files did not mention it.
         position = section.get("use_positional_encoding", False)
         overrides["use_positional_encoding"] = bool(position)
     elif "sample_rate" in section:  # in legacy files of SPMamba alone
-        overrides["sample_rate"] = section["sample_rate"]
-    for name, value in fixed.items():
-        if section.get(name, value) != value:
-            raise InputError(
-                f"{path}: {'.'.join(place)}.{name} is {section[name]}; only {value} can be imported"
-            )
+        overrides["sample_rate"] = _get(path, saved, f"{place}.sample_rate")
+    for name, only in fixed.items():
+        if (value := _get(path, saved, f"{place}.{name}", default=only)) != only:
+            raise InputError(f"{path}: {place}.{name} is {value}; only {only} can be imported")
     return overrides
 
 
-def _training(saved: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+def _training(path: str | Path, saved: dict[str, Any]) -> dict[str, Any]:
     """Settings with which a training goes on."""
-    training = saved["config"].get("training", {})
-    overrides = {ours: training.get(theirs) for ours, theirs in _TRAINING.items()}
-    groups = saved.get("optimizer_state_dict", {}).get("param_groups") or [training]
-    if "lr" in groups[0]:  # where its scheduler had brought it
-        overrides["lr"] = float(groups[0]["lr"])
-    overrides["batch_size"] = data.get("batch_size") or None
-    return {key: value for key, value in overrides.items() if value is not None}
+    overrides = {
+        ours: _get(path, saved, f"config.{theirs}", default=_NONE)
+        for ours, theirs in _TRAINING.items()
+    }
+    groups = _get(path, saved, "optimizer_state_dict.param_groups", list, default=[])
+    if groups:  # where its scheduler had brought it
+        overrides["lr"] = float(_number(path, groups[0], "lr", above=0))
+    return {key: value for key, value in overrides.items() if value is not _NONE}

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.tag import Tag
 from speechbrain.lobes.models.conv_tasnet import EPS as _EPS
-from torch import Tensor, nn
+from torch import nn
 
 from custom_modules import hparams
 from custom_modules.checkpoints import TRAIN_FIRST, AtomicCheckpointer
@@ -22,6 +22,7 @@ from custom_modules.evaluation.record import without_folders
 from custom_modules.hub.card import CardFacts
 from custom_modules.hub.predecessor import OldCheckpoint
 from custom_modules.mmipc import num_sources
+from custom_modules.weights import check_fit, load_exactly
 
 _MASKING = "custom_modules.models.masking.MaskingSeparator"
 #: Our classes whose parameters SpeechBrain's own take unchanged.
@@ -41,10 +42,15 @@ _LEFT_OUT = ("checkpoint_blocks", "scan_backend")
 _PRETRAINER = """\
 modules:
 {}
-# Each module's weights are in <name>.ckpt
+# Each module's weights are in <name>.ckpt, and fit exactly
 pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
   loadables:
+{}  custom_hooks:
 {}"""
+_EXACTLY = """\
+    {}: !name:speechbrain.utils.checkpoints.torch_recovery
+      end_of_epoch: false
+"""
 
 RESULTS_TABLE = "test_summary.md"
 
@@ -120,7 +126,9 @@ class ModelRecipe:
             inner = "" if module == "custom_modules" else f".{module}"
             text = text.replace(f":{module}.", f":{package}{inner}.")
         references = "".join(f"  {name}: !ref <{name}>\n" for name in self._parts)
-        return text + _PRETRAINER.format(references, textwrap.indent(references, "  "))
+        loadables = textwrap.indent(references, "  ")
+        hooks = "".join(map(_EXACTLY.format, self._parts))
+        return text + _PRETRAINER.format(references, loadables, hooks)
 
     def sizes(self) -> str:
         """The hyperparameters of the model, as YAML."""
@@ -216,27 +224,21 @@ def import_old(
     messages. Raises InputError if a parameter does not fit.
     """
     overrides = {**old.overrides, "data_folder": old.data_folder}
+    try:
+        hparams.check_values(hparams.check_overrides(hparams_file, overrides), {})
+    except InputError as error:
+        raise InputError(f"{path}: its config cannot be used: {error}") from error
     recipe = ModelRecipe(str(hparams_file), overrides)
+    from torch._subclasses import FakeTensorMode  # takes a second to import
+
+    # Sizes are compared before they take memory.
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        check_fit(recipe.make_separator(), old.state_dict, path)
     separator = recipe.make_separator()
-    _load_exactly(separator, old.state_dict, path)
+    load_exactly(separator, old.state_dict, path)
     tree = hparams.resolve(str(hparams_file), overrides)
     checkpoint = f"{_describe(old.epoch, old.si_sdr)}; imported"
     return recipe, separator, CardFacts(tree, checkpoint=checkpoint)
-
-
-def _load_exactly(separator: nn.Module, state_dict: dict[str, Tensor], path: str | Path) -> None:
-    """Loads weights; what does not fit is named in one line."""
-    own = {name: list(value.shape) for name, value in separator.state_dict().items()}
-    given = {name: list(value.shape) for name, value in state_dict.items()}
-    names = sorted(n for n in own.keys() | given.keys() if own.get(n) != given.get(n))
-    if names:
-        there, here = given.get(names[0], "missing"), own.get(names[0], "not known")
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        raise InputError(
-            f"{path}: parameter {names[0]}{more}: {there} there, {here} here; its "
-            "config and its weights do not belong together"
-        )
-    separator.load_state_dict(state_dict)
 
 
 def write_results_folder(old: OldCheckpoint, hparams_file: str | Path, folder: str | Path) -> None:

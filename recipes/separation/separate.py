@@ -5,7 +5,8 @@
     python recipes/separation/separate.py exported/dprnn recordings/ '*.flac' \\
         --output_folder out --channels each --device cuda
 
-MODEL is a folder that export.py wrote, or its name on a hub. Each recording becomes
+MODEL is a folder that export.py wrote, or hf:owner/name of a hub, whose code is run
+only with --trust. Each recording becomes
 <name>_s1.wav and <name>_s2.wav, as long as it is and of its sampling rate. A rerun
 skips what the same model and settings have finished, and replaces no file that it did
 not write itself, unless with --overwrite. Several processes share the work under
@@ -50,6 +51,7 @@ def main(argv: list[str]) -> int:
         chunk_seconds=options.chunk_seconds,
         overlap_seconds=options.overlap_seconds,
         batch_size=options.batch_size,
+        trust=options.trust,
     )
     separation = Separation(
         model,
@@ -83,7 +85,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("model", metavar="MODEL", help="folder, or owner/name on a hub")
+    add("model", metavar="MODEL", help="folder, or hf:owner/name of a hub")
+    add("--trust", action="store_true", help="run the code of a hub's MODEL")
     add("inputs", metavar="INPUT", nargs="+", help="files, folders, patterns")
     add("--output_folder", required=True)
     add("--channels", choices=CHANNELS, default="mix", help="of stereo (default: mix)")

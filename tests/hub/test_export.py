@@ -121,7 +121,7 @@ def test_hparams_say_nothing_of_training(exported):
         text = (folder / "hyperparams.yaml").read_text()
         keys = {key.value for key, _ in yaml.compose(text).value[:4]}
         assert keys == {"model_name", "task", "sample_rate", "num_spks"}
-        for word in ("lr:", "epoch", "batch_size", "data_folder", "checkpointer"):
+        for word in ("lr:", "epochs", "batch_size", "data_folder", "checkpointer"):
             assert word not in text
 
 
