@@ -21,7 +21,6 @@ from custom_modules.pretrained import HUB, load_pretrained
 
 NORMALIZATIONS = ("mixture", "peak", "none")
 _LOADING = ("hparams_file", "overrides", "trust", "savedir", "fetch_config")
-_REMOTE = (HUB, "http:", "https:")
 
 
 class PolSESSSeparation(Pretrained):
@@ -170,22 +169,13 @@ class PolSESSSeparation(Pretrained):
 
 
 def _fetch_file(path: str, savedir: str | Path | None) -> Path:
-    """A local file as it is; what is not, downloaded."""
-    if not path.startswith(_REMOTE):
+    """A local file as it is; another, downloaded: names are alike in many places."""
+    if not path.startswith((HUB, "http:", "https:")):
         return Path(path)
     source, name = split_path(path.removeprefix(HUB))
+    place = savedir and Path(savedir, hashlib.sha256(source.encode()).hexdigest()[:12])
     origin = FetchFrom.HUGGING_FACE if path.startswith(HUB) else FetchFrom.URI
     try:
-        return fetch(name, FetchSource(origin, source), _own_folder(savedir, source))
+        return fetch(name, FetchSource(origin, source), place)
     except (ValueError, OSError, HTTPError) as error:
         raise InputError(f"{path}: cannot be fetched ({error})") from error
-
-
-def _own_folder(savedir: str | Path | None, source: str | Path) -> str | None:
-    """Where in ``savedir`` is kept what is from a source: names are alike in many.
-
-    What is in a folder is read there.
-    """
-    if savedir is None or Path(str(source)).is_dir():
-        return None
-    return f"{savedir}/{hashlib.sha256(str(source).encode()).hexdigest()[:12]}"

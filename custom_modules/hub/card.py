@@ -58,7 +58,7 @@ sources = model.separate_batch(mixtures)
 
 Recordings may be of any length, sampling rate and number of channels. They are
 separated in overlapping chunks{order_words}.
-`separate_file` returns sources at about the level that they have in the mixture.
+`separate_file` returns sources at about the level, and with the sign, of the mixture.
 {stock}
 ## Results
 {results}

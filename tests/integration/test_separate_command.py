@@ -172,7 +172,7 @@ def test_processes_share_the_work(folder, tmp_path, monkeypatch, capsys, parts):
     [
         ("separate", ["none", OLD, "--output_folder", "x"], "none: no such folder"),
         ("separate", ["hparams/none", OLD, "--output_folder", "x"], "no such folder"),
-        ("separate", [ROOT, OLD, "--output_folder", "x"], "has no hyperparams.yaml"),
+        ("separate", [ROOT, OLD, "--output_folder", "x"], "hyperparams.yaml: cannot be read"),
         ("separate", ["none", "none", "--output_folder", "x"], "no such file"),
         ("separate", ["none", OLD, "--output_folder", OLD], "cannot be written"),
         ("export", ["hparams/dprnn.yaml", "x", "--output_folder=no"], "no such folder"),
