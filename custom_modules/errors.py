@@ -5,6 +5,7 @@ line. Anything else keeps its traceback: it is a bug.
 """
 
 import argparse
+import errno
 import math
 import sys
 import traceback
@@ -53,7 +54,7 @@ class OptionParser(argparse.ArgumentParser):
 def exit_cleanly() -> Iterator[None]:
     """Turns :class:`InputError` into one line and status 2, Ctrl-C and SIGTERM into 130.
 
-    So is a GPU that has no room even for the model.
+    So are a GPU that has no room even for the model, and a name that no disk can hold.
     """
     try:
         with interruptible():
@@ -66,12 +67,15 @@ def exit_cleanly() -> Iterator[None]:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
-    except RuntimeError as error:
-        # torch's, which this module does not import; no bug, wherever it is raised.
-        if type(error).__name__ != "OutOfMemoryError":
+    except (RuntimeError, OSError) as error:  # no bugs, wherever they are raised
+        if getattr(error, "errno", None) == errno.ENAMETOOLONG:
+            reason = f"{error.filename}: {error.strerror}"
+        # torch's, which this module does not import
+        elif type(error).__name__ == "OutOfMemoryError" or "can't allocate" in str(error):
+            reason = f"{str(error).split('. ')[0]}; use a smaller model, or --device=cpu"
+        else:
             raise
-        reason = str(error).split(". ")[0]
-        print(f"error: {reason}; use a smaller model, or --device=cpu", file=sys.stderr)
+        print(f"error: {reason}", file=sys.stderr)
         sys.exit(EXIT_BAD_INPUT)
 
 

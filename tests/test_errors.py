@@ -1,6 +1,7 @@
 """How bad input ends, and files that are written whole."""
 
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -53,3 +54,11 @@ def test_a_file_is_there_when_it_is_whole(tmp_path):
         assert not target.exists()
     assert target.read_text() == "whole"
     assert list(target.parent.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("name", ["n" * 300, f"{'n' * 5000}/file"])
+def test_a_name_that_no_disk_can_hold_is_no_bug(name, capsys):
+    with pytest.raises(SystemExit) as caught, exit_cleanly():
+        Path(name).is_file()
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == f"error: {name}: File name too long\n"

@@ -451,5 +451,5 @@ def test_a_trained_model_stays_what_it_was(tmp_path):
     check_recorded({"sample_rate": 16000}, tmp_path)  # nothing is trained yet
     (tmp_path / "save" / "CKPT+1").mkdir(parents=True)
     check_recorded({"sample_rate": 8000, "lr": 1.0}, tmp_path)
-    with pytest.raises(InputError, match="--sample_rate=16000: .* was trained with 8000"):
+    with pytest.raises(InputError, match=r"--sample_rate=16000: .* was trained with 8000"):
         check_recorded({"sample_rate": 16000}, tmp_path)
