@@ -1,11 +1,13 @@
 """Writing files so that a killed process never leaves half of one."""
 
 import errno
+import fcntl
+import logging
 import math
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from soundfile import SoundFileError
@@ -20,6 +22,10 @@ _KINDS = (
     (stat.S_ISBLK, "a device"),
     (stat.S_ISSOCK, "a socket"),
 )
+
+logger = logging.getLogger(__name__)
+
+_held: set[int] = set()  # descriptors of this process's locks
 
 
 @contextmanager
@@ -45,6 +51,68 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     finally:
         if partial.exists():
             partial.unlink()
+
+
+@contextmanager
+def lock(folder: str | Path, wait: bool = False, beside: bool = False) -> Iterator[None]:
+    """Holds a folder, made if it is missing, for this command; another is refused, or waits.
+
+    The kernel lets it go when this process dies. Over NFS it holds between machines if the
+    server keeps locks (not with ``nolock``, which keeps them within one machine); a file
+    system without locks is a warning. The first process of torchrun holds it for all. Its file
+    lies in the folder, or ``beside`` one that is renamed, and goes with it, as does a folder
+    that was made for it and is empty.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    folder = Path(folder).absolute()
+    path = folder.with_name(f".{folder.name}.lock") if beside else folder / ".lock"
+    made = [place for place in path.parents if not place.exists()]
+    descriptor = _locked(path, folder, wait)
+    _held.add(descriptor)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # of a folder that is used, or gone
+            path.unlink()
+            for place in made:
+                place.rmdir()
+        _held.discard(descriptor)
+        os.close(descriptor)
+
+
+def _locked(path: Path, folder: Path, wait: bool) -> int:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be written ({error.strerror}); "
+            "check the folder, its permissions and the free space"
+        ) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        os.close(descriptor)
+        raise InputError(
+            f"{folder}: another command writes into it; wait for its end, or name another folder"
+        ) from None
+    except OSError as error:
+        logger.warning("%s: cannot be locked (%s); run one command there", folder, error.strerror)
+    if os.fstat(descriptor).st_nlink:
+        return descriptor
+    os.close(descriptor)  # its holder removed the file when it was done
+    return _locked(path, folder, wait)
+
+
+def _close_locks() -> None:
+    while _held:
+        os.close(_held.pop())
+
+
+# A worker that outlives a killed command for a moment would hold its lock.
+os.register_at_fork(after_in_child=_close_locks)
 
 
 def nearest_existing(path: Path) -> Path:
