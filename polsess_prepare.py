@@ -11,6 +11,11 @@ holds is in :func:`custom_modules.manifest.entries.manifest_entry`.
 A bad row stops the command, after all were listed; so does what subsets share.
 """
 
+from custom_modules.startup import prepare_process
+
+if __name__ == "__main__":
+    prepare_process(__name__)
+
 import argparse
 import logging
 import os

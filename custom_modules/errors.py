@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
+from custom_modules.startup import EXIT_INTERRUPTED, interruptible
+
 EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
 class InputError(Exception):
@@ -40,12 +41,13 @@ class OptionParser(argparse.ArgumentParser):
 
 @contextmanager
 def exit_cleanly() -> Iterator[None]:
-    """Turns :class:`InputError` into one line and exit status 2, Ctrl-C into 130.
+    """Turns :class:`InputError` into one line and status 2, Ctrl-C and SIGTERM into 130.
 
     So is a GPU that has no room even for the model.
     """
     try:
-        yield
+        with interruptible():
+            yield
     except InputError as error:
         # A data loader's worker hands its exception over with its traceback
         # around it; the message is the last line.

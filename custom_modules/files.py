@@ -49,7 +49,7 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
             "check the folder, its permissions and the free space"
         ) from error
     finally:
-        if partial.exists():
+        if os.path.exists(partial):  # Path's own raises, if the name is too long
             partial.unlink()
 
 
@@ -59,11 +59,11 @@ def lock(folder: str | Path, wait: bool = False, beside: bool = False) -> Iterat
 
     The kernel lets it go when this process dies. Over NFS it holds between machines if the
     server keeps locks (not with ``nolock``, which keeps them within one machine); a file
-    system without locks is a warning. The first process of torchrun holds it for all. Its file
-    lies in the folder, or ``beside`` one that is renamed, and goes with it, as does a folder
-    that was made for it and is empty.
+    system without locks is a warning. The first process of torchrun holds it for all, unless
+    they wait. Its file lies in the folder, or ``beside`` one that is renamed, and goes with
+    it, as does a folder that was made for it and is empty.
     """
-    if os.environ.get("RANK", "0") != "0":
+    if os.environ.get("RANK", "0") != "0" and not wait:
         yield
         return
     folder = Path(folder).absolute()

@@ -1,13 +1,11 @@
-"""Processes: how this one starts, those that work for it, and trainings of a search.
+"""Processes that work for this one, and trainings of a search.
 
-Import nothing heavy here: some settings count only before torch is loaded, and worker
-processes must start quickly.
+Import nothing heavy here: worker processes must start quickly.
 """
 
 import contextlib
 import csv
 import ctypes
-import logging
 import math
 import multiprocessing
 import os
@@ -37,32 +35,7 @@ POLL_SECONDS = 0.5
 #: How long a trial may take to end when it is told to.
 GRACE_SECONDS = 10
 
-_M_TRIM_THRESHOLD = -1  # glibc's numbers, malloc.h
-_M_MMAP_THRESHOLD = -3
 _PR_SET_PDEATHSIG = 1  # Linux's, prctl.h
-_ONE_GIB = 1 << 30
-
-
-def prepare_process() -> None:
-    """Sets what must be set before torch is imported. Scripts call it first."""
-    # Idle OpenMP threads sleep: with another job on a core, spinning made training
-    # steps up to 50 times slower.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    for name in ("numba", "matplotlib"):  # thousands of lines for a log file
-        logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("speechbrain.utils.train_logger").addFilter(
-        lambda record: "torchvision" not in record.getMessage()  # nothing needs it
-    )
-    # Page faults of large blocks took up to half of a forward pass.
-    keep_freed_blocks(_ONE_GIB)
-
-
-def keep_freed_blocks(largest: int) -> None:
-    """Has glibc, if it is there, keep freed blocks up to ``largest`` bytes, ≤ 1 GiB."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, largest)
-        mallopt(_M_TRIM_THRESHOLD, min(2 * largest, _ONE_GIB))  # glibc's own ratio
 
 
 def available_cores() -> int:

@@ -21,6 +21,7 @@ from torch import Tensor
 from custom_modules.files import atomic_path
 from custom_modules.mmipc import VARIANTS, is_target
 from custom_modules.objectives import is_silent, si_sdr
+from custom_modules.tabular import read_table
 
 #: Summed over the mixtures of a variant: dB over those that can be scored, their
 #: number, and that of mixtures whose estimate was not finite. The improvement of a
@@ -30,6 +31,9 @@ SCORES = ("si_sdr", "si_sdri", "mixtures", "failed")
 #: Counted alike in every process: steps taken, the sum of their gradient norms, and
 #: steps that were dropped.
 COUNTS = ("steps", "grad_norm", "skipped")
+
+#: In a results folder.
+HISTORY_FILE = "history.csv"
 
 _EPOCH = re.compile(r"epoch: (\d+)")
 
@@ -166,7 +170,7 @@ class TrainingLog:
 
     def __init__(self, train_logger: FileTrainLogger, folder: str | Path) -> None:
         self.train_logger = train_logger
-        self.history = Path(folder) / "history.csv"
+        self.history = Path(folder) / HISTORY_FILE
 
     def add(
         self,
@@ -215,8 +219,7 @@ class TrainingLog:
 
     def rows(self) -> list[dict[str, Any]]:
         """The epochs so far."""
-        there = self.history.exists()
-        return pd.read_csv(self.history).to_dict("records") if there else []
+        return read_history(self.history)
 
     @main_process_only
     def _write(self, rows: list[dict[str, Any]]) -> None:
@@ -224,6 +227,14 @@ class TrainingLog:
             return self.history.unlink(missing_ok=True)
         with atomic_path(self.history) as path:
             pd.DataFrame(rows).to_csv(path, index=False, float_format="%.10g")
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """The epochs of a ``history.csv``; none if it is not there, InputError if it is damaged."""
+    if not path.exists():
+        return []
+    remedy = "restore or remove it to go on; train_log.txt has the epochs, too"
+    return read_table(path, ("epoch", "valid_si_sdr"), remedy=remedy).to_dict("records")
 
 
 def _in_db(stats: Stats) -> dict[str, str]:

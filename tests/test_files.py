@@ -1,4 +1,4 @@
-"""What is no file is told from one before it is opened; locks between real processes."""
+"""What is no file is told from one; locks of folders, between real processes."""
 
 import fcntl
 import os

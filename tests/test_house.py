@@ -22,9 +22,10 @@ RANKS = (
     "evaluation recordings hub tuning",
     "brain steps training_log trackers curves checkpoints inference dataio manifest corpus",
     "models objectives metrics longform",
-    "mmipc audio selective_scan hparams limits distributed markdown",
-    "processes layout decoding",
+    "mmipc audio selective_scan hparams limits distributed markdown weights",
+    "processes layout tabular decoding",
     "errors files",
+    "startup",
 )
 RANK = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms.split()}
 FILE_LINES, FUNCTION_LINES, ANNOTATED = 400, 60, 0.95

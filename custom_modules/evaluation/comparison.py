@@ -1,6 +1,5 @@
 """Several results side by side, as table, CSV and plot."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,11 +13,19 @@ from custom_modules.errors import InputError
 from custom_modules.evaluation import summary
 from custom_modules.evaluation.plots import plot_comparison
 from custom_modules.evaluation.record import RECORD_FILE, command, without_folders
-from custom_modules.files import atomic_path
 from custom_modules.metrics import METRICS, Metric
-from custom_modules.mmipc import VARIANTS
+from custom_modules.mmipc import CANCELLED_LAYERS, VARIANTS
+from custom_modules.tabular import read_record, read_table, write_table, write_text
 
 COMPARISON_FOLDER = "results/comparison"
+
+RESULTS_FILE = "test_results.csv"
+
+#: Of its columns, those that hold no numbers.
+TEXT_COLUMNS = (
+    *("id", "variant", "environment", "genders"),
+    *("scene_class", "event_class", "failures"),
+)
 
 #: What must be the same of all results, and how it is named.
 SHARED = {"task": "tasks", "sample_rate": "sample rates", "split": "splits"}
@@ -47,11 +54,9 @@ def compare_results(
     table = compare(common)
     folder = Path(output_folder)
     for path in (folder / "comparison.csv", *([output] if output else [])):
-        with atomic_path(path) as partial:
-            table.to_csv(partial, index=False, float_format="%.6g")
+        write_table(table, path, digits=6)
     text = report(table, left_out(results, common))
-    with atomic_path(folder / "comparison.md") as path:
-        path.write_text(text, encoding="utf-8")
+    write_text(folder / "comparison.md", text)
     save(plot_comparison(table), folder / "comparison.png")
     print(f"{text}\nTo look at:")
     for name in ("comparison.md", "comparison.png"):
@@ -75,7 +80,10 @@ def read_results(folders: Sequence[str | Path]) -> Results:
         if len(known) > 1:
             values = ", ".join(f"{value} ({known[value]})" for value in sorted(known))
             raise InputError(f"{name} {values} cannot be compared; name results of one of them")
-    seeds = [(record.get("model_name", f), record.get("seed")) for f, (record, _) in runs.items()]
+    seeds = [  # as text, whatever a record says
+        (str(record.get("model_name") or f), record.get("seed") and str(record["seed"]))
+        for f, (record, _) in runs.items()
+    ]
     count = Counter(model for model, _ in seeds)
     apart = {
         model
@@ -92,18 +100,17 @@ def read_results(folders: Sequence[str | Path]) -> Results:
 
 def _read(folder: Path) -> tuple[dict, pd.DataFrame]:
     """The record of a results folder and its scores, over sources."""
-    path = folder / "test_results.csv"
-    try:
-        record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
-        rows = pd.read_csv(path, dtype={"id": str})
-        if not isinstance(record, dict) or not {"id", "variant", "source"} <= set(rows):
-            raise ValueError("neither a record nor scores")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "not as evaluate.py writes it"
-        raise InputError(
-            f"{getattr(error, 'filename', None) or path}: cannot be read ({reason}); "
-            "run evaluate.py first"
-        ) from error
+    path, remedy = folder / RESULTS_FILE, "run evaluate.py first, or again"
+    if not folder.is_dir():
+        raise InputError(f"{folder}: cannot be read (is no results folder); {remedy}")
+    record = read_record(folder / RECORD_FILE, remedy)
+    rows = read_table(path, ("id", "variant", "environment", "source"), TEXT_COLUMNS, remedy)
+    bad = ~(rows.variant.isin(VARIANTS) & rows.environment.isin(CANCELLED_LAYERS))
+    bad |= rows.id.isna() | rows.source.isna()
+    if bad.any():
+        raise InputError(f"{path}, row {bad.idxmax() + 2}: is no row of a test; {remedy}")
+    if rows.groupby(["id", "variant"]).source.nunique().nunique() > 1:
+        raise InputError(f"{path}: lacks sources of some mixtures; {remedy}")
     table = summary.over_sources(rows)
     return record, table.set_index([table.id.to_numpy(), table.variant.to_numpy()])
 

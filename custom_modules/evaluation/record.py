@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from custom_modules.errors import InputError
+from custom_modules.tabular import read_record
+
 if TYPE_CHECKING:
     from custom_modules.dataio import MixtureDataset
     from custom_modules.evaluation.loading import Model
@@ -162,10 +165,9 @@ def git_commit() -> str | None:
 def recorded_corpus(folder: str | Path) -> str | None:
     """The data folder that the results in a folder are of, if they say."""
     try:
-        record = json.loads(Path(folder, RECORD_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_record(Path(folder, RECORD_FILE)).get("data_folder")
+    except InputError:  # none yet, or damaged: it is written again
         return None
-    return record.get("data_folder") if isinstance(record, dict) else None
 
 
 def record_lines(record: dict) -> list[str]:

@@ -1,6 +1,5 @@
 """Results as rows of scores, and their summaries as Markdown."""
 
-import json
 import textwrap
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -15,9 +14,9 @@ from custom_modules.evaluation.record import RECORD_FILE, record_lines
 from custom_modules.evaluation.scoring import DECIMALS, Failure, SignalScores
 from custom_modules.evaluation.store import ScoreStore
 from custom_modules.evaluation.summary import ALL_MIXTURES, EVERY, ROW_KEYS, describe, summarise
-from custom_modules.files import atomic_path
 from custom_modules.metrics import METRICS, Metric, columns_of, metrics_of
 from custom_modules.mmipc import VARIANTS, is_target, num_sources, variants_of
+from custom_modules.tabular import write_record, write_table, write_text
 
 #: Suffix of a column → who the row of the table is of.
 SYSTEMS = {"": "model", "_mixture": "mixture", "_oracle": "oracle"}
@@ -97,9 +96,7 @@ def _source_row(
 
 def write_rows(rows: pd.DataFrame, path: str | Path) -> None:
     """Writes rows of scores as CSV."""
-    with atomic_path(path) as partial:
-        failures = rows.failures.map("; ".join)
-        rows.assign(failures=failures).to_csv(partial, index=False)
+    write_table(rows.assign(failures=rows.failures.map("; ".join)), path)
 
 
 def write_results(
@@ -111,13 +108,9 @@ def write_results(
     """
     summary = summarise(rows)
     write_rows(rows, folder / "test_results.csv")
-    with atomic_path(folder / "test_summary.csv") as path:
-        summary.to_csv(path, index=False, float_format="%.6g")
-    with atomic_path(folder / "test_summary.md") as path:
-        path.write_text(report(rows, summary, record), encoding="utf-8")
-    with atomic_path(folder / RECORD_FILE) as path:
-        text = json.dumps(record, indent=1, ensure_ascii=False)
-        path.write_text(text + "\n", encoding="utf-8")
+    write_table(summary, folder / "test_summary.csv", digits=6)
+    write_text(folder / "test_summary.md", report(rows, summary, record))
+    write_record(record, folder / RECORD_FILE)
     name = f"{record['model_name']}, {record['task']}"
     pictures = {
         "test_results.png": plots.plot_variants(summary, name),

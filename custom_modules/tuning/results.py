@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from speechbrain.utils.logger import get_logger
 
 from custom_modules.files import atomic_path
+from custom_modules.tabular import write_table, write_text
 from custom_modules.tuning.search import is_interrupted
 from custom_modules.tuning.sweep import Sweep
 
@@ -63,16 +64,13 @@ def write_report(
     """
     folder = Path(folder)
     written = [folder / "leaderboard.csv"]
-    with atomic_path(written[0]) as path:
-        leaderboard(sweep, study).to_csv(path, index=False, float_format="%.6g")
+    write_table(leaderboard(sweep, study), written[0], digits=6)
     if any(t.state == TrialState.COMPLETE for t in study.get_trials(deepcopy=False)):
         written += _draw(sweep, study, folder)
         if hparams_file := sweep.hparams_file():
             written.append(folder / "best.yaml")
             base = os.path.relpath(hparams_file, folder.resolve())
-            with atomic_path(written[-1]) as path:
-                text = _best(sweep, study.best_trial, base, arguments)
-                path.write_text(text, encoding="utf-8")
+            write_text(written[-1], _best(sweep, study.best_trial, base, arguments))
     return written
 
 

@@ -1,24 +1,29 @@
 """Runs the trials of a study, several at a time."""
 
 import itertools
+import json
 import os
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.distributions import check_distribution_compatibility
 from optuna.exceptions import OptunaError, UpdateFinishedTrialError
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.storages.journal._file import get_lock_file
 from optuna.trial import FrozenTrial, Trial, TrialState
 from speechbrain.utils.logger import get_logger
 from sqlalchemy.exc import SQLAlchemyError
 
 from custom_modules.errors import InputError
-from custom_modules.files import prepare_folder
+from custom_modules.files import prepare_folder, regular_file
 from custom_modules.mmipc import draw_fraction
 from custom_modules.processes import TrialProcess
 from custom_modules.tuning.sweep import Sweep
@@ -34,23 +39,61 @@ ALIVE_SECONDS = 60
 def open_storage(where: str, folder: str | Path) -> optuna.storages.BaseStorage:
     """``sqlite`` or ``journal``, a file in ``folder``; else any URL that Optuna takes.
 
-    Of the latter many machines can share one, such as ``postgresql://host/db``.
+    Of the latter many machines can share one, such as ``postgresql://host/db``. A file
+    is read to its end: better refused now than after a trial.
     """
     folder = Path(folder)
     prepare_folder(folder)
-    if where == "journal":
-        path = str(folder / "study.journal")
-        return optuna.storages.JournalStorage(JournalFileBackend(path))
-    url = f"sqlite:///{folder / 'study.db'}" if where == "sqlite" else where
+    file = folder / {"sqlite": "study.db", "journal": "study.journal"}.get(where, "")
+    remedy = "use sqlite, journal, or a URL such as postgresql://user@host/database"
+    if file.exists() and file != folder:
+        regular_file(file)
+        remedy = f"if {file} is damaged, move the whole folder away to begin anew"
     try:
-        return optuna.storages.RDBStorage(url)
-    # A URL or its driver, the database, or tables of another version of Optuna.
-    except (ImportError, OptunaError, RuntimeError, SQLAlchemyError, ValueError) as e:
+        if where == "journal":
+            backend = JournalFileBackend(str(file))
+            storage: optuna.storages.BaseStorage = optuna.storages.JournalStorage(backend)
+            _mend(file)
+        else:
+            if where == "sqlite":
+                _check_database(file)
+            storage = optuna.storages.RDBStorage(
+                f"sqlite:///{file}" if where == "sqlite" else where
+            )
+        for study in storage.get_all_studies() if file != folder else ():
+            storage.get_all_trials(study._study_id)
+        return storage
+    # A URL or its driver, the database, or tables of another version of Optuna; a
+    # journal's lines are taken as they are.
+    except (
+        *(AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError),
+        *(ValueError, OptunaError, SQLAlchemyError, sqlite3.Error),
+    ) as e:
         reason = (str(e).strip() or repr(e)).splitlines()[0]
-        raise InputError(
-            f"--storage={where}: cannot be opened ({reason}); "
-            "use sqlite, journal, or a URL such as postgresql://user@host/database"
-        ) from e
+        raise InputError(f"--storage={where}: cannot be opened ({reason}); {remedy}") from e
+
+
+def _check_database(file: Path) -> None:
+    """Refuses a damaged one, which SQLite itself notices where it is."""
+    with closing(sqlite3.connect(file, timeout=60)) as database:
+        (answer,) = database.execute("PRAGMA quick_check(1)").fetchone()
+    if answer != "ok":
+        raise ValueError(answer)
+
+
+def _mend(journal: Path) -> None:
+    """Drops what a kill left of the last line; with more after it, Optuna reads nothing.
+
+    Raises ValueError if the last whole line is none either.
+    """
+    with get_lock_file(JournalFileSymlinkLock(str(journal))):
+        written = journal.read_bytes()
+        *whole, cut = written.split(b"\n")
+        if whole:
+            json.loads(whole[-1])
+        elif cut:
+            raise ValueError("holds no whole line")
+        os.truncate(journal, len(written) - len(cut))
 
 
 def open_study(
@@ -63,8 +106,10 @@ def open_study(
 
     ``max_epochs`` is how long a trial can be, which Hyperband must know.
     """
+    direction = "maximize" if sweep.maximize else "minimize"
     if sweep.name in optuna.get_all_study_names(storage):
         known = optuna.load_study(study_name=sweep.name, storage=storage)
+        _check_same(sweep, known, direction)
         # A resumed search, or another machine's, must not draw the same again.
         drawn = len(known.get_trials(deepcopy=False))
         fraction = draw_fraction("search", seed, drawn, socket.gethostname())
@@ -75,11 +120,28 @@ def open_study(
     return optuna.create_study(
         storage=storage,
         study_name=sweep.name,
-        direction="maximize" if sweep.maximize else "minimize",
+        direction=direction,
         sampler=sampler(seed=seed),
         pruner=make_pruner(sweep.early_terminate, max_epochs),
         load_if_exists=True,
     )
+
+
+def _check_same(sweep: Sweep, study: optuna.Study, direction: str) -> None:
+    """Refuses to go on with a study after its file has changed beyond what can be mixed."""
+    changed = [] if study.direction.name.lower() == direction else ["goal"]
+    for name, parameter in sweep.searched().items():
+        kinds = (t.distributions.get(name) for t in study.get_trials(deepcopy=False))
+        try:
+            for kind in filter(None, kinds):
+                check_distribution_compatibility(kind, parameter.distribution)
+        except ValueError:
+            changed.append(name)
+    if changed:
+        raise InputError(
+            f"{sweep.path}: its study began with another {', '.join(changed)}; "
+            "change it back, or name another --tuning_folder"
+        )
 
 
 def make_pruner(
@@ -141,6 +203,10 @@ class Search:
 
     def run(self, trials: int) -> None:
         """Runs until so many trials are finished, also by others."""
+        trials_folder = Path(self.folder, "trials")
+        if not self.study.get_trials(deepcopy=False) and trials_folder.exists():
+            # They would be resumed as if they were this study's.
+            raise InputError(f"{trials_folder}: is of another study; name another --tuning_folder")
         recover(self.study)
         if self.sweep.method == "grid":
             # Optuna's GridSampler gives a point to several workers, and ends by
@@ -168,9 +234,10 @@ class Search:
             trial.set_user_attr("host", socket.gethostname())
             trial.set_user_attr("pid", os.getpid())
             trial.set_user_attr("alive", time.time())
-            if not trial.user_attrs.get("folder"):
-                folder = Path(self.folder, "trials", f"{trial.number:04d}")
-                trial.set_user_attr("folder", str(folder))
+            # A resumed one goes on in its folder, but nowhere else than here.
+            name = Path(str(trial.user_attrs.get("folder"))).name
+            name = name if name.isdigit() else f"{trial.number:04d}"
+            trial.set_user_attr("folder", str(Path(self.folder, "trials", name)))
             return trial
 
     def _try(self, trial: Trial) -> None:

@@ -8,27 +8,61 @@ import json
 import math
 import os
 import re
+import reprlib
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from optuna import distributions
 
 from custom_modules.errors import InputError, check_number
+from custom_modules.files import regular_file
 from custom_modules.hparams import RUN_OPTIONS, check_overrides, resolve, split_arguments
 
 METHODS = ("bayes", "random", "grid")
+MOST_BYTES = 1 << 20
+MOST_EXPONENT = 700  # of e, in a float
 DEFAULT_COMMAND = ["${env}", "${interpreter}", "${program}", "${args}"]
 
 _VARIABLE = re.compile(r"\$\{envvar:([A-Za-z0-9_]*)\}")
 _SCALARS = bool | int | float | str | None
+#: Key → whether a value fits, and what it must be.
+_SHAPES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "program": (lambda x: isinstance(x, str), "must be text"),
+    "method": (METHODS.__contains__, f"is none of {METHODS}"),
+    "metric": (
+        lambda x: (
+            isinstance(x, dict)
+            and isinstance(x.get("name"), str)
+            and x.get("goal", "minimize") in ("minimize", "maximize")
+        ),
+        "must have a name and a goal, minimize or maximize",
+    ),
+    "parameters": (
+        lambda x: isinstance(x, dict) and bool(x) and all(isinstance(n, str) for n in x),
+        "must name at least one, each by text",
+    ),
+    "command": (
+        lambda x: isinstance(x, list) and bool(x) and all(isinstance(w, str | int) for w in x),
+        "must be a list of words",
+    ),
+}
 _SUPPORTED = (
     "constant, categorical, uniform, int_uniform, q_uniform, log_uniform, "
     "log_uniform_values, q_log_uniform_values"
 )
+
+
+class _Loader(yaml.SafeLoader):
+    """A date stays the text that it is."""
+
+    yaml_implicit_resolvers: ClassVar = {
+        first: [pair for pair in pairs if not pair[0].endswith(":timestamp")]
+        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -37,7 +71,7 @@ class Parameter:
 
     distribution: distributions.BaseDistribution
     values: tuple = ()  # of a range, none
-    #: What is drawn is rounded to a multiple; Optuna's own steps are not logarithmic.
+    #: What is drawn is rounded to a multiple, a whole one of a whole number.
     quantum: float | None = None
 
     @property
@@ -134,27 +168,24 @@ def read_sweep(path: str | Path) -> Sweep:
     needed = ("program", "method", "metric", "parameters")
     if missing := [key for key in needed if key not in tree]:
         raise InputError(f"{path}: lacks {', '.join(missing)}; is it a sweep file?")
-    method, metric, parameters = tree["method"], tree["metric"], tree["parameters"]
-    if method not in METHODS:
-        raise InputError(f"{path}: method {method!r} is none of {METHODS}")
-    if not isinstance(metric, dict) or "name" not in metric:
-        raise InputError(f"{path}: metric must have a name and a goal")
-    goal = metric.get("goal", "minimize")
-    if goal not in ("minimize", "maximize"):
-        raise InputError(f"{path}: goal {goal!r}: minimize or maximize")
-    if not isinstance(parameters, dict) or not parameters:
-        raise InputError(f"{path}: parameters must name at least one")
-    _check_termination(path, tree.get("early_terminate"))
+    tree = {"command": DEFAULT_COMMAND, "run_cap": None, "early_terminate": None} | tree
+    for key, (fits, words) in _SHAPES.items():
+        if not fits(tree[key]):
+            raise InputError(f"{path}: {key} {reprlib.repr(tree[key])} {words}")
+    if tree["run_cap"] is not None:
+        check_number(f"{path}: run_cap", tree["run_cap"], least=1, whole=True)
+    _check_termination(path, tree["early_terminate"])
+    metric, parameters = tree["metric"], tree["parameters"]
     return Sweep(
         path=Path(path),
-        method=method,
+        method=tree["method"],
         metric=metric["name"],
-        maximize=goal == "maximize",
+        maximize=metric.get("goal") == "maximize",
         program=tree["program"],
         parameters={n: parse_parameter(f"{path}: {n}", spec) for n, spec in parameters.items()},
-        command=[str(part) for part in tree.get("command", DEFAULT_COMMAND)],
-        early_terminate=tree.get("early_terminate"),
-        run_cap=tree.get("run_cap"),
+        command=[str(part) for part in tree["command"]],
+        early_terminate=tree["early_terminate"],
+        run_cap=tree["run_cap"],
     )
 
 
@@ -169,11 +200,15 @@ def parse_parameter(where: str, spec: Any) -> Parameter:
         values = [spec["value"]] if "value" in spec else spec["values"]
         if not isinstance(values, list) or not values or "probabilities" in spec:
             raise InputError(f"{where}: values must be a list, without probabilities")
+        try:
+            json.dumps(values, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{where}: {values} cannot be given to a trial ({error})") from error
         choices = distributions.CategoricalDistribution([_encode(value) for value in values])
         return Parameter(choices, tuple(values))
     if "min" not in spec or "max" not in spec:
         raise InputError(f"{where}: must have value, values, or min and max")
-    is_rounded = spec.get("distribution") == "q_log_uniform_values"
+    is_rounded = str(spec.get("distribution")).startswith("q_")
     quantum = _number(where, "q", spec.get("q", 1), above=0) if is_rounded else None
     return Parameter(_range(where, spec), quantum=quantum)
 
@@ -202,8 +237,10 @@ def check_search(sweep: Sweep, arguments: Sequence[str]) -> int | None:
 def _read(path: str | Path) -> dict[str, Any]:
     """A mapping, by the rules of YAML 1.1 that W&B reads it with."""
     try:
-        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        text = regular_file(path, MOST_BYTES).read_text(encoding="utf-8")
+        tree = yaml.load(text, _Loader)
+    # ValueError: text that is not UTF-8, or a number of too many digits.
+    except (OSError, RecursionError, ValueError, yaml.YAMLError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise InputError(f"{path}: is not a sweep file ({reason})") from error
     if not isinstance(tree, dict):
@@ -218,15 +255,15 @@ def _range(where: str, spec: Mapping[str, Any]) -> distributions.BaseDistributio
     whole = isinstance(low, int) and isinstance(high, int)
     kind = spec.get("distribution", "int_uniform" if whole else "uniform")
     if kind == "int_uniform":
+        for key in ("min", "max"):
+            check_number(f"{where}: {key}", spec[key], whole=True)
         return distributions.IntDistribution(int(low), int(high))
-    if kind == "q_uniform":
-        step = _number(where, "q", spec.get("q", 1), above=0)
-        return distributions.FloatDistribution(low, high, step=step)
-    if kind == "uniform":
+    if kind in ("uniform", "q_uniform"):
         return distributions.FloatDistribution(low, high)
     if kind not in ("log_uniform", "log_uniform_values", "q_log_uniform_values"):
         raise InputError(f"{where}: distribution {kind!r} is none of {_SUPPORTED}")
     if kind == "log_uniform":  # W&B's is given by exponents of e
+        check_number(f"{where}: max", high, most=MOST_EXPONENT)
         low, high = math.exp(low), math.exp(high)
     if low <= 0:
         raise InputError(f"{where}: min must be above 0 for {kind}")
@@ -249,8 +286,9 @@ def _check_termination(path: str | Path, spec: Any) -> None:
         raise InputError(f"{where} can only be of type hyperband")
     if ("min_iter" in spec) == ("max_iter" in spec):
         raise InputError(f"{where} needs min_iter, or max_iter and s")
-    for key in {"min_iter", "max_iter", "s", "eta"} & set(spec):
-        check_number(f"{where}: {key}", spec[key], least=1, whole=True)
+    for key, most in {"min_iter": None, "max_iter": None, "s": 64, "eta": None}.items():
+        if key in spec:
+            check_number(f"{where}: {key}", spec[key], least=1, most=most, whole=True)
 
 
 def _encode(value: Any) -> Any:

@@ -8,6 +8,10 @@ All ratios are measured in this run, side by side, on corpora of hard links that
 made in --work_folder and removed again. Takes a few minutes; Linux only.
 """
 
+from custom_modules.startup import prepare_process
+
+prepare_process(__name__)
+
 import argparse
 import logging
 import multiprocessing
@@ -17,10 +21,6 @@ import warnings
 from collections.abc import Callable
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
-
-from custom_modules.processes import available_cores, prepare_process
-
-prepare_process()
 
 import numpy as np
 import soundfile
@@ -32,6 +32,7 @@ from torch import Tensor
 from custom_modules.dataio import Manifest, MixtureDataset, collate
 from custom_modules.mmipc import VARIANTS
 from custom_modules.objectives import pit_si_sdr_loss
+from custom_modules.processes import available_cores
 from polsess_prepare import prepare_polsess
 from recipes.benchmark import linked_corpus, measuring
 from recipes.benchmark.measuring import MIB, Row, speeds, time_alternately

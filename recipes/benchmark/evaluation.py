@@ -10,16 +10,16 @@ process; ours also scores the oracle. Any option of ``evaluate.py`` that names a
 or a corpus can be added.
 """
 
+from custom_modules.startup import prepare_process
+
+prepare_process(__name__)
+
 import argparse
 import logging
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-
-from custom_modules.processes import prepare_process
-
-prepare_process()
 
 import torch
 from pesq import PesqError, pesq

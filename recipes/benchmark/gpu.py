@@ -14,6 +14,10 @@ well. --page measures nothing: it writes tables into the pages.
 
 # Start reading at main(); what is measured is in gpu_parts.py.
 
+from custom_modules.startup import prepare_process
+
+prepare_process(__name__)
+
 import argparse
 import json
 import os
@@ -23,15 +27,12 @@ import time
 from datetime import date
 from pathlib import Path
 
-from custom_modules.processes import TrialProcess, prepare_process
-
-prepare_process()
-
 import torch
 
 from custom_modules.errors import InputError, OptionParser, check_number, exit_cleanly
 from custom_modules.evaluation.record import git_commit
 from custom_modules.files import atomic_path, prepare_folder
+from custom_modules.processes import TrialProcess
 from recipes.benchmark.campaign.page import around_marks
 from recipes.benchmark.gpu_figures import MACHINE, Figures, read_figures, read_lines, record, table
 from recipes.benchmark.gpu_parts import NO_TIME, Part, Run, parts

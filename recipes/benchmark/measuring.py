@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import NamedTuple, TypeVar
 
-from custom_modules.processes import prepare_process
+from custom_modules.startup import prepare_process
 
-prepare_process()  # the same allocator for all that are compared
+prepare_process(__name__)  # the same allocator for all that are compared
 
 import torch
 from torch import Tensor

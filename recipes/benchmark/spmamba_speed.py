@@ -24,7 +24,7 @@ import torch  # isort: skip  (after what sets up the process)
 from custom_modules.markdown import number, table
 from custom_modules.models import gridnet, mamba
 from custom_modules.models.spmamba import SPMamba
-from custom_modules.processes import keep_freed_blocks
+from custom_modules.startup import keep_freed_blocks
 from recipes.benchmark.selective_scan import unbound_scan, usable
 
 SAMPLES = 32_000  # 4 s

@@ -12,6 +12,10 @@ Every key of the hparams file is an option, --key=value or --key value. A run th
 was interrupted is resumed by the same command.
 """
 
+from custom_modules.startup import prepare_process
+
+prepare_process(__name__)
+
 import sys
 from pathlib import Path
 from typing import Any

@@ -28,15 +28,15 @@ Everything else goes to every training: --train_variants='[C]'.
 
 # Start reading at main(); the work is done in recipes/benchmark/campaign.
 
+from custom_modules.startup import prepare_process
+
+prepare_process(__name__)  # some settings count only before torch is imported
+
 import argparse
 import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-from custom_modules.processes import prepare_process
-
-prepare_process()  # some settings count only before torch is imported
 
 from custom_modules.errors import OptionParser, check_number, exit_cleanly
 from custom_modules.hparams import split_arguments

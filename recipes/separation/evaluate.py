@@ -17,12 +17,12 @@ shares the work among processes.
 
 # Start reading at main(); the work is done in custom_modules/evaluation.
 
+from custom_modules.startup import prepare_process
+
+prepare_process(__name__)  # some settings count only before torch is imported
+
 import logging
 import sys
-
-from custom_modules.processes import prepare_process
-
-prepare_process()  # some settings count only before torch is imported
 
 from speechbrain.utils.distributed import run_on_main
 

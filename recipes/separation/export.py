@@ -7,13 +7,13 @@ The folder needs SpeechBrain and none of this project. ``--push_to_hub owner/nam
 uploads it; keys of the hparams file are options as in training.
 """
 
+from custom_modules.startup import prepare_process
+
+prepare_process(__name__)
+
 import argparse
 import sys
 from pathlib import Path
-
-from custom_modules.processes import prepare_process
-
-prepare_process()
 
 from custom_modules.errors import OptionParser, exit_cleanly
 from custom_modules.hub.folder import push_folder, write_folder

@@ -9,13 +9,13 @@
         --data_folder=PolSESS --number_of_epochs=120
 """
 
+from custom_modules.startup import prepare_process
+
+prepare_process(__name__)
+
 import argparse
 import sys
 from pathlib import Path
-
-from custom_modules.processes import prepare_process
-
-prepare_process()
 
 from custom_modules.errors import OptionParser, exit_cleanly
 from custom_modules.hub.folder import write_folder

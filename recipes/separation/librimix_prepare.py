@@ -14,6 +14,10 @@ r"""Prepares Libri2Mix, so that models are trained and tested on it like on PolS
 Noisy mixtures (``mix_both``) are the variant S, clean ones C.
 """
 
+from custom_modules.startup import prepare_process
+
+prepare_process(__name__)
+
 import argparse
 import logging
 import sys

@@ -8,6 +8,10 @@ Each argument is a results folder, or a history.csv; those without a history are
 and left out. Validation is drawn in full, training dotted; below, the learning rates.
 """
 
+from custom_modules.startup import prepare_process
+
+prepare_process(__name__)
+
 import sys
 
 from custom_modules.errors import OptionParser, exit_cleanly

@@ -13,14 +13,14 @@ torchrun, or with --shard 1/4 to 4/4. A file that cannot be separated does not s
 others; the exit status is 1 then, and 2 if an INPUT is not there.
 """
 
+from custom_modules.startup import prepare_process
+
+prepare_process(__name__)
+
 import argparse
 import datetime
 import os
 import sys
-
-from custom_modules.processes import prepare_process
-
-prepare_process()
 
 import torch
 

@@ -11,13 +11,14 @@ everything, ``--test_only`` tests again. Results go to ``results/``.
 # Start reading at main(); what is trained is in custom_modules/brain.py, on what in
 # custom_modules/dataio.py.
 
+from custom_modules.startup import prepare_process
+
+prepare_process(__name__)  # some settings count only before torch is imported
+
 import logging
 import sys
+from pathlib import Path
 from typing import Any
-
-from custom_modules.processes import prepare_process
-
-prepare_process()  # some settings count only before torch is imported
 
 import speechbrain as sb
 from speechbrain.utils.distributed import run_on_main
@@ -31,6 +32,7 @@ from custom_modules.errors import exit_cleanly
 from custom_modules.evaluation.loading import trained_model
 from custom_modules.evaluation.record import facts_of
 from custom_modules.evaluation.testing import Scope, evaluate_model, scope_of_training
+from custom_modules.files import lock
 from custom_modules.hparams import (
     HPARAMS_FILE,
     load_experiment,
@@ -39,6 +41,7 @@ from custom_modules.hparams import (
     write_hparams,
 )
 from custom_modules.trackers import check_tracker
+from custom_modules.training_log import HISTORY_FILE, read_history
 from polsess_prepare import prepare_polsess
 
 
@@ -48,17 +51,25 @@ def main(argv: list[str]) -> None:
         return print_help(__doc__ or "", argv)
     _, hparams, run_opts, overrides = load_experiment(argv)
     logging.basicConfig(level=logging.INFO, format="%(name)s - %(message)s")
+    with lock(hparams["output_folder"]):
+        train(hparams, run_opts, split_arguments(argv)[0], overrides)
+
+
+def train(
+    hparams: dict[str, Any], run_opts: RunOptions, hparams_file: str, overrides: dict[str, Any]
+) -> None:
+    """What one command at a time does to an output folder."""
     distributed.join_processes(run_opts)
     check_tracker(hparams["tracker"], hparams["wandb_mode"])
     # Whatever can be refused is refused before the output folder is touched.
     check_choices(hparams)
     scope = scope_of_training(hparams, not run_opts.noprogressbar)
     hparams["checkpointer"].check_fit("separator")
+    read_history(Path(hparams["output_folder"]) / HISTORY_FILE)
     run_on_main(prepare_polsess, kwargs=prepare_options(hparams))
     datasets = dataio_prep(hparams)
     folder = hparams["output_folder"]
     sb.create_experiment_directory(folder)
-    hparams_file = split_arguments(argv)[0]
     write_hparams(hparams_file, overrides, f"{folder}/{HPARAMS_FILE}")
 
     separation = Separation(

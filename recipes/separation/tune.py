@@ -21,6 +21,10 @@ What a trial prints, tracebacks included, is in output.txt in its folder.
 W&B runs the same files: wandb sweep hparams/sweeps/dprnn_stage1.yaml; wandb agent …
 """
 
+from custom_modules.startup import prepare_process
+
+prepare_process(__name__)
+
 import argparse
 import importlib.util
 import logging

@@ -1,6 +1,5 @@
 """From nothing to a page: corpus, costs, runs, comparison, tables."""
 
-import json
 import logging
 import shutil
 import subprocess
@@ -15,9 +14,9 @@ from custom_modules.distributed import is_out_of_memory
 from custom_modules.errors import InputError
 from custom_modules.evaluation.comparison import compare_results
 from custom_modules.evaluation.record import RECORD_FILE, command, without_folders
-from custom_modules.files import atomic_path
+from custom_modules.tabular import read_record, read_table, write_record, write_table
 from recipes.benchmark.campaign.costs import measure_costs
-from recipes.benchmark.campaign.page import COMPARISON, COSTS, PICTURE, RECORD, RUNS
+from recipes.benchmark.campaign.page import COMPARISON, COST_COLUMNS, COSTS, PICTURE, RECORD, RUNS
 from recipes.benchmark.campaign.runs import Run
 from recipes.benchmark.measuring import device_name
 
@@ -48,7 +47,10 @@ def costs_of(
     is: the file in the folder ``hparams``, the ``options`` of training, the device.
     """
     path = folder / COSTS
-    known = pd.read_csv(path).to_dict("records") if path.exists() else []
+    remedy, known = "remove it to measure again", []
+    if path.exists():
+        needed = ("model", "what", "step_seconds", *list(COST_COLUMNS)[:5])
+        known = read_table(path, needed, needed[:2], remedy).to_dict("records")
     rows: list[dict[Hashable, Any]] = []
     for model in models:
         file = f"{hparams}/{model}.yaml"
@@ -66,7 +68,7 @@ def costs_of(
                     "trainings a lower --batch_size, or --segment_seconds"
                 ) from error
         rows.append(row)
-        _write(pd.DataFrame(rows), path)
+        write_table(pd.DataFrame(rows), path, digits=6)
     return pd.DataFrame(rows)
 
 
@@ -84,17 +86,17 @@ def collect(runs: Sequence[Run], budget: float, folder: Path, figures: Path) -> 
     figures.mkdir(parents=True, exist_ok=True)
     runs = sorted(runs, key=lambda run: run.model)
     compare_results([str(run.folder) for run in runs], folder)
-    _write(pd.DataFrame(map(_figures_of, runs)), figures / RUNS, digits=4)
-    _write(pd.read_csv(folder / COSTS).drop(columns="what"), figures / COSTS)
-    with atomic_path(figures / RECORD) as path:
-        path.write_text(json.dumps(_record_of(runs, budget), indent=1) + "\n")
+    write_table(pd.DataFrame(map(_figures_of, runs)), figures / RUNS, digits=4)
+    write_table(pd.read_csv(folder / COSTS).drop(columns="what"), figures / COSTS, digits=6)
+    write_record(_record_of(runs, budget), figures / RECORD)
     for name in (COMPARISON, PICTURE):
         shutil.copyfile(folder / name, figures / name)
 
 
 def _figures_of(run: Run) -> dict[str, Any]:
     """What a run took; the last of its epochs perhaps is not whole."""
-    minutes = pd.read_csv(run.folder / "history.csv").seconds / 60
+    history = read_table(run.folder / "history.csv", ["seconds"], remedy="train that run again")
+    minutes = history.seconds / 60
     return {
         "model": run.model,
         "seed": run.seed,
@@ -107,8 +109,7 @@ def _figures_of(run: Run) -> dict[str, Any]:
 
 def _record_of(runs: Sequence[Run], budget: float) -> dict[str, Any]:
     """How the runs came about, by their own records; JSON values."""
-    files = [run.folder / RECORD_FILE for run in runs]
-    records = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    records = [read_record(run.folder / RECORD_FILE) for run in runs]
     versions = {pair for record in records for pair in record["versions"].items()}
     return {
         "command": without_folders(command()),  # it is published
@@ -119,8 +120,3 @@ def _record_of(runs: Sequence[Run], budget: float) -> dict[str, Any]:
         "versions": sorted(f"{name} {version}" for name, version in versions),
         "days": sorted({record["date"][:10] for record in records}),
     }
-
-
-def _write(table: pd.DataFrame, path: Path, digits: int = 6) -> None:
-    with atomic_path(path) as partial:
-        table.to_csv(partial, index=False, float_format=f"%.{digits}g")

@@ -11,7 +11,7 @@ from custom_modules import markdown
 from custom_modules.errors import InputError
 from custom_modules.evaluation.comparison import improvements, mean_over_seeds
 from custom_modules.evaluation.summary import ALL_MIXTURES
-from custom_modules.files import atomic_path
+from custom_modules.tabular import write_text
 
 #: In the folder of a campaign's figures.
 COMPARISON, COSTS, RUNS = "comparison.csv", "costs.csv", "runs.csv"
@@ -35,9 +35,7 @@ def update_page(page: str | Path, name: str, folder: str | Path) -> None:
     page, folder = Path(page), Path(folder)
     before, after = around_marks(page, name)
     picture = f"![SI-SDRi by variant]({folder.relative_to(page.parent)}/{PICTURE})"
-    with atomic_path(page) as path:
-        text = "\n\n".join([before, *_sections(folder), picture, after])
-        path.write_text(text, encoding="utf-8")
+    write_text(page, "\n\n".join([before, *_sections(folder), picture, after]))
 
 
 def around_marks(page: str | Path, name: str) -> tuple[str, str]:

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import yaml
 
 from custom_modules.errors import InputError
-from custom_modules.files import atomic_path
 from custom_modules.hparams import read_hparams
+from custom_modules.tabular import write_text
 from custom_modules.tuning.trainings import Trainings
 
 logger = logging.getLogger(__name__)
@@ -52,11 +52,10 @@ class Run(NamedTuple):
     def is_finished(self) -> bool:
         """Whether these commands are through already, with the same hparams."""
         file = self.folder / FINISHED_FILE
-        return file.exists() and file.read_text(encoding="utf-8") == self._identity()
+        return file.is_file() and file.read_bytes() == self._identity().encode()
 
     def keep_finished(self) -> None:
-        with atomic_path(self.folder / FINISHED_FILE) as path:
-            path.write_text(self._identity(), encoding="utf-8")
+        write_text(self.folder / FINISHED_FILE, self._identity())
 
     def _identity(self) -> str:
         hparams = {k: str(v) for k, v in read_hparams(self.commands[0][1]).items()}

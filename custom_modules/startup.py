@@ -1,0 +1,127 @@
+"""How a command starts, and how Ctrl-C or SIGTERM, as SLURM sends it, ends it.
+
+Import nothing heavy here: before :func:`prepare_process` Ctrl-C is a traceback, some
+settings count only before torch is loaded, and worker processes must start quickly.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any, NoReturn
+
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+#: For what must be undone; a worker, or one long call, may take longer.
+GRACE_SECONDS = 5
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_M_TRIM_THRESHOLD = -1  # glibc's numbers, malloc.h
+_M_MMAP_THRESHOLD = -3
+_ONE_GIB = 1 << 30
+
+_begun = _interrupted = False
+
+
+def prepare_process(name: str = "") -> None:
+    """Sets what must be set before torch is imported; scripts call it first.
+
+    ``name`` is the script's ``__name__``: only a command answers signals.
+    """
+    if name == "__main__":
+        _answer_signals()
+    elif name == "__mp_main__":  # a worker that starts anew
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    import logging
+
+    # Idle OpenMP threads sleep: with another job on a core, spinning made training
+    # steps up to 50 times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for noisy in ("numba", "matplotlib"):  # thousands of lines for a log file
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("speechbrain.utils.train_logger").addFilter(
+        lambda record: "torchvision" not in record.getMessage()  # nothing needs it
+    )
+    # Page faults of large blocks took up to half of a forward pass.
+    keep_freed_blocks(_ONE_GIB)
+
+
+def keep_freed_blocks(largest: int) -> None:
+    """Has glibc, if it is there, keep freed blocks up to ``largest`` bytes, ≤ 1 GiB."""
+    import ctypes
+
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, largest)
+        mallopt(_M_TRIM_THRESHOLD, min(2 * largest, _ONE_GIB))  # glibc's own ratio
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """What may be interrupted is undone first; before and after, the process just ends."""
+    global _begun
+    _begun = True
+    try:
+        yield
+    finally:
+        _begun = False
+        if _interrupted:  # whatever a library made of it
+            _leave()
+
+
+def _answer_signals() -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    for number in _SIGNALS:
+        signal.signal(number, _interrupt)
+    threading.Thread(target=_leave_in_time, args=(reader,), daemon=True).start()
+    os.register_at_fork(after_in_child=_leave_signals_to_parent)
+    sys.unraisablehook = _report_unraisable
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    global _interrupted
+    if _interrupted:
+        return
+    _interrupted = True
+    if not _begun:
+        _leave()
+    raise KeyboardInterrupt
+
+
+def _leave_in_time(reader: int) -> None:
+    """Ends what does not end by itself: the kernel writes each signal into a pipe."""
+    while os.read(reader, 1)[0] not in _SIGNALS:
+        pass
+    time.sleep(GRACE_SECONDS)
+    _leave()
+
+
+def _leave() -> NoReturn:
+    """Ends this process and its workers: no destructor has a word."""
+    multiprocessing = sys.modules.get("multiprocessing")
+    for child in multiprocessing.active_children() if multiprocessing else ():
+        child.kill()
+        child.join(1)
+    with suppress(OSError):
+        if os.environ.get("RANK", "0") == "0":  # of torchrun
+            os.write(2, b"interrupted\n")
+    os._exit(EXIT_INTERRUPTED)
+
+
+def _leave_signals_to_parent() -> None:
+    """In a forked worker: Ctrl-C reaches the whole process group."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _report_unraisable(problem: Any) -> None:
+    if _interrupted and issubclass(problem.exc_type, KeyboardInterrupt):
+        _leave()  # raised in a destructor, which swallows it
+    if not _interrupted:
+        sys.__unraisablehook__(problem)
