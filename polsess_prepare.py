@@ -29,6 +29,7 @@ from pandas import DataFrame
 from custom_modules.errors import InputError, OptionParser, check_number, exit_cleanly
 from custom_modules.files import atomic_path
 from custom_modules.layout import SPEAKERS_FILE, SUBSETS
+from custom_modules.limits import option
 from custom_modules.manifest import csv_tables, report
 from custom_modules.manifest.checks import LEVELS, survey_audio
 from custom_modules.manifest.csv_tables import Table
@@ -188,7 +189,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--save_folder", default="results/manifests", help="where the manifests go")
     add("--subsets", default=",".join(SUBSETS), help="which, separated by commas")
     add("--check", default="header", choices=LEVELS, help="how thoroughly")
-    add("--workers", type=int, help="processes; by default, one per core")
+    add("--workers", type=option("workers"), help="processes; by default, one per core")
     for name, meaning in (
         ("--skip_prep", "do nothing"),
         ("--skip_bad_rows", "leave bad rows out instead of stopping"),

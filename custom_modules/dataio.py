@@ -22,7 +22,8 @@ from torch import Tensor
 
 from custom_modules import mmipc
 from custom_modules.audio import cancel, read_layer
-from custom_modules.errors import InputError, check_number
+from custom_modules.errors import InputError
+from custom_modules.limits import checked_variants
 from custom_modules.mmipc import VARIANTS, variants_of
 
 
@@ -148,7 +149,6 @@ def dataio_prep(hparams: dict) -> dict[str, MixtureDataset]:
 
     Validation draws as in epoch 0 or goes through every variant, as testing does.
     """
-    check_choices(hparams)
     every = bool(hparams["per_variant_validation"])
     valid = VARIANTS if every else hparams["valid_variants"]
     return {
@@ -177,21 +177,6 @@ def _dataset(
     )
 
 
-def check_choices(hparams: dict) -> None:
-    """Refuses what can be refused of a training's settings without its corpus."""
-    for split in ("train", "valid"):
-        checked_variants(hparams[f"{split}_variants"])
-    for name in ("batch_size", "number_of_epochs"):
-        check_number(f"--{name}", hparams[name], least=1, whole=True)
-    for name in ("train_max_samples", "valid_max_samples", "test_max_samples"):
-        if hparams[name] is not None:
-            check_number(f"--{name}", hparams[name], least=1, whole=True)
-    if hparams["segment_seconds"] is not None:
-        check_number("--segment_seconds", hparams["segment_seconds"], above=0)
-    check_number("--num_workers", hparams["num_workers"], least=0, whole=True)
-    check_number("--lr", hparams["lr"], least=0)
-
-
 def check_rate(manifest: "Manifest", sample_rate: int) -> None:
     """One rate a corpus is the prepare step's care; here it must be the model's, Hz."""
     rate = manifest[next(iter(manifest))]["sample_rate"]
@@ -200,16 +185,6 @@ def check_rate(manifest: "Manifest", sample_rate: int) -> None:
             f"{manifest.path}: audio at {rate} Hz, model at {sample_rate} Hz; "
             f"set --sample_rate={rate} or use another corpus"
         )
-
-
-def checked_variants(variants: str | Iterable[str] | None) -> tuple[str, ...]:
-    """A choice of variants, a list or ``"SER,SE"``; refuses unknown ones and none."""
-    names = variants.split(",") if isinstance(variants, str) else list(variants or ())
-    if not names or any(name not in VARIANTS for name in names):
-        raise InputError(
-            f"variants {variants}: choose one or more of {', '.join(VARIANTS)}, as in SER,SE"
-        )
-    return tuple(names)
 
 
 def collate(items: Sequence[dict]) -> PaddedBatch:

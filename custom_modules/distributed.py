@@ -13,7 +13,8 @@ from speechbrain.utils.distributed import is_distributed_initialized
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.run_opts import RunOptions
 
-from custom_modules.errors import InputError, check_number
+from custom_modules.errors import InputError
+from custom_modules.limits import check_values, option
 
 logger = get_logger(__name__)
 
@@ -36,9 +37,10 @@ def read_run_options(arguments: list[str]) -> RunOptions:
         check_device(run_opts.device)
     limit = run_opts.optimizer_step_limit  # its parser leaves it a string
     if limit is not None:
-        with contextlib.suppress(ValueError):
-            limit = int(limit)
-        check_number("--optimizer_step_limit", limit, least=1, whole=True)
+        limit = option("optimizer_step_limit")(limit)
+    check_values(
+        {key: run_opts[key] for key in run_opts.overridden_args - {"optimizer_step_limit"}}
+    )
     return dataclasses.replace(run_opts, optimizer_step_limit=limit)
 
 

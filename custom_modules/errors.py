@@ -9,7 +9,7 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from custom_modules.startup import EXIT_INTERRUPTED, interruptible
 
@@ -38,6 +38,15 @@ class OptionParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see --help")
 
+    def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
+        """As argparse's; an empty text, which would name the current folder, is refused."""
+        options, rest = super().parse_known_args(*args, **kwargs)
+        for name, value in vars(options).items():
+            texts = value if isinstance(value, list) else [value]
+            if any(isinstance(text, str) and not text.strip() for text in texts):
+                self.error(f"{name} is empty")
+        return options, rest
+
 
 @contextmanager
 def exit_cleanly() -> Iterator[None]:
@@ -49,10 +58,8 @@ def exit_cleanly() -> Iterator[None]:
         with interruptible():
             yield
     except InputError as error:
-        # A data loader's worker hands its exception over with its traceback
-        # around it; the message is the last line.
-        message = str(error).strip().splitlines()[-1]
-        message = message.removeprefix(f"{__name__}.InputError: ")
+        # A data loader's worker hands its exception over with its traceback before it.
+        message = " ".join(str(error).rpartition(f"{__name__}.InputError: ")[2].split())
         print(*error.details, f"error: {message}", sep="\n", file=sys.stderr)
         sys.exit(EXIT_BAD_INPUT)
     except KeyboardInterrupt:
@@ -80,10 +87,10 @@ def check_number(
     if isinstance(value, kinds) and not isinstance(value, bool):
         above_least = least is None or value >= least
         within = above_least and (most is None or value <= most)
-        if math.isfinite(value) and within and (above is None or value > above):
+        if -math.inf < value < math.inf and within and (above is None or value > above):
             return
     words = ["must be a whole number" if whole else "must be a number"]
     words += [f"from {least:g}"] if least is not None else []
     words += [f"above {above:g}"] if above is not None else []
     words += [f"up to {most:g}"] if most is not None else []
-    raise InputError(f"{option}={value}: {' '.join(words)}")
+    raise InputError(f"{option}={value!s:.60}: {' '.join(words)}")

@@ -15,13 +15,8 @@ from soundfile import SoundFileError
 from custom_modules.errors import InputError
 
 PARTIAL_SUFFIX = ".partial"
-_KINDS = (
-    (stat.S_ISDIR, "a folder"),
-    (stat.S_ISFIFO, "a pipe"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-    (stat.S_ISSOCK, "a socket"),
-)
+_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+_KINDS |= dict.fromkeys((stat.S_IFCHR, stat.S_IFBLK), "a device")
 
 logger = logging.getLogger(__name__)
 
@@ -136,8 +131,7 @@ def not_a_file(path: str | Path) -> str:
 
     Nothing is opened: opening a pipe waits until somebody writes to it.
     """
-    mode = os.stat(path).st_mode
-    return next((kind for is_kind, kind in _KINDS if is_kind(mode)), "")
+    return _KINDS.get(stat.S_IFMT(os.stat(path).st_mode), "")
 
 
 def regular_file(path: str | Path, most_bytes: float = math.inf) -> Path:

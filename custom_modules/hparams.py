@@ -6,7 +6,6 @@ keeps its traceback.
 """
 
 import difflib
-import io
 import os
 import re
 import shutil
@@ -16,24 +15,25 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hyperpyyaml import load_hyperpyyaml, resolve_references
-from ruamel.yaml import YAML, YAMLError
-from ruamel.yaml.nodes import ScalarNode
-from ruamel.yaml.representer import RoundTripRepresenter
+from ruamel.yaml import YAML
 from speechbrain.utils.distributed import main_process_only
 from speechbrain.utils.run_opts import HELP_TEXTS, RunOptions
 
 from custom_modules.distributed import read_run_options, settle_precision
 from custom_modules.errors import InputError
 from custom_modules.files import atomic_path
-from custom_modules.limits import check_values
+from custom_modules.limits import CHECKS, FIXED, check_text, check_values, text_or_null
+from custom_modules.yaml_trees import below, parse_yaml, read_yaml, tag_of, yaml_stream
 
 #: What a training leaves in its results folder.
 HPARAMS_FILE = "hyperparams.yaml"
 
 DATA_ROOT_VARIABLE = "POLSESS_DATA_ROOT"
+#: Key → the variable that stands in for it.
+_ENVIRONMENT = {"data_folder": DATA_ROOT_VARIABLE, "wandb_mode": "WANDB_MODE"}
 
 #: Options of SpeechBrain's own command line.
 RUN_OPTIONS = frozenset(HELP_TEXTS) | {"jit_module_keys", "compile_module_keys"}
@@ -42,49 +42,8 @@ RUN_OPTIONS = frozenset(HELP_TEXTS) | {"jit_module_keys", "compile_module_keys"}
 DEBUG_SIZES = {"batch_size": 2, "segment_seconds": 1.0}
 
 _OBJECTS = ("!new", "!name", "!apply")
-
-#: Where files made by earlier versions look for what has moved since.
-RENAMED_PATHS = {
-    "custom_modules.training.stopping.StoppingEpochCounter": (
-        "custom_modules.steps.StoppingEpochCounter"
-    ),
-    "custom_modules.corpus.speech_folder.SpeechFolder": (
-        "custom_modules.corpus.folders.SpeechFolder"
-    ),
-}
-
-
-class _Representer(RoundTripRepresenter):
-    """Writes 1e-05 as 1.0e-05, or readers of YAML 1.1 would take it for text."""
-
-    def represent_scalar(self, tag: Any, value: str, *args: Any, **kwargs: Any) -> ScalarNode:
-        match = re.fullmatch(r"([+-]?\d+)(\.\d*)?e([+-]?)(\d+)", value.lower())
-        if match and str(tag).endswith(":float"):
-            value = f"{match[1]}{match[2] or '.0'}e{match[3] or '+'}{match[4]}"
-        return super().represent_scalar(tag, value, *args, **kwargs)
-
-
-def read_yaml(hparams_file: str | Path) -> dict[str, Any]:
-    """The top level of an hparams file, nothing in it constructed."""
-    try:
-        text = Path(hparams_file).read_text(encoding="utf-8")
-        for old, new in RENAMED_PATHS.items():
-            text = re.sub(rf"(?<=:){re.escape(old)}\b", new, text)
-        tree = YAML().load(text)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise InputError(f"{hparams_file}: cannot be read ({reason})") from error
-    except YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{hparams_file}: not valid YAML ({reason})") from error
-    if not isinstance(tree, dict):
-        raise InputError(f"{hparams_file}: holds no keys; is it an hparams file?")
-    return tree
-
-
-def tag_of(value: object) -> str:
-    """HyperPyYAML's tag of a node, such as ``!ref``; an empty string if it has none."""
-    return getattr(getattr(value, "tag", None), "value", None) or ""
+#: What models of ours are made of.
+_OURS = {"custom_modules", "speechbrain", "torch"}
 
 
 def _read_chain(
@@ -127,12 +86,38 @@ def read_hparams(hparams_file: str | Path) -> dict[str, Any]:
 
 
 def load_hparams(hparams_file: str | Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The objects of a HyperPyYAML file; modules beside the file can be imported."""
+    """The objects of a HyperPyYAML file; modules beside the file can be imported.
+
+    Its values are checked before anything is made of them.
+    """
     paths, tree, changes = _read_chain(hparams_file, overrides)
-    check_values(changes, tree)
-    make_importable(paths)
+    text = yaml_stream(paths[-1], _update(tree, changes))
     with _complaints_in_one_line(hparams_file):
-        return load_hyperpyyaml(_stream(paths[-1], tree, changes))
+        values = YAML().load(resolve_references(text))
+    plain = {key: value for key, value in values.items() if not tag_of(value).startswith("!")}
+    check_values(plain, model=_packages_of(values) <= _OURS)
+    make_importable(paths)
+    text.seek(0)
+    with _complaints_in_one_line(hparams_file):
+        return Hparams(hparams_file, load_hyperpyyaml(text))
+
+
+class Hparams(dict[str, Any]):
+    """What an hparams file makes; a key that it should have had is named in one line."""
+
+    def __init__(self, hparams_file: str | Path, values: Mapping[str, Any]) -> None:
+        super().__init__(values)
+        self.hparams_file = hparams_file
+
+    def __missing__(self, key: str) -> NoReturn:
+        raise InputError(f"{self.hparams_file}: has no key {key!r}; is it for this command?")
+
+
+def _packages_of(node: Any) -> set[str]:
+    """Where the objects come from that a tree makes."""
+    tag = tag_of(node)
+    own = {tag.removeprefix("!new:").partition(".")[0]} if tag.startswith("!new:") else set()
+    return own.union(*map(_packages_of, below(node)))
 
 
 def make_importable(paths: Iterable[str | Path]) -> None:
@@ -144,7 +129,7 @@ def make_importable(paths: Iterable[str | Path]) -> None:
 def modules_beside(hparams_file: str | Path, overrides: Mapping[str, Any]) -> dict[str, Path]:
     """The user's own modules that an hparams file names and that are beside it, by name."""
     paths, tree, changes = _read_chain(hparams_file, overrides)
-    text = _stream(paths[-1], tree, changes).read()
+    text = yaml_stream(paths[-1], _update(tree, changes)).read()
     names = set(re.findall(r"!(?:new|name|apply|applyref|module):(\w+)", text))
     files = (Path(p).resolve().parent / f"{name}.py" for p in paths[::-1] for name in sorted(names))
     return {path.stem: path for path in files if path.is_file()}
@@ -154,23 +139,10 @@ def resolve(hparams_file: str | Path, overrides: Mapping[str, Any]) -> dict[str,
     """An hparams file with its references resolved, nothing in it constructed."""
     with _complaints_in_one_line(hparams_file):
         paths, tree, changes = _read_chain(hparams_file, overrides)
-        return YAML().load(resolve_references(_stream(paths[-1], tree, changes)))
+        return YAML().load(resolve_references(yaml_stream(paths[-1], _update(tree, changes))))
 
 
-def _stream(path: str, tree: dict[str, Any], changes: Mapping[str, Any]) -> io.StringIO:
-    """A file's text, with all that is changed in it."""
-    _update(tree, changes)
-    stream = io.StringIO()
-    round_trip = YAML()
-    round_trip.Representer = _Representer
-    round_trip.width = 4096
-    round_trip.dump(tree, stream)
-    stream.seek(0)
-    stream.name = path  # type: ignore[misc]  # HyperPyYAML includes files beside it
-    return stream
-
-
-def _update(tree: dict[str, Any], changes: Mapping[str, Any]) -> None:
+def _update(tree: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Changes what a mapping holds; an object is replaced, with all its arguments."""
     for key, value in changes.items():
         if not isinstance(value, Mapping) or tag_of(value) or key not in tree:
@@ -179,6 +151,7 @@ def _update(tree: dict[str, Any], changes: Mapping[str, Any]) -> None:
             _update(tree[key], value)
         else:
             raise InputError(f"--{key}: takes a value, not a mapping")
+    return tree
 
 
 @contextmanager
@@ -217,7 +190,7 @@ def write_hparams(
     """
     (paths, tree, changes), target = _read_chain(hparams_file, overrides), Path(target)
     base = paths[-1]
-    text = _stream(base, tree, changes).read()
+    text = yaml_stream(base, _update(tree, changes)).read()
     with atomic_path(target) as path:
         if not (target.exists() and target.samefile(base)):  # a rerun from itself
             is_derived = base != str(hparams_file)
@@ -232,19 +205,28 @@ def write_hparams(
 
 
 def split_arguments(
-    argv: list[str], run_options: Collection[str] = RUN_OPTIONS
+    argv: list[str],
+    run_options: Collection[str] = RUN_OPTIONS,
+    known: Mapping[str, Any] | None = None,
 ) -> tuple[str, list[str], dict[str, Any]]:
     """Splits a command line into hparams file, run options and overrides.
 
-    Unlike SpeechBrain's, it takes no prefixes of options, and ``1e-4`` for a number, by
-    the rules of YAML 1.2. A results folder stands for the hparams file in it.
+    Unlike SpeechBrain's, it takes no prefixes of options. A value is by the rules of
+    YAML 1.2, ``1e-4`` a number; where the file, or ``known``, has text it is the text
+    that was typed. A results folder stands for the hparams file in it, and for itself
+    as the output folder.
     """
     if not argv or argv[0].startswith("--"):
         raise InputError("the first argument must be an hparams file; see --help")
     hparams_file, *rest = argv
-    if (Path(hparams_file) / HPARAMS_FILE).is_file():
-        hparams_file = str(Path(hparams_file) / HPARAMS_FILE)
-    run_arguments, overrides = [hparams_file], {}
+    overrides: dict[str, Any] = {}
+    folder = hparams_file
+    if (Path(folder) / HPARAMS_FILE).is_file():
+        hparams_file = str(Path(folder) / HPARAMS_FILE)
+    known = read_hparams(hparams_file) if known is None else known
+    if folder != hparams_file and "output_folder" in known:
+        overrides["output_folder"] = folder  # it may have been moved since
+    run_arguments = [hparams_file]
     while rest:
         option = rest.pop(0)
         if not option.startswith("--"):
@@ -258,16 +240,31 @@ def split_arguments(
         elif len(values) + bool(equals) != 1:
             raise InputError(f"--{key} is unknown, or takes one value: --{key}=value")
         else:
-            overrides[key] = _parse_value(value if equals else values[0])
+            overrides[key] = _value_of(key, value if equals else values[0], known)
     return hparams_file, run_arguments, overrides
 
 
-def _parse_value(text: str) -> Any:
-    """One value by the rules of YAML 1.2; what is not YAML is a string."""
-    try:
-        return YAML().load(text)
-    except YAMLError:
+def _value_of(key: str, text: str, known: Mapping[str, Any]) -> Any:
+    """What was typed for a key: the text itself, or a value; what is not YAML is text."""
+    if CHECKS.get(key) is text_or_null and text == "null":
+        return None
+    if CHECKS.get(key) in (check_text, text_or_null) or _holds_text(key, known):
+        check_text(f"--{key}", text)
         return text
+    try:
+        return parse_yaml(text)
+    except ValueError:
+        return text
+
+
+def _holds_text(key: str, known: Mapping[str, Any]) -> bool:
+    """Whether a key's default is text, or to be filled in, or made of text."""
+    value, others = known.get(key), {k: v for k, v in known.items() if k != key}
+    if tag_of(value) != "!ref":
+        return tag_of(value) == "!PLACEHOLDER" or isinstance(value, str)
+    names = re.findall(r"<(\w+)", value.value)
+    has_letters = re.search(r"[^\W\d]", re.sub("<[^>]*>", "", value.value))
+    return bool(has_letters) or any(_holds_text(name, others) for name in names)
 
 
 def load_experiment(argv: list[str]) -> tuple[str, dict[str, Any], RunOptions, dict[str, Any]]:
@@ -293,6 +290,7 @@ def load_experiment(argv: list[str]) -> tuple[str, dict[str, Any], RunOptions, d
         folder = resolve(base, overrides)["output_folder"]
         overrides["output_folder"] = f"{folder}/debug"
     hparams = load_hparams(hparams_file, overrides)
+    check_recorded(hparams, hparams["output_folder"])
     settle_precision(hparams, run_opts)
     if run_opts.ckpt_interval_steps > 0:
         hparams["ckpt_interval_minutes"] = 0  # SpeechBrain takes one of the two
@@ -300,9 +298,8 @@ def load_experiment(argv: list[str]) -> tuple[str, dict[str, Any], RunOptions, d
 
 
 def _environment(tree: Mapping[str, Any]) -> dict[str, Any]:
-    if "data_folder" in tree and os.environ.get(DATA_ROOT_VARIABLE):
-        return {"data_folder": os.environ[DATA_ROOT_VARIABLE]}
-    return {}
+    given = {key: os.environ.get(name) for key, name in _ENVIRONMENT.items() if key in tree}
+    return {key: value for key, value in given.items() if value}
 
 
 def _own_folder() -> dict[str, str]:
@@ -323,10 +320,24 @@ def check_overrides(hparams_file: str | Path, overrides: Mapping[str, Any]) -> d
             hint = f"did you mean --{near[0]}?" if near else "see its top-level keys"
             raise InputError(f"{hparams_file}: no key {key!r} to override; {hint}")
         kinds = bool if isinstance(tree[key], bool) else int | float
-        if isinstance(tree[key], kinds) and isinstance(value, str):
+        if isinstance(tree[key], kinds) and isinstance(value, str | list | dict):
             kind = "neither True nor False" if kinds is bool else "not a number"
             raise InputError(f"--{key}={value}: {kind}; in the file: {tree[key]}")
     return overrides
+
+
+def check_recorded(values: Mapping[str, Any], folder: str | Path) -> None:
+    """Refuses another model than the one whose checkpoints are in a results folder."""
+    file = Path(folder, HPARAMS_FILE)
+    if not (file.is_file() and any(file.parent.glob("save/CKPT*"))):
+        return
+    for key, recorded in read_hparams(file).items():
+        other = key in FIXED and not tag_of(recorded) and values.get(key, recorded) != recorded
+        if other:
+            raise InputError(
+                f"--{key}={values[key]}: {folder} was trained with {recorded}, and stays so; "
+                "leave it as it is, or use another --output_folder"
+            )
 
 
 def print_help(usage: str, argv: list[str]) -> None:

@@ -1,27 +1,141 @@
-"""What the keys of our hparams files may be changed to."""
+"""What a value may be: one check for each key of our hparams files and each option."""
 
-from collections.abc import Callable, Mapping
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from custom_modules.errors import InputError, check_number
+from custom_modules.mmipc import TASK_SOURCES, VARIANTS, Curriculum, num_sources
 
-_SIZES = (
-    *("N", "B", "H", "P", "X", "R", "chunk_size", "hidden_size", "num_blocks"),
-    *("num_layers", "nhead", "d_ffn", "n_fft", "stride", "n_layers", "n_head"),
-    *("qk_dim", "emb_dim", "emb_ks", "emb_hs"),
-)
-#: Key → what :func:`check_number` takes. What a model is made from is checked here,
-#: before it is made; what a training takes, by ``dataio.check_choices``.
-_RANGES: dict[str, dict[str, Any]] = {
-    **{key: {"least": 1, "whole": True} for key in _SIZES},
-    "kernel_size": {"least": 2, "whole": True},  # half of it is the stride
-    "seed": {"least": 0, "most": 2**32 - 1, "whole": True},
-    "dropout": {"least": 0, "most": 1},
-    "lr_factor": {"above": 0},
-    "lr_patience": {"least": 0},
-    **{key: {"least": 0} for key in ("weight_decay", "norm_eps", "eps")},
+#: Raises an InputError that names the option, given first, for a value that does not fit.
+Check = Callable[[str, Any], None]
+
+
+def checked_variants(
+    variants: str | Iterable[str] | None, option: str = "variants"
+) -> tuple[str, ...]:
+    """A choice of variants, a list or ``"SER,SE"``; refuses unknown ones and none."""
+    is_list = isinstance(variants, list | tuple)
+    names = variants.split(",") if isinstance(variants, str) else variants if is_list else ()
+    if not names or any(name not in VARIANTS for name in names):
+        known = ", ".join(VARIANTS)
+        raise InputError(f"{option} {variants}: choose one or more of {known}, as in SER,SE")
+    return tuple(names)
+
+
+def check_text(option: str, value: object) -> None:
+    """Text that is not empty, and that HyperPyYAML leaves as it is."""
+    reason = "takes text, which in a file needs quotes"
+    if isinstance(value, str):
+        if not value.strip():
+            reason = "is empty; leave the option out, or say something"
+        elif re.search("[\0-\x1f\x7f-\x9f\ud800-\udfff]", value):
+            reason = "holds control characters, or is not UTF-8"
+        elif re.search(r"<[^>]*>|^[\d(+~.-].*(#|\*\*)", value):
+            reason = "would be computed with; leave out <…>, and # or ** after numbers"
+        else:
+            return
+    raise InputError(f"{option}={value!r}: {reason}")
+
+
+def _number(**limits: Any) -> Check:
+    return lambda option, value: check_number(option, value, **limits)
+
+
+def _whole(least: int = 1, most: float = 10**9) -> Check:
+    return _number(least=least, most=most, whole=True)
+
+
+def _choice(*choices: str) -> Check:
+    def check(option: str, value: object) -> None:
+        if value not in choices:
+            raise InputError(f"{option}={value}: choose one of {', '.join(choices)}")
+
+    return check
+
+
+def _truth(option: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise InputError(f"{option}={value}: neither True nor False")
+
+
+def _mapping(option: str, value: object) -> None:
+    if not isinstance(value, Mapping):
+        raise InputError(f"{option}={value}: must be a mapping, such as {{a: b}}")
+
+
+def _variants(option: str, value: Any) -> None:
+    checked_variants(value, option)
+
+
+def _null_or(check: Check) -> Check:
+    return lambda option, value: None if value is None else check(option, value)
+
+
+def _all(check: Check, *keys: str) -> dict[str, Check]:
+    return dict.fromkeys(keys, check)
+
+
+text_or_null = _null_or(check_text)
+_precision = _choice("fp32", "fp16", "bf16")
+
+#: What our commands and hparams files take, by key.
+CHECKS: dict[str, Check] = {
+    **_all(check_text, "model_name", "output_folder", "save_folder", "data_folder"),
+    **_all(check_text, "manifest_folder", "train_manifest", "valid_manifest", "test_manifest"),
+    **_all(check_text, "wandb_project", "speech_folder", "scene_folder", "event_folder"),
+    **_all(text_or_null, "speech_table", "same_recording"),
+    **_all(_truth, "skip_prep", "skip_bad_rows", "allow_leakage", "per_variant_validation"),
+    **_all(_truth, "save_all_checkpoints", "test_after_training", "overwrite", "decay_states"),
+    **_all(_mapping, "speakers", "scene_classes", "event_classes"),
+    **_all(_variants, "train_variants", "valid_variants"),
+    "seed": _whole(0, 2**32 - 1),
+    "task": _choice(*TASK_SOURCES),
+    "check": _choice("none", "header", "full"),
+    "sample_rate": _whole(1000, 384_000),  # Hz
+    **_all(_null_or(_whole()), "train_max_samples", "valid_max_samples", "test_max_samples"),
+    "segment_seconds": _null_or(_number(above=0, most=3600)),
+    **_all(_null_or(_whole()), "early_stopping_patience", "optimizer_step_limit"),
+    **_all(_whole(), "number_of_epochs", "batch_size", "test_batch_size"),
+    **_all(_whole(), "max_samples", "trials"),
+    **_all(_whole(), "grad_accumulation_factor", "debug_batches", "max_tries"),
+    **_all(_whole(0), "early_stopping_warmup", "lr_patience", "nonfinite_patience"),
+    **_all(_whole(0), "save_audio", "n_train", "n_val", "n_test"),
+    "num_workers": _whole(0, max(64, os.cpu_count() or 1)),
+    "workers": _whole(1, max(64, os.cpu_count() or 1)),
+    **_all(_number(least=0), "lr", "weight_decay", "max_grad_norm", "ckpt_interval_minutes"),
+    "lr_factor": _number(above=0, most=1),
+    **_all(_precision, "precision", "eval_precision"),
+    "tracker": _choice("none", "tensorboard", "wandb"),
+    "wandb_mode": _choice("online", "offline", "disabled"),
+    "duration": _number(least=0.1, most=3600),  # s
+    "seconds_per_voice": _number(above=0, most=3600),
+    "indoor_share": _null_or(_number(least=0, most=1)),
+    "val_speakers": _choice("disjoint", "train"),
+    **_all(_whole(1, 10_000), "scene_recordings", "event_recordings"),
 }
-_RNNS = ("RNN", "LSTM", "GRU", "LiGRU", "SLiGRU", "QuasiRNN")  # SpeechBrain's
+
+_DEPTHS = ("X", "R", "num_blocks", "num_layers", "n_layers")
+_SIZES = (
+    *("N", "B", "H", "P", "chunk_size", "hidden_size", "nhead", "d_ffn", "n_fft", "stride"),
+    *("n_head", "qk_dim", "emb_dim", "emb_ks", "emb_hs"),
+)
+#: What our models are made from; a model of a user's own may have other meanings.
+_MODEL_CHECKS: dict[str, Check] = {
+    **_all(_whole(1, 100_000), *_SIZES),
+    **_all(_whole(1, 1000), *_DEPTHS),
+    "kernel_size": _whole(2, 100_000),  # half of it is the stride
+    "dropout": _number(least=0, most=1),
+    **_all(_number(least=0), "norm_eps", "eps"),
+    **_all(_truth, "bidirectional", "use_positional_encoding", "checkpoint_blocks"),
+    "norm_type": _choice("gLN", "cLN", "BN"),
+    "mask_nonlinear": _choice("relu", "softmax"),
+    "rnn_type": _choice("RNN", "LSTM", "GRU", "LiGRU", "SLiGRU", "QuasiRNN"),  # SpeechBrain's
+}
+#: What a model stays when its training is over.
+FIXED = {*_MODEL_CHECKS, "sample_rate", "task"} - {"dropout", "checkpoint_blocks"}
 #: Heads divide channels among themselves; frames of SPMamba overlap.
 _PAIRS: tuple[tuple[str, str, Callable[[int, int], bool], str], ...] = (
     ("nhead", "N", lambda heads, channels: channels % heads == 0, "must divide"),
@@ -30,26 +144,47 @@ _PAIRS: tuple[tuple[str, str, Callable[[int, int], bool], str], ...] = (
 )
 
 
-def check_values(changes: Mapping[str, Any], tree: Mapping[str, Any]) -> None:
-    """Refuses changes that no model can be made of; the rest is the file's business."""
-    for key, value in changes.items():
-        if key in _RANGES:
-            check_number(f"--{key}", value, **_RANGES[key])
-    values = {**tree, **changes}
-    if "rnn_type" in changes and changes["rnn_type"] not in _RNNS:
-        raise InputError(f"--rnn_type={changes['rnn_type']}: choose one of {', '.join(_RNNS)}")
+def check_values(values: Mapping[str, Any], model: bool = False) -> None:
+    """Refuses what no run can be made of; ``model``: they are of a model of ours, too."""
+    checks = CHECKS | _MODEL_CHECKS if model else CHECKS
+    for key in values.keys() & checks.keys():
+        checks[key](f"--{key}", values[key])
+    if "curriculum" in values:
+        Curriculum(values["curriculum"], checked_variants(values.get("train_variants", VARIANTS)))
+    if isinstance(values.get("num_sources"), int) and "task" in values:
+        wanted = num_sources(values["task"])
+        if values["num_sources"] != wanted:
+            raise InputError(f"--num_sources: must be {wanted} for --task={values['task']}")
+    if model:
+        _check_model(values)
+
+
+def _check_model(values: Mapping[str, Any]) -> None:
     for key, other, fits, words in _PAIRS:
-        concerned = {key, other} & changes.keys() and {key, other} <= values.keys()
-        if concerned and not fits(values[key], values[other]):
+        if {key, other} <= values.keys() and not fits(values[key], values[other]):
             relation = f"{words} {other}={values[other]}"
             raise InputError(f"--{key}={values[key]}: {relation}")
-    if "N" in changes and values.get("use_positional_encoding") and values["N"] % 2:
+    if values.get("use_positional_encoding") and values.get("N", 0) % 2:
         raise InputError(f"--N={values['N']}: must be even for positional encodings")
-    if "scan_backend" in changes:
+    if "scan_backend" in values:
         from custom_modules.selective_scan import check_backend  # registers operators
 
-        name = changes["scan_backend"]
+        name = values["scan_backend"]
         try:
             check_backend(name)
         except ValueError as error:
             raise InputError(f"--scan_backend={name}: {error}") from error
+
+
+def option(key: str, name: str = "") -> Callable[[str], Any]:
+    """The ``type`` of a number among argparse's options, which may have another name."""
+
+    def read(text: str) -> Any:
+        value: Any = text
+        for kind in (float, int):
+            with suppress(ValueError):
+                value = kind(text)
+        CHECKS[key](name or f"--{key}", value)
+        return value
+
+    return read

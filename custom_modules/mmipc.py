@@ -178,7 +178,7 @@ def _fault_of(entry: object) -> str | None:
         return f"epoch {epoch!r} is not a whole number"
     if entry.get("lr_scheduler", "start") != "start":
         return f"lr_scheduler: {entry['lr_scheduler']!r} can only be start"
-    listed = isinstance(variants, list | tuple) and {*variants} <= {*VARIANTS}
+    listed = isinstance(variants, list | tuple) and all(v in VARIANTS for v in variants)
     if listed and variants:
         return None
     return f"variants {variants!r} must be some of {', '.join(VARIANTS)}"

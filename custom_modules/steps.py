@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Sampler
 
 from custom_modules.distributed import rank_and_processes
-from custom_modules.errors import InputError, check_number
+from custom_modules.errors import InputError
 from custom_modules.mmipc import draw_fraction
 from custom_modules.training_log import Averages
 
@@ -248,9 +248,6 @@ class StoppingEpochCounter(EpochCounterWithStopper):
     """
 
     def __init__(self, limit: int, patience: int | None = None, warmup: int = 0) -> None:
-        if patience is not None:
-            check_number("--early_stopping_patience", patience, least=1, whole=True)
-        check_number("--early_stopping_warmup", warmup, least=0, whole=True)
         super().__init__(limit, patience or math.inf, warmup, direction="max")
         self.min_delta = 0
         self.best_limit = warmup

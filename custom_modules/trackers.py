@@ -115,14 +115,8 @@ class WandbTracker(Tracker):
 _KINDS = {"tensorboard": TensorBoardTracker, "wandb": WandbTracker}
 
 
-def check_tracker(tracker: str, wandb_mode: str) -> None:
-    """Refuses a tracker that does not exist, or whose package is missing."""
-    for option, value, choices in (
-        ("tracker", tracker, ("none", *_KINDS)),
-        ("wandb_mode", wandb_mode, ("online", "offline")),
-    ):
-        if value not in choices:
-            raise InputError(f"--{option}={value}: choose one of {', '.join(choices)}")
+def check_tracker(tracker: str) -> None:
+    """Refuses a tracker whose package is missing."""
     if tracker != "none" and importlib.util.find_spec(tracker) is None:
         raise InputError(
             f"--tracker={tracker}: its package is not installed; "

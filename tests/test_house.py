@@ -23,7 +23,7 @@ RANKS = (
     "brain steps training_log trackers curves checkpoints inference dataio manifest corpus",
     "models objectives metrics longform",
     "mmipc audio selective_scan hparams limits distributed markdown weights",
-    "processes layout tabular decoding",
+    "processes layout tabular yaml_trees decoding",
     "errors files",
     "startup",
 )

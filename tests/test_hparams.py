@@ -30,6 +30,7 @@ from custom_modules.hparams import (
 from custom_modules.steps import StoppingEpochCounter
 
 ROOT = Path(__file__).parents[1]
+DPRNN = f"{ROOT}/hparams/dprnn.yaml"
 BASELINES = {"convtasnet": 8_708_672, "dprnn": 2_609_793, "sepformer": 25_679_361}
 
 
@@ -131,10 +132,10 @@ def test_sizes_and_task_can_be_overridden(load, name, task):
 
 def test_values_with_equals_signs_and_numbers_survive():
     _, run_arguments, overrides = split_arguments(
-        ["a.yaml", "--output_folder=results/lr=0.1", "--lr", "1e-4", "--device", "cpu"]
+        [DPRNN, "--output_folder=results/lr=0.1", "--lr", "1e-4", "--device", "cpu"]
     )
     assert overrides == {"output_folder": "results/lr=0.1", "lr": 1e-4}
-    assert run_arguments == ["a.yaml", "--device", "cpu"]
+    assert run_arguments == [DPRNN, "--device", "cpu"]
 
 
 def test_fp16_is_taken_where_it_can_be_and_refused_where_it_was_asked_for(tmp_path):
@@ -198,7 +199,13 @@ def test_tuned_files_change_what_was_found_and_nothing_else(load, name, settings
     plain = {k: v for k, v in base.items() if isinstance(v, kinds)}
     changed = {k for k, v in plain.items() if hparams[k] != v}
     scheduled = {"lr_factor", "lr_patience"}
-    assert changed <= scheduled | {"model_name", "lr", "weight_decay", "max_grad_norm"}
+    assert hparams["early_stopping_patience"] == 15
+    assert "C" not in hparams["curriculum"][-1]["variants"]
+    # The search's own set-up: its epochs, and ConvTasNet's batch.
+    setup = {"curriculum", "number_of_epochs", "batch_size"}
+    setup |= {"early_stopping_patience", "early_stopping_warmup"}
+    found = {"model_name", "lr", "weight_decay", "max_grad_norm"}
+    assert changed <= scheduled | setup | found
 
 
 def derived(folder, name, text):
@@ -288,7 +295,7 @@ def test_what_is_written_beside_results_has_the_values_and_takes_others(tmp_path
 @pytest.mark.parametrize("lr", ["1e-5", "1E-5", "-3e+20", "1.5e-4", "0.01", "1e5"])
 def test_numbers_of_the_command_line_are_numbers_for_every_reader(tmp_path, lr):
     """YAML 1.1, as of PyYAML and W&B, takes 1e-5 for text."""
-    _, _, overrides = split_arguments(["a.yaml", f"--lr={lr}"])
+    _, _, overrides = split_arguments([DPRNN, f"--lr={lr}"])
     write_hparams(ROOT / "hparams/dprnn.yaml", overrides, tmp_path / "a.yaml")
     (line,) = re.findall(r"(?m)^lr: .*$", (tmp_path / "a.yaml").read_text())
     assert yaml.safe_load(line) == {"lr": float(lr)}
@@ -304,12 +311,16 @@ def test_help_says_how_to_see_the_keys(capsys):
 
 
 def test_a_results_folder_stands_for_its_file(tmp_path):
-    assert split_arguments([str(tmp_path)])[0] == str(tmp_path)
+    with pytest.raises(InputError, match=f"{tmp_path}: is a folder; name a file"):
+        split_arguments([str(tmp_path)])
     file = tmp_path / "hyperparams.yaml"
-    file.write_text("lr: 1\n")
-    found, run_arguments, _ = split_arguments([str(tmp_path), "--debug"])
+    file.write_text("lr: 1\noutput_folder: where/it/was\n")
+    found, run_arguments, overrides = split_arguments([str(tmp_path), "--debug"])
     assert found == str(file)
     assert run_arguments == [str(file), "--debug"]
+    assert overrides == {"output_folder": str(tmp_path)}
+    *_, overrides = split_arguments([str(tmp_path), "--output_folder=other"])
+    assert overrides == {"output_folder": "other"}
 
 
 @pytest.mark.parametrize(

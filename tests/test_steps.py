@@ -243,18 +243,3 @@ def test_checkpoints_of_a_counter_that_does_not_stop_are_read(tmp_path):
     counter = StoppingEpochCounter(9, patience=2)
     AtomicCheckpointer(tmp_path, {"c": counter}).recover_if_possible()
     assert next(counter) == 2
-
-
-@pytest.mark.parametrize(
-    ("patience", "warmup", "message"),
-    [
-        (0, 0, "--early_stopping_patience=0"),
-        ("ten", 0, "--early_stopping_patience=ten"),
-        (True, 0, "--early_stopping_patience=True"),
-        (2, -1, "--early_stopping_warmup=-1"),
-        (2, None, "--early_stopping_warmup=None"),
-    ],
-)
-def test_numbers_that_do_not_fit_are_refused(patience, warmup, message):
-    with pytest.raises(InputError, match=message):
-        StoppingEpochCounter(9, patience, warmup)

@@ -86,6 +86,12 @@ class _ClassFolder(Folder):
 
     def __post_init__(self) -> None:
         self.classes = self.classes or {}
+        try:
+            re.compile(self.same_recording or "")
+        except re.error as error:
+            raise InputError(
+                f"same_recording={self.same_recording}: is no regular expression ({error})"
+            ) from error
 
     def _list(self, setup: Setup) -> Listing:
         paths, own_name = self._paths(), Path(self.folder).name

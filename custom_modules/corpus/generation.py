@@ -25,29 +25,18 @@ from tqdm import tqdm
 from custom_modules import audio, layout
 from custom_modules.corpus.mixing import Mixer, Row
 from custom_modules.corpus.sources import Listing, Setup, Source
-from custom_modules.errors import InputError, check_number
+from custom_modules.errors import InputError
 from custom_modules.files import PARTIAL_SUFFIX, atomic_path, lock
 from custom_modules.layout import COLUMNS, SPEAKERS_FILE, SUBSETS
+from custom_modules.limits import check_values
 from custom_modules.processes import begin_worker, worker_pool
 
 NOTE, ROWS = "generator.json", ".rows"
 WAV_HEADER = 44  # bytes that soundfile writes before the samples
-#: Class of a source, as notes of earlier versions name it → as hparams files do now.
-MOVED = {"corpus.speech_folder.SpeechFolder": "corpus.folders.SpeechFolder"}
 ELSEWHERE = "choose another --output_folder"
 ROLES = ("speech", "scene", "event")
 #: Raise it when the same options begin to give other audio.
 PROCEDURE = 2
-#: Option → least, most, whether it is a whole number.
-LIMITS = {
-    **{f"n_{subset}": (0, None, True) for subset in SUBSETS},
-    "max_tries": (1, None, True),
-    "indoor_share": (0, 1, False),  # or None
-    "sample_rate": (1000, 384_000, True),  # Hz
-    "duration": (0.1, 3600, False),  # s
-    "seed": (0, None, True),
-    "workers": (1, None, True),
-}
 #: Mixtures handed to a worker at a time.
 CHUNK = 4
 
@@ -141,10 +130,7 @@ class State:
 
     def _read_note(self) -> dict:
         try:
-            text = self._note.read_text(encoding="utf-8")
-            for earlier, now in MOVED.items():
-                text = text.replace(earlier, now)
-            return json.loads(text)
+            return json.loads(self._note.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             message = f"{self._note}: cannot be read; remove the folder, or {ELSEWHERE}"
             raise InputError(message) from error
@@ -163,11 +149,11 @@ def generate(hparams: dict, options: dict) -> dict[str, list[Row]]:
     begun = time.monotonic()
     setup, sizes = make_setup(hparams)
     sources = {role: hparams[role] for role in ROLES}
+    limits, overwrite = (hparams["indoor_share"], hparams["max_tries"]), hparams["overwrite"]
     state = State(setup.output_folder, setup.length)
     with lock(state.root):
-        recordings = _begin(state, setup, sources, hparams["overwrite"], options)
+        recordings = _begin(state, setup, sources, overwrite, options)
         write_speakers(setup.output_folder, recordings["speech"])
-        limits = hparams["indoor_share"], hparams["max_tries"]
         mixer = Mixer(setup, sources, recordings, *limits)
         rows, tries = {}, []
         with mixture_maker(mixer, state) as make:
@@ -185,18 +171,11 @@ def generate(hparams: dict, options: dict) -> dict[str, list[Row]]:
 
 def make_setup(hparams: dict) -> tuple[Setup, dict[str, int]]:
     """Checks the hparams; the second is the number of mixtures of each subset."""
-    for option, (least, most, whole) in LIMITS.items():
-        value = hparams[option]
-        if option != "indoor_share" or value is not None:
-            check_number(f"--{option}", value, least=least, most=most, whole=whole)
-    if not isinstance(hparams["overwrite"], bool):
-        raise InputError(f"--overwrite={hparams['overwrite']}: set it to True or False")
-    if not hparams["output_folder"]:
-        raise InputError("output_folder is empty; set --output_folder to a folder")
+    check_values(hparams)
     sizes = {s: hparams[f"n_{s}"] for s in SUBSETS if hparams[f"n_{s}"]}
     if not sizes:
         raise InputError("n_train, n_val and n_test are all 0; nothing to generate")
-    folder = Path(str(hparams["output_folder"]))
+    folder = Path(hparams["output_folder"])
     options = ("sample_rate", "duration", "seed", "workers")
     rate, duration, seed, workers = (hparams[option] for option in options)
     return Setup(folder, rate, duration, seed, workers, tuple(sizes)), sizes

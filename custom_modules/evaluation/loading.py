@@ -29,6 +29,7 @@ from custom_modules.hparams import (
     read_yaml,
     split_arguments,
 )
+from custom_modules.limits import check_values
 from custom_modules.processes import available_cores
 
 #: Forward passes that run side by side on a CPU, at most; each has its memory.
@@ -178,7 +179,7 @@ def find_model(argv: list[str]) -> FoundModel:
             )
         if "checkpointer" not in read_yaml(hparams_file):
             return _exported(argv)
-        argv = [str(hparams_file), *argv[1:]]
+        argv = [str(hparams_file), f"--output_folder={argv[0]}", *argv[1:]]
     _, hparams, run_opts, overrides = load_experiment(_with_folders(argv))
     _checkpointer(hparams)  # refuses one without a checkpoint before anything is written
 
@@ -200,7 +201,7 @@ def _with_folders(argv: list[str]) -> list[str]:
 
 
 def _exported(argv: list[str]) -> FoundModel:
-    folder, (_, run_arguments, overrides) = argv[0], split_arguments(argv)
+    folder, (_, run_arguments, overrides) = argv[0], split_arguments(argv, known=EXPORT_KEYS)
     run_opts = read_run_options(run_arguments)
     for key in overrides:
         if key not in (*EXPORT_KEYS, *MANIFEST_KEYS.values()):
@@ -208,6 +209,7 @@ def _exported(argv: list[str]) -> FoundModel:
                 f"--{key}: not for an exported folder, which takes "
                 f"{', '.join(f'--{name}' for name in EXPORT_KEYS)}"
             )
+    check_values(overrides)
     known = read_yaml(f"{folder}/{HPARAMS_FILE}")
     hparams = EXPORT_KEYS | {"data_folder": os.environ.get(DATA_ROOT_VARIABLE)}
     hparams["output_folder"] = f"results/{Path(folder).resolve().name}"

@@ -2,13 +2,13 @@
 
 import argparse
 
-from custom_modules.dataio import checked_variants
-from custom_modules.errors import OptionParser, check_number
+from custom_modules.errors import OptionParser
 from custom_modules.evaluation.comparison import COMPARISON_FOLDER
 from custom_modules.evaluation.runner import Scope
 from custom_modules.evaluation.testing import chosen_batch_size
 from custom_modules.hparams import print_help
 from custom_modules.layout import SUBSETS
+from custom_modules.limits import checked_variants, option
 from custom_modules.metrics import METRICS, checked_groups, metric_groups
 from custom_modules.mmipc import VARIANTS
 
@@ -22,10 +22,6 @@ def split_options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """
     options, rest = _parser().parse_known_args(argv)
     options.variants = checked_variants(options.variants)
-    least = {"max_samples": 1, "batch_size": 1, "workers": 0, "save_audio": 0}
-    for name, number in least.items():
-        if getattr(options, name) is not None:
-            check_number(f"--{name}", getattr(options, name), least=number, whole=True)
     groups = metric_groups()
     if options.metrics is not None:
         names = [name for name in options.metrics.split(",") if name]
@@ -69,14 +65,18 @@ def _parser() -> OptionParser:
         headings = [m.heading for m in METRICS.values() if m.group == group]
         add(f"--no_{group}", action="store_true", help=f"no {' or '.join(headings)}")
     picked = "mixtures, picked by their names (default: the file's test_max_samples)"
-    add("--max_samples", type=int, help=picked)
+    add("--max_samples", type=option("max_samples"), help=picked)
     add("--split", default="test", choices=SUBSETS, help="by default test")
     add("--output", metavar="CSV", help="also write the rows, or the comparison, there")
     written = "mixtures to write as wav"
-    add("--save_audio", type=int, default=0, metavar="N", help=written)
+    add("--save_audio", type=option("save_audio"), default=0, metavar="N", help=written)
     size = "on a GPU, by default test_batch_size; a CPU takes one by one"
-    add("--batch_size", type=int, help=size)
-    add("--workers", type=int, help="processes for metrics; by default one per core")
+    add("--batch_size", type=option("batch_size"), help=size)
+    add(
+        "--workers",
+        type=option("num_workers", "--workers"),
+        help="processes for metrics; by default one per core",
+    )
     folders = "results folders to put side by side; seeds of one model are pooled"
     add("--compare", nargs="+", metavar="FOLDER", help=folders)
     return parser

@@ -12,7 +12,7 @@ from speechbrain.utils.distributed import if_main_process, is_distributed_initia
 
 from custom_modules.dataio import MixtureDataset
 from custom_modules.distributed import is_lost_process, is_out_of_memory, rank_and_processes
-from custom_modules.errors import InputError, check_number
+from custom_modules.errors import InputError
 from custom_modules.evaluation import tables
 from custom_modules.evaluation.loading import Model
 from custom_modules.evaluation.record import describe_run, evaluation_key
@@ -66,7 +66,6 @@ def scope_of_training(hparams: dict, progressbar: bool) -> Scope:
     By ``test_metrics``, ``test_batch_size``, ``save_audio``; InputError if one does not
     fit.
     """
-    check_number("--save_audio", hparams["save_audio"], least=0, whole=True)
     return Scope(
         groups=checked_groups(hparams["test_metrics"]),
         batch_size=chosen_batch_size(hparams),
@@ -78,9 +77,7 @@ def scope_of_training(hparams: dict, progressbar: bool) -> Scope:
 
 def chosen_batch_size(hparams: dict) -> int:
     """How many mixtures are tested at once; older files do not say."""
-    size = hparams.get("test_batch_size", BATCH_SIZE)
-    check_number("--test_batch_size", size, least=1, whole=True)
-    return size
+    return hparams.get("test_batch_size", BATCH_SIZE)
 
 
 @contextmanager

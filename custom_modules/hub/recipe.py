@@ -188,6 +188,7 @@ def load_best(argv: list[str]) -> tuple[ModelRecipe, nn.Module, CardFacts]:
             f"{folders[1]}/save: no such folder of checkpoints; {TRAIN_FIRST}, or give "
             f"results/<model>/<seed>/{hparams.HPARAMS_FILE}"
         )
+    hparams.check_recorded(tree, folder)
     separator = recipe.make_separator()
     checkpointer = AtomicCheckpointer(folder / "save", {"separator": separator})
     best = checkpointer.recover_if_possible(max_key="si_sdr")

@@ -40,6 +40,7 @@ from pathlib import Path
 
 from custom_modules.errors import OptionParser, check_number, exit_cleanly
 from custom_modules.hparams import split_arguments
+from custom_modules.limits import option
 from custom_modules.processes import available_cores, gpus_here
 from custom_modules.tuning.trainings import Trainings
 from recipes.benchmark.campaign import campaign
@@ -84,16 +85,16 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--preset", choices=PRESETS, default="small")
     parser.add_argument("--hparams")
     parser.add_argument("--budget", type=float, default=10)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[42, 123, 456])
+    parser.add_argument(
+        "--seeds", type=option("seed", "--seeds"), nargs="+", default=[42, 123, 456]
+    )
     parser.add_argument("--models", nargs="+")
-    parser.add_argument("--jobs", type=int)
+    parser.add_argument("--jobs", type=option("workers", "--jobs"))
     parser.add_argument("--data_folder")
     parser.add_argument("--output_folder")
     parser.add_argument("--page")
     options, rest = parser.parse_known_args(argv)
     check_number("--budget", options.budget, above=0)
-    if options.jobs is not None:
-        check_number("--jobs", options.jobs, least=1, whole=True)
     options.hparams = options.hparams or PRESETS[options.preset]
     models = models_in(options.hparams)
     options.models = options.models or models
@@ -104,7 +105,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         values = getattr(options, name)
         if len(set(values)) < max(least, len(values)):
             parser.error(f"--{name}: must be {least} or more, each of them once")
-    _, run_arguments, overrides = split_arguments(["the trainings", *rest])
+    _, run_arguments, overrides = split_arguments(["the trainings", *rest], known={})
     given = {a.partition("=")[0] for a in run_arguments} | {f"--{k}" for k in overrides}
     for name in DECIDED:
         if name in given:

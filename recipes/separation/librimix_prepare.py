@@ -23,6 +23,7 @@ import logging
 import sys
 
 from custom_modules.errors import OptionParser, exit_cleanly
+from custom_modules.limits import option
 from custom_modules.manifest import librimix
 from custom_modules.manifest.checks import LEVELS
 
@@ -43,7 +44,7 @@ def main(argv: list[str]) -> None:
     add("--train_set", default="train-360", choices=librimix.TRAIN_SETS)
     add("--speakers_file", help="LibriSpeech's SPEAKERS.TXT, for results by gender")
     add("--check", default="header", choices=LEVELS, help="how thoroughly")
-    add("--workers", type=int, help="processes; by default, one per core")
+    add("--workers", type=option("workers"), help="processes; by default, one per core")
     librimix.prepare_librimix(**vars(parser.parse_args(argv)))
 
 

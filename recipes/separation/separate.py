@@ -27,6 +27,7 @@ import torch
 from custom_modules import errors
 from custom_modules.files import prepare_folder
 from custom_modules.inference import NORMALIZATIONS
+from custom_modules.limits import option
 from custom_modules.longform.stitching import CHUNK_SECONDS
 from custom_modules.recordings.jobs import find_recordings
 from custom_modules.recordings.streams import CHANNELS
@@ -90,9 +91,18 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--normalize", choices=NORMALIZATIONS, default="mixture", help=LEVELS)
     add("--device", help="cpu, cuda, cuda:1; default: a GPU if there is one")
     add("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
-    add("--chunk_seconds", type=float, default=CHUNK_SECONDS, help=CHUNK_HELP)
+    add(
+        "--chunk_seconds",
+        type=option("segment_seconds", "--chunk_seconds"),
+        default=CHUNK_SECONDS,
+        help=CHUNK_HELP,
+    )
     add("--overlap_seconds", type=float, help="default: a 16th of a chunk")
-    add("--batch_size", type=int, help="chunks at once; default: 1 on a CPU, else 8")
+    add(
+        "--batch_size",
+        type=option("batch_size"),
+        help="chunks at once; default: 1 on a CPU, else 8",
+    )
     add("--shard", type=parse_shard, metavar="I/N", help="the I-th of N parts")
     add("--overwrite", action="store_true", help="also if finished or not made here")
     add("--plot", action="store_true", help="draw <name>.png: spectrograms")
@@ -101,9 +111,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if options.shard and world_size > 1:
         raise errors.InputError("--shard and torchrun both split the work; use one")
     options.shard = options.shard or (int(os.environ.get("RANK", 0)), world_size)
-    errors.check_number("--chunk_seconds", options.chunk_seconds, above=0)
-    if options.batch_size is not None:
-        errors.check_number("--batch_size", options.batch_size, least=1, whole=True)
     return options
 
 

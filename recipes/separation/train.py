@@ -27,7 +27,7 @@ from speechbrain.utils.run_opts import RunOptions
 from custom_modules import distributed
 from custom_modules.brain import Separation
 from custom_modules.curves import plot_training
-from custom_modules.dataio import MixtureDataset, check_choices, dataio_prep
+from custom_modules.dataio import MixtureDataset, dataio_prep
 from custom_modules.errors import exit_cleanly
 from custom_modules.evaluation.loading import trained_model
 from custom_modules.evaluation.record import facts_of
@@ -43,6 +43,13 @@ from custom_modules.hparams import (
 from custom_modules.trackers import check_tracker
 from custom_modules.training_log import HISTORY_FILE, read_history
 from polsess_prepare import prepare_polsess
+
+#: What a training takes of its hparams file only after it has begun to write.
+NEEDED = (
+    *("seed", "lr", "modules", "loss", "opt_class", "lr_scheduler", "epoch_counter"),
+    *("train_logger", "train_loader_opts", "valid_loader_opts", "per_variant_validation"),
+    *("segment_seconds", "batch_size", "save_all_checkpoints", "test_after_training"),
+)
 
 
 def main(argv: list[str]) -> None:
@@ -60,9 +67,10 @@ def train(
 ) -> None:
     """What one command at a time does to an output folder."""
     distributed.join_processes(run_opts)
-    check_tracker(hparams["tracker"], hparams["wandb_mode"])
+    check_tracker(hparams["tracker"])
     # Whatever can be refused is refused before the output folder is touched.
-    check_choices(hparams)
+    for key in NEEDED:
+        hparams[key]
     scope = scope_of_training(hparams, not run_opts.noprogressbar)
     hparams["checkpointer"].check_fit("separator")
     read_history(Path(hparams["output_folder"]) / HISTORY_FILE)

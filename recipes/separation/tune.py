@@ -31,7 +31,8 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from custom_modules.errors import InputError, OptionParser, check_number, exit_cleanly
+from custom_modules.errors import InputError, OptionParser, exit_cleanly
+from custom_modules.limits import option
 
 
 def main(argv: Sequence[str]) -> None:
@@ -78,16 +79,12 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Our options, and what goes to the trials."""
     parser = OptionParser(add_help=False, allow_abbrev=False)
     parser.add_argument("sweep")
-    parser.add_argument("--trials", type=int)
-    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--trials", type=option("trials"))
+    parser.add_argument("--workers", type=option("workers"), default=1)
     parser.add_argument("--storage", default="sqlite")
     parser.add_argument("--tuning_folder")
-    parser.add_argument("--seed_of_search", type=int, default=42)
-    options, arguments = parser.parse_known_args(argv)
-    if options.trials is not None:
-        check_number("--trials", options.trials, least=1, whole=True)
-    check_number("--workers", options.workers, least=1, whole=True)
-    return options, arguments
+    parser.add_argument("--seed_of_search", type=option("seed", "--seed_of_search"), default=42)
+    return parser.parse_known_args(argv)
 
 
 if __name__ == "__main__":
