@@ -1,8 +1,8 @@
 """Audio files to their very end, whatever their headers say.
 
 libsndfile stops where a header says so. That of an mp3 is an estimate or a tag, and where files
-were joined (mp3, ogg, opus, flac) it is the first one's. So mp3s are scanned, and what was
-joined is taken apart. Start reading at :class:`Decoder`.
+were joined (mp3, ogg, opus, flac) it is the first one's. So an mp3 is decoded once to know its
+length, and what was joined is taken apart. Start reading at :class:`Decoder`.
 """
 
 import io
@@ -28,8 +28,8 @@ _BEGINNINGS = {"FLAC": re.compile(rb"fLaC[\0\x80]\0\0\x22"), "OGG": re.compile(r
 #: The streams of one ogg file begin nearer to each other than joined files do, in bytes.
 _NEAREST = 120
 _BLOCK_BYTES = 2**20
-#: Of a file that claims so many bytes no length is believed; mpg123 looks for a tag at its end.
-_ENDLESS, _TAG_BYTES = 2**62, 128
+#: An mp3 that claims so many bytes is read to its end; mpg123 looks for a tag there.
+_ENDLESS, _TAG_BYTES = 2**50, 128
 #: libsndfile gives more where it does not know how many there are.
 _MOST_FRAMES = 2**40
 _TAG = re.compile(rb"(?s)(\xff[\xe2-\xff]).{11,36}?(?:Xing|Info)\0{3}(.)")
@@ -199,7 +199,7 @@ def _counted(path: str, part: _Part) -> _Part:
         return part._replace(frames=file.count())
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=2**16)
 def _find_parts(path: str, size: int, _changed: int) -> tuple[_Part, ...]:
     """What a file was joined of; of an mp3 with a wrong length, all but its header's tag."""
     whole = _counted(path, _Part())
@@ -207,8 +207,8 @@ def _find_parts(path: str, size: int, _changed: int) -> tuple[_Part, ...]:
         kind = file.format
     if kind == "MP3":
         start, added = _first_frame(path)
-        scanned = _counted(path, _Part(start, size, _ENDLESS))
-        return (whole if scanned.frames - added == whole.frames else scanned,)
+        endless = _counted(path, _Part(start, size, _ENDLESS))
+        return (whole if endless.frames - added == whole.frames else endless,)
     if kind not in _BEGINNINGS:
         return (whole,)
     ends = [*_find_all(path, _BEGINNINGS[kind]), size]

@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
+from typing import ClassVar
 
 from tqdm import tqdm
 
@@ -83,9 +84,16 @@ class _ClassFolder(Folder):
 
     classes: Mapping = field(default_factory=dict)
     same_recording: str | None = None
+    takes: ClassVar[tuple[type, ...]] = (str,)  # as a class
+    remedy: ClassVar[str] = "a class's name"
 
     def __post_init__(self) -> None:
         self.classes = self.classes or {}
+        for name, target in self.classes.items():
+            if not isinstance(target, self.takes):
+                raise InputError(
+                    f"{self.folder}/{name}: its class is {target!r}; write {self.remedy}"
+                )
         try:
             re.compile(self.same_recording or "")
         except re.error as error:
@@ -150,6 +158,9 @@ class EventFolder(_ClassFolder):
     PolSESS class suits every scene.
     """
 
+    takes = (str, list, tuple, type(None))
+    remedy = "a class's name, or a list of scene classes, such as [park]"
+
     def suits(self, event_class: str, scene_class: str) -> bool:
         scenes = self.classes.get(event_class)
         if not isinstance(scenes, (list, tuple)):
@@ -181,6 +192,9 @@ class SpeechFolder(Folder):
             raise InputError(
                 f"val_speakers is {self.val_speakers!r}; set it to disjoint or to train"
             )
+        for subset, names in (self.speakers or {}).items():
+            if subset not in SUBSETS or not isinstance(names, (list, tuple)):
+                raise InputError(f"speakers: {subset}: {names} is no list for one of {SUBSETS}")
 
     def read(self, recording: Recording, start: int, length: int, rate: int) -> Samples:
         if not Path(self.folder, recording.path).exists():
