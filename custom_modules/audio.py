@@ -59,12 +59,13 @@ def find_recordings(folder: str | Path) -> tuple[list[Path], list[str]]:
     for here, folders, names in os.walk(folder, onerror=note, followlinks=True):
         real = os.path.realpath(here)
         own = top / Path(here).relative_to(folder)
-        again = real in seen or (Path(real) != own and _is_reached(Path(real), top))
+        if real in seen or (Path(real) != own and _is_reached(Path(real), top)):
+            folders.clear()
+            continue
         seen.add(real)
-        folders[:] = [] if again else sorted(name for name in folders if name[0] != ".")
-        for name in [] if again else names:
-            if name[0] != "." and Path(name).suffix.lower() in SUFFIXES:
-                paths.append(Path(here, name))
+        folders[:] = [name for name in folders if name[0] != "."]
+        shown = (Path(here, name) for name in names if name[0] != ".")
+        paths += [path for path in shown if path.suffix.lower() in SUFFIXES]
     return sorted(paths), problems
 
 

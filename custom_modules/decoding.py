@@ -1,11 +1,12 @@
 """Audio files to their very end, whatever their headers say.
 
-libsndfile stops where a header says so. That of an mp3 is an estimate or a tag, and of
-files that were joined (mp3, ogg, opus, flac) it is the first one's. So an mp3 is scanned,
-and what was joined is taken apart again.
+libsndfile stops where a header says so. That of an mp3 is an estimate or a tag, and where files
+were joined (mp3, ogg, opus, flac) it is the first one's. So an mp3 is decoded once to know its
+length, and what was joined is taken apart. Start reading at :class:`Decoder`.
 """
 
 import io
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,16 +22,17 @@ from custom_modules.errors import InputError
 from custom_modules.files import regular_file
 
 #: Lowest and highest rate of a recording, Hz; others are of a damaged header.
-RATES = 1000, 768_000
-#: How the files begin that a file was joined of.
+LOWEST_RATE, HIGHEST_RATE = 1000, 768_000
+#: How files begin that can be joined.
 _BEGINNINGS = {"FLAC": re.compile(rb"fLaC[\0\x80]\0\0\x22"), "OGG": re.compile(rb"OggS\0\x02")}
-#: Beginnings of one ogg file that holds several streams are nearer to each other, in bytes.
+#: The streams of one ogg file begin nearer to each other than joined files do, in bytes.
 _NEAREST = 120
-_SCAN_BYTES = 2**20
-#: No file is as long: mpg123 finds the length by a scan then, and looks for a tag at the end.
-_ENDLESS, _TAG_BYTES = 2**62, 128
-#: No header's number of samples is larger; libsndfile gives 2**63 for an unknown one.
+_BLOCK_BYTES = 2**20
+#: An mp3 that claims so many bytes is read to its end; mpg123 looks for a tag there.
+_ENDLESS, _TAG_BYTES = 2**50, 128
+#: libsndfile gives more where it does not know how many there are.
 _MOST_FRAMES = 2**40
+_TAG = re.compile(rb"(?s)(\xff[\xe2-\xff]).{11,36}?(?:Xing|Info)\0{3}(.)")
 
 
 @contextmanager
@@ -44,99 +46,85 @@ def reading(path: str | Path, remedy: str = "fix or remove it") -> Iterator[None
 
 
 class Decoder:
-    """An open audio file, decoded until nothing comes.
-
-    ``frames`` is its length; a file that was cut off has fewer.
-    """
+    """An open audio file of ``frames`` samples; one that was cut off may end before."""
 
     def __init__(self, path: str | Path) -> None:
-        self.name = str(regular_file(path))
-        status = Path(path).stat()
+        if not os.path.exists(path):
+            raise InputError(f"{path}: no such file")
+        self.name, status = str(regular_file(path)), os.stat(path)
         with reading(path):
             self._parts = _find_parts(self.name, status.st_size, status.st_mtime_ns)
-            self._index, self._stream = 0, self._parts[0].open(self.name)
-        self.samplerate, self.channels = self._stream.samplerate, self._stream.channels
-        self.subtype, self.extra_info = self._stream.subtype, self._stream.extra_info
+            self._index, self._file = 0, _File(self.name, self._parts[0])
+            self.samplerate, self.channels = self._file.form
+            if not LOWEST_RATE <= self.samplerate <= HIGHEST_RATE:
+                raise ValueError(f"a rate of {self.samplerate} Hz")
+        self.subtype, self.extra_info = self._file.subtype, self._file.extra_info
         self.frames = sum(part.frames for part in self._parts)
         self._position = 0
-        if not RATES[0] <= self.samplerate <= RATES[1]:
-            self.close()
-            least, most = RATES
-            raise InputError(
-                f"{path}: a rate of {self.samplerate} Hz, not {least} to {most}; fix or remove it"
-            )
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._stream.close()
+        self._file.close()
 
     def tell(self) -> int:
-        """How many samples of each channel have been read or passed over."""
+        """The sample of each channel that is read next."""
         return self._position
 
     def seek(self, position: int) -> None:
-        """Goes to a sample, or to the end."""
-        rest = self._position = min(position, self.frames)
-        index = 0
+        """Goes to a sample, at most to the end."""
+        index, rest = 0, min(position, self.frames)
+        self._position = rest
         while index + 1 < len(self._parts) and rest >= self._parts[index].frames:
             rest -= self._parts[index].frames
             index += 1
-        self._go_to(index)
         with reading(self.name):
-            self._stream.pass_over(rest)
+            self._open(index)
+            self._file.pass_over(rest)
 
     def read(self, size: int, dtype: str = "float64") -> np.ndarray:
         """The next samples ``[time, channels]``, fewer only at the end."""
-        wanted = min(size, self.frames - self._position)
-        pieces = [np.zeros((0, self.channels), dtype)]
-        while wanted > 0:
-            with reading(self.name):
-                pieces.append(self._stream.decode(wanted, dtype))
-            wanted -= len(pieces[-1])
-            self._position += len(pieces[-1])
-            if not len(pieces[-1]):
-                if self._index + 1 == len(self._parts):
-                    break
-                self._go_to(self._index + 1)
-        if self._position == self.frames and self._stream.left() > _SCAN_BYTES // 16:
-            raise InputError(f"{self.name}: holds more than its header says; convert it again")
-        return pieces[1] if len(pieces) == 2 else np.concatenate(pieces)
-
-    def _go_to(self, index: int) -> None:
-        self.close()
+        wanted, pieces = min(size, self.frames - self._position), []
         with reading(self.name):
-            self._index, self._stream = index, self._parts[index].open(self.name)
-        form = self._stream.samplerate, self._stream.channels
-        if form != (self.samplerate, self.channels):
-            raise InputError(
-                f"{self.name}: was joined of files of different rates or channels; take it apart"
-            )
+            while wanted > 0:
+                pieces.append(self._file.decode(wanted, dtype))
+                wanted -= len(pieces[-1])
+                if not len(pieces[-1]):
+                    if self._index + 1 == len(self._parts):
+                        break
+                    self._open(self._index + 1)
+                    if (self._file.samplerate, self._file.channels) != (
+                        self.samplerate,
+                        self.channels,
+                    ):
+                        raise ValueError("joined of files of different rates or channels")
+            self._position += sum(map(len, pieces))
+            if self._position == self.frames and self._file.bytes_left() > _BLOCK_BYTES // 16:
+                raise ValueError("it holds more than its header says")
+        return np.concatenate([np.zeros((0, self.channels), dtype), *pieces])
+
+    def _open(self, index: int) -> None:
+        self._file.close()
+        self._index, self._file = index, _File(self.name, self._parts[index])
 
 
 class _Part(NamedTuple):
-    """A file, or one of those that it was joined of."""
+    """A stretch of a file, one of those that were joined or all of it."""
 
-    frames: int
     start: int = 0  # its first byte
     stop: int = 0  # behind its last byte; 0: the file is read as it is
     claim: int = 0  # bytes that it claims to have
-
-    def open(self, path: str) -> "_Stream":
-        return _Stream(_Stretch(path, *self[1:]) if self.stop else path)
+    frames: int = 0
 
 
 class _Stretch(io.FileIO):
-    """Bytes of a file as a file; 128 zeros, no tag, where it claims to end."""
+    """A part as a file of its own; where it claims to end are zeros, no tag."""
 
-    def __init__(self, path: str, start: int, stop: int, claim: int) -> None:
+    def __init__(self, path: str, part: _Part) -> None:
         super().__init__(path)
-        self.start, self.size, self.at = start, stop - start, 0
-        self.claim = claim or self.size
+        self.start, self.size, self.at = part.start, part.stop - part.start, 0
+        self.claim = part.claim or self.size
 
     def seek(self, offset: int, whence: int = 0) -> int:
         self.at = offset + (0, self.at, self.claim)[whence]
@@ -155,113 +143,102 @@ class _Stretch(io.FileIO):
         return len(data)
 
 
-class _Stream(sf.SoundFile):
-    """Reads on: soundfile itself stops where a header says so, and seeks after each read."""
+class _File(sf.SoundFile):
+    """A part that is decoded on: soundfile itself seeks after each read, and stops early."""
 
-    def __init__(self, file: str | _Stretch) -> None:
-        self.file = file
-        super().__init__(file)
+    def __init__(self, path: str, part: _Part) -> None:
+        self.stretch = _Stretch(path, part) if part.stop else None
+        super().__init__(self.stretch or path)
+        self.form = self.samplerate, self.channels
 
     def seekable(self) -> bool:
         return False
 
     def close(self) -> None:
         super().close()
-        if isinstance(self.file, _Stretch):
-            self.file.close()
+        if self.stretch:
+            self.stretch.close()
+
+    def bytes_left(self) -> int:
+        return self.stretch.size - self.stretch.at if self.stretch else 0
 
     def decode(self, size: int, dtype: str = "float32") -> np.ndarray:
-        """The next samples ``[time, channels]``; what cannot be decoded of an mp3 is left out."""
-        if not (isinstance(self.file, _Stretch) and self.file.claim > self.file.size):
-            return self.read(size, dtype, always_2d=True)
+        """The next samples ``[time, channels]``; what is damaged of an mp3 is passed over."""
         out = np.full((size, self.channels), np.nan, dtype)
         while True:
-            at = self.file.at
+            left = self.bytes_left()
             try:
                 return self.read(out=out)
             except sf.SoundFileError:
+                if self.format != "MP3":
+                    raise
                 came = int(np.argmax(np.isnan(out[:, 0])))
-                if came or self.file.at <= at:
+                if came or self.bytes_left() >= left:
                     return out[:came]
-
-    def left(self) -> int:
-        """Bytes of a stretch that have not been read."""
-        return self.file.size - self.file.at if isinstance(self.file, _Stretch) else 0
 
     def count(self) -> int:
         """Samples of each channel; all are read where no header says how many."""
-        return self.frames if self.frames < _MOST_FRAMES else self._read_on(_MOST_FRAMES)
+        return self.frames if self.frames < _MOST_FRAMES else self._decode_on(_MOST_FRAMES)
 
     def pass_over(self, samples: int) -> None:
         """Goes on by so many; seeking misses the place in an mp3 of variable rate."""
         if self.format == "MP3" or self.frames >= _MOST_FRAMES:
-            self._read_on(samples)
+            self._decode_on(samples)
         else:
             self.seek(samples)
 
-    def _read_on(self, samples: int) -> int:
-        """Reads so many or to the end; how many that were."""
-        passed = 0
-        while wanted := min(10 * self.samplerate, samples - passed):
-            if not (size := len(self.decode(wanted))):
-                break
-            passed += size
-        return passed
+    def _decode_on(self, samples: int) -> int:
+        left = samples
+        while left and (size := len(self.decode(min(10 * self.samplerate, left)))):
+            left -= size
+        return samples - left
 
 
-@lru_cache(maxsize=1024)
+def _counted(path: str, part: _Part) -> _Part:
+    with _File(path, part) as file:
+        return part._replace(frames=file.count())
+
+
+@lru_cache(maxsize=2**16)
 def _find_parts(path: str, size: int, _changed: int) -> tuple[_Part, ...]:
-    """What a file was joined of; of an mp3, one part whose length is that of a scan."""
-    with _Stream(path) as whole:
-        if whole.format == "MP3" and (scanned := _scan_mp3(path, size, whole.frames)):
-            return (scanned,)
-        starts = [0, size]
-        if whole.format in _BEGINNINGS:
-            starts = [*_find_all(path, _BEGINNINGS[whole.format]), size]
-        if len(starts) == 2 and whole.format != "FLAC":
-            return (_Part(whole.count()),)
-    return tuple(_part_of(path, *ends, 0) for ends in pairwise(starts))
-
-
-def _part_of(path: str, start: int, stop: int, claim: int) -> _Part:
-    with _Part(0, start, stop, claim).open(path) as stream:
-        return _Part(stream.count(), start, stop, claim)
+    """What a file was joined of; of an mp3 with a wrong length, all but its header's tag."""
+    whole = _counted(path, _Part())
+    with _File(path, whole) as file:
+        kind = file.format
+    if kind == "MP3":
+        start, added = _first_frame(path)
+        endless = _counted(path, _Part(start, size, _ENDLESS))
+        return (whole if endless.frames - added == whole.frames else endless,)
+    if kind not in _BEGINNINGS:
+        return (whole,)
+    ends = [*_find_all(path, _BEGINNINGS[kind]), size]
+    return tuple(_counted(path, _Part(*pair)) for pair in pairwise(ends))
 
 
 def _find_all(path: str, beginning: re.Pattern[bytes]) -> list[int]:
     """Where joined files begin, in bytes; the first at 0, whatever is before it."""
     starts, passed, held = [0], 0, b""
     with open(path, "rb") as file:
-        while block := file.read(_SCAN_BYTES):
-            data = held + block
-            for found in beginning.finditer(data):
-                if (at := passed + found.start()) > starts[-1] + _NEAREST:
-                    starts.append(at)
-            held = data[-7:]
-            passed += len(data) - len(held)
+        while block := file.read(_BLOCK_BYTES):
+            held += block
+            found = (passed + match.start() for match in beginning.finditer(held))
+            starts += [at for at in found if at > starts[-1] + _NEAREST]
+            passed += max(0, len(held) - 7)
+            held = held[-7:]
     return starts
 
 
-def _scan_mp3(path: str, size: int, frames: int) -> _Part | None:
-    """The part of an mp3 of which a scan finds another length than its header claims.
-
-    A header's is that of a tag in the first frame, which also says what the encoder has
-    added at both ends; a file with a right one is best read as it is.
-    """
+def _first_frame(path: str) -> tuple[int, int]:
+    """The byte behind an mp3's tag of its length, and the samples that its encoder added."""
     with open(path, "rb") as file:
-        head = file.read(10)
+        head, begin = file.read(10), 0
         if head[:3] == b"ID3":  # its size is in four times seven bits
-            file.seek(10 + sum(byte << 7 * i for i, byte in enumerate(reversed(head[6:]))))
-            head = b""
-        first = file.tell() - len(head)
-        head += file.read(4096)
-    start = added = 0
-    if tag := re.search(rb"(?s)(?:Xing|Info)\0{3}(.)", head):
-        flags = tag[1][0]
-        fields = 4 * (flags & 1) + 4 * (flags >> 1 & 1) + 100 * (flags >> 2 & 1) + 4 * (flags >> 3)
-        ends = int.from_bytes(head[tag.end() + fields + 21 :][:3])
-        added = (ends >> 12) + (ends & 0xFFF)
-        sync = head.rfind(b"\xff", 0, tag.start())
-        start = max(0, first + head.find(head[sync : sync + 2], tag.end() + fields))
-    scanned = _part_of(path, start, size, _ENDLESS)
-    return None if scanned.frames - added == frames else scanned
+            begin = 10 + sum(byte << 7 * i for i, byte in enumerate(head[:5:-1]))
+        file.seek(begin)
+        head = file.read(4096)
+    if not (tag := _TAG.search(head)):
+        return 0, 0
+    flags = tag[2][0]
+    fields = tag.end() + 4 * (flags & 1) + 2 * (flags & 2) + 25 * (flags & 4) + (flags & 8) // 2
+    added = int.from_bytes(head[fields + 21 : fields + 24])
+    return begin + max(0, head.find(tag[1], fields + 24)), (added >> 12) + (added & 0xFFF)

@@ -1,5 +1,6 @@
 """Reading anything, writing 16 bit, streams at another rate."""
 
+import os
 import subprocess
 import sys
 
@@ -189,3 +190,56 @@ def test_a_tone_stays_that_tone(rate, new_rate):
 def test_samples_are_read_without_torch():
     code = "import custom_modules.audio, sys; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_folder_is_listed_without_what_is_hidden(tmp_path):
+    kinds = [
+        "wav",
+        "flac",
+        "mp3",
+        "ogg",
+        "oga",
+        "opus",
+        "aif",
+        "aiff",
+        "aifc",
+        "w64",
+        "caf",
+        "au",
+        "snd",
+        "rf64",
+        "sph",
+        "voc",
+    ]
+    shown = {f"a.{kind}" for kind in kinds} | {"B.WAV", "sub/deep/c.Flac", "d.wav/e.wav"}
+    for name in (*shown, ".a.wav", "._a.wav", ".git/a.wav", "sub/.old/a.wav", "a.txt", "wav"):
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    found, problems = audio.find_recordings(tmp_path / "in")
+    assert {str(path.relative_to(tmp_path / "in")) for path in found} == shown
+    assert found == sorted(found)
+    assert problems == []
+
+
+def test_linked_folders_are_followed_once(tmp_path):
+    for name in ("in/z/own.wav", "in/.store/kept.wav", "else/far.wav"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    links = {"a": "z", "z/loop": "..", "b": "../else", "c": "../else", "d": ".store", "e": "gone"}
+    for link, target in links.items():
+        (tmp_path / "in" / link).symlink_to(target)
+    (tmp_path / "in" / "f.wav").symlink_to("nowhere")  # is told when it is opened
+    found, problems = audio.find_recordings(tmp_path / "in")
+    names = [path.relative_to(tmp_path / "in").as_posix() for path in found]
+    assert names == ["b/far.wav", "d/kept.wav", "f.wav", "z/own.wav"]
+    assert problems == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read anywhere")
+def test_a_folder_that_cannot_be_listed_is_told(tmp_path):
+    (tmp_path / "locked").mkdir(mode=0)
+    found, problems = audio.find_recordings(tmp_path)
+    assert found == []
+    assert len(problems) == 1
+    assert "locked: cannot be listed" in problems[0]

@@ -1,9 +1,11 @@
 """Sources of the user's own recordings: a folder each of speech, scenes and events."""
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
+from typing import ClassVar
 
 from tqdm import tqdm
 
@@ -49,24 +51,24 @@ class Folder(sources.Source):
 
     def _paths(self) -> list[str]:
         """The recordings, sorted, relative to the folder, with forward slashes."""
-        paths = [
-            path.relative_to(self.folder).as_posix()
-            for path in Path(self.folder).rglob("*")
-            if path.suffix.lower() in audio.SUFFIXES and not path.name.startswith(".")
-        ]
+        found, problems = audio.find_recordings(self.folder)
+        paths = sorted(path.relative_to(self.folder).as_posix() for path in found)
+        odd = [path for path in paths if re.search("[\ud800-\udfff]", path)]
+        problems += [f"{path!r}: is not UTF-8, as the corpus's table is" for path in odd]
+        if problems:
+            raise InputError(f"{self.folder}: {len(problems)} names or folders to fix", problems)
         if not paths:
-            kinds = f"({', '.join(sorted(audio.SUFFIXES))})"
-            raise InputError(f"{self.folder}: holds no recordings {kinds}; check it")
-        return sorted(paths)
+            raise InputError(f"{self.folder}: holds no recordings (wav, flac, mp3, …); check it")
+        return paths
 
-    def _lengths(self, paths: list[str], setup: Setup) -> list[int]:
-        """In samples at the corpus's rate; all that cannot be read are named."""
+    def _lengths(self, paths: list[str], setup: Setup) -> list[tuple[int, int]]:
+        """In samples at the corpus's rate, with their own; all that cannot be read are named."""
         lengths, problems = [], []
         bar = {"desc": f"reading {self.folder}", "dynamic_ncols": True, "leave": False}
         for path in tqdm(paths, **bar):
             try:
-                seconds, _ = audio.read_header(Path(self.folder, path))
-                lengths.append(max(1, int(seconds * setup.rate)))
+                seconds, rate = audio.read_header(Path(self.folder, path))
+                lengths.append((max(1, int(seconds * setup.rate)), rate))
             except InputError as error:
                 problems.append(str(error))
         if problems:
@@ -82,15 +84,33 @@ class _ClassFolder(Folder):
 
     classes: Mapping = field(default_factory=dict)
     same_recording: str | None = None
+    takes: ClassVar[tuple[type, ...]] = (str,)  # as a class
+    remedy: ClassVar[str] = "a class's name"
 
     def __post_init__(self) -> None:
         self.classes = self.classes or {}
+        for name, target in self.classes.items():
+            if not isinstance(target, self.takes):
+                raise InputError(
+                    f"{self.folder}/{name}: its class is {target!r}; write {self.remedy}"
+                )
+        try:
+            re.compile(self.same_recording or "")
+        except re.error as error:
+            raise InputError(
+                f"same_recording={self.same_recording}: is no regular expression ({error})"
+            ) from error
 
     def _list(self, setup: Setup) -> Listing:
         paths, own_name = self._paths(), Path(self.folder).name
         names = [p.split("/")[0] if "/" in p else own_name for p in paths]
         groups = [self._class_of(name) for name in names]
-        recordings = list(map(Recording, paths, groups, self._lengths(paths, setup)))
+        recordings = [
+            Recording(path, group, length, rate=rate)
+            for path, group, (length, rate) in zip(
+                paths, groups, self._lengths(paths, setup), strict=True
+            )
+        ]
         return splitting.split_by_class(recordings, setup, self.same_recording)
 
     def _class_of(self, subfolder: str) -> str:
@@ -138,6 +158,9 @@ class EventFolder(_ClassFolder):
     PolSESS class suits every scene.
     """
 
+    takes = (str, list, tuple, type(None))
+    remedy = "a class's name, or a list of scene classes, such as [park]"
+
     def suits(self, event_class: str, scene_class: str) -> bool:
         scenes = self.classes.get(event_class)
         if not isinstance(scenes, (list, tuple)):
@@ -169,6 +192,9 @@ class SpeechFolder(Folder):
             raise InputError(
                 f"val_speakers is {self.val_speakers!r}; set it to disjoint or to train"
             )
+        for subset, names in (self.speakers or {}).items():
+            if subset not in SUBSETS or not isinstance(names, (list, tuple)):
+                raise InputError(f"speakers: {subset}: {names} is no list for one of {SUBSETS}")
 
     def read(self, recording: Recording, start: int, length: int, rate: int) -> Samples:
         if not Path(self.folder, recording.path).exists():
@@ -181,8 +207,8 @@ class SpeechFolder(Folder):
         rows = self._table_rows(self.table) if self.table else self._folder_rows()
         lengths = self._lengths([row["file"] for row in rows], setup)
         recordings = [
-            Recording(row["path"], row["speaker"], length, row["gender"])
-            for row, length in zip(rows, lengths, strict=True)
+            Recording(row["path"], row["speaker"], length, row["gender"], rate)
+            for row, (length, rate) in zip(rows, lengths, strict=True)
         ]
         subsets, genders = setup.subsets, {r.group: r.gender for r in recordings}
         shared = self.val_speakers == "train" and {"train", "val"} <= set(subsets)

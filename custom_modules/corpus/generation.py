@@ -15,11 +15,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import wait
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import Self
 
 from tqdm import tqdm
 
@@ -27,20 +26,13 @@ from custom_modules import audio, layout
 from custom_modules.corpus.mixing import Mixer, Row
 from custom_modules.corpus.sources import Listing, Setup, Source
 from custom_modules.errors import InputError
-from custom_modules.files import PARTIAL_SUFFIX, atomic_path
+from custom_modules.files import PARTIAL_SUFFIX, atomic_path, lock
 from custom_modules.layout import COLUMNS, SPEAKERS_FILE, SUBSETS
 from custom_modules.limits import check_values
 from custom_modules.processes import begin_worker, worker_pool
 
-try:
-    import fcntl
-except ImportError:  # not on Windows, where two runs must not share a folder
-    fcntl = None  # type: ignore[assignment]
-
 NOTE, ROWS = "generator.json", ".rows"
 WAV_HEADER = 44  # bytes that soundfile writes before the samples
-#: Class of a source, as notes of earlier versions name it → as hparams files do now.
-MOVED = {"corpus.speech_folder.SpeechFolder": "corpus.folders.SpeechFolder"}
 ELSEWHERE = "choose another --output_folder"
 ROLES = ("speech", "scene", "event")
 #: Raise it when the same options begin to give other audio.
@@ -55,19 +47,10 @@ Maker = Callable[[Iterable[Task]], Iterable[Made]]
 
 @dataclass
 class State:
-    """A corpus under construction; a context manager that holds the folder's lock."""
+    """A corpus under construction, in a folder that this process has locked."""
 
     root: Path
     length: int  # samples, of a mixture
-    _handle: int | None = field(default=None, init=False)  # of the locked folder
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._handle is not None:
-            os.close(self._handle)
-            self._handle = None
 
     @property
     def _note(self) -> Path:
@@ -75,18 +58,13 @@ class State:
 
     def check(self, options: dict, overwrite: bool = False) -> None:
         """Refuses a folder that is not ours to work in; changes nothing."""
-        if not self.root.exists():
-            return
-        if not self.root.is_dir():
-            raise InputError(f"{self.root}: is not a folder; {ELSEWHERE}")
-        self._lock()
         if self._note.is_file():
             if not (overwrite or self._is_of(options)):
                 raise InputError(
                     f"{self._note}: this corpus was made with other options; set "
                     f"--overwrite=True to replace it, or {ELSEWHERE}"
                 )
-        elif any(self.root.iterdir()):
+        elif any(path.name != ".lock" for path in self.root.iterdir()):
             message = "holds files that are not a corpus of this generator"
             raise InputError(f"{self.root}: {message}; {ELSEWHERE}")
 
@@ -99,7 +77,6 @@ class State:
             self._note.unlink()
         if not self._note.is_file():
             self._write_note({"options": options})
-        self._lock()
         for folder in (*SUBSETS, ROWS, "sources"):  # what a killed process left
             for path in (self.root / folder).rglob(f"*{PARTIAL_SUFFIX}"):
                 path.unlink(missing_ok=True)
@@ -144,20 +121,6 @@ class State:
         with suppress(OSError):  # rows of other subsets wait, or there were none
             (self.root / ROWS).rmdir()
 
-    def _lock(self) -> None:
-        """Locks the folder; the system unlocks it when the process dies."""
-        if fcntl is None or self._handle is not None:
-            return
-        handle = os.open(self.root, os.O_RDONLY)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(handle)
-            raise InputError(
-                f"{self.root}: another process is generating here; wait for it"
-            ) from error
-        self._handle = handle
-
     def _remove(self, *folders: str | Path) -> None:
         for folder in folders:
             shutil.rmtree(self.root / folder, ignore_errors=True)
@@ -167,10 +130,7 @@ class State:
 
     def _read_note(self) -> dict:
         try:
-            text = self._note.read_text(encoding="utf-8")
-            for earlier, now in MOVED.items():
-                text = text.replace(earlier, now)
-            return json.loads(text)
+            return json.loads(self._note.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             message = f"{self._note}: cannot be read; remove the folder, or {ELSEWHERE}"
             raise InputError(message) from error
@@ -190,7 +150,8 @@ def generate(hparams: dict, options: dict) -> dict[str, list[Row]]:
     setup, sizes = make_setup(hparams)
     sources = {role: hparams[role] for role in ROLES}
     limits, overwrite = (hparams["indoor_share"], hparams["max_tries"]), hparams["overwrite"]
-    with State(setup.output_folder, setup.length) as state:
+    state = State(setup.output_folder, setup.length)
+    with lock(state.root):
         recordings = _begin(state, setup, sources, overwrite, options)
         write_speakers(setup.output_folder, recordings["speech"])
         mixer = Mixer(setup, sources, recordings, *limits)

@@ -57,7 +57,7 @@ class Segment:
     path: str  # the recording; several, joined by ";", if one was too short
     start: int  # samples, within the first recording
     end: int  # samples, within the last recording
-    rates: tuple[int, int] = (0, 0)  # Hz, of those two recordings; 0: the corpus's
+    rates: tuple[int, ...] = (0, 0)  # Hz, of those two recordings; 0: the corpus's
 
     def cells(self, prefix: str, rate: int) -> dict[str, str]:
         """The three cells of a row that say where the segment comes from.
@@ -248,8 +248,7 @@ def cut_speech(
     recording = recordings[first]
     if spare[first] >= 0:
         samples = source.read(recording, start, length, setup.rate)
-        rates = recording.rate, recording.rate
-        return Segment(samples, recording.path, start, start + length, rates)
+        return Segment(samples, recording.path, start, start + length, (recording.rate,) * 2)
     others = [recordings[i] for i in rng.permutation(len(recordings)) if i != first]
     return _join(source, [*others, recording], start, setup, rng)
 
@@ -259,19 +258,19 @@ def _join(
 ) -> Segment:
     """Recordings after each other, the last one first; silence if they run out."""
     samples = np.zeros(setup.length)
-    position, paths, first_start, first_rate = 0, [], start, waiting[-1].rate
+    position, first_start, used = 0, start, []
     while waiting and position < setup.length:
         recording = waiting.pop()
+        used.append(recording)
         size = min(recording.samples - start, setup.length - position)
         piece = source.read(recording, start, size, setup.rate)
         samples[position : position + size] = piece
-        paths.append(recording.path)
         end = start + size
         gap = rng.uniform(SHORTEST_GAP, LONGEST_GAP)
         position += size + round(gap * setup.rate)
         start = 0
-    rates = first_rate, recording.rate
-    return Segment(samples, layout.JOIN.join(paths), first_start, end, rates)
+    paths = layout.JOIN.join(recording.path for recording in used)
+    return Segment(samples, paths, first_start, end, (used[0].rate, recording.rate))
 
 
 def cut_stretch(
@@ -286,8 +285,7 @@ def cut_stretch(
         samples = np.resize(samples, setup.length)
     else:
         samples = np.pad(samples, (offset, setup.length - size - offset))
-    rates = recording.rate, recording.rate
-    return Segment(samples, recording.path, start, start + size, rates)
+    return Segment(samples, recording.path, start, start + size, (recording.rate,) * 2)
 
 
 def _check_peak(samples: ArrayLike, reason: str) -> None:

@@ -38,13 +38,13 @@ class ProceduralScenes(sources.Source):
 
 @lru_cache(maxsize=16)
 def render(recording: Recording, rate: int) -> np.ndarray:
-    """The samples of a recording, RMS 1; what they draw depends on its path."""
+    """The samples of a recording, their peak 0.5; what they draw depends on its path."""
     layers = SceneLayers(generator("scene", recording.path), recording.samples, rate)
     mixed = np.zeros(recording.samples)
     for layer, level in sources.scene_classes()[recording.group].layers.items():
         gain = from_db(level + layers.uniform(-3, 3))
         mixed += gain * synth.unit(getattr(layers, layer)())
-    return synth.unit(mixed)
+    return mixed * (0.5 / np.abs(mixed).max())
 
 
 class SceneLayers(synth.Synth):

@@ -1,5 +1,7 @@
 """Sources of the user's own recordings."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -221,7 +223,7 @@ def test_recordings_of_scenes_and_events_are_never_in_two_subsets(setup, tmp_pat
 def test_bad_recordings_are_all_named(setup, speech):
     (speech / "ada" / "0.wav").write_bytes(b"")
     (speech / "bea" / "1.wav").write_bytes(b"RIFFxxxxWAVE")
-    (speech / "cyd" / "odd.wav").mkdir()
+    os.mkfifo(speech / "cyd" / "odd.wav")
     with pytest.raises(InputError, match="3 of 19 recordings cannot be read") as caught:
         SpeechFolder(speech).prepare(setup)
     told = "\n".join(caught.value.details)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from custom_modules import audio
 from custom_modules.corpus import mixing, reverb, sources
 from custom_modules.corpus.events import ProceduralEvents
 from custom_modules.corpus.mixing import Mixer
@@ -83,14 +84,22 @@ def test_scene_is_at_its_level_relative_to_the_speech_mix(mixtures):
     for mixture in mixtures:
         layers, row = mixture.layers, mixture.row
         speech = layers["s1"].astype(int) + layers["s2"]
-        relative = float(row["sceneRandomDB"])
+        relative = float(row["sceneOffsetDB"])
         assert -14 <= relative <= 0
-        # The limiter may take the top off a scene of clicks.
-        peak = np.abs(layers["scene"].astype(int)).max()
-        slack = 0.01 if peak < 32735 else 0.5
-        assert db(rms(layers["scene"]) / rms(speech)) == pytest.approx(relative, abs=slack)
-        gain_db = float(row["sceneOffsetDB"]) + relative
-        assert db(float(row["sceneVolumeGain"])) == pytest.approx(gain_db, abs=1e-3)
+        assert float(row["sceneRandomDB"]) == pytest.approx(relative + 14)
+        assert db(rms(layers["scene"]) / rms(speech)) == pytest.approx(relative, abs=0.01)
+
+
+def test_gain_is_what_the_scene_was_multiplied_by(mixtures, tmp_path):
+    mixer = make_mixer(tmp_path)
+    by_path = {r.path: r for r in mixer.recordings["scene"]["train"]}
+    for mixture in mixtures:
+        scene, gain = (
+            by_path[mixture.row["sceneOryginalPath"]],
+            float(mixture.row["sceneVolumeGain"]),
+        )
+        samples = mixer.sources["scene"].read(scene, 0, 2 * RATE, RATE)
+        assert rms(mixture.layers["scene"]) / 32768 == pytest.approx(gain * rms(samples), rel=1e-3)
 
 
 def test_speaker_1_and_event_keep_their_level(mixtures, tmp_path):
@@ -99,13 +108,13 @@ def test_speaker_1_and_event_keep_their_level(mixtures, tmp_path):
     for mixture in mixtures:
         row = mixture.row
         original = talker(SPEAKERS.index(row["speech1OryginalPath"][:3]), 5.0, RATE)
-        start = round(float(row["speech1Start"]) * RATE)
+        start = int(row["speech1Start"]) - 1
         segment = original[start : start + 2 * RATE]
         assert np.abs(mixture.layers["s1"] / 32768 - segment).max() <= 0.5 / 32768
         event = by_path[row["eventOryginalPath"]]
         whole = mixer.sources["event"].read(event, 0, event.samples, RATE)
-        start, end = (round(float(row[f"event{k}"]) * RATE) for k in ("Start", "End"))
-        expected = np.abs(whole[start:end]).max()
+        start, end = (int(row[f"event{k}"]) for k in ("Start", "End"))
+        expected = np.abs(whole[start - 1 : end]).max()
         assert np.abs(mixture.layers["event"]).max() / 32768 == pytest.approx(expected, abs=1e-4)
 
 
@@ -193,8 +202,56 @@ def test_loud_candidates_are_drawn_again(tmp_path):
 def test_sources_beyond_full_scale_are_limited(tmp_path):
     mixer = make_mixer(tmp_path)
     mixer.sources["event"].quietest = mixer.sources["event"].loudest = 3.0
-    with pytest.raises(InputError, match=r"mix at full scale: 5"):
+    with pytest.raises(InputError, match=r"mix at full scale: 3, event_reverb at full scale: 2"):
         Mixer(mixer.setup, mixer.sources, mixer.recordings, max_tries=5).mixture("train", 0)
+
+
+class Clicks(ProceduralScenes):
+    """Soft noise in which a few samples are loud, recorded beyond full scale."""
+
+    def read(self, recording, start, length, rate):
+        samples = 0.03 * np.random.default_rng(len(recording.path)).standard_normal(length)
+        samples[1000:1012] = 3.0 * np.sin(np.pi * (np.arange(12) + 0.5) / 12)
+        return samples
+
+
+@pytest.mark.parametrize("level", [0.01, 0.05, 0.17])
+def test_no_layer_is_cut_off_after_its_gain(tmp_path, level):
+    mixer = make_mixer(tmp_path, level=level, max_tries=3000)
+    mixer.sources["scene"].__class__ = Clicks
+    gains, tries = [], 0
+    for index in range(12):
+        mixture = mixer.mixture("train", index)
+        layers, row = mixture.layers, mixture.row
+        speech = layers["s1"].astype(int) + layers["s2"]
+        relative = float(row["sceneOffsetDB"])
+        assert db(rms(layers["scene"]) / rms(speech)) == pytest.approx(relative, abs=0.02)
+        assert db(rms(layers["s1"]) / rms(layers["s2"])) == pytest.approx(int(row["SSR"]), abs=0.02)
+        source = audio.limit(
+            Clicks.read(None, Recording(row["sceneOryginalPath"], "", 0), 0, 2 * RATE, RATE)
+        )
+        gain = float(row["sceneVolumeGain"])
+        np.testing.assert_allclose(layers["scene"] / 32768, gain * source, atol=2e-5)
+        gains.append(gain)
+        tries += mixture.tries
+    assert max(gains) < 1.001
+    assert (tries > 12) == (level > 0.01)
+
+
+def test_speech_recorded_too_loud_keeps_its_ratio(tmp_path):
+    """Each talker's own peaks are cut off, as in the published script, before the ratio is."""
+    mixer = make_mixer(tmp_path, max_tries=3000)
+
+    def read(recording, start, length, rate):
+        samples = Noise().read(recording, start, length, rate)
+        samples[::997] = 2.5 * (-1) ** SPEAKERS.index(recording.group)
+        return samples
+
+    mixer.sources["speech"].read = read
+    for index in range(12):
+        mixture = mixer.mixture("train", index)
+        ratio = db(rms(mixture.layers["s1"]) / rms(mixture.layers["s2"]))
+        assert ratio == pytest.approx(int(mixture.row["SSR"]), abs=0.01)
 
 
 @pytest.mark.parametrize(
@@ -299,10 +356,13 @@ def test_event_is_cut_or_placed(size):
     assert len(offsets) > 1 or size == SETUP.length
 
 
-def test_cells_are_seconds():
+def test_cells_are_samples_as_matlab_counts_them():
     cut = mixing.Segment(np.zeros(SETUP.length), "ada/0.wav", 50, 450)
     assert cut.cells("speech1", SETUP.rate) == {
         "speech1OryginalPath": "ada/0.wav",
-        "speech1Start": "0.5",
-        "speech1End": "4.5",
+        "speech1Start": "51",
+        "speech1End": "450",
     }
+    own = mixing.Segment(cut.samples, "ada/0.wav;ada/1.wav", 50, 450, (44100, 22050))
+    assert own.cells("speech1", SETUP.rate)["speech1Start"] == str(50 * 441 + 1)
+    assert own.cells("speech1", SETUP.rate)["speech1End"] == str(450 * 441 // 2)
