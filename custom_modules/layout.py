@@ -7,6 +7,8 @@ Source: the corpus and its generator script of Kleć, Szklanny, Wieczorkowska 20
 
 import csv
 import math
+import os
+import posixpath
 import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -36,6 +38,9 @@ COLUMNS = (
     *("sceneClass", "eventClass", "preDelayForEvent", "preDelay1", "preDelay2"),
     *("highCut", "diffusion", "decay", "freqDamp"),
 )
+
+#: Lowest and highest rate of an audio file, Hz; others are of a damaged header.
+RATES = 1000, 768_000
 
 #: Windows in Polish writes the second one; the first may have a byte order mark.
 ENCODINGS = ("utf-8-sig", "cp1250")
@@ -238,6 +243,33 @@ def read_number(cell: str, thousands: bool = False) -> float:
     if unsure or not _NUMBER.fullmatch(text) or math.isinf(value := float(text.replace(",", "."))):
         raise ValueError(f"{cell!r} is no number")
     return value
+
+
+class OutsideError(ValueError):
+    """A file name that leads out of the corpus folder, or nowhere."""
+
+
+def path_below(root: str, cell: str) -> str:
+    """A cell or a manifest's path relative to the corpus folder; OutsideError if it leaves it.
+
+    A link in the corpus may lead elsewhere: that is its owner's wish.
+    """
+    if re.match(r"[A-Za-z]:|\\\\", cell):
+        raise OutsideError(f"{cell!r} is an absolute Windows path")
+    path = cell.replace("\\", "/")
+    if ".." in path.split("/"):
+        raise OutsideError(f"{cell!r} leaves the corpus folder")
+    if posixpath.isabs(path):
+        roots = (os.path.abspath(root), os.path.realpath(root))
+        bases = [base.replace(os.sep, "/").rstrip("/") + "/" for base in roots]
+        base = next((base for base in bases if path.startswith(base)), None)
+        if base is None:
+            raise OutsideError(f"{cell!r} is outside the corpus folder")
+        path = path[len(base) :]
+    path = posixpath.normpath(path)
+    if path == "." or "\0" in path:
+        raise OutsideError(f"{cell!r} is not a file name")
+    return path
 
 
 def number(value: float) -> str:

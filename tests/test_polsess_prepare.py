@@ -288,7 +288,7 @@ def test_a_corpus_that_is_not_there(tmp_path):
 @pytest.mark.parametrize("name", ["val.json", "prepare_report.txt", "prepare_record.json"])
 def test_a_folder_where_a_file_should_go(prepare, tmp_path, name):
     (tmp_path / "manifests" / name).mkdir(parents=True)
-    refused(prepare, tmp_path, f"{name}: is a folder")
+    refused(prepare, tmp_path, rf"{name}: .*is a folder")
 
 
 def test_a_file_where_the_save_folder_should_be(prepare, tmp_path):

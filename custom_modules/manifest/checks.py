@@ -15,7 +15,8 @@ import soundfile
 from tqdm import tqdm
 
 from custom_modules.audio import LIMIT
-from custom_modules.layout import LAYERS
+from custom_modules.files import not_a_file
+from custom_modules.layout import LAYERS, RATES
 from custom_modules.manifest.csv_tables import Problem, Table
 from custom_modules.processes import map_pieces
 
@@ -116,8 +117,7 @@ def _check_headers(root: str, files: Sequence[str]) -> Facts:
     forms = {}
     for file in filter(None, files):
         try:
-            with soundfile.SoundFile(f"{root}/{file}") as audio:
-                rate, channels, frames = audio.samplerate, audio.channels, audio.frames
+            rate, channels, frames = _header(f"{root}/{file}")
         except _UNREADABLE as error:
             problems.append((file, _why_unreadable(f"{root}/{file}", error)))
             continue
@@ -140,6 +140,16 @@ def _check_headers(root: str, files: Sequence[str]) -> Facts:
     return Facts(rate, frames, *identity, problems=tuple(problems))
 
 
+def _header(path: str) -> tuple[int, int, int]:
+    """Rate, channels and frames; a pipe would be waited for, and is not opened."""
+    if kind := not_a_file(path):
+        raise ValueError(f"is {kind}")
+    with soundfile.SoundFile(path) as audio:
+        if not RATES[0] <= audio.samplerate <= RATES[1]:
+            raise ValueError(f"a rate of {audio.samplerate} Hz")
+        return audio.samplerate, audio.channels, audio.frames
+
+
 def _identify(path: str) -> tuple[int, int, int, int]:
     """Tells a file from others by few bytes: device, inode, size, excerpt."""
     with open(path, "rb", buffering=0) as file:
@@ -151,13 +161,13 @@ def _identify(path: str) -> tuple[int, int, int, int]:
 
 def _why_unreadable(path: str, error: Exception) -> str:
     try:
+        if kind := not_a_file(path):
+            return f"is {kind}; name an audio file"
         size = os.path.getsize(path)
         open(path, "rb").close()
     except FileNotFoundError:
         link = "is a link to nowhere" if os.path.islink(path) else "no such file"
         return f"{link}; restore it or remove the row"
-    except IsADirectoryError:
-        return "is a folder; name an audio file"
     except OSError as denied:
         return f"may not be read ({denied.strerror}); check its permissions"
     if not size:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from custom_modules import layout
 from custom_modules.errors import InputError
-from custom_modules.layout import DRY_LAYERS, LAYERS, REVERB_LAYERS
+from custom_modules.layout import DRY_LAYERS, LAYERS, REVERB_LAYERS, OutsideError
 
 #: What MATLAB writes for a missing string, number or category.
 MISSING = ("", "NaN", "nan", "<missing>", "<undefined>")
@@ -208,20 +208,16 @@ def mixture_id(path: str) -> str:
     return stem if dot and stem else name
 
 
-class OutsideError(ValueError):
-    """A file name that leads out of the corpus folder, or nowhere."""
-
-
 def corpus_path(cell: str, folder: str, subset: str, root: str) -> str:
     r"""The path of a file that a CSV cell names, relative to the corpus folder.
 
     A cell is a bare file name in the subset's ``folder``, a path relative to the subset
-    or to the corpus, or an absolute one inside it. Others raise :class:`OutsideError`.
+    or to the corpus, or an absolute one inside it. Others raise an OutsideError.
 
     >>> corpus_path(r"mix\a.wav", folder="mix", subset="val", root="data")
     'val/mix/a.wav'
     """
-    path = _relative(cell, root)
+    path = layout.path_below(root, cell)
     if "/" not in path:
         return f"{subset}/{folder}/{path}"
     if posixpath.isabs(cell.replace("\\", "/")):
@@ -230,25 +226,6 @@ def corpus_path(cell: str, folder: str, subset: str, root: str) -> str:
     existing = [x for x in places if os.path.exists(os.path.join(root, x))]
     # If neither exists, name the likelier one in the complaint.
     return (*existing, places[path.startswith(f"{subset}/")])[0]
-
-
-def _relative(cell: str, root: str) -> str:
-    if re.match(r"[A-Za-z]:|\\\\", cell):
-        raise OutsideError(f"{cell!r} is an absolute Windows path")
-    path = cell.replace("\\", "/")
-    if ".." in path.split("/"):
-        raise OutsideError(f"{cell!r} leaves the corpus folder")
-    if posixpath.isabs(path):
-        roots = (os.path.abspath(root), os.path.realpath(root))
-        bases = [base.replace(os.sep, "/").rstrip("/") + "/" for base in roots]
-        base = next((base for base in bases if path.startswith(base)), None)
-        if base is None:
-            raise OutsideError(f"{cell!r} is outside the corpus folder")
-        path = path[len(base) :]
-    path = posixpath.normpath(path)
-    if path == "." or "\0" in path:
-        raise OutsideError(f"{cell!r} is not a file name")
-    return path
 
 
 def read_genders(root: str | Path) -> dict[str, str] | None:

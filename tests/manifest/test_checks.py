@@ -1,5 +1,7 @@
 """What is noticed about the audio of a row."""
 
+import os
+
 import numpy as np
 import pytest
 import soundfile
@@ -90,6 +92,27 @@ def test_files_that_cannot_be_read(corpus, column, make, complaint):
     assert found == file
     assert complaint in reason
     assert "\n" not in reason
+
+
+@pytest.mark.parametrize("column", list(FOLDERS))
+@pytest.mark.parametrize("level", ["none", "header", "full"])
+def test_a_pipe_is_named_and_not_waited_for(corpus, column, level):
+    path = corpus.root / files_of(corpus)[column]
+    path.unlink()
+    os.mkfifo(path)
+    problems = check(corpus, level).problems
+    reasons = [reason for _, reason in problems]
+    checked = level != "none" or column == "mixFile"
+    assert reasons == ["is a pipe; name an audio file"] * checked
+
+
+@pytest.mark.parametrize("rate", [1, 999, 768_001, 200_000_000])
+def test_an_absurd_rate_is_a_damaged_header(corpus, rate):
+    for column in FOLDERS:
+        spoil(corpus, column, np.ones(400), rate=rate)
+    assert {reason for _, reason in check(corpus).problems} == {
+        f"is not readable audio (a rate of {rate} Hz); make it again"
+    }
 
 
 @pytest.mark.parametrize("column", list(FOLDERS)[1:])
