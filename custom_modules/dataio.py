@@ -8,9 +8,11 @@ nor a resumed run changes what is trained on.
 
 import functools
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +25,9 @@ from torch import Tensor
 from custom_modules import mmipc
 from custom_modules.audio import cancel, read_layer
 from custom_modules.errors import InputError, check_number
-from custom_modules.mmipc import VARIANTS, variants_of
+from custom_modules.files import regular_file
+from custom_modules.layout import NAME, RATES, path_below
+from custom_modules.mmipc import CANCELLED_LAYERS, VARIANTS, variants_of
 
 
 class MixtureDataset(DynamicItemDataset):
@@ -245,24 +249,32 @@ class Manifest(Mapping):
 
     128,000 mixtures take over a gigabyte as Python objects, and again as much in every
     worker, as counting references copies memory pages; as text, what the file takes,
-    once. Any JSON will do that SpeechBrain's ``load_data_json`` reads.
-
-    >>> path = getfixture("tmp_path") / "train.json"
-    >>> _ = path.write_text('{"a": {"mix": "{data_root}/a.wav"}}')
-    >>> Manifest(path, {"data_root": "/corpus"})["a"]
-    {'mix': '/corpus/a.wav'}
+    once. Any JSON will do that SpeechBrain's ``load_data_json`` reads and whose entries
+    are as ``manifest.entries.manifest_entry`` makes them, which is checked.
     """
 
     def __init__(self, path: str | Path, replacements: Mapping[str, str]) -> None:
         self.path, self.replacements = Path(path), dict(replacements)
         try:
-            self._text = self.path.read_text(encoding="utf-8")
-            self._starts = dict(_starts_of_entries(self._text))
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise InputError(
-                f"{path}: cannot be read ({reason}); run polsess_prepare.py first"
-            ) from error
+            self._text = regular_file(path).read_text(encoding="utf-8-sig")
+            self._starts = self._checked_starts()
+        except (InputError, OSError, ValueError, RecursionError) as error:
+            reason = getattr(error, "strerror", None) or str(error).removeprefix(f"{path}: ")
+            raise InputError(f"{path}: {reason}; make it by polsess_prepare.py") from error
+
+    def _checked_starts(self) -> dict[str, int]:
+        """id → where its entry begins; each is parsed, and not kept."""
+        starts: dict[str, int] = {}
+        rates = set()
+        for mixture_id, start, entry in _entries(self._text):
+            fault = "occurs twice" if mixture_id in starts else ""
+            fault = fault or _fault(mixture_id, entry, self.replacements)
+            if not fault and len(rates := {*rates, entry["sample_rate"]}) > 1:
+                fault = "has another sample_rate than those before"
+            if fault:
+                raise ValueError(f"{mixture_id!r} {fault}")
+            starts[mixture_id] = start
+        return starts
 
     def __getitem__(self, mixture_id: str) -> dict:
         entry, _ = _parse(self._text, self._starts[mixture_id])
@@ -276,14 +288,77 @@ class Manifest(Mapping):
         return len(self._starts)
 
 
-def _starts_of_entries(text: str) -> Iterator[tuple[str, int]]:
-    """id → where its entry begins; each is parsed, and not kept."""
+def _entries(text: str) -> Iterator[tuple[str, int, dict]]:
+    """Each id, where its entry begins, and the entry."""
     end = 0
     while before := _BEFORE_ID.match(text, end):
         mixture_id, end = _parse(text, before.end())
         if not (between := _BEFORE_ENTRY.match(text, end)):
-            raise ValueError(f"{mixture_id} has no entry")
-        yield mixture_id, between.end()
-        _, end = _parse(text, between.end())
+            raise ValueError(f"{mixture_id!r} has no entry")
+        entry, end = _parse(text, between.end())
+        yield mixture_id, between.end(), entry
     if not end or text[end:].strip() != "}":
         raise ValueError("not the JSON of mixtures")
+
+
+def _number_within(least: float, most: float) -> Callable[[object], bool]:
+    return lambda x: type(x) in (int, float) and least <= x <= most
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+#: What an entry must have, and a value's check; what it may lack, or have as null.
+_REQUIRED: dict[str, Callable[[Any], bool]] = {
+    "duration": _number_within(1 / RATES[1], 1e6),
+    "sample_rate": lambda x: type(x) is int and RATES[0] <= x <= RATES[1],
+    "environment": lambda x: _is_text(x) and x in CANCELLED_LAYERS,
+    **dict.fromkeys(("mix", "s1", "s2"), _is_text),
+    "s2_layers": _is_texts,
+    "variants": lambda x: isinstance(x, dict) and all(map(_is_texts, x.values())),
+}
+_OPTIONAL: dict[str, Callable[[Any], bool]] = {
+    "ssr_db": _number_within(-1e6, 1e6),
+    **dict.fromkeys(("gender1", "gender2", "speaker1", "speaker2"), _is_text),
+    **dict.fromkeys(("scene_class", "event_class"), _is_text),
+}
+_KEYS = {*_REQUIRED, *_OPTIONAL}
+_PLAIN = re.compile(r"\{data_root\}/(?!.*\.\.)[^{}\0]+")
+
+
+def _fault(mixture_id: str, entry: dict, replacements: Mapping[str, str]) -> str:
+    """What is wrong with an entry, or nothing. Its id becomes the name of files."""
+    if not NAME.fullmatch(mixture_id):
+        return "cannot be a file's name"
+    for key, is_right in (*_REQUIRED.items(), *_OPTIONAL.items()):
+        value = entry.get(key)
+        if (value is not None or key in _REQUIRED) and not is_right(value):
+            return f"has {json.dumps(value)[:60]} as its {key}" if key in entry else f"has no {key}"
+    if missing := set(variants_of(entry["environment"])) - set(entry["variants"]):
+        return f"lacks the variants {', '.join(sorted(missing))}"
+    if entry.keys() <= _KEYS and all(map(_PLAIN.fullmatch, _texts(entry))):
+        return ""  # as are all that were not made by hand, and the rest is slow
+    root = str(replacements.get("data_root"))
+    try:
+        _recursive_format(entry, replacements)
+        for path in _paths(entry):
+            path_below(root, path.removeprefix(f"{root}/"))
+    except (LookupError, ValueError, AttributeError) as error:  # of what is in braces
+        return f"has a path that cannot be used: {error}"
+    return ""
+
+
+def _texts(entry: dict) -> set[str]:
+    """All texts of an entry; what is no path as if it were one."""
+    others = (entry.get(key) for key in _OPTIONAL if key != "ssr_db")
+    return _paths(entry).union("{data_root}/" + x for x in others if x)
+
+
+def _paths(entry: dict) -> set[str]:
+    layers = (entry["s2_layers"], *entry["variants"].values())
+    return {entry["mix"], entry["s1"], entry["s2"], *(path for x in layers for path in x)}

@@ -42,6 +42,9 @@ COLUMNS = (
 #: Lowest and highest rate of an audio file, Hz; others are of a damaged header.
 RATES = 1000, 768_000
 
+#: What can be the name of a mixture: of a file, and text.
+NAME = re.compile(r"(?!\.\.?$)[^/\\\x00-\x1f\ud800-\udfff]+")
+
 #: Windows in Polish writes the second one; the first may have a byte order mark.
 ENCODINGS = ("utf-8-sig", "cp1250")
 

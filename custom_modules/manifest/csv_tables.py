@@ -191,6 +191,8 @@ def equal_names(rows: pd.DataFrame) -> Iterator[Problem]:
     """The mixture's file stem is its key in the manifest."""
     first_rows: dict[str, int] = {}
     for row, path in rows["mix"].items():
+        if path and not layout.NAME.fullmatch(mixture_id(path)):
+            yield Problem(row, path, "its name is no text; rename it")
         first = first_rows.setdefault(mixture_id(path), row)
         if path and first != row:
             reason = f"row {first} has a mixture of the same name; rename one of them"
