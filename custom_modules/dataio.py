@@ -347,7 +347,9 @@ def _fault(mixture_id: str, entry: dict, replacements: Mapping[str, str]) -> str
     try:
         _recursive_format(entry, replacements)
         for path in _paths(entry):
-            path_below(root, path.removeprefix(f"{root}/"))
+            path_below(root, below := path.removeprefix(f"{root}/"))
+            if below == path:  # then it starts at the disk's root, or where the command runs
+                path_below(root, os.path.abspath(path))
     except (LookupError, ValueError, AttributeError) as error:  # of what is in braces
         return f"has a path that cannot be used: {error}"
     return ""
