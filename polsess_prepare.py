@@ -150,8 +150,7 @@ def _refuse_leakage(repetitions: Sequence[Repetition], allow_leakage: bool) -> N
 def _write(manifests: Mapping[Path, DataFrame], folder: Path, text: str) -> None:
     """Writes all manifests and the report, or none of them."""
     report_path = folder / REPORT_FILE
-    for path in (*manifests, report_path, folder / report.RECORD_FILE):
-        check_output(path)
+    check_output(folder / report.RECORD_FILE)
     with ExitStack() as stack:
         part = stack.enter_context(atomic_path(report_path))
         part.write_text(text, encoding="utf-8")

@@ -7,7 +7,9 @@ nor a resumed run changes what is trained on.
 """
 
 import functools
+import itertools
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,7 +28,7 @@ from custom_modules import mmipc
 from custom_modules.audio import cancel, read_layer
 from custom_modules.errors import InputError, check_number
 from custom_modules.files import regular_file
-from custom_modules.layout import NAME, RATES, path_below
+from custom_modules.layout import MOST_SECONDS, NAME, RATES, SPEAKER_KEYS, path_below
 from custom_modules.mmipc import CANCELLED_LAYERS, VARIANTS, variants_of
 
 
@@ -241,6 +243,7 @@ def _stack_or_pad(signals: list[Tensor]) -> tuple[Tensor, Tensor | list[float]]:
 
 
 _BEFORE_ID, _BEFORE_ENTRY = re.compile(r'\s*[{,]\s*(?=")'), re.compile(r"\s*:\s*(?={)")
+_UNUSUAL = re.compile(r"\.\.|[\\\0]|^/")  # in a path below the corpus
 _parse = json.JSONDecoder().raw_decode  # from a position: the value and its end
 
 
@@ -301,34 +304,25 @@ def _entries(text: str) -> Iterator[tuple[str, int, dict]]:
         raise ValueError("not the JSON of mixtures")
 
 
-def _number_within(least: float, most: float) -> Callable[[object], bool]:
-    return lambda x: type(x) in (int, float) and least <= x <= most
-
-
 def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
-def _is_texts(value: object) -> bool:
+def _are_texts(value: object) -> bool:
     return isinstance(value, list) and all(map(_is_text, value))
 
 
-#: What an entry must have, and a value's check; what it may lack, or have as null.
+#: What an entry must have, and the check of its value; what it may lack, or have as null.
 _REQUIRED: dict[str, Callable[[Any], bool]] = {
-    "duration": _number_within(1 / RATES[1], 1e6),
+    "duration": lambda x: type(x) in (int, float) and 0 < x <= MOST_SECONDS,
     "sample_rate": lambda x: type(x) is int and RATES[0] <= x <= RATES[1],
     "environment": lambda x: _is_text(x) and x in CANCELLED_LAYERS,
     **dict.fromkeys(("mix", "s1", "s2"), _is_text),
-    "s2_layers": _is_texts,
-    "variants": lambda x: isinstance(x, dict) and all(map(_is_texts, x.values())),
+    "s2_layers": _are_texts,
+    "variants": lambda x: isinstance(x, dict) and all(map(_are_texts, x.values())),
 }
-_OPTIONAL: dict[str, Callable[[Any], bool]] = {
-    "ssr_db": _number_within(-1e6, 1e6),
-    **dict.fromkeys(("gender1", "gender2", "speaker1", "speaker2"), _is_text),
-    **dict.fromkeys(("scene_class", "event_class"), _is_text),
-}
-_KEYS = {*_REQUIRED, *_OPTIONAL}
-_PLAIN = re.compile(r"\{data_root\}/(?!.*\.\.)[^{}\0]+")
+_OPTIONAL = dict.fromkeys((*SPEAKER_KEYS, "scene_class", "event_class"), _is_text)
+_OPTIONAL["ssr_db"] = lambda x: type(x) in (int, float) and math.isfinite(x)
 
 
 def _fault(mixture_id: str, entry: dict, replacements: Mapping[str, str]) -> str:
@@ -341,26 +335,16 @@ def _fault(mixture_id: str, entry: dict, replacements: Mapping[str, str]) -> str
             return f"has {json.dumps(value)[:60]} as its {key}" if key in entry else f"has no {key}"
     if missing := set(variants_of(entry["environment"])) - set(entry["variants"]):
         return f"lacks the variants {', '.join(sorted(missing))}"
-    if entry.keys() <= _KEYS and all(map(_PLAIN.fullmatch, _texts(entry))):
-        return ""  # as are all that were not made by hand, and the rest is slow
     root = str(replacements.get("data_root"))
     try:
         _recursive_format(entry, replacements)
-        for path in _paths(entry):
-            path_below(root, below := path.removeprefix(f"{root}/"))
+        layers = (entry["s2_layers"], *entry["variants"].values())
+        for path in {entry["mix"], entry["s1"], entry["s2"], *itertools.chain(*layers)}:
+            below = path.removeprefix(f"{root}/")
+            if below == path or _UNUSUAL.search(below):
+                path_below(root, below)
             if below == path:  # then it starts at the disk's root, or where the command runs
                 path_below(root, os.path.abspath(path))
     except (LookupError, ValueError, AttributeError) as error:  # of what is in braces
         return f"has a path that cannot be used: {error}"
     return ""
-
-
-def _texts(entry: dict) -> set[str]:
-    """All texts of an entry; what is no path as if it were one."""
-    others = (entry.get(key) for key in _OPTIONAL if key != "ssr_db")
-    return _paths(entry).union("{data_root}/" + x for x in others if x)
-
-
-def _paths(entry: dict) -> set[str]:
-    layers = (entry["s2_layers"], *entry["variants"].values())
-    return {entry["mix"], entry["s1"], entry["s2"], *(path for x in layers for path in x)}

@@ -41,6 +41,8 @@ COLUMNS = (
 
 #: Lowest and highest rate of an audio file, Hz; others are of a damaged header.
 RATES = 1000, 768_000
+#: The same of lengths: a day.
+MOST_SECONDS = 86_400.0
 
 #: What can be the name of a mixture: of a file, and text.
 NAME = re.compile(r"(?!\.\.?$)[^/\\\x00-\x1f\ud800-\udfff]+")
@@ -84,6 +86,9 @@ ENDINGS |= {"s1": "_sp1", "s2": "_sp2", "mix": ""}
 
 #: name in the manifest → column that may be absent
 OPTIONAL_COLUMNS = {"scene_class": "sceneClass", "event_class": "eventClass", "ssr_db": "SSR"}
+
+#: In an entry only if it is known who the speakers of the corpus are.
+SPEAKER_KEYS = ("speaker1", "gender1", "speaker2", "gender2")
 
 #: name here → column: which stretch of which recording a speaker says
 SEGMENT_COLUMNS = {

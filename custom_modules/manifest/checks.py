@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
+from itertools import count, takewhile
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from tqdm import tqdm
 
 from custom_modules.audio import LIMIT
 from custom_modules.files import not_a_file
-from custom_modules.layout import LAYERS, RATES
+from custom_modules.layout import LAYERS, MOST_SECONDS, RATES
 from custom_modules.manifest.csv_tables import Problem, Table
 from custom_modules.processes import map_pieces
 
@@ -31,6 +32,7 @@ SILENCE = 1e-4
 
 # Bytes that stand for a mixture until two of them agree: no two noises are alike.
 _EXCERPT = 2048
+_BLOCK = 2**20  # samples
 
 # What soundfile raises for a file that is not there or is not audio.
 _UNREADABLE = (soundfile.SoundFileError, OSError, TypeError, ValueError)
@@ -147,6 +149,8 @@ def _header(path: str) -> tuple[int, int, int]:
     with soundfile.SoundFile(path) as audio:
         if not RATES[0] <= audio.samplerate <= RATES[1]:
             raise ValueError(f"a rate of {audio.samplerate} Hz")
+        if audio.frames > MOST_SECONDS * audio.samplerate:
+            raise ValueError(f"a length of {audio.frames} samples")
         return audio.samplerate, audio.channels, audio.frames
 
 
@@ -207,8 +211,10 @@ def _check_samples(root: str, files: Sequence[str]) -> tuple[int, list[Fault]]:
 def _read(path: str) -> tuple[np.ndarray, float]:
     """Samples, and the step of their quantisation."""
     with soundfile.SoundFile(path) as audio:
-        samples = audio.read(dtype="float64")
-        if len(samples) < audio.frames:
+        # Block by block: a header may claim more than memory holds.
+        blocks = (audio.read(_BLOCK, dtype="float64") for _ in count())
+        samples = np.concatenate([*takewhile(len, blocks), np.zeros(0)])
+        if len(samples) != audio.frames:
             raise ValueError(f"ends after {len(samples)} of {audio.frames} samples")
         return samples, _STEP.get(audio.subtype, _FINE_STEP)
 

@@ -205,9 +205,7 @@ def mixture_id(path: str) -> str:
     >>> mixture_id("train/mix/a.1.wav")
     'a.1'
     """
-    name = path.rpartition("/")[2]
-    stem, dot, _ = name.rpartition(".")
-    return stem if dot and stem else name
+    return posixpath.splitext(posixpath.basename(path))[0]
 
 
 def corpus_path(cell: str, folder: str, subset: str, root: str) -> str:
