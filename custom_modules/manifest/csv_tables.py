@@ -103,6 +103,9 @@ def read_table(path: str | Path, subset: str, root: str | Path) -> Table:
     rows, unclear = _with_numbers(rows)
     empty = _missing_cells(rows)
     rows, outside = _with_paths(rows, subset, root)
+    named = {posixpath.basename(name) for name in rows["mix"]}
+    if left := sorted({x.name for x in Path(root, subset, "mix").glob("[!.]*")} - named):
+        notes += [f"{path}: {len(left)} files in {subset}/mix are in no row, such as {left[0]}"]
     problems = (*placeholders(cells), *unclear, *empty, *outside, *equal_names(rows))
     return Table(subset, Path(path), rows, problems, tuple(notes))
 

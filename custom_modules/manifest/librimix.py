@@ -145,14 +145,19 @@ def _rows(data_folder: str | Path, folder: Path, genders: dict[str, str]) -> pd.
         raise InputError(f"{folder}: mixtures of more than two speakers; name Libri2Mix")
     places = {"mix": mixtures.name, "s1": "s1", "s2": "s2"}
     places |= {"scene": "noise"} if noisy else {}
+    found = {x.name for place in {*places.values(), NOISY} for x in (folder / place).glob("[!.]*")}
+    if left := sorted(found.difference(names)):
+        logger.warning("%s: %d files are of no mixture, such as %s", folder, len(left), left[0])
+    if (folder / NOISY).is_dir() and not noisy:
+        logger.warning("%s: no folder noise, so %s is used, not %s", folder, CLEAN, NOISY)
     base = folder.relative_to(data_folder).as_posix()
     common = dict.fromkeys(LAYERS, "")
     common["environment"] = "scene only" if noisy else "clean"
     rows = []
     for name in sorted(names):
         row = common | {k: f"{base}/{place}/{name}" for k, place in places.items()}
-        # Names are of two utterances, each speaker-chapter-number.
-        for number, utterance in enumerate(name.split("_")[:2], start=1):
+        known = _UTTERANCES.fullmatch(Path(name).stem)
+        for number, utterance in enumerate(name.split("_") if known else ("", ""), start=1):
             speaker = row[f"speaker{number}"] = utterance.split("-")[0]
             row[f"gender{number}"] = genders.get(speaker, "")
         rows.append(row)

@@ -144,6 +144,20 @@ def test_a_truncated_flac_is_noticed_by_the_full_check(tmp_path):
     assert file == "val/scene/a_sceneFile.wav"
 
 
+@pytest.mark.parametrize("claimed", [2**36 - 1, 10**8, 8001])
+def test_a_header_that_claims_more_than_there_is(tmp_path, claimed):
+    corpus = TinyCorpus(tmp_path, frames=8000)
+    corpus.add("val", "a")
+    for file in files_of(corpus).values():
+        samples, rate = soundfile.read(tmp_path / file, dtype="int16")
+        soundfile.write(tmp_path / file, samples, rate, format="FLAC")
+        data = bytearray((tmp_path / file).read_bytes())
+        # The last 36 bits before the digest of STREAMINFO are the number of samples.
+        data[21:26] = ((data[21] >> 4 << 36) + claimed).to_bytes(5, "big")
+        (tmp_path / file).write_bytes(data)
+    assert set(dict(check(corpus, "full").problems)) == set(files_of(corpus).values())
+
+
 def test_one_file_for_two_layers_is_noticed(corpus):
     files = list(files_of(corpus).values())
     files[2] = files[1]

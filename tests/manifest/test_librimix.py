@@ -181,3 +181,25 @@ def test_a_line_that_names_no_speaker_is_refused(tmp_path, line):
     path.write_text(f"{SPEAKERS}{line}\n")
     with pytest.raises(InputError, match=r"SPEAKERS.TXT, line 5"):
         read_speakers(path)
+
+
+def test_what_is_of_no_mixture_is_named(tmp_path, caplog):
+    root = make(tmp_path / "Libri2Mix", subsets=("test",))
+    test = root / "wav8k" / "min" / "test"
+    (test / "mix_both" / f"{NAMES[0]}.wav").unlink()
+    (test / "mix_both" / "notes.txt").touch()
+    assert prepare_librimix(root, tmp_path, workers=1) == {"test": 2}
+    assert f"2 files are of no mixture, such as {NAMES[0]}.wav" in caplog.text
+    (test / "noise").rename(test / "noises")
+    assert prepare_librimix(root, tmp_path, workers=1) == {"test": 3}
+    assert "no folder noise, so mix_clean is used" in caplog.text
+
+
+def test_speakers_are_known_by_libri_speech_names_alone(tmp_path):
+    root = make(tmp_path / "Libri2Mix", subsets=("test",))
+    for file in root.rglob(f"{NAMES[0]}.wav"):
+        file.rename(file.with_name("mixture_1.wav"))
+    prepare_librimix(root, tmp_path, workers=1)
+    entries = Manifest(tmp_path / "test.json", {"data_root": str(root)})
+    assert entries["mixture_1"]["speaker1"] is entries["mixture_1"]["speaker2"] is None
+    assert entries[NAMES[1]]["speaker2"] == "19"
