@@ -268,7 +268,7 @@ class Manifest(Mapping):
     def _checked_starts(self) -> dict[str, int]:
         """id → where its entry begins; each is parsed, and not kept."""
         starts: dict[str, int] = {}
-        rates = set()
+        rates: set[int] = set()
         for mixture_id, start, entry in _entries(self._text):
             fault = "occurs twice" if mixture_id in starts else ""
             fault = fault or _fault(mixture_id, entry, self.replacements)
@@ -321,8 +321,10 @@ _REQUIRED: dict[str, Callable[[Any], bool]] = {
     "s2_layers": _are_texts,
     "variants": lambda x: isinstance(x, dict) and all(map(_are_texts, x.values())),
 }
-_OPTIONAL = dict.fromkeys((*SPEAKER_KEYS, "scene_class", "event_class"), _is_text)
-_OPTIONAL["ssr_db"] = lambda x: type(x) in (int, float) and math.isfinite(x)
+_OPTIONAL: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys((*SPEAKER_KEYS, "scene_class", "event_class"), _is_text),
+    "ssr_db": lambda x: type(x) in (int, float) and math.isfinite(x),
+}
 
 
 def _fault(mixture_id: str, entry: dict, replacements: Mapping[str, str]) -> str:
