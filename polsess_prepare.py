@@ -27,7 +27,7 @@ from pathlib import Path
 from pandas import DataFrame
 
 from custom_modules.errors import InputError, OptionParser, check_number, exit_cleanly
-from custom_modules.files import atomic_path
+from custom_modules.files import atomic_path, check_output
 from custom_modules.layout import SPEAKERS_FILE, SUBSETS
 from custom_modules.limits import option
 from custom_modules.manifest import csv_tables, report
@@ -156,9 +156,7 @@ def _refuse_leakage(repetitions: Sequence[Repetition], allow_leakage: bool) -> N
 def _write(manifests: Mapping[Path, DataFrame], folder: Path, text: str) -> None:
     """Writes all manifests and the report, or none of them."""
     report_path = folder / REPORT_FILE
-    for path in (*manifests, report_path, folder / report.RECORD_FILE):
-        if os.path.isdir(path):
-            raise InputError(f"{path}: is a folder, not a file; remove it")
+    check_output(folder / report.RECORD_FILE)
     with ExitStack() as stack:
         part = stack.enter_context(atomic_path(report_path))
         part.write_text(text, encoding="utf-8")

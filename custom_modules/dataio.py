@@ -7,10 +7,14 @@ nor a resumed run changes what is trained on.
 """
 
 import functools
+import itertools
 import json
+import math
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,8 +29,10 @@ from custom_modules import mmipc
 from custom_modules.audio import cancel, read_layer
 from custom_modules.distributed import FEWER_WORKERS
 from custom_modules.errors import InputError
+from custom_modules.files import regular_file
+from custom_modules.layout import MOST_SECONDS, NAME, RATES, SPEAKER_KEYS, path_below
 from custom_modules.limits import checked_variants
-from custom_modules.mmipc import VARIANTS, variants_of
+from custom_modules.mmipc import CANCELLED_LAYERS, VARIANTS, variants_of
 
 
 class MixtureDataset(DynamicItemDataset):
@@ -227,6 +233,7 @@ def _stack_or_pad(signals: list[Tensor]) -> tuple[Tensor, Tensor | list[float]]:
 
 
 _BEFORE_ID, _BEFORE_ENTRY = re.compile(r'\s*[{,]\s*(?=")'), re.compile(r"\s*:\s*(?={)")
+_UNUSUAL = re.compile(r"\.\.|[\\\0]|^/")  # in a path below the corpus
 _parse = json.JSONDecoder().raw_decode  # from a position: the value and its end
 
 
@@ -235,24 +242,32 @@ class Manifest(Mapping):
 
     128,000 mixtures take over a gigabyte as Python objects, and again as much in every
     worker, as counting references copies memory pages; as text, what the file takes,
-    once. Any JSON will do that SpeechBrain's ``load_data_json`` reads.
-
-    >>> path = getfixture("tmp_path") / "train.json"
-    >>> _ = path.write_text('{"a": {"mix": "{data_root}/a.wav"}}')
-    >>> Manifest(path, {"data_root": "/corpus"})["a"]
-    {'mix': '/corpus/a.wav'}
+    once. Any JSON will do that SpeechBrain's ``load_data_json`` reads and whose entries
+    are as ``manifest.entries.manifest_entry`` makes them, which is checked.
     """
 
     def __init__(self, path: str | Path, replacements: Mapping[str, str]) -> None:
         self.path, self.replacements = Path(path), dict(replacements)
         try:
-            self._text = self.path.read_text(encoding="utf-8")
-            self._starts = dict(_starts_of_entries(self._text))
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise InputError(
-                f"{path}: cannot be read ({reason}); run polsess_prepare.py first"
-            ) from error
+            self._text = regular_file(path).read_text(encoding="utf-8-sig")
+            self._starts = self._checked_starts()
+        except (InputError, OSError, ValueError, RecursionError) as error:
+            reason = getattr(error, "strerror", None) or str(error).removeprefix(f"{path}: ")
+            raise InputError(f"{path}: {reason}; make it by polsess_prepare.py") from error
+
+    def _checked_starts(self) -> dict[str, int]:
+        """id → where its entry begins; each is parsed, and not kept."""
+        starts: dict[str, int] = {}
+        rates: set[int] = set()
+        for mixture_id, start, entry in _entries(self._text):
+            fault = "occurs twice" if mixture_id in starts else ""
+            fault = fault or _fault(mixture_id, entry, self.replacements)
+            if not fault and len(rates := {*rates, entry["sample_rate"]}) > 1:
+                fault = "has another sample_rate than those before"
+            if fault:
+                raise ValueError(f"{mixture_id!r} {fault}")
+            starts[mixture_id] = start
+        return starts
 
     def __getitem__(self, mixture_id: str) -> dict:
         entry, _ = _parse(self._text, self._starts[mixture_id])
@@ -266,14 +281,62 @@ class Manifest(Mapping):
         return len(self._starts)
 
 
-def _starts_of_entries(text: str) -> Iterator[tuple[str, int]]:
-    """id → where its entry begins; each is parsed, and not kept."""
+def _entries(text: str) -> Iterator[tuple[str, int, dict]]:
+    """Each id, where its entry begins, and the entry."""
     end = 0
     while before := _BEFORE_ID.match(text, end):
         mixture_id, end = _parse(text, before.end())
         if not (between := _BEFORE_ENTRY.match(text, end)):
-            raise ValueError(f"{mixture_id} has no entry")
-        yield mixture_id, between.end()
-        _, end = _parse(text, between.end())
+            raise ValueError(f"{mixture_id!r} has no entry")
+        entry, end = _parse(text, between.end())
+        yield mixture_id, between.end(), entry
     if not end or text[end:].strip() != "}":
         raise ValueError("not the JSON of mixtures")
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+#: What an entry must have, and the check of its value; what it may lack, or have as null.
+_REQUIRED: dict[str, Callable[[Any], bool]] = {
+    "duration": lambda x: type(x) in (int, float) and 0 < x <= MOST_SECONDS,
+    "sample_rate": lambda x: type(x) is int and RATES[0] <= x <= RATES[1],
+    "environment": lambda x: _is_text(x) and x in CANCELLED_LAYERS,
+    **dict.fromkeys(("mix", "s1", "s2"), _is_text),
+    "s2_layers": _are_texts,
+    "variants": lambda x: isinstance(x, dict) and all(map(_are_texts, x.values())),
+}
+_OPTIONAL: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys((*SPEAKER_KEYS, "scene_class", "event_class"), _is_text),
+    "ssr_db": lambda x: type(x) in (int, float) and math.isfinite(x),
+}
+
+
+def _fault(mixture_id: str, entry: dict, replacements: Mapping[str, str]) -> str:
+    """What is wrong with an entry, or nothing. Its id becomes the name of files."""
+    if not NAME.fullmatch(mixture_id):
+        return "cannot be a file's name"
+    for key, is_right in (*_REQUIRED.items(), *_OPTIONAL.items()):
+        value = entry.get(key)
+        if (value is not None or key in _REQUIRED) and not is_right(value):
+            return f"has {json.dumps(value)[:60]} as its {key}" if key in entry else f"has no {key}"
+    if missing := set(variants_of(entry["environment"])) - set(entry["variants"]):
+        return f"lacks the variants {', '.join(sorted(missing))}"
+    root = str(replacements.get("data_root"))
+    try:
+        _recursive_format(entry, replacements)
+        layers = (entry["s2_layers"], *entry["variants"].values())
+        for path in {entry["mix"], entry["s1"], entry["s2"], *itertools.chain(*layers)}:
+            below = path.removeprefix(f"{root}/")
+            if below == path or _UNUSUAL.search(below):
+                path_below(root, below)
+            if below == path:  # then it starts at the disk's root, or where the command runs
+                path_below(root, os.path.abspath(path))
+    except (LookupError, ValueError, AttributeError) as error:  # of what is in braces
+        return f"has a path that cannot be used: {error}"
+    return ""

@@ -6,11 +6,16 @@ Source: the corpus and its generator script of Kleć, Szklanny, Wieczorkowska 20
 """
 
 import csv
+import math
+import os
+import posixpath
+import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
-from custom_modules.files import atomic_path
+from custom_modules.errors import InputError
+from custom_modules.files import atomic_path, regular_file
 
 #: The subsets, in the order in which reports list them.
 SUBSETS = ("train", "val", "test")
@@ -33,6 +38,20 @@ COLUMNS = (
     *("sceneClass", "eventClass", "preDelayForEvent", "preDelay1", "preDelay2"),
     *("highCut", "diffusion", "decay", "freqDamp"),
 )
+
+#: Lowest and highest rate of an audio file, Hz; others are of a damaged header.
+RATES = 1000, 768_000
+#: The same of lengths: a day.
+MOST_SECONDS = 86_400.0
+
+#: What can be the name of a mixture: of a file, and text.
+NAME = re.compile(r"(?!\.\.?$)[^/\\\x00-\x1f\ud800-\udfff]+")
+
+#: Windows in Polish writes the second one; the first may have a byte order mark.
+ENCODINGS = ("utf-8-sig", "cp1250")
+
+_NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
 
 
 class Layer(NamedTuple):
@@ -67,6 +86,9 @@ ENDINGS |= {"s1": "_sp1", "s2": "_sp2", "mix": ""}
 
 #: name in the manifest → column that may be absent
 OPTIONAL_COLUMNS = {"scene_class": "sceneClass", "event_class": "eventClass", "ssr_db": "SSR"}
+
+#: In an entry only if it is known who the speakers of the corpus are.
+SPEAKER_KEYS = ("speaker1", "gender1", "speaker2", "gender2")
 
 #: name here → column: which stretch of which recording a speaker says
 SEGMENT_COLUMNS = {
@@ -152,9 +174,110 @@ def write_rows(path: Path, columns: Iterable[str], rows: Iterable[Mapping[str, s
 
 
 def read_rows(path: str | Path) -> list[dict[str, str]]:
-    """The rows of a CSV, without any care for what is missing."""
-    with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    """The rows of a CSV that are not blank."""
+    columns = read_columns(path)
+    rows = (dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True))
+    return [row for row in rows if any(row.values())]
+
+
+def read_columns(path: str | Path, wanted: Iterable[str] = ()) -> dict[str, list[str]]:
+    """Column → its cells, of all or of the wanted columns that a CSV file has.
+
+    A spreadsheet's row n, blank or not, is at n - 2. Semicolons or tabs between cells,
+    a byte order mark and the Polish encoding of Windows are a spreadsheet's, too.
+    """
+    regular_file(path)
+    for encoding in ENCODINGS:
+        try:
+            with open(path, encoding=encoding, newline="") as file:
+                return _read_columns(path, file, {name.casefold(): name for name in wanted})
+        except UnicodeDecodeError:
+            continue
+        except csv.Error as error:
+            raise InputError(f"{path}: is not a CSV table ({error}); make it again") from error
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror}); fix it") from error
+    raise InputError(f"{path}: is neither UTF-8 nor cp1250; save it as UTF-8")
+
+
+def _read_columns(
+    path: str | Path, file: TextIO, wanted: Mapping[str, str]
+) -> dict[str, list[str]]:
+    first = file.readline(csv.field_size_limit())
+    file.seek(0)
+    reader = csv.reader(file, delimiter=max(",;\t", key=first.count), strict=True)
+    header = [name.strip() for name in next(reader, ())]
+    if not any(header):
+        raise InputError(f"{path}: is empty, or names no columns in row 1; make it again")
+    names = [wanted.get(name.casefold(), "") for name in header] if wanted else header
+    for place, name in enumerate(names):
+        if name and name in names[:place]:
+            raise InputError(f"{path}: has two columns {name} in row 1; remove one")
+    columns: dict[str, list[str]] = {name: [] for name in names if name}
+    number, short = 1, False
+    for number, cells in enumerate(reader, start=2):
+        if any(cells[len(header) :]):
+            reason = f"row {number}, line {reader.line_num}, has {len(cells)} cells"
+            raise csv.Error(f"{reason}, but row 1 names {len(header)} columns")
+        short = len(cells) < len(header)
+        # Spreadsheets leave out the empty cells at a row's end.
+        for name, cell in zip(names, cells + [""] * (len(header) - len(cells)), strict=False):
+            if name:
+                columns[name].append(cell)
+    if short and cells and not _ends_with_a_line(path):
+        raise csv.Error(f"row {number} is cut off")
+    return columns
+
+
+def _ends_with_a_line(path: str | Path) -> bool:
+    with open(path, "rb") as file:
+        file.seek(-1, 2)
+        return file.read() in b"\r\n"
+
+
+def read_number(cell: str, thousands: bool = False) -> float:
+    """A cell as a finite number, NaN if it is empty; ValueError if it is none.
+
+    Understands what spreadsheets and people write: decimal commas, a typographic minus,
+    dB behind. ``thousands`` refuses ``1,234``, where the comma may separate thousands.
+
+    >>> read_number("−2,5 dB"), read_number("")
+    (-2.5, nan)
+    """
+    if not cell:
+        return math.nan
+    text = re.sub(r"\s*dB$", "", re.sub("[−–]", "-", cell))
+    unsure = thousands and _THOUSANDS.fullmatch(text)
+    if unsure or not _NUMBER.fullmatch(text) or math.isinf(value := float(text.replace(",", "."))):
+        raise ValueError(f"{cell!r} is no number")
+    return value
+
+
+class OutsideError(ValueError):
+    """A file name that leads out of the corpus folder, or nowhere."""
+
+
+def path_below(root: str, cell: str) -> str:
+    """A cell or a manifest's path relative to the corpus folder; OutsideError if it leaves it.
+
+    A link in the corpus may lead elsewhere: that is its owner's wish.
+    """
+    if re.match(r"[A-Za-z]:|\\\\", cell):
+        raise OutsideError(f"{cell!r} is an absolute Windows path")
+    path = cell.replace("\\", "/")
+    if ".." in path.split("/"):
+        raise OutsideError(f"{cell!r} leaves the corpus folder")
+    if posixpath.isabs(path):
+        roots = (os.path.abspath(root), os.path.realpath(root))
+        bases = [base.replace(os.sep, "/").rstrip("/") + "/" for base in roots]
+        base = next((base for base in bases if path.startswith(base)), None)
+        if base is None:
+            raise OutsideError(f"{cell!r} is outside the corpus folder")
+        path = path[len(base) :]
+    path = posixpath.normpath(path)
+    if path == "." or "\0" in path:
+        raise OutsideError(f"{cell!r} is not a file name")
+    return path
 
 
 def number(value: float) -> str:

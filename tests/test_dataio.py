@@ -1,6 +1,7 @@
 """Mixtures of every variant and task against sums computed independently."""
 
 import json
+import os
 import resource
 
 import numpy as np
@@ -214,14 +215,116 @@ def test_any_json_of_that_shape_is_a_manifest(corpus, tmp_path, indent):
     assert dict(Manifest(other, replacements)) == dict(Manifest(path, replacements))
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[1, 2]", "no JSON", '{"a": 1'])
+@pytest.mark.parametrize("content", ["", "{}", "[1, 2]", "no JSON", '{"a": 1', '{"a":' * 10**5])
 def test_what_is_no_manifest_is_refused_in_one_line(tmp_path, content):
     path = tmp_path / "bad.json"
     path.write_text(content)
-    with pytest.raises(InputError, match=r"bad\.json.*polsess_prepare"):
+    with pytest.raises(InputError, match=r"bad\.json: .*polsess_prepare"):
         Manifest(path, {})
     with pytest.raises(InputError, match=r"none\.json.*polsess_prepare"):
         Manifest(tmp_path / "none.json", {})
+
+
+def by_hand(corpus, path, change):
+    """The manifest with its first entry changed, and that entry's id."""
+    entries = json.loads((corpus.manifests / "train.json").read_text())
+    first = next(iter(entries))
+    change(entries[first])
+    path.write_text(json.dumps(entries))
+    return first
+
+
+@pytest.mark.parametrize("key", ["mix", "s1", "s2_layers", "variants", "environment", "duration"])
+@pytest.mark.parametrize("value", [None, 7, -1.5, True, [1], {"SER": "a"}, float("nan")])
+def test_an_entry_by_hand_is_checked(corpus, tmp_path, key, value):
+    if key == "duration" and value == 7:
+        return
+    path = tmp_path / "hand.json"
+    first = by_hand(corpus, path, lambda entry: entry.update({key: value}))
+    with pytest.raises(InputError, match=rf"hand\.json: '{first}' has .* as its {key}; "):
+        Manifest(path, {"data_root": str(corpus.root)})
+    by_hand(corpus, path, lambda entry: entry.pop(key))
+    with pytest.raises(InputError, match=rf"hand\.json: '{first}' has no {key}; "):
+        Manifest(path, {"data_root": str(corpus.root)})
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"sample_rate": 1}, "sample_rate"),
+        ({"sample_rate": 16000}, "another sample_rate"),
+        ({"variants": {}}, "lacks the variants"),
+        ({"ssr_db": "-2,5"}, "ssr_db"),
+        ({"gender1": 1}, "gender1"),
+        ({"note": "{nobody}"}, "cannot be used"),
+        ({"note": "{data_root.nothing}"}, "cannot be used"),
+        ({"note": "{"}, "cannot be used"),
+    ],
+)
+def test_what_an_entry_by_hand_may_say(corpus, tmp_path, change, complaint):
+    path = tmp_path / "hand.json"
+    by_hand(corpus, path, lambda entry: entry.update(change))
+    with pytest.raises(InputError, match=rf"hand\.json: .*{complaint}"):
+        Manifest(path, {"data_root": str(corpus.root)})
+
+
+@pytest.mark.parametrize(
+    "mixture_id", ["../../x", "/x", "a/b", "a\\b", "", ".", "..", "a\nb", "a\0", "\ud800"]
+)
+def test_an_id_is_the_name_of_a_file(corpus, tmp_path, mixture_id):
+    entries = json.loads((corpus.manifests / "train.json").read_text())
+    path = tmp_path / "hand.json"
+    path.write_text(json.dumps({mixture_id: next(iter(entries.values()))}))
+    with pytest.raises(InputError, match=r"hand\.json: .* cannot be a file's name"):
+        Manifest(path, {"data_root": str(corpus.root)})
+
+
+def test_no_id_occurs_twice(corpus, tmp_path):
+    text = (corpus.manifests / "train.json").read_text().strip()
+    first = next(iter(json.loads(text)))
+    path = tmp_path / "hand.json"
+    path.write_text(text[:-1] + "," + text[1:])
+    with pytest.raises(InputError, match=rf"hand\.json: '{first}' occurs twice"):
+        Manifest(path, {"data_root": str(corpus.root)})
+
+
+@pytest.mark.parametrize(
+    "outside",
+    ["{data_root}/../x.wav", "{data_root}/a/../../x.wav", "/etc/x.wav", "../x.wav", "x.wav",
+     "{data_root}/{data_root:.0}.{data_root:.0}./x.wav", "{data_root}-other/x.wav"],
+)  # fmt: skip
+@pytest.mark.parametrize("key", ["mix", "s1", "s2_layers", "variants"])
+def test_paths_by_hand_stay_in_the_corpus(corpus, tmp_path, outside, key):
+    path = tmp_path / "hand.json"
+
+    def change(entry):
+        value = entry[key]
+        name = next(iter(value)) if isinstance(value, dict) else None
+        entry[key] = {**value, name: [outside]} if name else outside
+        entry[key] = [outside] if isinstance(value, list) else entry[key]
+
+    by_hand(corpus, path, change)
+    with pytest.raises(InputError, match=r"hand\.json: .*the corpus folder"):
+        Manifest(path, {"data_root": str(corpus.root)})
+
+
+def test_a_corpus_of_links_is_read_from_anywhere(corpus, tmp_path, monkeypatch):
+    (tmp_path / "disk").symlink_to(corpus.root)
+    monkeypatch.chdir(tmp_path)
+    for root in ("disk", "../" + tmp_path.name + "/disk", str(tmp_path / "disk")):
+        manifest = Manifest(corpus.manifests / "train.json", {"data_root": root})
+        assert len(dataset(manifest)[0]["mixtures"][0]) == FRAMES
+    path = tmp_path / "hand.json"
+    mix = tmp_path / "disk" / "train" / "mix" / corpus.rows["train"][0]["mixFile"]
+    first = by_hand(corpus, path, lambda entry: entry.update(mix=str(mix)))
+    assert Manifest(path, {"data_root": "disk"})[first]["mix"] == str(mix)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_manifest_is_a_file(tmp_path, make):
+    make(tmp_path / "hand.json")
+    with pytest.raises(InputError, match=r"hand\.json: is a (pipe|folder)"):
+        Manifest(tmp_path / "hand.json", {})
 
 
 def test_variants_may_be_a_string(manifest):

@@ -1,5 +1,8 @@
 """What generator and preparation must agree upon."""
 
+import math
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,3 +33,33 @@ def test_every_layer_has_a_column_and_a_name_of_its_own():
     assert len(set(ENDINGS.values())) == len(ENDINGS)
     assert list(ENDINGS)[-1] == "mix"
     assert len(layout.COLUMNS) == len(set(layout.COLUMNS)) == 34
+
+
+@given(st.floats(-1e6, 1e6), st.sampled_from(["", " dB", "dB"]), st.booleans(), st.booleans())
+def test_a_number_is_read_however_a_spreadsheet_writes_it(value, unit, comma, typographic):
+    text = repr(value)
+    text = text.replace(".", ",") if comma else text
+    text = text.replace("-", "−") if typographic else text
+    assert layout.read_number(text + unit) == value
+
+
+@given(st.text(max_size=8))
+def test_a_cell_is_a_finite_number_or_refused(text):
+    try:
+        value = layout.read_number(text)
+    except ValueError as error:
+        assert repr(text) in str(error)
+    else:
+        assert math.isfinite(value) or not text
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1250"])
+def test_rows_are_read_back_through_a_spreadsheet(tmp_path, separator, encoding):
+    rows = [{"a": "ż;1", "b": ""}, {"a": 'x,"y"', "b": "0.5"}]
+    path = tmp_path / "t.csv"
+    layout.write_rows(path, ["a", "b"], rows)
+    assert layout.read_rows(path) == rows
+    lines = [separator.join(['"' + c.replace('"', '""') + '"' for c in r.values()]) for r in rows]
+    path.write_bytes("\r\n".join([separator.join("ab"), *lines, ""]).encode(encoding))
+    assert layout.read_rows(path) == rows

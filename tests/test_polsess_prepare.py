@@ -208,6 +208,14 @@ def test_unreadable_mixtures_have_no_say_in_the_rate(prepare, corpus, tmp_path):
     assert all("no such file" in line for line in error.details)
 
 
+def test_mixtures_that_no_row_names_are_told(prepare, corpus):
+    for stem in ("val_2", "val_3"):  # a table that lost its end
+        corpus.rows["val"] = [r for r in corpus.rows["val"] if r["mixFile"] != f"{stem}.wav"]
+    corpus.write_tables()
+    (note,) = prepare().notes
+    assert note == f"{corpus.table('val')}: 2 files in val/mix are in no row, such as val_2.wav"
+
+
 def test_leakage_is_refused_unless_allowed(prepare, corpus, tmp_path, caplog):
     corpus.add("test", "new", speech2OryginalPath=r"D:\train\train_2\1.wav")
     corpus.write_tables()
@@ -288,7 +296,7 @@ def test_a_corpus_that_is_not_there(tmp_path):
 @pytest.mark.parametrize("name", ["val.json", "prepare_report.txt", "prepare_record.json"])
 def test_a_folder_where_a_file_should_go(prepare, tmp_path, name):
     (tmp_path / "manifests" / name).mkdir(parents=True)
-    refused(prepare, tmp_path, f"{name}: is a folder")
+    refused(prepare, tmp_path, rf"{name}: .*is a folder")
 
 
 def test_a_file_where_the_save_folder_should_be(prepare, tmp_path):

@@ -110,6 +110,16 @@ def facts_of(hparams: dict) -> dict[str, Any]:
     return {key: hparams.get(key) for key in keys}
 
 
+def size_of(dataset: MixtureDataset) -> dict[str, int | None]:
+    """How many mixtures are tested, and of how many voices, None if one is not known.
+
+    An interval over many mixtures of few voices says little about other voices.
+    """
+    entries = [dataset.data[name] for name in dataset.data_ids]
+    voices = {entry.get(f"speaker{number}") or "" for entry in entries for number in (1, 2)}
+    return {"mixtures": len(entries), "voices": None if "" in voices else len(voices)}
+
+
 def describe_run(
     model: Model, timing: Timing, facts: dict, split: str, checkpoint: str
 ) -> dict[str, Any]:
@@ -175,7 +185,9 @@ def record_lines(record: dict) -> list[str]:
     corpus, checkpoint = record.get("data_folder"), record.get("checkpoint")
     several = record["processes"] > 1
     shared = f" shared by {record['processes']} processes" if several else ""
+    voices = record.get("voices")
     facts = {
+        "Test set": voices and f"{record['mixtures']} mixtures of {voices} voices",
         "Command": f"`{without_folders(record['command'])}`",
         "Corpus": corpus and Path(corpus).name,
         "Seed": record.get("seed"),

@@ -15,7 +15,7 @@ from custom_modules.distributed import is_lost_process, is_out_of_memory, rank_a
 from custom_modules.errors import InputError
 from custom_modules.evaluation import tables
 from custom_modules.evaluation.loading import Model
-from custom_modules.evaluation.record import describe_run, evaluation_key
+from custom_modules.evaluation.record import describe_run, evaluation_key, size_of
 from custom_modules.evaluation.runner import BATCH_SIZE, Scope, example_path, score_test_set
 from custom_modules.evaluation.store import SCORES_FOLDER, ScoreStore
 from custom_modules.files import check_output, nearest_existing, prepare_folder
@@ -54,7 +54,7 @@ def evaluate_model(
     if not if_main_process():
         return
     rows = tables.result_rows(dataset, store, scope.groups)
-    record = describe_run(model, timing, facts, split, checkpoint)
+    record = describe_run(model, timing, facts | size_of(dataset), split, checkpoint)
     summary, pictures = tables.write_results(rows, folder, record)
     if output:
         tables.write_rows(rows, output)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
+from itertools import count, takewhile
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,8 @@ import soundfile
 from tqdm import tqdm
 
 from custom_modules.audio import LIMIT
-from custom_modules.layout import LAYERS
+from custom_modules.files import not_a_file
+from custom_modules.layout import LAYERS, MOST_SECONDS, RATES
 from custom_modules.manifest.csv_tables import Problem, Table
 from custom_modules.processes import map_pieces
 
@@ -30,6 +32,7 @@ SILENCE = 1e-4
 
 # Bytes that stand for a mixture until two of them agree: no two noises are alike.
 _EXCERPT = 2048
+_BLOCK = 2**20  # samples
 
 # What soundfile raises for a file that is not there or is not audio.
 _UNREADABLE = (soundfile.SoundFileError, OSError, TypeError, ValueError)
@@ -116,8 +119,7 @@ def _check_headers(root: str, files: Sequence[str]) -> Facts:
     forms = {}
     for file in filter(None, files):
         try:
-            with soundfile.SoundFile(f"{root}/{file}") as audio:
-                rate, channels, frames = audio.samplerate, audio.channels, audio.frames
+            rate, channels, frames = _header(f"{root}/{file}")
         except _UNREADABLE as error:
             problems.append((file, _why_unreadable(f"{root}/{file}", error)))
             continue
@@ -140,6 +142,18 @@ def _check_headers(root: str, files: Sequence[str]) -> Facts:
     return Facts(rate, frames, *identity, problems=tuple(problems))
 
 
+def _header(path: str) -> tuple[int, int, int]:
+    """Rate, channels and frames; a pipe would be waited for, and is not opened."""
+    if kind := not_a_file(path):
+        raise ValueError(f"is {kind}")
+    with soundfile.SoundFile(path) as audio:
+        if not RATES[0] <= audio.samplerate <= RATES[1]:
+            raise ValueError(f"a rate of {audio.samplerate} Hz")
+        if audio.frames > MOST_SECONDS * audio.samplerate:
+            raise ValueError(f"a length of {audio.frames} samples")
+        return audio.samplerate, audio.channels, audio.frames
+
+
 def _identify(path: str) -> tuple[int, int, int, int]:
     """Tells a file from others by few bytes: device, inode, size, excerpt."""
     with open(path, "rb", buffering=0) as file:
@@ -151,13 +165,13 @@ def _identify(path: str) -> tuple[int, int, int, int]:
 
 def _why_unreadable(path: str, error: Exception) -> str:
     try:
+        if kind := not_a_file(path):
+            return f"is {kind}; name an audio file"
         size = os.path.getsize(path)
         open(path, "rb").close()
     except FileNotFoundError:
         link = "is a link to nowhere" if os.path.islink(path) else "no such file"
         return f"{link}; restore it or remove the row"
-    except IsADirectoryError:
-        return "is a folder; name an audio file"
     except OSError as denied:
         return f"may not be read ({denied.strerror}); check its permissions"
     if not size:
@@ -197,8 +211,10 @@ def _check_samples(root: str, files: Sequence[str]) -> tuple[int, list[Fault]]:
 def _read(path: str) -> tuple[np.ndarray, float]:
     """Samples, and the step of their quantisation."""
     with soundfile.SoundFile(path) as audio:
-        samples = audio.read(dtype="float64")
-        if len(samples) < audio.frames:
+        # Block by block: a header may claim more than memory holds.
+        blocks = (audio.read(_BLOCK, dtype="float64") for _ in count())
+        samples = np.concatenate([*takewhile(len, blocks), np.zeros(0)])
+        if len(samples) != audio.frames:
             raise ValueError(f"ends after {len(samples)} of {audio.frames} samples")
         return samples, _STEP.get(audio.subtype, _FINE_STEP)
 

@@ -1,13 +1,12 @@
 """PolSESS's tables: CSV files that MATLAB's ``writetable`` makes, and who speaks."""
 
+import math
 import os
 import posixpath
 import re
-import warnings
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,13 +14,17 @@ import pandas as pd
 
 from custom_modules import layout
 from custom_modules.errors import InputError
-from custom_modules.layout import DRY_LAYERS, LAYERS, REVERB_LAYERS
+from custom_modules.layout import DRY_LAYERS, LAYERS, REVERB_LAYERS, OutsideError
 
 #: What MATLAB writes for a missing string, number or category.
 MISSING = ("", "NaN", "nan", "<missing>", "<undefined>")
 
-#: Windows in Polish writes the second one; the first may have a byte order mark.
-ENCODINGS = ("utf-8-sig", "cp1250")
+# What others than MATLAB write for it, and what a spreadsheet shows for an error.
+_PLACEHOLDER = re.compile(r"n/?a|null|none|nil|[-–—?.]+|#\S*[/!?#]\S*|#", re.IGNORECASE)
+
+_NUMBERS = ("ssr_db", "start1", "end1", "start2", "end2")
+_COLUMNS = {name: column for column, name in layout.NAMES.items()}
+_DECIMAL_COMMA = re.compile(r",(?!\d{3}(\D|$))|^[+−–-]?0*,")
 
 
 class Problem(NamedTuple):
@@ -93,69 +96,64 @@ def read_table(path: str | Path, subset: str, root: str | Path) -> Table:
         plural = "s" if len(missing) > 1 else ""
         raise InputError(
             f"{path}: has no column{plural} {', '.join(missing)} in row 1; "
-            "check that it is a comma-separated PolSESS table"
+            "check that it is a PolSESS table, with a comma or semicolon between cells"
         )
-    for name in {"ssr_db", "start1", "end1", "start2", "end2"} & set(rows):
-        rows[name] = pd.to_numeric(rows[name], errors="coerce")
+    if not {"recording1", "recording2"} <= set(rows):
+        notes += [f"{path}: does not name all recordings, so shared speech may go unnoticed"]
+    rows, unclear = _with_numbers(rows)
     empty = _missing_cells(rows)
     rows, outside = _with_paths(rows, subset, root)
-    problems = (*empty, *outside, *_equal_names(rows))
+    named = {posixpath.basename(name) for name in rows["mix"]}
+    if left := sorted({x.name for x in Path(root, subset, "mix").glob("[!.]*")} - named):
+        notes += [f"{path}: {len(left)} files in {subset}/mix are in no row, such as {left[0]}"]
+    problems = (*placeholders(cells), *unclear, *empty, *outside, *equal_names(rows))
     return Table(subset, Path(path), rows, problems, tuple(notes))
 
 
-def read_cells(path: str | Path, wanted: Container[str]) -> pd.DataFrame:
+def read_cells(path: str | Path, wanted: Iterable[str]) -> pd.DataFrame:
     """The text of the wanted columns that a CSV file has, ``""`` for missing cells.
 
     Labelled by the row number in a spreadsheet, without blank lines.
     """
-    cells = _parse(path, wanted)
-    if cells.columns.has_duplicates:
-        twice = cells.columns[cells.columns.duplicated()][0]
-        raise InputError(f"{path}: has two columns {twice} in row 1; remove one")
-    cells = cells.set_axis(cells.index + 2).apply(lambda column: column.str.strip())
-    cells = cells.mask(cells.isin(MISSING), "")
-    if len(cells.columns):
-        cells = cells[(cells != "").any(axis=1)]
+    columns = layout.read_columns(path, wanted)
+    if not columns:
+        raise InputError(f"{path}: row 1 names no known column; put commas between the cells")
+    cells = pd.DataFrame(columns, dtype=str).apply(lambda column: column.str.strip())
+    cells = cells.mask(cells.isin(MISSING), "").set_axis(cells.index + 2)
+    cells = cells[(cells != "").any(axis=1)]
     if not len(cells):
         raise InputError(f"{path}: has no rows; make the table again")
     return cells
 
 
-def _parse(path: str | Path, wanted: Container[str]) -> pd.DataFrame:
-    for encoding in ENCODINGS:
-        try:
-            return _parse_as(encoding, path, wanted)
-        except UnicodeDecodeError:
-            continue
-        except OSError as error:
-            reason = error.strerror or error
-            raise InputError(f"{path}: cannot be read ({reason}); fix it") from error
-        except pd.errors.EmptyDataError as error:
-            raise InputError(f"{path}: is empty; make the table again") from error
-        except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"{path}: is not a CSV table ({reason})") from error
-    raise InputError(f"{path}: is neither UTF-8 nor cp1250; save it as UTF-8")
+def placeholders(cells: pd.DataFrame) -> Iterator[Problem]:
+    """Cells that stand for an unknown value, or for a spreadsheet's error."""
+    for column in cells:
+        for row, cell in cells[column].items():
+            if _PLACEHOLDER.fullmatch(cell):
+                yield Problem(row, column, f"{cell!r} is no value; empty the cell if unknown")
 
 
-def _parse_as(encoding: str, path: str | Path, wanted: Container[str]) -> pd.DataFrame:
-    with warnings.catch_warnings():
-        # "Length of header does not match": cells would be lost silently.
-        warnings.simplefilter("error", pd.errors.ParserWarning)
-        # All columns are read, so that a row with too many cells is noticed,
-        # but only some are kept: that is what the pieces are for.
-        pieces = pd.read_csv(
-            path,
-            encoding=encoding,
-            dtype=str,
-            na_filter=False,
-            index_col=False,
-            skip_blank_lines=False,  # they would shift the numbers of the rows
-            chunksize=10_000,
-        )
-        with pieces:
-            named = (piece.rename(columns=str.strip) for piece in pieces)
-            return pd.concat([x.loc[:, x.columns.isin(wanted)] for x in named])
+def _with_numbers(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
+    """Rows with floats, NaN for missing ones, and what is no number or no stretch."""
+    columns: dict[str, list[float]] = {name: [] for name in _NUMBERS if name in rows}
+    problems = []
+    # One comma that must be a decimal one shows what the others are.
+    thousands = not any(_DECIMAL_COMMA.search(cell) for name in columns for cell in rows[name])
+    for name, values in columns.items():
+        for row, cell in rows[name].items():
+            try:
+                values.append(layout.read_number(cell, thousands))
+            except ValueError as error:
+                values.append(math.nan)
+                problems.append(Problem(row, _COLUMNS[name], f"{error}; write one as -2.5"))
+    rows = rows.assign(**columns)
+    for start, end in (("start1", "end1"), ("start2", "end2")):
+        if {start, end} <= set(columns):
+            wrong = (rows[start] < 0) | (rows[start] >= rows[end])
+            reason = "is negative or not before its end; correct the stretch"
+            problems += [Problem(row, _COLUMNS[start], reason) for row in rows.index[wrong]]
+    return rows, problems
 
 
 def _missing_cells(rows: pd.DataFrame) -> list[Problem]:
@@ -192,10 +190,12 @@ def _with_paths(
     return rows.assign(**columns), problems
 
 
-def _equal_names(rows: pd.DataFrame) -> Iterator[Problem]:
+def equal_names(rows: pd.DataFrame) -> Iterator[Problem]:
     """The mixture's file stem is its key in the manifest."""
     first_rows: dict[str, int] = {}
     for row, path in rows["mix"].items():
+        if path and not layout.NAME.fullmatch(mixture_id(path)):
+            yield Problem(row, path, "its name is no text; rename it")
         first = first_rows.setdefault(mixture_id(path), row)
         if path and first != row:
             reason = f"row {first} has a mixture of the same name; rename one of them"
@@ -208,25 +208,19 @@ def mixture_id(path: str) -> str:
     >>> mixture_id("train/mix/a.1.wav")
     'a.1'
     """
-    name = path.rpartition("/")[2]
-    stem, dot, _ = name.rpartition(".")
-    return stem if dot and stem else name
-
-
-class OutsideError(ValueError):
-    """A file name that leads out of the corpus folder, or nowhere."""
+    return posixpath.splitext(posixpath.basename(path))[0]
 
 
 def corpus_path(cell: str, folder: str, subset: str, root: str) -> str:
     r"""The path of a file that a CSV cell names, relative to the corpus folder.
 
     A cell is a bare file name in the subset's ``folder``, a path relative to the subset
-    or to the corpus, or an absolute one inside it. Others raise :class:`OutsideError`.
+    or to the corpus, or an absolute one inside it. Others raise an OutsideError.
 
     >>> corpus_path(r"mix\a.wav", folder="mix", subset="val", root="data")
     'val/mix/a.wav'
     """
-    path = _relative(cell, root)
+    path = layout.path_below(root, cell)
     if "/" not in path:
         return f"{subset}/{folder}/{path}"
     if posixpath.isabs(cell.replace("\\", "/")):
@@ -237,25 +231,6 @@ def corpus_path(cell: str, folder: str, subset: str, root: str) -> str:
     return (*existing, places[path.startswith(f"{subset}/")])[0]
 
 
-def _relative(cell: str, root: str) -> str:
-    if re.match(r"[A-Za-z]:|\\\\", cell):
-        raise OutsideError(f"{cell!r} is an absolute Windows path")
-    path = cell.replace("\\", "/")
-    if ".." in path.split("/"):
-        raise OutsideError(f"{cell!r} leaves the corpus folder")
-    if posixpath.isabs(path):
-        roots = (os.path.abspath(root), os.path.realpath(root))
-        bases = [base.replace(os.sep, "/").rstrip("/") + "/" for base in roots]
-        base = next((base for base in bases if path.startswith(base)), None)
-        if base is None:
-            raise OutsideError(f"{cell!r} is outside the corpus folder")
-        path = path[len(base) :]
-    path = posixpath.normpath(path)
-    if path == "." or "\0" in path:
-        raise OutsideError(f"{cell!r} is not a file name")
-    return path
-
-
 def read_genders(root: str | Path) -> dict[str, str] | None:
     """Speaker → gender, ``""`` if unknown; None if the corpus has no such list."""
     path = Path(root, layout.SPEAKERS_FILE)
@@ -264,7 +239,14 @@ def read_genders(root: str | Path) -> dict[str, str] | None:
     cells = read_cells(path, wanted=("speaker", "gender"))
     if "speaker" not in cells:
         raise InputError(f"{path}: has no column speaker in row 1; add it")
-    return dict(zip(cells["speaker"], cells.get("gender", repeat("")), strict=False))
+    genders = cells.reindex(columns=["speaker", "gender"], fill_value="").drop_duplicates()
+    wrong = [(x.row, x.reason) for x in placeholders(genders)]
+    wrong += [(row, "no speaker; name one") for row in cells.index[cells["speaker"] == ""]]
+    twice = genders.index[genders["speaker"].duplicated()]
+    wrong += [(row, "the speaker had another gender before; correct it") for row in twice]
+    for row, reason in wrong:
+        raise InputError(f"{path}, row {row}: {reason}")
+    return dict(genders.itertuples(index=False, name=None))
 
 
 def with_speakers(rows: pd.DataFrame, genders: Mapping[str, str] | None) -> pd.DataFrame:

@@ -7,12 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from custom_modules.layout import LAYERS, OPTIONAL_COLUMNS
+from custom_modules.layout import LAYERS, OPTIONAL_COLUMNS, SPEAKER_KEYS
 from custom_modules.manifest.csv_tables import mixture_id
 from custom_modules.mmipc import CANCELLED_LAYERS, variants_of
-
-#: In an entry only if it is known who the speakers of the corpus are.
-SPEAKER_KEYS = ("speaker1", "gender1", "speaker2", "gender2")
 
 
 def escape_braces(text: str) -> str:

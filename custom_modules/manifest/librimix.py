@@ -8,15 +8,18 @@ speech separation".
 """
 
 import logging
+import re
+from contextlib import ExitStack
 from pathlib import Path
 
 import pandas as pd
 
+from custom_modules.audio import SUFFIXES
 from custom_modules.errors import InputError, check_number
-from custom_modules.files import atomic_path
+from custom_modules.files import atomic_path, regular_file
 from custom_modules.layout import LAYERS
 from custom_modules.manifest.checks import LEVELS, survey_audio
-from custom_modules.manifest.csv_tables import Table
+from custom_modules.manifest.csv_tables import Table, equal_names
 from custom_modules.manifest.entries import write_entries
 from custom_modules.processes import available_cores
 
@@ -32,6 +35,9 @@ RATES = (8000, 16000)
 
 #: The folder of the noisy mixture, and that of the clean one.
 NOISY, CLEAN = "mix_both", "mix_clean"
+
+# A mixture's name in LibriMix: an utterance, speaker-chapter-number, for each speaker.
+_UTTERANCES = re.compile(r"\d+-\d+-\d+(_\d+-\d+-\d+)+")
 
 
 def prepare_librimix(
@@ -57,12 +63,16 @@ def prepare_librimix(
     folders = _subset_folders(root, train_set)
     tables = [Table(s, f, _rows(data_folder, f, genders)) for s, f in folders.items()]
     tables, _ = survey_audio(tables, str(data_folder), check, workers, sample_rate)
-    problems = [f"{p.file}: {p.reason}" for table in tables for p in table.problems]
+    problems = [
+        f"{p.file}: {p.reason}" for t in tables for p in (*t.problems, *equal_names(t.rows))
+    ]
     if problems:
         raise InputError(f"{root}: {len(problems)} files are bad, as listed; fix them", problems)
+    with ExitStack() as stack:  # all or none
+        for table in tables:
+            target = atomic_path(Path(save_folder, f"{table.subset}.json"))
+            write_entries(stack.enter_context(target), table.rows)
     for table in tables:
-        with atomic_path(Path(save_folder, f"{table.subset}.json")) as path:
-            write_entries(path, table.rows)
         logger.info("%s: %d mixtures", table.subset, len(table.rows))
     logger.info("Manifests are in %s", save_folder)
     return {table.subset: len(table.rows) for table in tables}
@@ -74,13 +84,18 @@ def read_speakers(path: str | Path) -> dict[str, str]:
     Its lines are as ``14 | F | train-clean-360 | 25.03 | Name``.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = regular_file(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise InputError(f"{path}: cannot be read ({reason})") from error
     names = {"F": "female", "M": "male"}
-    rows = [[c.strip() for c in line.split("|")] for line in lines if line[:1] != ";"]
-    genders = {row[0]: names[row[1]] for row in rows if row[1:2] and row[1] in names}
+    genders = {}
+    for number, line in enumerate(lines, start=1):
+        if line.strip() and line[:1] != ";":
+            speaker, gender = [*map(str.strip, line.split("|")), ""][:2]
+            if gender not in names:
+                raise InputError(f"{path}, line {number}: is not as '14 | F | …'; correct it")
+            genders[speaker] = names[gender]
     if not genders:
         raise InputError(f"{path}: names no speaker; is it LibriSpeech's SPEAKERS.TXT?")
     return genders
@@ -121,19 +136,28 @@ def _rows(data_folder: str | Path, folder: Path, genders: dict[str, str]) -> pd.
     """Each mixture's speakers, and its files by layer, relative to the data folder."""
     noisy = (folder / NOISY).is_dir() and (folder / "noise").is_dir()
     mixtures = folder / (NOISY if noisy else CLEAN)
-    names = sorted(path.name for path in mixtures.glob("*.wav"))
+    files = mixtures.iterdir() if mixtures.is_dir() else ()
+    names = [x.name for x in files if x.suffix.lower() in SUFFIXES and x.name[0] != "."]
     if not names:
         raise InputError(f"{mixtures}: no mixtures; Libri2Mix needs {NOISY} and noise, or {CLEAN}")
+    utterances = {name.count("_") for name in names if _UTTERANCES.fullmatch(Path(name).stem)}
+    if (folder / "s3").exists() or utterances - {1}:
+        raise InputError(f"{folder}: mixtures of more than two speakers; name Libri2Mix")
     places = {"mix": mixtures.name, "s1": "s1", "s2": "s2"}
     places |= {"scene": "noise"} if noisy else {}
+    found = {x.name for place in {*places.values(), NOISY} for x in (folder / place).glob("[!.]*")}
+    if left := sorted(found.difference(names)):
+        logger.warning("%s: %d files are of no mixture, such as %s", folder, len(left), left[0])
+    if (folder / NOISY).is_dir() and not noisy:
+        logger.warning("%s: no folder noise, so %s is used, not %s", folder, CLEAN, NOISY)
     base = folder.relative_to(data_folder).as_posix()
     common = dict.fromkeys(LAYERS, "")
     common["environment"] = "scene only" if noisy else "clean"
     rows = []
-    for name in names:
+    for name in sorted(names):
         row = common | {k: f"{base}/{place}/{name}" for k, place in places.items()}
-        # Names are of two utterances, each speaker-chapter-number.
-        for number, utterance in enumerate(name.split("_")[:2], start=1):
+        known = _UTTERANCES.fullmatch(Path(name).stem)
+        for number, utterance in enumerate(name.split("_") if known else ("", ""), start=1):
             speaker = row[f"speaker{number}"] = utterance.split("-")[0]
             row[f"gender{number}"] = genders.get(speaker, "")
         rows.append(row)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from custom_modules.files import atomic_path
+from custom_modules.errors import InputError
+from custom_modules.files import atomic_path, not_a_file, regular_file
 from custom_modules.manifest.csv_tables import Table
 from custom_modules.manifest.duplicates import Repetition
 from custom_modules.mmipc import VARIANTS, variants_of
@@ -18,7 +19,7 @@ from custom_modules.mmipc import VARIANTS, variants_of
 RECORD_FILE = "prepare_record.json"
 
 #: Raise it when the same CSV would give another manifest.
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass
@@ -80,6 +81,8 @@ def finding_lines(repetitions: Iterable[Repetition]) -> list[str]:
 def fingerprint(path: str | Path) -> list | None:
     """Size, time of change and digest of a file; None if there is none."""
     try:
+        if not_a_file(path):
+            return None
         stat = Path(path).stat()
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=16))
@@ -103,10 +106,10 @@ class Record:
     def read(self) -> Report | None:
         """The report of an earlier run, None if anything has changed since."""
         try:
-            record = json.loads((self.folder / RECORD_FILE).read_text("utf-8"))
+            record = json.loads(regular_file(self.folder / RECORD_FILE).read_text("utf-8"))
             if record["description"] == self._description():
                 return Report(**record["report"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (InputError, OSError, ValueError, KeyError, TypeError, RecursionError):
             pass  # A record that cannot be read is no record.
         return None
 

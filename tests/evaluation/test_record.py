@@ -1,5 +1,6 @@
 """Scores of two models, test sets or corpora never mix."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -8,7 +9,7 @@ import torch
 
 from custom_modules.dataio import Manifest, MixtureDataset
 from custom_modules.evaluation.loading import Model
-from custom_modules.evaluation.record import evaluation_key
+from custom_modules.evaluation.record import evaluation_key, size_of
 from custom_modules.mmipc import VARIANTS
 
 
@@ -59,3 +60,22 @@ def test_batches_count_where_they_can_change_a_score(blur, test_set, monkeypatch
     monkeypatch.setattr(Model, "batch_size", lambda self, wanted: wanted)
     keys = {evaluation_key(blur(), test_set(), "test", size) for size in (1, 8)}
     assert len(keys) == 2
+
+
+def test_the_voices_behind_the_mixtures_are_counted(test_set, tmp_path):
+    """Of the mixtures that are tested; not where a speaker is not known."""
+    dataset = test_set()
+    entries = json.loads(Path(dataset.data.path).read_text())
+    for number, entry in enumerate(entries.values()):
+        entry |= {"speaker1": "anna", "speaker2": f"voice {number}"}
+    path = tmp_path / "test.json"
+
+    def size(**options):
+        path.write_text(json.dumps(entries))
+        manifest = Manifest(path, dataset.data.replacements)
+        return size_of(MixtureDataset(manifest, VARIANTS, "SB", seed=0, draw=False, **options))
+
+    assert size() == {"mixtures": len(entries), "voices": len(entries) + 1}
+    assert size(max_samples=1) == {"mixtures": 1, "voices": 2}
+    entry["speaker1"] = None
+    assert size()["voices"] is None

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from tests.integration import training
 from custom_modules.files import lock
+from tests.integration import training
 from tests.manifest.tiny_corpus import TinyCorpus
 
 ROOT = Path(__file__).parents[2]

@@ -1,5 +1,7 @@
 """What is noticed about the audio of a row."""
 
+import os
+
 import numpy as np
 import pytest
 import soundfile
@@ -92,6 +94,27 @@ def test_files_that_cannot_be_read(corpus, column, make, complaint):
     assert "\n" not in reason
 
 
+@pytest.mark.parametrize("column", list(FOLDERS))
+@pytest.mark.parametrize("level", ["none", "header", "full"])
+def test_a_pipe_is_named_and_not_waited_for(corpus, column, level):
+    path = corpus.root / files_of(corpus)[column]
+    path.unlink()
+    os.mkfifo(path)
+    problems = check(corpus, level).problems
+    reasons = [reason for _, reason in problems]
+    checked = level != "none" or column == "mixFile"
+    assert reasons == ["is a pipe; name an audio file"] * checked
+
+
+@pytest.mark.parametrize("rate", [1, 999, 768_001, 200_000_000])
+def test_an_absurd_rate_is_a_damaged_header(corpus, rate):
+    for column in FOLDERS:
+        spoil(corpus, column, np.ones(400), rate=rate)
+    assert {reason for _, reason in check(corpus).problems} == {
+        f"is not readable audio (a rate of {rate} Hz); make it again"
+    }
+
+
 @pytest.mark.parametrize("column", list(FOLDERS)[1:])
 def test_without_checks_only_the_mixture_must_be_there(corpus, column):
     (corpus.root / files_of(corpus)[column]).unlink()
@@ -119,6 +142,20 @@ def test_a_truncated_flac_is_noticed_by_the_full_check(tmp_path):
     assert check(corpus, "header").problems == ()
     ((file, _),) = check(corpus, "full").problems
     assert file == "val/scene/a_sceneFile.wav"
+
+
+@pytest.mark.parametrize("claimed", [2**36 - 1, 10**8, 8001])
+def test_a_header_that_claims_more_than_there_is(tmp_path, claimed):
+    corpus = TinyCorpus(tmp_path, frames=8000)
+    corpus.add("val", "a")
+    for file in files_of(corpus).values():
+        samples, rate = soundfile.read(tmp_path / file, dtype="int16")
+        soundfile.write(tmp_path / file, samples, rate, format="FLAC")
+        data = bytearray((tmp_path / file).read_bytes())
+        # The last 36 bits before the digest of STREAMINFO are the number of samples.
+        data[21:26] = ((data[21] >> 4 << 36) + claimed).to_bytes(5, "big")
+        (tmp_path / file).write_bytes(data)
+    assert set(dict(check(corpus, "full").problems)) == set(files_of(corpus).values())
 
 
 def test_one_file_for_two_layers_is_noticed(corpus):

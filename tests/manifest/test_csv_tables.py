@@ -1,5 +1,7 @@
 """Tables as MATLAB writes them, those that nobody should write, and speakers."""
 
+import csv
+import io
 import os
 import posixpath
 
@@ -112,7 +114,10 @@ def test_rows_are_numbered_as_in_a_spreadsheet(tmp_path):
         (f'{HEADER}\n"a,b,c,d,e\n', "not a CSV table"),
         (f"{HEADER}, mixFile\na,b,c,d,e,f\n", "two columns mixFile"),
         (b"\x00\x81\x90\xff\n", "neither UTF-8 nor cp1250"),
-        (HEADER.replace(",", ";") + "\na;b;c;d;e\n", "comma-separated"),
+        (HEADER.replace(",", "|") + "\na|b|c|d|e\n", "names no known column"),
+        (f"{HEADER},SSR\na,b,c,d,e,-2,5\n", "row 2, line 2, has 7 cells"),
+        (f"{HEADER},sceneClass,SSR\na,b,c,d,e,park,1\nf,g,h,i,j,pa", "row 3 is cut off"),
+        (f'{HEADER}\n"a"x,b,c,d,e\n', "not a CSV table"),
     ],
 )
 def test_what_is_no_table_is_refused_in_one_line(tmp_path, text, complaint):
@@ -127,8 +132,103 @@ def test_a_table_that_cannot_be_opened(tmp_path, make):
     path = tmp_path / "table.csv"
     if make:
         path.mkdir()
-    with pytest.raises(InputError, match=r"table\.csv: cannot be read"):
+    with pytest.raises(InputError, match=r"table\.csv: (is a folder|cannot be read)"):
         read_table(path, "val", tmp_path)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "table.csv")
+    with pytest.raises(InputError, match=r"table\.csv: is a pipe"):
+        read_table(tmp_path / "table.csv", "val", tmp_path)
+
+
+NUMBERS = ("SSR", "speech1Start", "speech1End")
+
+
+def with_numbers(*rows):
+    """A table whose mixtures a, b, … have the numbers; each is a text."""
+    names = [",".join(["speech1OryginalPath", HEADER, *NUMBERS])]
+    cells = [",".join([f"r/{k}.wav", f"{k},s,t,u,v", *row]) for k, row in enumerate(rows)]
+    return "\n".join([*names, *cells]) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("separator", "encoding", "line"),
+    [
+        (";", "utf-8-sig", "\r\n"),
+        ("\t", "utf-8", "\n"),
+        (";", "cp1250", "\r\n"),
+        (",", "utf-8", "\n"),
+    ],
+)
+@pytest.mark.parametrize("comma", [False, True])
+def test_a_table_through_a_spreadsheet_is_the_same(tmp_path, separator, encoding, line, comma):
+    text = with_numbers(("-2", "1.385", "5.385"), ("0.5", "0", "4"), ("", "", ""))
+    want = read(tmp_path, text)
+    rows = [row.split(",") for row in text.splitlines()]
+    if comma:
+        rows[1:] = [[*row[:6], *(x.replace(".", ",") for x in row[6:])] for row in rows[1:]]
+    written = io.StringIO(newline="")
+    csv.writer(written, delimiter=separator, lineterminator=line).writerows(rows)
+    table = read(tmp_path, written.getvalue(), encoding)
+    assert table.problems == ()
+    pd.testing.assert_frame_equal(table.rows, want.rows)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    ["NA", "n/a", "#N/A", "#N/D!", "#ADR!", "###", "inf", "-inf", "1_000", "1 234,5", "1.234,5",
+     "1,234,5", "1e999", "two", "?", "-", "2 s", "null", "1.maj", "0x10", "٣"],
+)  # fmt: skip
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_cell_that_is_no_number_is_a_problem_of_its_row(tmp_path, cell, place):
+    row = ["-2", "0.5", "4.5"]
+    row[place] = f'"{cell}"'
+    found = reasons(read(tmp_path, with_numbers(("-2", "0", "4"), row)))
+    assert {(number, column) for number, column, _ in found} == {(3, NUMBERS[place])}
+    assert all(repr(cell) in reason for *_, reason in found)
+
+
+@pytest.mark.parametrize(("start", "end"), [("4.5", "0.5"), ("2", "2"), ("-1", "3")])
+def test_a_stretch_that_ends_before_it_starts(tmp_path, start, end):
+    found = reasons(read(tmp_path, with_numbers(("1", "0", "4"), ("", start, end))))
+    assert [(number, column) for number, column, _ in found] == [(3, "speech1Start")]
+
+
+def test_a_comma_that_may_separate_thousands_is_a_question(tmp_path):
+    alone = read(tmp_path, with_numbers(("1", "0", '"32,000"')))
+    assert [file for _, file, _ in reasons(alone)] == ["speech1End"]
+    # Beside a certain decimal comma, it is one.
+    table = read(tmp_path, with_numbers(("1", '"1,25"', '"32,000"')))
+    assert table.problems == ()
+    assert table.rows["end1"].tolist() == [32.0]
+
+
+@pytest.mark.parametrize("cell", ["NA", "#N/A", "#REF!", "none", "?"])
+@pytest.mark.parametrize("column", ["speech1OryginalPath", "sceneClass", "reverbForEvent"])
+def test_what_stands_for_an_unknown_value_is_a_problem(tmp_path, cell, column):
+    head = f"speech1OryginalPath,{HEADER},sceneClass,{REVERBS}"
+    cells = dict(
+        zip(
+            head.split(","),
+            ["r/1.wav", "a", "b", "c", "d", "e", "park", "f", "g", "h"],
+            strict=True,
+        )
+    )
+    table = read(tmp_path, f"{head}\n{','.join((cells | {column: cell}).values())}\n")
+    assert [(number, file) for number, file, _ in reasons(table)] == [(2, column)]
+
+
+def test_columns_are_found_whatever_their_case(tmp_path):
+    table = read(tmp_path, f"{HEADER.upper()},ssr\na,b,c,d,e,-2\n")
+    assert table.rows["ssr_db"].tolist() == [-2]
+    with pytest.raises(InputError, match="two columns SSR"):
+        read(tmp_path, f"{HEADER},SSR,ssr\na,b,c,d,e,-2,7\n")
+
+
+def test_empty_cells_at_the_end_may_be_left_out_or_added(tmp_path):
+    table = read(tmp_path, f"{HEADER},SSR,,\na,b,c,d,e\nf,g,h,i,j,2,,,,\n")
+    assert table.rows["ssr_db"].fillna(0).tolist() == [0, 2]
 
 
 def test_a_corpus_without_reverb_columns_is_outdoor_and_says_so(tmp_path):
@@ -248,7 +348,11 @@ def test_genders_are_read_and_may_be_missing(tmp_path):
     assert read_genders(tmp_path) == {"anna": ""}
 
 
-@pytest.mark.parametrize("text", ["", "name\nanna\n", "speaker\n"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "name\nanna\n", "speaker\n", "speaker,gender\n,male\n", "speaker,gender\na,#N/A\n",
+     "speaker,gender\na,male\na,female\n"],
+)  # fmt: skip
 def test_a_list_without_speakers_is_refused(tmp_path, text):
     (tmp_path / "speakers.csv").write_text(text)
     with pytest.raises(InputError, match=r"speakers\.csv"):

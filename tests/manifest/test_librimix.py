@@ -13,7 +13,7 @@ from custom_modules.evaluation.runner import Scope, score_test_set
 from custom_modules.evaluation.store import ScoreStore
 from custom_modules.evaluation.summary import summarise
 from custom_modules.evaluation.tables import result_rows
-from custom_modules.manifest.librimix import prepare_librimix
+from custom_modules.manifest.librimix import prepare_librimix, read_speakers
 from custom_modules.mmipc import VARIANTS
 from tests.evaluation.conftest import Blur
 
@@ -137,3 +137,69 @@ def test_bad_files_are_listed_and_nothing_is_written(tmp_path, caplog):
     assert f"noise/{NAMES[1]}.wav" in listed
     assert "16000 Hz, the corpus 8000" in listed
     assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize("level", ["none", "header", "full"])
+@pytest.mark.parametrize("noisy", [True, False])
+@pytest.mark.parametrize("sign", ["folder", "names"])
+def test_three_speakers_are_not_two(tmp_path, level, noisy, sign):
+    root = make(tmp_path / "Libri3Mix", subsets=("dev", "test"), noisy=noisy)
+    for file in sorted((root / "wav8k" / "min" / "test").glob("*/*.wav")):
+        if sign == "folder" and file.parent.name == "s2":
+            write(file.parent.with_name("s3") / file.name, np.ones(800))
+        elif sign == "names":
+            file.rename(file.with_stem(f"{file.stem}_50-1-0001"))
+    with pytest.raises(InputError, match=r"test: mixtures of more than two speakers"):
+        prepare_librimix(root, tmp_path / "m", check=level, workers=1)
+    assert not (tmp_path / "m").exists()
+
+
+def test_every_file_that_can_be_read_is_a_mixture(tmp_path):
+    root = make(tmp_path / "Libri2Mix", subsets=("test",))
+    subset = root / "wav8k" / "min" / "test"
+    for file in subset.glob(f"*/{NAMES[0]}.wav"):
+        file.rename(file.with_suffix(".WAV"))
+    for file in subset.glob(f"*/{NAMES[1]}.wav"):
+        samples, rate = soundfile.read(file)
+        soundfile.write(file.with_suffix(".flac"), samples, rate)
+        file.with_name(f"._{file.name}").write_text("a Mac's notes")
+        file.unlink()
+    assert prepare_librimix(root, tmp_path / "m", workers=1) == {"test": 3}
+    assert len(dataset(root, tmp_path / "m")[0]["mixtures"]) == 2
+    for file in subset.glob(f"*/{NAMES[2]}.wav"):
+        file.with_suffix(".WAV").write_bytes(file.read_bytes())
+    with pytest.raises(InputError, match="1 files are bad") as caught:
+        prepare_librimix(root, tmp_path / "m2", workers=1)
+    assert "a mixture of the same name" in caught.value.details[0]
+
+
+@pytest.mark.parametrize("line", ["14 | X | dev | 1 | A", "14", "14;F;dev", "#N/A"])
+def test_a_line_that_names_no_speaker_is_refused(tmp_path, line):
+    path = tmp_path / "SPEAKERS.TXT"
+    path.write_text(SPEAKERS + "\n", encoding="utf-8-sig")
+    assert read_speakers(path) == {"19": "female", "26": "male", "40": "female"}
+    path.write_text(f"{SPEAKERS}{line}\n")
+    with pytest.raises(InputError, match=r"SPEAKERS.TXT, line 5"):
+        read_speakers(path)
+
+
+def test_what_is_of_no_mixture_is_named(tmp_path, caplog):
+    root = make(tmp_path / "Libri2Mix", subsets=("test",))
+    test = root / "wav8k" / "min" / "test"
+    (test / "mix_both" / f"{NAMES[0]}.wav").unlink()
+    (test / "mix_both" / "notes.txt").touch()
+    assert prepare_librimix(root, tmp_path, workers=1) == {"test": 2}
+    assert f"2 files are of no mixture, such as {NAMES[0]}.wav" in caplog.text
+    (test / "noise").rename(test / "noises")
+    assert prepare_librimix(root, tmp_path, workers=1) == {"test": 3}
+    assert "no folder noise, so mix_clean is used" in caplog.text
+
+
+def test_speakers_are_known_by_libri_speech_names_alone(tmp_path):
+    root = make(tmp_path / "Libri2Mix", subsets=("test",))
+    for file in root.rglob(f"{NAMES[0]}.wav"):
+        file.rename(file.with_name("mixture_1.wav"))
+    prepare_librimix(root, tmp_path, workers=1)
+    entries = Manifest(tmp_path / "test.json", {"data_root": str(root)})
+    assert entries["mixture_1"]["speaker1"] is entries["mixture_1"]["speaker2"] is None
+    assert entries[NAMES[1]]["speaker2"] == "19"
