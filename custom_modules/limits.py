@@ -117,19 +117,20 @@ CHECKS: dict[str, Check] = {
     **_all(_whole(1, 10_000), "scene_recordings", "event_recordings"),
 }
 
-_DEPTHS = ("X", "R", "num_blocks", "num_layers", "n_layers")
+_DEPTHS = ("X", "R", "num_blocks", "num_layers", "n_layers", "n_mamba")
 _SIZES = (
-    *("N", "B", "H", "P", "chunk_size", "hidden_size", "nhead", "d_ffn", "n_fft", "stride"),
-    *("n_head", "qk_dim", "emb_dim", "emb_ks", "emb_hs"),
+    *("N", "B", "H", "P", "hidden_size", "nhead", "d_ffn", "n_fft", "stride"),
+    *("n_head", "qk_dim", "emb_dim", "emb_ks", "emb_hs", "d_state", "d_conv", "expand"),
 )
 #: What our models are made from; a model of a user's own may have other meanings.
 _MODEL_CHECKS: dict[str, Check] = {
     **_all(_whole(1, 100_000), *_SIZES),
     **_all(_whole(1, 1000), *_DEPTHS),
-    "kernel_size": _whole(2, 100_000),  # half of it is the stride
+    **_all(_whole(2, 100_000), "kernel_size", "chunk_size"),  # a step is half of it
     "dropout": _number(least=0, most=1),
     **_all(_number(least=0), "norm_eps", "eps"),
     **_all(_truth, "bidirectional", "use_positional_encoding", "checkpoint_blocks"),
+    "skip_around_intra": _truth,
     "norm_type": _choice("gLN", "cLN", "BN"),
     "mask_nonlinear": _choice("relu", "softmax"),
     "rnn_type": _choice("RNN", "LSTM", "GRU", "LiGRU", "SLiGRU", "QuasiRNN"),  # SpeechBrain's

@@ -18,8 +18,8 @@ def translate(
     or one name for both; ``only`` holds what we have no argument for, with the values that
     are what we do. Raises InputError at a key that is missing, unknown or bad.
 
-    >>> translate({"C": 2, "N": 64, "window": "hann"}, "num_sources=C N", only={"window": ("hann",)})
-    {'num_sources': 2, 'N': 64}
+    >>> translate({"C": 2, "window": "hann"}, "num_sources=C", only={"window": ("hann",)})
+    {'num_sources': 2}
     """
     numbers, truths, fixed = _pairs(sizes), _pairs(flags), only or {}
     names = numbers | truths
