@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from speechbrain.lobes.models.dual_path import Decoder, Encoder
 from torch import Tensor, nn
@@ -76,7 +77,9 @@ class MambaMaskNet(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """``[batch, channels, frames]`` → ``[sources, batch, channels, frames]``."""
-        frames = self.layer_norm(features.transpose(1, 2).float())  # 1e-8 is 0 in float16
+        # In float16 the 1e-8 of the norm would be 0.
+        features = features.to(torch.promote_types(features.dtype, torch.float32))
+        frames = self.layer_norm(features.transpose(1, 2))
         masks = F.relu(self.mask_linear(self.mamba_net(self.bottleneck(frames))))
         return masks.unflatten(2, (self.num_sources, -1)).permute(2, 0, 3, 1)
 

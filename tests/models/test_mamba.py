@@ -8,9 +8,7 @@ import torch.nn.functional as F
 
 from custom_modules.models.mamba import (
     BidirectionalMamba,
-    BiMamba,
     Mamba,
-    MambaStack,
     Projection,
     adam,
     convolve_causally,
