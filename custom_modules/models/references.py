@@ -1,7 +1,11 @@
 """Configurations of reference implementations, in this project's names."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from custom_modules.errors import InputError, check_number
 
@@ -42,3 +46,21 @@ def translate(
 def _pairs(words: str) -> dict[str, str]:
     """Our names and theirs."""
     return {word.split("=")[0]: word.split("=")[-1] for word in words.split()}
+
+
+def rename(
+    state_dict: Mapping[str, Tensor], substitutions: Sequence[tuple[str, Any]]
+) -> dict[str, Tensor]:
+    """Names after all of these, each as for ``re.sub``; what layers share may be repeated.
+
+    >>> rename({"a.0.freqs": torch.ones(1), "a.1.freqs": torch.ones(1)}, [(r"^a\\.\\d", "b")])
+    {'b.freqs': tensor([1.])}
+    """
+    converted: dict[str, Tensor] = {}
+    for name, value in state_dict.items():
+        for pattern, replacement in substitutions:
+            name = re.sub(pattern, replacement, name)
+        if name in converted and not torch.equal(converted[name], value):
+            raise InputError(f"{name}: differs between layers, which share it")
+        converted[name] = value
+    return converted
