@@ -119,25 +119,28 @@ CHECKS: dict[str, Check] = {
     **_all(_whole(1, 10_000), "scene_recordings", "event_recordings"),
 }
 
-_DEPTHS = ("X", "R", "num_blocks", "num_layers", "n_layers")
+_DEPTHS = ("X", "R", "num_blocks", "num_layers", "n_layers", "n_mamba")
 _SIZES = (
-    *("N", "B", "H", "P", "chunk_size", "hidden_size", "nhead", "d_ffn", "n_fft", "stride"),
-    *("n_head", "qk_dim", "emb_dim", "emb_ks", "emb_hs"),
+    *("N", "B", "H", "P", "hidden_size", "nhead", "d_ffn", "n_fft", "stride"),
+    *("n_head", "qk_dim", "emb_dim", "emb_ks", "emb_hs", "d_state", "d_conv", "expand"),
+    *("group_size", "fsmn_channels", "n_heads", "attention_dim", "ffn_dim", "ffn_kernel"),
 )
 #: What our models are made from; a model of a user's own may have other meanings.
 _MODEL_CHECKS: dict[str, Check] = {
     **_all(_whole(1, 100_000), *_SIZES),
     **_all(_whole(1, 1000), *_DEPTHS),
-    "kernel_size": _whole(2, 100_000),  # half of it is the stride
-    "dropout": _number(least=0, most=1),
+    **_all(_whole(2, 100_000), "kernel_size", "chunk_size"),  # a step is half of it
+    "norm_groups": _null_or(_whole()),
+    **_all(_number(least=0, most=1), "dropout", "attn_dropout"),
     **_all(_number(least=0), "norm_eps", "eps"),
     **_all(_truth, "bidirectional", "use_positional_encoding", "checkpoint_blocks"),
+    **_all(_truth, "skip_around_intra", "whole_frames"),
     "norm_type": _choice("gLN", "cLN", "BN"),
     "mask_nonlinear": _choice("relu", "softmax"),
     "rnn_type": _choice("RNN", "LSTM", "GRU", "LiGRU", "SLiGRU", "QuasiRNN"),  # SpeechBrain's
 }
 #: What a model stays when its training is over.
-FIXED = {*_MODEL_CHECKS, "sample_rate", "task"} - {"dropout", "checkpoint_blocks"}
+FIXED = {*_MODEL_CHECKS, "sample_rate", "task"} - {"dropout", "attn_dropout", "checkpoint_blocks"}
 #: Heads divide channels among themselves; frames of SPMamba overlap.
 _PAIRS: tuple[tuple[str, str, Callable[[int, int], bool], str], ...] = (
     ("nhead", "N", lambda heads, channels: channels % heads == 0, "must divide"),

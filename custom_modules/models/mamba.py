@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from custom_modules.selective_scan import check_backend, selective_scan
 
@@ -62,33 +63,31 @@ class Mamba(nn.Module):
         if not x.shape[1]:
             raise ValueError(f"Mamba needs at least one step, not {list(x.shape)}")
         u, gate = self.in_proj(x).chunk(2, dim=2)
-        u = F.silu(self._convolve(u))  # [batch, time, inner]
-        steps, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=2)
+        return self.out_proj(self._mix(u, gate))
+
+    def _mix(self, u: Tensor, gate: Tensor) -> Tensor:
+        direction = (self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D)
+        return self._scan(u, gate, direction)
+
+    def _scan(self, u: Tensor, gate: Tensor, direction: tuple[Any, ...]) -> Tensor:
+        """Convolves and scans along time, ``[batch, time, inner]`` twice to the same shape."""
+        conv1d, x_proj, dt_proj, A_log, D = direction
+        u = F.silu(convolve_causally(u, conv1d))
+        steps, B, C = x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=2)
         y = selective_scan(
             u.transpose(1, 2),
-            self.dt_proj(steps, bias=False).transpose(1, 2),
-            -torch.exp(self.A_log.float()),
+            dt_proj(steps, bias=False).transpose(1, 2),
+            -torch.exp(A_log.float()),
             B.transpose(1, 2),
             C.transpose(1, 2),
-            self.D.float(),
+            D.float(),
             z=gate.transpose(1, 2),
-            delta_bias=self.dt_proj.bias.float(),
+            delta_bias=dt_proj.bias.float(),
             delta_softplus=True,
             backend=self.scan_backend,
         )
         assert isinstance(y, Tensor)  # without the last state
-        return self.out_proj(y.transpose(1, 2))
-
-    def _convolve(self, u: Tensor) -> Tensor:
-        """Convolves along time, causally, ``[batch, time, inner]``."""
-        # In two dimensions PyTorch convolves channels-last memory as it lies, on
-        # CPU three times as fast as in one dimension.
-        image = u.transpose(1, 2).unsqueeze(2)
-        # Through two dimensions, for DDP to find the gradient laid out like the weight.
-        kernel = self.conv1d.weight.flatten(1)[:, None, None]
-        padding = (0, kernel.shape[3] - 1)
-        image = F.conv2d(image, kernel, self.conv1d.bias, padding=padding, groups=len(kernel))
-        return image[:, :, 0, : u.shape[1]].transpose(1, 2)
+        return y.transpose(1, 2)
 
     def _init_step_sizes(
         self, dt_init: str, dt_scale: float, limits: tuple[float, float], floor: float
@@ -107,6 +106,18 @@ class Mamba(nn.Module):
         with torch.no_grad():
             self.dt_proj.bias.copy_(steps + torch.log(-torch.expm1(-steps)))
         self.dt_proj.bias._no_reinit = True  # type: ignore[attr-defined]
+
+
+def convolve_causally(u: Tensor, conv1d: nn.Conv1d) -> Tensor:
+    """Convolves each channel along time, ``[batch, time, inner]`` to the same shape."""
+    # In two dimensions PyTorch convolves channels-last memory as it lies, on
+    # CPU three times as fast as in one dimension.
+    image = u.transpose(1, 2).unsqueeze(2)
+    # Through two dimensions, for DDP to find the gradient laid out like the weight.
+    kernel = conv1d.weight.flatten(1)[:, None, None]
+    padding = (0, kernel.shape[3] - 1)
+    image = F.conv2d(image, kernel, conv1d.bias, padding=padding, groups=len(kernel))
+    return image[:, :, 0, : u.shape[1]].transpose(1, 2)
 
 
 class Projection(nn.Linear):
@@ -146,11 +157,74 @@ class BidirectionalMamba(nn.Module):
         return torch.cat([self.forward_block(x), backward], dim=2)
 
 
-class _ResidualMamba(nn.Module):
-    def __init__(self, d_model: int, **kwargs: Any) -> None:
+class BiMamba(Mamba):
+    """Mamba in both directions between one pair of projections (BiMamba v2).
+
+    Each direction convolves and scans with parameters of its own, the backward one over
+    the reversed sequence and the reversed gate. The mean of both is projected. Source:
+    Zhu et al. 2024, "Vision Mamba", section 3.3, with the names of its parameters.
+    """
+
+    def __init__(self, d_model: int, **kwargs: Any) -> None:  # as for Mamba
+        super().__init__(d_model, **kwargs)
+        backward = Mamba(d_model, **kwargs)  # but for its projections in and out
+        self.conv1d_b, self.x_proj_b = backward.conv1d, backward.x_proj
+        self.dt_proj_b = backward.dt_proj
+        self.A_b_log, self.D_b = backward.A_log, backward.D
+
+    def _mix(self, u: Tensor, gate: Tensor) -> Tensor:
+        backward = (self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.A_b_log, self.D_b)
+        reverse = self._scan(u.flip(1), gate.flip(1), backward).flip(1)
+        return (super()._mix(u, gate) + reverse) / 2
+
+
+class MambaStack(nn.Module):
+    """Residual blocks of a norm and a Mamba, and a norm behind the last.
+
+    The residual stream is float32 whatever autocast says. ``checkpoint_blocks`` keeps, in
+    training, only the inputs of blocks: a fraction of the memory for a third more time.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        n_layers: int,
+        bidirectional: bool = True,
+        rms_norm: bool = True,  # False: layer norms
+        checkpoint_blocks: bool = False,
+        **kwargs: Any,  # as for Mamba
+    ) -> None:
         super().__init__()
-        self.norm = nn.RMSNorm(d_model, eps=1e-5)
-        self.mixer = Mamba(d_model, **kwargs)
+        self.checkpoint_blocks = checkpoint_blocks
+        mixer = BiMamba if bidirectional else Mamba
+        norm = nn.RMSNorm if rms_norm else nn.LayerNorm
+        layers = [_ResidualMamba(d_model, mixer, norm, **kwargs) for _ in range(n_layers)]
+        with torch.no_grad():  # so that the stream's variance does not grow with depth
+            for layer in layers:
+                layer.mixer.out_proj.weight /= n_layers**0.5
+        self.layers = nn.ModuleList(layers)
+        self.norm_f = norm(d_model, eps=1e-5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[batch, time, d_model]`` to the same shape."""
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        is_checkpointed = self.checkpoint_blocks and torch.is_grad_enabled()
+        for layer in self.layers:
+            x = checkpoint(layer, x, use_reentrant=False) if is_checkpointed else layer(x)
+        return self.norm_f(x)
+
+
+class _ResidualMamba(nn.Module):
+    def __init__(
+        self,
+        d_model: int,
+        mixer: type[Mamba] = Mamba,
+        norm: type[nn.RMSNorm] | type[nn.LayerNorm] = nn.RMSNorm,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__()
+        self.norm = norm(d_model, eps=1e-5)
+        self.mixer = mixer(d_model, **kwargs)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.mixer(self.norm(x))

@@ -28,25 +28,29 @@ class MaskingSeparator(nn.Module):
         encoder: Encoder,  # [batch, time] → [batch, channels, frames]
         masknet: nn.Module,  # → [sources, batch, channels, frames]
         decoder: nn.ConvTranspose1d,  # with the encoder's kernel and stride
+        whole_frames: bool = False,  # True, as in references: what fills none comes out as 0
     ) -> None:
         super().__init__()
+        self.whole_frames = whole_frames
         self.encoder, self.masknet, self.decoder = encoder, masknet, decoder
 
     def forward(self, mixture: Tensor) -> Tensor:
         """``[batch, time]``, at least one sample → ``[batch, time, sources]``."""
         batch, time = mixture.shape
-        features = self.encoder(self._fill_last_frame(mixture))
+        features = self.encoder(self._fit_frames(mixture))
         masks = self.masknet(features)  # [sources, batch, channels, frames]
         masked = (features * masks).flatten(0, 1)
         estimates = self.decoder(masked)  # [sources * batch, padded time]
+        if (missing := time - estimates.shape[-1]) > 0:
+            estimates = F.pad(estimates, (0, missing))
         return estimates.view(-1, batch, estimates.shape[-1]).permute(1, 2, 0)[:, :time]
 
-    def _fill_last_frame(self, mixture: Tensor) -> Tensor:
-        """Pads with zeros, so that the frames reach the last sample."""
+    def _fit_frames(self, mixture: Tensor) -> Tensor:
+        """Pads with zeros, so that the frames reach the last sample, or cuts the last off."""
         kernel, stride = self.decoder.kernel_size[0], self.decoder.stride[0]
         time = mixture.shape[1]
-        frames = 1 + max(0, -((kernel - time) // stride))
-        frames = max(frames, getattr(self.masknet, "min_frames", 1))
+        steps = (time - kernel) // stride if self.whole_frames else -((kernel - time) // stride)
+        frames = max(1 + max(0, steps), getattr(self.masknet, "min_frames", 1))
         missing = kernel + (frames - 1) * stride - time
         return F.pad(mixture, (0, missing)) if missing else mixture
 

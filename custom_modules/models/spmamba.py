@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from custom_modules.models.gridnet import GridBlock, Spectrogram
+from custom_modules.models.layers import deviation
 
 
 class SPMamba(nn.Module):
@@ -56,7 +57,7 @@ class SPMamba(nn.Module):
 
     def forward(self, mixture: Tensor) -> Tensor:
         """``[batch, time]``, at least one sample → ``[batch, time, sources]``."""
-        scale = _deviation(mixture)
+        scale = deviation(mixture)
         points = self.encoder(self.spectrogram(mixture / (scale + 1e-8)))
         # [batch, frames, freqs, channels]; the residual stream stays in float32
         points = points.permute(0, 2, 3, 1).float()
@@ -77,14 +78,6 @@ def _check_sizes(**sizes: int) -> None:
             f"stride must be below n_fft ({sizes['n_fft']}), for frames to overlap, "
             f"not {sizes['stride']}"
         )
-
-
-def _deviation(mixture: Tensor) -> Tensor:
-    """Standard deviation of each mixture, ``[batch, 1]``; one sample has none."""
-    mixture = mixture.float()
-    if mixture.shape[1] == 1:
-        return mixture.abs()
-    return mixture.std(dim=1, keepdim=True)
 
 
 def convert_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

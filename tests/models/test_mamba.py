@@ -6,7 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from custom_modules.models.mamba import BidirectionalMamba, Mamba, Projection, adam
+from custom_modules.models.mamba import (
+    BidirectionalMamba,
+    Mamba,
+    Projection,
+    adam,
+    convolve_causally,
+)
 from custom_modules.selective_scan import backends
 
 DATA = Path(__file__).parent.parent / "data"
@@ -105,7 +111,7 @@ def test_convolution_is_the_causal_one(time, conv_bias):
     mamba = Mamba(4, conv_bias=conv_bias)
     x = torch.randn(3, time, 8)
     expected = mamba.conv1d(x.transpose(1, 2))[:, :, :time].transpose(1, 2)
-    torch.testing.assert_close(mamba._convolve(x), expected)
+    torch.testing.assert_close(convolve_causally(x, mamba.conv1d), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
