@@ -70,6 +70,15 @@ def _variants(option: str, value: Any) -> None:
     checked_variants(value, option)
 
 
+def _bands(option: str, value: Any) -> None:
+    pairs = value if isinstance(value, list) else []
+    if not pairs or any(not isinstance(pair, list) or len(pair) != 2 for pair in pairs):
+        raise InputError(f"{option}={value}: must be a list of [number, Hz]")
+    for number, hertz in pairs:
+        check_number(f"{option}, number of bands", number, least=1, most=10_000, whole=True)
+        check_number(f"{option}, Hz", hertz, above=0, most=10**6)
+
+
 def _null_or(check: Check) -> Check:
     return lambda option, value: None if value is None else check(option, value)
 
@@ -134,7 +143,8 @@ _MODEL_CHECKS: dict[str, Check] = {
     **_all(_number(least=0, most=1), "dropout", "attn_dropout"),
     **_all(_number(least=0), "norm_eps", "eps"),
     **_all(_truth, "bidirectional", "use_positional_encoding", "checkpoint_blocks"),
-    **_all(_truth, "skip_around_intra", "whole_frames"),
+    **_all(_truth, "skip_around_intra", "whole_frames", "sums_to_mixture"),
+    "bands": _bands,
     "norm_type": _choice("gLN", "cLN", "BN"),
     "mask_nonlinear": _choice("relu", "softmax"),
     "rnn_type": _choice("RNN", "LSTM", "GRU", "LiGRU", "SLiGRU", "QuasiRNN"),  # SpeechBrain's
