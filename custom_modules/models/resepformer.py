@@ -91,9 +91,7 @@ class _Positions(nn.Module):
         return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)[None]
 
 
-def from_reference(
-    config: Mapping[str, Any], state_dict: Mapping[str, Tensor]
-) -> MaskingSeparator:
+def from_reference(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> MaskingSeparator:
     """SpeechBrain's separator with its weights, or the predecessor's, in eval mode.
 
     As there, samples behind the last whole frame are 0. Raises InputError with the key that
