@@ -128,10 +128,11 @@ CHECKS: dict[str, Check] = {
     **_all(_whole(1, 10_000), "scene_recordings", "event_recordings"),
 }
 
-_DEPTHS = ("X", "R", "num_blocks", "num_layers", "n_layers", "n_mamba")
+_DEPTHS = ("X", "R", "num_blocks", "num_layers", "n_layers", "n_mamba", "num_stages")
 _SIZES = (
     *("N", "B", "H", "P", "hidden_size", "nhead", "d_ffn", "n_fft", "stride"),
     *("n_head", "qk_dim", "emb_dim", "emb_ks", "emb_hs", "d_state", "d_conv", "expand"),
+    *("segment_size", "conv_size", "max_distance"),
     *("group_size", "fsmn_channels", "n_heads", "attention_dim", "ffn_dim", "ffn_kernel"),
 )
 #: What our models are made from; a model of a user's own may have other meanings.
@@ -144,6 +145,7 @@ _MODEL_CHECKS: dict[str, Check] = {
     **_all(_number(least=0), "norm_eps", "eps"),
     **_all(_truth, "bidirectional", "use_positional_encoding", "checkpoint_blocks"),
     **_all(_truth, "skip_around_intra", "whole_frames", "sums_to_mixture"),
+    **_all(_truth, "shared_split", "multi_stage"),
     "bands": _bands,
     "norm_type": _choice("gLN", "cLN", "BN"),
     "mask_nonlinear": _choice("relu", "softmax"),

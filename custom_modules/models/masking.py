@@ -65,6 +65,9 @@ class ConvTasNetMaskNet(conv_tasnet.MaskNet):
     are near 1e-4 at speech level, so another value is another model.
     """
 
+    #: SpeechBrain's class, which takes the parameters unchanged.
+    stock = conv_tasnet.MaskNet
+
     def __init__(
         self,
         *sizes: int,
@@ -149,6 +152,8 @@ class DualPathMaskNet(Dual_Path_Model):
     identical weights. Source: Luo et al. 2020, "Dual-path RNN"; Subakan et al. 2021,
     "SepFormer".
     """
+
+    stock = Dual_Path_Model
 
     def __init__(
         self,
