@@ -277,11 +277,11 @@ def check_results_folder(folder: str | Path, exported: str | Path) -> None:
 def write_results_folder(old: OldCheckpoint, hparams_file: str | Path, folder: str | Path) -> None:
     """Writes what a training goes on from: hparams and a checkpoint.
 
-    The optimiser starts afresh; the learning rate is where it was.
+    The optimiser starts afresh; the learning rate is where it was, without a warm-up.
     """
     folder = Path(folder)
     folders = {"data_folder": old.data_folder, "output_folder": str(folder)}
-    overrides = {**old.overrides, **folders}
+    overrides = {**old.overrides, **folders, "warmup_steps": 0}
     loaded = hparams.load_hparams(str(hparams_file), overrides)
     loaded["separator"].load_state_dict(old.state_dict)
     loaded["epoch_counter"].current = old.epoch

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from custom_modules.errors import InputError
 from custom_modules.models.masking import MaskingSeparator
-from custom_modules.models.references import translate
+from custom_modules.models.references import Predecessor, Settings, translate
 
 
 class RESepFormerMaskNet(ResourceEfficientSeparator):
@@ -129,3 +129,24 @@ def _check_sizes(channels: int, kernel_size: int, sizes: Mapping[str, Any]) -> N
         raise InputError(f"nhead={sizes['nhead']}: must divide N={channels}")
     if channels % 2 and sizes["use_positional_encoding"]:
         raise InputError(f"N={channels}: must be even for positional encodings")
+
+
+def _silence_behind(section: Settings, training: Settings) -> dict[str, Any]:
+    """Behind the last whole frame."""
+    return {"whole_frames": True}
+
+
+def _without_tables(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names are ours; positions, of 51 MB a block at full size, are computed."""
+    return {n: v for n, v in state_dict.items() if not n.endswith(".pos_enc.pe")}
+
+
+PREDECESSOR = {
+    "resepformer": Predecessor(
+        "num_sources=C N kernel_size num_blocks num_layers nhead d_ffn dropout segment_size",
+        "use_positional_encoding",
+        fixed={"causal": False},
+        more=_silence_behind,
+        convert=_without_tables,
+    )
+}
