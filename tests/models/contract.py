@@ -4,11 +4,22 @@ from pathlib import Path
 
 import torch
 
+from custom_modules.hparams import load_hparams
+
 DATA = Path(__file__).parent.parent / "data"
+HPARAMS = Path(__file__).parents[2] / "hparams"
 
 
 def relative_error(a, b):
     return ((a - b).norm() / b.norm()).item()
+
+
+def count_parameters(name, **overrides):
+    """Of the separator that an hparams file makes; in no memory."""
+    folders = {"data_folder": "corpus", "output_folder": "results"}
+    with torch.device("meta"):
+        separator = load_hparams(HPARAMS / f"{name}.yaml", folders | overrides)["separator"]
+    return sum(p.numel() for p in separator.parameters())
 
 
 def perturb(model, scale=0.1):
