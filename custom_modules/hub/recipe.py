@@ -19,7 +19,7 @@ from speechbrain.lobes.models.conv_tasnet import EPS as _EPS
 from torch import Tensor, nn
 
 from custom_modules import hparams
-from custom_modules.checkpoints import TRAIN_FIRST, AtomicCheckpointer
+from custom_modules.checkpoints import TRAIN_FIRST, AtomicCheckpointer, describe_epochs
 from custom_modules.errors import InputError
 from custom_modules.evaluation.record import without_folders
 from custom_modules.hub.card import CardFacts
@@ -220,21 +220,22 @@ def load_best(argv: list[str]) -> tuple[ModelRecipe, nn.Module, CardFacts]:
     hparams.check_recorded(tree, folder)
     separator = recipe.make_separator()
     checkpointer = AtomicCheckpointer(folder / "save", {"separator": separator})
-    best = checkpointer.recover_if_possible(max_key="si_sdr")
-    if best is None:
+    best = checkpointer.recover_best(tree.get("average_checkpoints", 1))
+    if not best:
         raise InputError(f"{folder / 'save'}: no checkpoint to export; {TRAIN_FIRST}")
     table = folder / RESULTS_TABLE
     facts = CardFacts(
         tree,
-        checkpoint=_describe(best.meta["epoch"], best.meta["si_sdr"]),
+        checkpoint=_describe(describe_epochs(best), [c.meta["si_sdr"] for c in best]),
         # It is published; older ones name folders of the machine that they are from.
         results=without_folders(table.read_text("utf-8")) if table.exists() else None,
     )
     return recipe, separator, facts
 
 
-def _describe(epoch: int, si_sdr: float) -> str:
-    return f"epoch {epoch}, SI-SDR {si_sdr:.2f} dB in validation"
+def _describe(epochs: str, si_sdr: Sequence[float]) -> str:
+    reached = " to ".join(f"{value:.2f}" for value in dict.fromkeys((min(si_sdr), max(si_sdr))))
+    return f"{epochs}, SI-SDR {reached} dB in validation"
 
 
 def import_old(
@@ -259,7 +260,7 @@ def import_old(
     separator = recipe.make_separator()
     load_exactly(separator, old.state_dict, path)
     tree = hparams.resolve(str(hparams_file), overrides)
-    checkpoint = f"{_describe(old.epoch, old.si_sdr)}; imported"
+    checkpoint = f"{_describe(f'epoch {old.epoch}', [old.si_sdr])}; imported"
     return recipe, separator, CardFacts(tree, checkpoint=checkpoint)
 
 

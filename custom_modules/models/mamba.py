@@ -198,13 +198,12 @@ class MambaStack(nn.Module):
         self.checkpoint_blocks = checkpoint_blocks
         mixer = BiMamba if bidirectional else Mamba
         norm = nn.RMSNorm if rms_norm else nn.LayerNorm
-        self.layers = nn.ModuleList(
-            _ResidualMamba(d_model, mixer, norm, **kwargs) for _ in range(n_layers)
-        )
-        self.norm_f = norm(d_model, eps=1e-5)
+        layers = [_ResidualMamba(d_model, mixer, norm, **kwargs) for _ in range(n_layers)]
         with torch.no_grad():  # so that the stream's variance does not grow with depth
-            for layer in self.layers:
+            for layer in layers:
                 layer.mixer.out_proj.weight /= n_layers**0.5
+        self.layers = nn.ModuleList(layers)
+        self.norm_f = norm(d_model, eps=1e-5)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[batch, time, d_model]`` to the same shape."""

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from custom_modules.errors import InputError, check_number
 from custom_modules.models.layers import GlobalNorm
-from custom_modules.models.reformer_names import convert_config, convert_state_dict
 from custom_modules.models.reformer import Downsampling, Positions, SpeakerSplit, Stage
+from custom_modules.models.reformer_names import convert_config, convert_state_dict
 
 _ENCODER_DEPTH, _DECODER_DEPTH = 2, 3  # pairs of a global and a local block in a stage
 

@@ -107,9 +107,12 @@ def _check_sizes(sizes: Mapping[str, int], ffn_dims: Sequence[int]) -> None:
             f"--attention_dim={attention_dim}: must be twice n_heads={n_heads}, or a multiple "
             "of that, for the channels of a head are turned in pairs"
         )
-    for stride, whole in (("stride", "n_fft"), ("ffn_stride", "ffn_kernel")):
-        if sizes[stride] > sizes[whole] or (stride == "stride" and sizes[stride] == sizes[whole]):
-            raise InputError(f"--{stride}={sizes[stride]}: must be below {whole}={sizes[whole]}")
+    for stride, whole, words in (
+        ("stride", "n_fft", "must be below"),
+        ("ffn_stride", "ffn_kernel", "must not be above"),
+    ):
+        if sizes[stride] > sizes[whole] - (words == "must be below"):
+            raise InputError(f"--{stride}={sizes[stride]}: {words} {whole}={sizes[whole]}")
 
 
 def from_reference(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> TFLocoformer:
