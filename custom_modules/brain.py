@@ -37,8 +37,8 @@ class Separation(ExactSteps):
     """Trains a separator with the hparams' loss; all scores are SI-SDR in dB.
 
     ``modules["separator"]`` maps ``[batch, time]`` to ``[batch, time, sources]``; a
-    ``loss`` is called as :func:`pit_si_sdr_loss`, the default, and in training gets what
-    a model may return behind the sources, such as those of earlier stages. The last
+    ``loss`` is called as :func:`pit_si_sdr_loss`, the default, and in training gets what a
+    model may return behind the sources, such as those of earlier stages. The last
     checkpoint is kept, and the best by the validation set's ``si_sdr``, as many as are
     averaged.
     """

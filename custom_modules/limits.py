@@ -111,6 +111,8 @@ CHECKS: dict[str, Check] = {
     **_all(_whole(), "max_samples", "trials"),
     **_all(_whole(), "grad_accumulation_factor", "debug_batches", "max_tries"),
     **_all(_whole(0), "early_stopping_warmup", "lr_patience", "nonfinite_patience"),
+    "alpha": _number(least=0, most=1),
+    "alpha_decay_epoch": _whole(),
     "warmup_steps": _whole(0),
     "average_checkpoints": _whole(1, 1000),
     **_all(_whole(0), "save_audio", "n_train", "n_val", "n_test"),

@@ -93,7 +93,7 @@ class MultiStageLoss:
     def __call__(
         self, estimates: Tensor, targets: Tensor, lengths: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """As :func:`pit_si_sdr_loss`; ``estimates`` are ``[batch, time, sources * (1 + stages)]``."""
+        """As :func:`pit_si_sdr_loss`, of ``[batch, time, sources * (1 + stages)]``."""
         sources = targets.shape[2]
         estimates, *stages = estimates.split(sources, dim=2)
         loss, permutation = self._assign(pairwise_si_sdr(estimates, targets, lengths))

@@ -111,14 +111,15 @@ class BatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[batch, channels, frames]`` to the same shape."""
-        statistics = (self.running_mean, self.running_var)
         is_training = self.training and x.shape[0] * x.shape[2] > 1
-        with torch.autocast(x.device.type, enabled=False):
-            after = [s.clone() for s in statistics] if is_training else statistics
-            affine = (self.weight, self.bias, is_training, self.momentum, self.eps)
-            x = F.batch_norm(float32(x), *after, *affine)
+        mean, var = self.running_mean, self.running_var
         if is_training:
-            for kept, new in zip(statistics, after, strict=True):
+            mean, var = mean.clone(), var.clone()
+        affine = (self.weight, self.bias)
+        with torch.autocast(x.device.type, enabled=False):
+            x = F.batch_norm(float32(x), mean, var, *affine, is_training, self.momentum, self.eps)
+        if is_training:
+            for kept, new in ((self.running_mean, mean), (self.running_var, var)):
                 kept.copy_(torch.where(new.isfinite(), new, kept))
         return x
 

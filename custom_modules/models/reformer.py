@@ -165,10 +165,9 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:
         """``[items, frames, channels]`` to the same shape."""
-        for first, *others in self.blocks:
-            x = first(x, positions)
-            for block in others:
-                x = block(x)
+        for blocks in self.blocks:
+            for block in blocks.children():
+                x = block(x, positions) if isinstance(block, GlobalBlock) else block(x)
         return x
 
 
@@ -177,8 +176,7 @@ class Downsampling(nn.Module):
 
     def __init__(self, channels: int, size: int) -> None:
         super().__init__()
-        halving = {"stride": 2, "padding": size // 2, "groups": channels}
-        self.conv = nn.Conv1d(channels, channels, size, **halving)
+        self.conv = nn.Conv1d(channels, channels, size, 2, size // 2, groups=channels)
         self.norm = BatchNorm(channels)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from custom_modules.errors import check_number
@@ -38,9 +37,7 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield prefix + key, value
 
 
-def convert_state_dict(
-    state_dict: Mapping[str, Tensor], num_stages: int | None
-) -> dict[str, Tensor]:
+def convert_state_dict(state_dict: Mapping[str, Tensor], num_stages: int) -> dict[str, Tensor]:
     """Renames the authors' parameters to ours.
 
     >>> list(convert_state_dict({"out_layer.end_conv1x1.0.bias": torch.ones(1)}, 4))

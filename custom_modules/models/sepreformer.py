@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from custom_modules.errors import InputError, check_number
-from custom_modules.models.layers import GlobalNorm
-from custom_modules.models.reformer_names import convert_config, convert_state_dict
+from custom_modules.models.layers import GlobalNorm, float32
 from custom_modules.models.reformer import Downsampling, Positions, SpeakerSplit, Stage
+from custom_modules.models.reformer_names import convert_config, convert_state_dict
 
 _ENCODER_DEPTH, _DECODER_DEPTH = 2, 3  # pairs of a global and a local block in a stage
 
@@ -79,8 +79,11 @@ class SepReformer(nn.Module):
         In training ``[batch, time, sources * (1 + stages)]``, the coarsest stage last but one …
         """
         batch, time = mixture.shape
-        encoded = F.gelu(self.encoder(self._fit_frames(mixture).unsqueeze(1)))
-        features = self.bottleneck(self.norm(encoded).mT)  # [batch, frames, channels]
+        with torch.autocast(mixture.device.type, enabled=False):
+            # In float16 the gradient of silence, which the norm raises, would overflow.
+            encoded = F.gelu(self.encoder(self._fit_frames(float32(mixture)).unsqueeze(1)))
+            normed = self.norm(encoded)
+        features = self.bottleneck(normed.mT)  # [batch, frames, channels]
         output, before = self._separate(features)
         waveforms = [self.head(output)]
         if self.training:
@@ -167,9 +170,10 @@ def from_reference(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) 
     As there, samples behind the last whole frame are 0. Raises InputError with the key that
     makes no model.
     """
-    converted = convert_state_dict(state_dict, config.get("num_stages"))
+    sizes = convert_config(config)
+    converted = convert_state_dict(state_dict, sizes["num_stages"])
     separator = SepReformer(
-        **convert_config(config),
+        **sizes,
         shared_split="splits.1.norm.weight" not in converted,
         multi_stage="stage_heads.0.decoder.weight" in converted,
         whole_frames=True,

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from custom_modules.errors import InputError
+from custom_modules.models.layers import rotate, sinusoids
 from custom_modules.models.tf_locoformer import TFLocoformer, convert_state_dict, from_reference
 from tests.draws import DRAWS
 from tests.models.contract import (
@@ -15,6 +16,7 @@ from tests.models.contract import (
     check_half_precision,
     check_lengths,
     check_silence,
+    count_parameters,
     perturb,
     relative_error,
 )
@@ -229,17 +231,12 @@ def test_a_configuration_drawn_at_random_is_the_plain_formulas(draw):
     assert relative_error(found, exact) < 1e-6
 
 
-@pytest.mark.parametrize(
-    ("sizes", "parameters"),
-    [
-        ({}, 5_125_220),
-        ({"n_fft": 128, "n_layers": 6, "emb_dim": 128, "ffn_dim": (384, 384), "ffn_kernel": 4}, 0),
-    ],
-)
+SIZE_M = {"n_fft": 128, "n_layers": 6, "emb_dim": 128, "ffn_dim": 384, "ffn_kernel": 4}
+
+
+@pytest.mark.parametrize(("sizes", "parameters"), [({}, 5_125_220), (SIZE_M, 14_975_620)])
 def test_sizes_are_the_published_ones(sizes, parameters):
-    with torch.device("meta"):
-        model = TFLocoformer(2, **sizes)
-    assert sum(p.numel() for p in model.parameters()) == (parameters or 14_975_620)
+    assert count_parameters("tf_locoformer", **sizes) == parameters
 
 
 @pytest.mark.parametrize("options", [{}, {"ffn_stride": 3, "ffn_dim": 4, "norm_groups": None}])
@@ -256,20 +253,17 @@ def test_level_comes_out_as_it_goes_in():
 
 @torch.no_grad()
 def test_what_is_far_is_heard_by_attention_alone():
-    """Convolutions reach a few frames; without attention nothing else crosses time."""
-    mixture = torch.randn(1, 2000)
-    changed = torch.cat([mixture[:, :1600], torch.randn(1, 400)], dim=1)
-    changed *= mixture.std() / changed.std()
-    for gain in (0.0, 1.0):
-        model = small(n_layers=1)
-        for block in model.blocks:
-            block.along_frames.attention.output.weight.mul_(gain)
-        model.encoder[1].weight.fill_(0.05)  # the encoder's norm tells of the level
-        a, b = (
-            separate(model, model.spectrogram(x).permute(0, 2, 3, 1)) for x in (mixture, changed)
-        )
-        moved = relative_error(a[:, :, :40], b[:, :, :40])
-        assert (moved > 1e-2) == (gain > 0), moved
+    """Convolutions reach a few frames, twice; nothing else crosses time."""
+    model = small()
+    block, rotary = model.blocks[0], (model.rotary_freqs, model.rotary_frames)
+    points = torch.randn(1, 40, 17, 8)
+    changed = torch.cat([points[:, :-1], torch.randn(1, 1, 17, 8)], dim=1)
+    for is_deaf in (False, True):
+        if is_deaf:
+            block.along_frames.attention.output.weight.zero_()
+        moved = (block(points, *rotary) - block(changed, *rotary)).abs().amax((0, 2, 3))
+        assert moved[-1] > 0.1
+        assert moved[33] > 1e-5 and (moved[:33] > 1e-5).any() != is_deaf
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float16])
@@ -280,13 +274,12 @@ def test_silence_is_silent_and_finite(time, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_agrees(dtype):
-    check_half_precision(small(), dtype)
+    # Groups of few channels have an RMS near 0 somewhere, and gradients that are noise.
+    check_half_precision(small(emb_dim=32), dtype, tolerance=0.1)
 
 
 def test_positions_are_exact_in_half_precision():
     """With positions in bf16, frame 501 would stand beside frame 500."""
-    from custom_modules.models.layers import rotate, sinusoids
-
     x = torch.ones(600, 8)
     exact = rotate(x, sinusoids(8))
     with torch.autocast("cpu", dtype=torch.bfloat16):
