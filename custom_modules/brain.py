@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 from custom_modules.dataio import MixtureDataset, collate
 from custom_modules.distributed import rank_and_processes
 from custom_modules.objectives import pit_si_sdr_loss
+from custom_modules.schedules import runs_per_step, set_rate
 from custom_modules.steps import ExactSteps, Outputs
 from custom_modules.trackers import Tracker, audible_signals, open_tracker
 from custom_modules.training_log import Averages, EpochCost, TrainingLog
@@ -36,8 +37,10 @@ class Separation(ExactSteps):
     """Trains a separator with the hparams' loss; all scores are SI-SDR in dB.
 
     ``modules["separator"]`` maps ``[batch, time]`` to ``[batch, time, sources]``; a
-    ``loss`` is called as :func:`pit_si_sdr_loss`, the default. The last checkpoint, and
-    the best by the validation set's ``si_sdr``, are kept.
+    ``loss`` is called as :func:`pit_si_sdr_loss`, the default, and in training gets what
+    a model may return behind the sources, such as those of earlier stages. The last
+    checkpoint is kept, and the best by the validation set's ``si_sdr``, as many as are
+    averaged.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -49,6 +52,7 @@ class Separation(ExactSteps):
         self.audible: list[tuple[str, Tensor]] = []
         # Of the interrupted epoch that goes on, if one does.
         self.seconds_before, self.sizes_before = 0.0, None
+        self.was_warming_up = False
 
     def compute_forward(self, batch: PaddedBatch, stage: Stage) -> Outputs:
         """``lengths`` are in samples, ``[batch]``, or None if nothing is padded."""
@@ -131,7 +135,10 @@ class Separation(ExactSteps):
             logger.info("lr: %g now, instead of %g", lr, self.initial_lr)
             sb.nnet.schedulers.update_learning_rate(self.optimizer, lr)
             self.initial_lr = lr
+        if self.was_warming_up and not self.is_warming_up:  # it is shorter now
+            set_rate(self.optimizer, lr)
         self._fit_position()
+        self._count_steps()
         done = self.hparams.epoch_counter.current
         self.tracker = open_tracker(vars(self.hparams), done)
         self.log = TrainingLog(self.hparams.train_logger, self.hparams.output_folder)
@@ -186,12 +193,11 @@ class Separation(ExactSteps):
         row = self.log.add(epoch, lr, self.train_averages, stats, variants, self.cost)
         self._track(epoch, row)
         meta = {"si_sdr": stats["si_sdr"], "epoch": epoch}
+        self.checkpointer.save_checkpoint(meta=meta)
         if self.hparams.save_all_checkpoints:
-            self.checkpointer.save_checkpoint(meta=meta)
             self._forget_intra_epoch_checkpoints()
         else:
-            # The default of importance_keys is a list shared between calls.
-            self.checkpointer.save_and_keep_only(meta=meta, max_keys=["si_sdr"], importance_keys=[])
+            self.checkpointer.keep_best(getattr(self.hparams, "average_checkpoints", 1))
 
     @main_process_only  # SpeechBrain's loggers would wait for the other processes
     def _track(self, epoch: int, row: Mapping[str, float]) -> None:
@@ -203,10 +209,12 @@ class Separation(ExactSteps):
                 self.tracker.add_audio(epoch, name, signal, self.hparams.sample_rate)
 
     def _schedule(self, epoch: int, si_sdr_db: float) -> float:
-        """Sets the rate of the next epoch and returns that of this one."""
-        lr = self.optimizer.param_groups[0]["lr"]
+        """Sets the rate of the next epoch and returns that of this one's last step."""
+        lr, scheduler = self.optimizer.param_groups[0]["lr"], self.hparams.lr_scheduler
+        if self.is_warming_up or runs_per_step(scheduler):
+            return lr
         if self.train_set.curriculum.scheduler_runs_at(epoch):
-            _, next_lr = self.hparams.lr_scheduler([self.optimizer], epoch, -si_sdr_db)
+            _, next_lr = scheduler([self.optimizer], epoch, -si_sdr_db)
             sb.nnet.schedulers.update_learning_rate(self.optimizer, next_lr)
         return lr
 
@@ -217,6 +225,7 @@ class Separation(ExactSteps):
         state = {
             "averages": averages.state(),
             "initial_lr": self.initial_lr,
+            "is_warming_up": self.is_warming_up,
             "seconds": self.cost.seconds() if self.step else 0.0,
             "sizes": self._sizes(),
         }
@@ -229,6 +238,7 @@ class Separation(ExactSteps):
         with open(path, encoding="utf-8") as stream:
             saved = yaml.safe_load(stream)
         self.initial_lr = saved.get("initial_lr", self.hparams.lr)
+        self.was_warming_up = saved.get("is_warming_up", False)
         if "averages" in saved:
             self.averages = Averages.restore(saved["averages"])
             self.seconds_before, self.sizes_before = saved["seconds"], saved["sizes"]
@@ -238,7 +248,9 @@ class Separation(ExactSteps):
 def _si_sdr(outputs: Outputs) -> Tensor:
     """SI-SDR of each mixture under its best permutation, dB, ``[batch]``."""
     targets, lengths = outputs["targets"], outputs["lengths"]
-    return -pit_si_sdr_loss(outputs["estimates"], targets, lengths)[0]
+    # Of what a model returns in training alone, as of earlier stages, there is no score.
+    estimates = outputs["estimates"][..., : targets.shape[2]]
+    return -pit_si_sdr_loss(estimates, targets, lengths)[0]
 
 
 def _add_to(averages: Averages, batch: PaddedBatch, outputs: Outputs) -> None:

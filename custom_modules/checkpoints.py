@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import islice
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from speechbrain.utils.checkpoints import (
     PARAMFILE_EXT,
     Checkpoint,
     Checkpointer,
+    average_checkpoints,
+    ckpt_recency,
 )
 from speechbrain.utils.distributed import ddp_barrier, if_main_process
 from speechbrain.utils.logger import get_logger
@@ -99,10 +102,13 @@ class AtomicCheckpointer(Checkpointer):
 
     def recover_if_possible(self, *args: Any, **kwargs: Any) -> Checkpoint | None:
         """As in SpeechBrain; refuses a folder none of whose checkpoints is whole."""
-        for path in self._partial_paths():
-            logger.warning("%s was never finished and is passed over", path)
+        self._tell_unfinished()
         self._refuse_if_lost()
         return super().recover_if_possible(*args, **kwargs)
+
+    def _tell_unfinished(self) -> None:
+        for path in self._partial_paths():
+            logger.warning("%s was never finished and is passed over", path)
 
     def _refuse_if_lost(self) -> None:
         if self.has_checkpoints() and self.find_checkpoint() is None:
@@ -119,6 +125,32 @@ class AtomicCheckpointer(Checkpointer):
             if "loading state_dict" not in str(error):
                 raise
             raise _misfit(checkpoint) from error
+
+    def recover_best(self, number: int = 1) -> list[Checkpoint]:
+        """Loads the mean of the best so many by ``si_sdr``; they, the best first.
+
+        Fewer if there are not as many, or some failed. Empty if there is none.
+        """
+        self._tell_unfinished()
+        self._refuse_if_lost()
+        best = self.find_checkpoints(max_key="si_sdr", max_num_checkpoints=number)
+        best = [c for c in best if isfinite(c.meta["si_sdr"])] or best[:1]
+        if best:
+            self.load_checkpoint(best[0])  # refuses what does not fit
+        if len(best) > 1:
+            for name, module in self.recoverables.items():
+                module.load_state_dict(average_checkpoints(best, name))
+        return best
+
+    def keep_best(self, number: int = 1) -> None:
+        """Deletes all but the best so many by ``si_sdr``, and the newest."""
+        best = self.find_checkpoints(max_key="si_sdr", max_num_checkpoints=number)
+        kept = {c.path for c in (*best, self.find_checkpoint()) if c}
+        self.delete_checkpoints(
+            num_to_keep=0,
+            importance_keys=[ckpt_recency],
+            ckpt_predicate=lambda c: c.path not in kept,
+        )
 
     def check_fit(self, name: str) -> None:
         """Refuses a newest checkpoint of other shapes in this module, and if none is whole."""
@@ -166,6 +198,13 @@ class AtomicCheckpointer(Checkpointer):
 
     def _partial_paths(self) -> list[Path]:
         return list(self.checkpoints_dir.glob(f".{CKPT_PREFIX}*{PARTIAL_SUFFIX}"))
+
+
+def describe_epochs(checkpoints: Sequence[Checkpoint]) -> str:
+    """What was loaded, in words: ``epoch 7``, or ``mean of epochs 3, 5, 7``."""
+    epochs = sorted(c.meta["epoch"] for c in checkpoints)
+    listed = ", ".join(map(str, epochs))
+    return f"epoch {listed}" if len(epochs) == 1 else f"mean of epochs {listed}"
 
 
 def _check_folder(folder: Path) -> None:

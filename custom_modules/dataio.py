@@ -85,6 +85,7 @@ class MixtureDataset(DynamicItemDataset):
             draw = functools.partial(mmipc.draw_fraction, "subset")
             ids = sorted(ids, key=draw)[:max_samples]
         self.data_ids, self._environments = ids, [environments[name] for name in ids]
+        self._indices: dict[tuple[str, ...], list[int]] = {}  # by what is allowed
         for epoch, variants in self.curriculum.steps:
             if len(self.curriculum.steps) > 1 and not self.indices_at(epoch):
                 raise InputError(
@@ -104,7 +105,10 @@ class MixtureDataset(DynamicItemDataset):
     def indices_at(self, epoch: int) -> list[int]:
         """The places of the mixtures that have an allowed variant in an epoch."""
         allowed = self.curriculum.variants_at(epoch)
-        return [i for i, e in enumerate(self._environments) if variants_of(e, allowed)]
+        if allowed not in self._indices:
+            places = enumerate(self._environments)
+            self._indices[allowed] = [i for i, e in places if variants_of(e, allowed)]
+        return self._indices[allowed]
 
     def draw_variants(self, mixture_id: str, environment: str) -> tuple[str | None]:
         """The variant of a mixture in this epoch, as a tuple of one."""

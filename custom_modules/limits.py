@@ -70,6 +70,15 @@ def _variants(option: str, value: Any) -> None:
     checked_variants(value, option)
 
 
+def _bands(option: str, value: Any) -> None:
+    pairs = value if isinstance(value, list) else []
+    if not pairs or any(not isinstance(pair, list) or len(pair) != 2 for pair in pairs):
+        raise InputError(f"{option}={value}: must be a list of [number, Hz]")
+    for number, hertz in pairs:
+        check_number(f"{option}, number of bands", number, least=1, most=10_000, whole=True)
+        check_number(f"{option}, Hz", hertz, above=0, most=10**6)
+
+
 def _null_or(check: Check) -> Check:
     return lambda option, value: None if value is None else check(option, value)
 
@@ -102,6 +111,8 @@ CHECKS: dict[str, Check] = {
     **_all(_whole(), "max_samples", "trials"),
     **_all(_whole(), "grad_accumulation_factor", "debug_batches", "max_tries"),
     **_all(_whole(0), "early_stopping_warmup", "lr_patience", "nonfinite_patience"),
+    "warmup_steps": _whole(0),
+    "average_checkpoints": _whole(1, 1000),
     **_all(_whole(0), "save_audio", "n_train", "n_val", "n_test"),
     "num_workers": _whole(0, max(64, os.cpu_count() or 1)),
     "workers": _whole(1, max(64, os.cpu_count() or 1)),
@@ -117,26 +128,31 @@ CHECKS: dict[str, Check] = {
     **_all(_whole(1, 10_000), "scene_recordings", "event_recordings"),
 }
 
-_DEPTHS = ("X", "R", "num_blocks", "num_layers", "n_layers", "n_mamba")
+_DEPTHS = ("X", "R", "num_blocks", "num_layers", "n_layers", "n_mamba", "num_stages")
 _SIZES = (
     *("N", "B", "H", "P", "hidden_size", "nhead", "d_ffn", "n_fft", "stride"),
     *("n_head", "qk_dim", "emb_dim", "emb_ks", "emb_hs", "d_state", "d_conv", "expand"),
+    *("segment_size", "conv_size", "max_distance"),
+    *("group_size", "fsmn_channels", "n_heads", "attention_dim", "ffn_dim", "ffn_kernel"),
 )
 #: What our models are made from; a model of a user's own may have other meanings.
 _MODEL_CHECKS: dict[str, Check] = {
     **_all(_whole(1, 100_000), *_SIZES),
     **_all(_whole(1, 1000), *_DEPTHS),
     **_all(_whole(2, 100_000), "kernel_size", "chunk_size"),  # a step is half of it
-    "dropout": _number(least=0, most=1),
+    "norm_groups": _null_or(_whole()),
+    **_all(_number(least=0, most=1), "dropout", "attn_dropout"),
     **_all(_number(least=0), "norm_eps", "eps"),
     **_all(_truth, "bidirectional", "use_positional_encoding", "checkpoint_blocks"),
-    "skip_around_intra": _truth,
+    **_all(_truth, "skip_around_intra", "whole_frames", "sums_to_mixture"),
+    **_all(_truth, "shared_split", "multi_stage"),
+    "bands": _bands,
     "norm_type": _choice("gLN", "cLN", "BN"),
     "mask_nonlinear": _choice("relu", "softmax"),
     "rnn_type": _choice("RNN", "LSTM", "GRU", "LiGRU", "SLiGRU", "QuasiRNN"),  # SpeechBrain's
 }
 #: What a model stays when its training is over.
-FIXED = {*_MODEL_CHECKS, "sample_rate", "task"} - {"dropout", "checkpoint_blocks"}
+FIXED = {*_MODEL_CHECKS, "sample_rate", "task"} - {"dropout", "attn_dropout", "checkpoint_blocks"}
 #: Heads divide channels among themselves; frames of SPMamba overlap.
 _PAIRS: tuple[tuple[str, str, Callable[[int, int], bool], str], ...] = (
     ("nhead", "N", lambda heads, channels: channels % heads == 0, "must divide"),

@@ -23,6 +23,7 @@ from torch.utils.data import Sampler
 from custom_modules.distributed import rank_and_processes
 from custom_modules.errors import InputError
 from custom_modules.mmipc import draw_fraction
+from custom_modules.schedules import runs_per_step, set_rate
 from custom_modules.training_log import Averages
 
 logger = get_logger(__name__)
@@ -53,10 +54,12 @@ class ExactSteps(sb.Brain):
     times the size would take, also at the end of an epoch, where SpeechBrain would drop
     an incomplete group. A step with a loss or a gradient that is not finite never
     touches the weights, on any process. What a step adds to the ``averages`` is
-    collected in ``step_averages`` and counts once the step is taken.
+    collected in ``step_averages`` and counts once the step is taken. The learning rate
+    is set before each step, by the number of those that were taken.
     """
 
-    step: int  # of this epoch, from 1; SpeechBrain counts
+    step: int  # batch of this epoch, from 1; SpeechBrain counts
+    optimizer_step: int  # steps taken so far, in all epochs, kept in checkpoints
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -145,7 +148,35 @@ class ExactSteps(sb.Brain):
             # SpeechBrain clips the first group of the optimiser alone.
             most = self.max_grad_norm * self.scaler.get_scale()
             torch.nn.utils.clip_grads_with_norm_(self.modules.parameters(), most, scaled_norm)
+        self._set_rate()
         super().optimizers_step()
+
+    @property
+    def is_warming_up(self) -> bool:
+        """Whether the rate still rises: no scheduler runs meanwhile."""
+        return self.optimizer_step < getattr(self.hparams, "warmup_steps", 0)
+
+    def _set_rate(self) -> None:
+        """The rate of the next step: part of a warm-up, or as a scheduler per step says."""
+        scheduler = getattr(self.hparams, "lr_scheduler", None)
+        if self.is_warming_up:
+            part = (self.optimizer_step + 1) / self.hparams.warmup_steps
+            set_rate(self.optimizer, self.hparams.lr * part)
+        elif scheduler is not None and runs_per_step(scheduler):
+            scheduler(self.optimizer)
+
+    def _count_steps(self) -> None:
+        """Tells a scheduler that has to know it how many steps follow the warm-up."""
+        scheduler: Any = getattr(self.hparams, "lr_scheduler", None)
+        if self.train_sampler is None or getattr(scheduler, "total_steps", 0) is not None:
+            return
+        steps, most = 0, self.optimizer_step_limit
+        for epoch in range(1, self.hparams.epoch_counter.limit + 1):
+            steps += self.train_sampler.steps_at(epoch)
+            if most is not None and steps >= most:
+                steps = most
+                break
+        scheduler.total_steps = max(1, steps - getattr(self.hparams, "warmup_steps", 0))
 
     def _check_finite(self, value: Tensor, name: str) -> None:
         """Raises :class:`NonFiniteError` on all processes if it is not finite on any.
@@ -216,6 +247,11 @@ class TrainBatches(Sampler[list[int]]):
 
     def __len__(self) -> int:
         return -(-len(self.order) // (self.batch_size * self.processes))
+
+    def steps_at(self, epoch: int) -> int:
+        """Steps of the optimiser in an epoch."""
+        size = self.batch_size * self.processes * self.accumulation
+        return -(-len(self.dataset.indices_at(epoch)) // size)
 
     def __iter__(self) -> Iterator[list[int]]:
         for number in range(len(self)):

@@ -15,7 +15,7 @@ from speechbrain.utils.distributed import infer_device
 from speechbrain.utils.run_opts import RunOptions
 from torch import Tensor
 
-from custom_modules.checkpoints import TRAIN_FIRST, AtomicCheckpointer
+from custom_modules.checkpoints import TRAIN_FIRST, AtomicCheckpointer, describe_epochs
 from custom_modules.dataio import Manifest, MixtureDataset, check_rate
 from custom_modules.errors import InputError
 from custom_modules.evaluation.record import digest_of, recorded_corpus
@@ -102,16 +102,19 @@ class Model:
             return self.estimate(mixtures.to(self.device)).float()
 
 
-def trained_model(hparams: dict, run_opts: RunOptions) -> tuple[Model, int]:
-    """The best checkpoint of a training, and its epoch; InputError without one."""
+def trained_model(hparams: dict, run_opts: RunOptions) -> tuple[Model, str]:
+    """The best of a training, or the mean of its best checkpoints, and their epochs.
+
+    InputError without one.
+    """
     checkpointer = _checkpointer(hparams)
-    best = checkpointer.recover_if_possible(max_key="si_sdr")
-    if best is None:  # a first epoch that was cut off
+    best = checkpointer.recover_best(hparams.get("average_checkpoints", 1))
+    if not best:  # a first epoch that was cut off
         raise _untrained(checkpointer)
     separator = hparams["modules"]["separator"]
     device, dtype = _placement(run_opts)
     model = Model(separator, separator, hparams["sample_rate"], device, dtype)
-    return model, best.meta["epoch"]
+    return model, describe_epochs(best)
 
 
 def _checkpointer(hparams: dict) -> AtomicCheckpointer:
@@ -188,8 +191,7 @@ def find_model(argv: list[str]) -> FoundModel:
     _checkpointer(hparams)  # refuses one without a checkpoint before anything is written
 
     def load() -> tuple[Model, str]:
-        model, epoch = trained_model(hparams, run_opts)
-        return model, f"epoch {epoch}"
+        return trained_model(hparams, run_opts)
 
     return FoundModel(hparams, overrides, _on_this_machine(run_opts), load)
 

@@ -2,11 +2,14 @@
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from custom_modules.models.gridnet import GridBlock, Spectrogram
+from custom_modules.models.layers import deviation
+from custom_modules.models.references import Predecessor, Settings
 
 
 class SPMamba(nn.Module):
@@ -56,7 +59,7 @@ class SPMamba(nn.Module):
 
     def forward(self, mixture: Tensor) -> Tensor:
         """``[batch, time]``, at least one sample → ``[batch, time, sources]``."""
-        scale = _deviation(mixture)
+        scale = deviation(mixture)
         points = self.encoder(self.spectrogram(mixture / (scale + 1e-8)))
         # [batch, frames, freqs, channels]; the residual stream stays in float32
         points = points.permute(0, 2, 3, 1).float()
@@ -77,14 +80,6 @@ def _check_sizes(**sizes: int) -> None:
             f"stride must be below n_fft ({sizes['n_fft']}), for frames to overlap, "
             f"not {sizes['stride']}"
         )
-
-
-def _deviation(mixture: Tensor) -> Tensor:
-    """Standard deviation of each mixture, ``[batch, 1]``; one sample has none."""
-    mixture = mixture.float()
-    if mixture.shape[1] == 1:
-        return mixture.abs()
-    return mixture.std(dim=1, keepdim=True)
 
 
 def convert_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -138,3 +133,21 @@ def _join_heads(key: str, values: list[Tensor]) -> Tensor:
         return torch.stack([v.transpose(1, 2)[0] for v in values])
     joined = torch.cat(values)
     return joined.flatten(1) if key.endswith("linear.weight") else joined
+
+
+def _sample_rate(section: Settings, training: Settings) -> dict[str, Any]:
+    """Legacy files have it among the model's settings."""
+    here = "sample_rate" in section.saved
+    return {"sample_rate": section.get("sample_rate")} if here else {}
+
+
+PREDECESSOR = {
+    "spmamba": Predecessor(
+        "num_sources=n_srcs n_head=attn_n_head qk_dim=attn_approx_qk_dim "
+        "n_fft stride n_layers emb_dim emb_ks emb_hs eps",
+        fixed={"window": "hann", "activation": "prelu"},
+        half_kernel_stride=False,
+        more=_sample_rate,
+        convert=convert_state_dict,
+    )
+}

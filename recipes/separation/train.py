@@ -109,7 +109,7 @@ def test(
     """Scores the best checkpoint, as ``evaluate.py`` does."""
     if run_opts.debug:
         dataset.data_ids = dataset.data_ids[: run_opts.debug_batches]
-    model, epoch = trained_model(hparams, run_opts)
+    model, epochs = trained_model(hparams, run_opts)
     evaluate_model(
         model,
         dataset,
@@ -117,7 +117,7 @@ def test(
         scope,
         facts_of(hparams),
         split="test",
-        checkpoint=f"epoch {epoch}",
+        checkpoint=epochs,
     )
 
 

@@ -1,5 +1,6 @@
 """Curriculum, stopping, accumulation, several processes and failures, on train.py."""
 
+import json
 import struct
 import sys
 
@@ -14,9 +15,11 @@ from wandb.proto.wandb_internal_pb2 import Record
 from custom_modules.brain import Separation
 from custom_modules.errors import InputError
 from custom_modules.hparams import read_yaml
+from custom_modules.hub.recipe import load_best
 from custom_modules.mmipc import VARIANTS, draw_variant
 from tests.integration.training import (
     ROOT,
+    TINY,
     TWO_PROCESSES,
     WATCHED,
     arguments,
@@ -183,9 +186,12 @@ def test_a_run_goes_on_from_its_own_file_with_another_rate(train, script, tmp_pa
 def test_accumulated_batches_take_the_steps_of_a_big_one(train, tmp_path):
     # Nine mixtures: five batches of 2 or less; three steps, the last of one mixture.
     options = ["--number_of_epochs=7", "--curriculum=null", "--test_max_samples=1"]
-    train(tmp_path / "big", *options, "--batch_size=4", "--save_all_checkpoints=True")
+    options += ["--warmup_steps=8"]
+    whole = train(tmp_path / "big", *options, "--batch_size=4", "--save_all_checkpoints=True")
     two = ["--batch_size=2", "--grad_accumulation_factor=2"]
-    train(tmp_path / "two", *options, *two)
+    halves = train(tmp_path / "two", *options, *two)
+    assert whole.lr[:3].tolist() == pytest.approx([3e-3 / 8, 6e-3 / 8, 1e-3])
+    assert halves.lr.tolist() == whole.lr.tolist()
     big, parts = last_weights(tmp_path / "big"), last_weights(tmp_path / "two")
     for name, values in big.items():
         torch.testing.assert_close(parts[name], values, atol=1e-6, rtol=0)
@@ -234,6 +240,66 @@ def test_out_of_memory_says_what_to_lower_and_loses_nothing(train, tmp_path, mon
     whole = last_weights(tmp_path / "whole")
     for name, values in last_weights(tmp_path / "killed").items():
         torch.testing.assert_close(values, whole[name], atol=1e-6, rtol=0)
+
+
+COSINE = """
+lr_scheduler: !new:custom_modules.schedules.CosineDecay
+    lr: !ref <lr>
+"""
+
+
+@pytest.fixture
+def cosine(tmp_path):
+    """An hparams file, and options: 3 epochs of 3 steps, the first 5 of a warm-up."""
+    (tmp_path / "cosine.yaml").write_text(f"base: {ROOT}/hparams/convtasnet.yaml\n{COSINE}")
+    options = [*TINY["convtasnet"].split(), "--number_of_epochs=3", "--curriculum=null"]
+    return tmp_path / "cosine", [*options, "--batch_size=4", "--warmup_steps=5"]
+
+
+@pytest.mark.parametrize("place", [(1, 3), (2, 2), (3, 2)])
+def test_rates_of_single_steps_survive_a_kill(train, tmp_path, monkeypatch, cosine, place):
+    hparams, options = cosine
+    whole = train(tmp_path / "whole", *options, hparams=hparams)
+    assert whole.lr.tolist() == pytest.approx([6e-4, 0.855e-3, 1e-5], rel=1e-3)
+    fail_at(monkeypatch, *place, error=KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "killed", *options, "--ckpt_interval_steps=1", hparams=hparams)
+    killed = train(tmp_path / "killed", *options, hparams=hparams)
+    assert killed.lr.tolist() == whole.lr.tolist()
+    expected, found = last_weights(tmp_path / "whole"), last_weights(tmp_path / "killed")
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_a_warm_up_that_is_cut_short_leaves_the_whole_rate(train, tmp_path):
+    options = ["--curriculum=null", "--batch_size=4"]
+    train(tmp_path, *options, "--number_of_epochs=1", "--warmup_steps=30")
+    history = train(tmp_path, *options, "--number_of_epochs=2", "--warmup_steps=3")
+    assert history.lr.tolist() == pytest.approx([1e-4, 1e-3])
+
+
+def test_the_mean_of_the_best_is_kept_tested_and_exported(train, script, tmp_path):
+    options = ["--curriculum=null", "--batch_size=4", "--test_max_samples=1"]
+    options += ["--number_of_epochs=5", "--average_checkpoints=3", "--lr=5e-2"]
+    history = train(tmp_path, *options).set_index("epoch")
+    best = history.valid_si_sdr.nlargest(3).index
+    metas = [yaml.safe_load(p.read_text()) for p in tmp_path.rglob("CKPT.yaml")]
+    assert {meta["epoch"] for meta in metas} == {*best, 5}
+    states = [
+        torch.load(p.with_name("separator.ckpt"), weights_only=True)
+        for p in tmp_path.rglob("CKPT.yaml")
+        if yaml.safe_load(p.read_text())["epoch"] in best
+    ]
+    _, separator, facts = load_best([str(tmp_path / "hyperparams.yaml")])
+    listed = ", ".join(map(str, sorted(best)))
+    assert facts.checkpoint.startswith(f"mean of epochs {listed}, SI-SDR ")
+    for name, value in separator.state_dict().items():
+        mean = sum(state[name] for state in states) / 3
+        torch.testing.assert_close(value, mean, rtol=1e-6, atol=1e-9)
+    script.main([str(tmp_path), "--device=cpu", "--noprogressbar", "--test_only"])
+    record = json.loads((tmp_path / "test_run.json").read_text())
+    assert record["checkpoint"] == f"mean of epochs {listed}"
+    _, separator, facts = load_best([str(tmp_path), "--average_checkpoints=1"])
+    assert facts.checkpoint.startswith(f"epoch {best[0]}, ")
 
 
 def test_a_run_that_goes_on_with_longer_steps_begins_a_step_anew(train, tmp_path, monkeypatch):
@@ -312,6 +378,7 @@ def two_processes(corpus, tmp_path_factory):
     """Two processes, one of which is killed in the second epoch; and the rerun."""
     folder = tmp_path_factory.mktemp("two")
     options = ["--number_of_epochs=3", "--batch_size=2", "--distributed_backend=gloo"]
+    options += ["--warmup_steps=6"]
     # A tracker is for the first process alone, and must not keep it waiting.
     options += ["--ckpt_interval_steps=1", "--tracker=tensorboard"]
     command = arguments(corpus, folder, *options)
@@ -338,8 +405,9 @@ def test_two_processes_train_as_one_with_twice_the_batch(
     folder, _, _ = two_processes
     seen = drawn_by(monkeypatch)
     # Nine mixtures in the third epoch: one process has none in the last step.
-    one = train(tmp_path, "--number_of_epochs=3", "--batch_size=4")
+    one = train(tmp_path, "--number_of_epochs=3", "--batch_size=4", "--warmup_steps=6")
     two = pd.read_csv(folder / "history.csv")
+    assert two.lr.tolist() == one.lr.tolist()
     parts = [pd.read_csv(folder / f"{rank}.csv", header=None) for rank in (0, 1)]
     assert sorted(map(list, seen)) == sorted(pd.concat(parts).values.tolist())
     for name in one.filter(regex="_si_sdri?$"):

@@ -1,0 +1,113 @@
+"""Rates of single steps: warm-ups, and schedulers that run before each step."""
+
+import math
+
+import pytest
+import torch
+from speechbrain.nnet import schedulers
+
+from custom_modules.checkpoints import AtomicCheckpointer
+from custom_modules.schedules import CosineDecay, runs_per_step
+from custom_modules.steps import TrainBatches
+from tests.test_brain import batch_of, brain_with
+from tests.test_steps import Mixtures
+
+
+def rates_of(brain, batches, accumulation=1):
+    """Those of each step that is taken."""
+    brain.train_sampler = TrainBatches(Mixtures(batches), 1, 1, accumulation=accumulation)
+    rates, real = [], brain.optimizer.step
+
+    def step(*args, **kwargs):
+        rates.append(brain.optimizer.param_groups[0]["lr"])
+        return real(*args, **kwargs)
+
+    brain.optimizer.step = step
+    brain._count_steps()
+    for number in range(1, batches + 1):
+        brain.step = number
+        brain.fit_batch(batch_of(number if number not in brain.bad else -number))
+    return rates
+
+
+def brain_that(bad=(), lr_scheduler=None, epochs=1, **hparams):
+    brain = brain_with(patience=9)
+    values = {"lr": 0.1, "lr_scheduler": lr_scheduler} | hparams
+    for key, value in values.items():
+        setattr(brain.hparams, key, value)
+    brain.hparams.epoch_counter.limit = epochs
+    brain.bad = bad
+    return brain
+
+
+@pytest.mark.parametrize(("batches", "accumulation"), [(6, 1), (12, 2), (17, 3)])
+def test_a_warm_up_counts_steps_and_ends_at_the_rate(batches, accumulation):
+    rates = rates_of(brain_that(warmup_steps=4), batches, accumulation)
+    assert rates == [0.1 * part for part in (0.25, 0.5, 0.75, 1, 1, 1)]
+
+
+def test_a_dropped_step_is_none():
+    rates = rates_of(brain_that(warmup_steps=4, bad=(2, 3)), 6)
+    assert rates == [0.1 * part for part in (0.25, 0.5, 0.75, 1)]
+
+
+def test_without_a_warm_up_the_rate_is_left_alone():
+    assert rates_of(brain_that(warmup_steps=0, lr=7.0), 3) == [0.1] * 3
+    assert rates_of(brain_with_no_key(), 3) == [0.1] * 3
+
+
+def brain_with_no_key():
+    brain = brain_that()
+    del brain.hparams.lr_scheduler
+    assert not hasattr(brain.hparams, "warmup_steps")
+    return brain
+
+
+@pytest.mark.parametrize("warmup_steps", [0, 2])
+def test_a_cosine_follows_the_warm_up_to_the_last_step(warmup_steps):
+    decay = CosineDecay(0.1, final=0.01)
+    rates = rates_of(brain_that(lr_scheduler=decay, warmup_steps=warmup_steps), 10)
+    left = 10 - warmup_steps
+    expected = [0.1 * (n + 1) / 2 for n in range(warmup_steps)]
+    for n in range(1, left + 1):
+        expected.append(0.001 + (0.1 - 0.001) * (1 + math.cos(math.pi * n / left)) / 2)
+    assert rates == pytest.approx(expected, rel=1e-12)
+    assert rates[-1] == pytest.approx(0.001)
+
+
+def test_all_steps_are_those_of_every_epoch_or_of_the_limit():
+    for limit, total in ((None, 3 * 4), (7, 7), (100, 3 * 4)):
+        decay = CosineDecay(0.1)
+        brain = brain_that(lr_scheduler=decay, epochs=3, warmup_steps=2)
+        brain.optimizer_step_limit = limit
+        rates_of(brain, 7, accumulation=2)
+        assert decay.total_steps == total - 2
+
+
+def test_a_number_of_steps_that_was_given_stays():
+    decay = CosineDecay(0.1, total_steps=2)
+    rates = rates_of(brain_that(lr_scheduler=decay), 4)
+    assert rates == pytest.approx([0.0505, 0.001, 0.001, 0.001])
+
+
+def test_a_cosine_goes_on_from_its_checkpoint(tmp_path):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    whole = CosineDecay(1.0, total_steps=6)
+    expected = [whole(optimizer)[1] for _ in range(6)]
+    first, second = (CosineDecay(1.0, total_steps=6) for _ in range(2))
+    for _ in range(4):
+        first(optimizer)
+    AtomicCheckpointer(tmp_path, {"s": first}).save_checkpoint()
+    AtomicCheckpointer(tmp_path, {"s": second}).recover_if_possible()
+    assert [second(optimizer)[1] for _ in range(2)] == expected[4:]
+
+
+def test_speechbrains_schedulers_run_when_they_should():
+    per_step = [schedulers.NoamScheduler(1.0, 4), schedulers.LinearWarmupScheduler(1.0, 2, 9)]
+    assert all(map(runs_per_step, [*per_step, CosineDecay(1.0)]))
+    assert not any(
+        map(runs_per_step, [schedulers.ReduceLROnPlateau(), schedulers.StepScheduler(1.0)])
+    )
+    rates = rates_of(brain_that(lr_scheduler=schedulers.NoamScheduler(0.1, 4)), 6)
+    assert rates[:4] == pytest.approx([0.025, 0.05, 0.075, 0.1])
+    assert rates[4:] == pytest.approx([0.1 * (4 / n) ** 0.5 for n in (5, 6)])
