@@ -96,4 +96,4 @@ def make_work(
     shape = (hparams["batch_size"], samples, hparams["num_sources"])
     targets = torch.randn(shape, device=device)
     dtype = AMPConfig.from_name(hparams["precision"]).dtype
-    return {"seconds": training_step(separator, optimizer, targets, dtype)}
+    return {"seconds": training_step(separator, optimizer, targets, dtype, hparams["loss"])}
