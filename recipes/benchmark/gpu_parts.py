@@ -139,7 +139,7 @@ def make_steps(name: str, run: Run, *options: str, backend: str = "") -> Callabl
 
     def step_of(batch: int) -> Callable[[], None]:
         targets = torch.randn(batch, samples, hparams["num_sources"], device=DEVICE)
-        return training_step(separator, optimizer, targets, dtype)
+        return training_step(separator, optimizer, targets, dtype, hparams["loss"])
 
     return step_of
 

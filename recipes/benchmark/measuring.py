@@ -79,6 +79,7 @@ def training_step(
     optimizer: torch.optim.Optimizer,
     targets: Tensor,
     dtype: torch.dtype = torch.float32,
+    loss: Callable[[Tensor, Tensor], tuple[Tensor, ...]] = pit_si_sdr_loss,
 ) -> Callable[[], None]:
     """A step of the optimiser on one batch of targets, ``[batch, time, sources]``.
 
@@ -89,9 +90,9 @@ def training_step(
         is_half = dtype != torch.float32
         with torch.autocast(targets.device.type, dtype=dtype, enabled=is_half):
             estimates = separator(targets.sum(2))
-        loss, _ = pit_si_sdr_loss(estimates, targets)
+        losses = loss(estimates, targets)[0]
         optimizer.zero_grad()
-        loss.mean().backward()
+        losses.mean().backward()
         optimizer.step()
 
     return step

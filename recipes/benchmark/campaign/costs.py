@@ -12,33 +12,43 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from custom_modules.hparams import load_experiment
 from custom_modules.selective_scan.operator import FLOP_FORMULAS
-from recipes.benchmark.measuring import Work, measure, training_step
+from recipes.benchmark.measuring import Work, in_fresh_process, measure, training_step
 
 #: Of the mixtures that are measured, s; as long as PolSESS's.
 SECONDS = 4.0
 
 
-def measure_costs(hparams_file: str, options: Sequence[str] = ()) -> dict[str, float]:
+def measure_costs(
+    hparams_file: str, options: Sequence[str] = (), threads: int = 1, repeats: int = 3
+) -> dict[str, float]:
     """Measures an architecture, untrained, in processes of its own.
 
     Returns ``parameters``; ``macs_per_second``, multiplications with additions for a
     second of audio; ``real_time_factor``, seconds per second of audio, and
     ``inference_mib``, peak memory, of one mixture of 4 s; ``step_seconds`` and
-    ``step_mib`` of a training step. On a CPU with one thread, by process time; the
-    fastest of three counts.
+    ``step_mib`` of a training step. On a CPU by process time; the fastest of ``repeats``
+    counts.
     """
     inference, step = (
-        measure(make_work, (hparams_file, options, training)) for training in (False, True)
+        measure(make_work, (hparams_file, options, training), threads, repeats)
+        for training in (False, True)
     )
+    return {
+        **in_fresh_process(count, hparams_file, options),
+        "real_time_factor": inference["seconds"] / SECONDS,
+        "inference_mib": inference["MiB"],
+        "step_seconds": step["seconds"],
+        "step_mib": step["MiB"],
+    }
+
+
+def count(hparams_file: str, options: Sequence[str] = ()) -> dict[str, float]:
+    """What need not be measured: ``parameters`` and ``macs_per_second``."""
     hparams = load_model(hparams_file, options)
     separator, samples = hparams["separator"], int(SECONDS * hparams["sample_rate"])
     return {
         "parameters": sum(p.numel() for p in separator.parameters()),
         "macs_per_second": count_macs(separator, samples) / SECONDS,
-        "real_time_factor": inference["seconds"] / SECONDS,
-        "inference_mib": inference["MiB"],
-        "step_seconds": step["seconds"],
-        "step_mib": step["MiB"],
     }
 
 
@@ -86,4 +96,4 @@ def make_work(
     shape = (hparams["batch_size"], samples, hparams["num_sources"])
     targets = torch.randn(shape, device=device)
     dtype = AMPConfig.from_name(hparams["precision"]).dtype
-    return {"seconds": training_step(separator, optimizer, targets, dtype)}
+    return {"seconds": training_step(separator, optimizer, targets, dtype, hparams["loss"])}
