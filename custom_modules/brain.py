@@ -37,8 +37,10 @@ class Separation(ExactSteps):
     """Trains a separator with the hparams' loss; all scores are SI-SDR in dB.
 
     ``modules["separator"]`` maps ``[batch, time]`` to ``[batch, time, sources]``; a
-    ``loss`` is called as :func:`pit_si_sdr_loss`, the default. The last checkpoint is
-    kept, and the best by the validation set's ``si_sdr``, as many as are averaged.
+    ``loss`` is called as :func:`pit_si_sdr_loss`, the default, and in training gets what
+    a model may return behind the sources, such as those of earlier stages. The last
+    checkpoint is kept, and the best by the validation set's ``si_sdr``, as many as are
+    averaged.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -246,7 +248,9 @@ class Separation(ExactSteps):
 def _si_sdr(outputs: Outputs) -> Tensor:
     """SI-SDR of each mixture under its best permutation, dB, ``[batch]``."""
     targets, lengths = outputs["targets"], outputs["lengths"]
-    return -pit_si_sdr_loss(outputs["estimates"], targets, lengths)[0]
+    # Of what a model returns in training alone, as of earlier stages, there is no score.
+    estimates = outputs["estimates"][..., : targets.shape[2]]
+    return -pit_si_sdr_loss(estimates, targets, lengths)[0]
 
 
 def _add_to(averages: Averages, batch: PaddedBatch, outputs: Outputs) -> None:

@@ -8,7 +8,8 @@ from typing import Any, Self
 import torch
 from huggingface_hub.errors import HTTPError
 from speechbrain.inference.interfaces import Pretrained
-from speechbrain.lobes.models import conv_tasnet
+from speechbrain.lobes.models.conv_tasnet import MaskNet
+from speechbrain.lobes.models.resepformer import ResourceEfficientSeparator
 from speechbrain.utils.data_utils import split_path
 from speechbrain.utils.fetching import FetchFrom, FetchSource, fetch
 from torch import Tensor, nn
@@ -17,9 +18,12 @@ from custom_modules.audio import READ_SECONDS, open_audio, read_blocks, resample
 from custom_modules.errors import InputError
 from custom_modules.longform.stitching import CHUNK_SECONDS, LongForm
 from custom_modules.models.masking import MaskingSeparator, improve_conv_tasnet
+from custom_modules.models.resepformer import improve_resepformer
 from custom_modules.pretrained import HUB, load_pretrained
 
 NORMALIZATIONS = ("mixture", "peak", "none")
+#: Classes of SpeechBrain's, and what makes them compute as in training for any batch.
+_IMPROVED = {MaskNet: improve_conv_tasnet, ResourceEfficientSeparator: improve_resepformer}
 _LOADING = ("hparams_file", "overrides", "trust", "savedir", "fetch_config")
 
 
@@ -54,8 +58,8 @@ class PolSESSSeparation(Pretrained):
         **kwargs: Any,
     ) -> None:
         masknet = modules.get("masknet")
-        if type(masknet) is conv_tasnet.MaskNet:
-            improve_conv_tasnet(masknet)
+        if improve := _IMPROVED.get(type(masknet)):
+            improve(masknet)
         super().__init__(modules, hparams, *args, **kwargs)
         self.chunk_seconds, self.overlap_seconds = chunk_seconds, overlap_seconds
         self.batch_size = batch_size or (1 if self.device_type == "cpu" else 8)
@@ -92,7 +96,8 @@ class PolSESSSeparation(Pretrained):
         if "separator" in self.mods:
             return self.mods.separator
         # Built on the way: it has no parameters, and must not own those twice.
-        return MaskingSeparator(self.mods.encoder, self.mods.masknet, self.mods.decoder)
+        parts = (self.mods.encoder, self.mods.masknet, self.mods.decoder)
+        return MaskingSeparator(*parts, getattr(self.hparams, "whole_frames", False))
 
     def separate_batch(self, mix: Tensor, normalize: str = "none") -> Tensor:
         """Mixtures of any length, ``[batch, time]`` → ``[batch, time, sources]``.

@@ -70,6 +70,15 @@ def _variants(option: str, value: Any) -> None:
     checked_variants(value, option)
 
 
+def _bands(option: str, value: Any) -> None:
+    pairs = value if isinstance(value, list) else []
+    if not pairs or any(not isinstance(pair, list) or len(pair) != 2 for pair in pairs):
+        raise InputError(f"{option}={value}: must be a list of [number, Hz]")
+    for number, hertz in pairs:
+        check_number(f"{option}, number of bands", number, least=1, most=10_000, whole=True)
+        check_number(f"{option}, Hz", hertz, above=0, most=10**6)
+
+
 def _null_or(check: Check) -> Check:
     return lambda option, value: None if value is None else check(option, value)
 
@@ -119,10 +128,11 @@ CHECKS: dict[str, Check] = {
     **_all(_whole(1, 10_000), "scene_recordings", "event_recordings"),
 }
 
-_DEPTHS = ("X", "R", "num_blocks", "num_layers", "n_layers", "n_mamba")
+_DEPTHS = ("X", "R", "num_blocks", "num_layers", "n_layers", "n_mamba", "num_stages")
 _SIZES = (
     *("N", "B", "H", "P", "hidden_size", "nhead", "d_ffn", "n_fft", "stride"),
     *("n_head", "qk_dim", "emb_dim", "emb_ks", "emb_hs", "d_state", "d_conv", "expand"),
+    *("segment_size", "conv_size", "max_distance"),
     *("group_size", "fsmn_channels", "n_heads", "attention_dim", "ffn_dim", "ffn_kernel"),
 )
 #: What our models are made from; a model of a user's own may have other meanings.
@@ -134,7 +144,9 @@ _MODEL_CHECKS: dict[str, Check] = {
     **_all(_number(least=0, most=1), "dropout", "attn_dropout"),
     **_all(_number(least=0), "norm_eps", "eps"),
     **_all(_truth, "bidirectional", "use_positional_encoding", "checkpoint_blocks"),
-    **_all(_truth, "skip_around_intra", "whole_frames"),
+    **_all(_truth, "skip_around_intra", "whole_frames", "sums_to_mixture"),
+    **_all(_truth, "shared_split", "multi_stage"),
+    "bands": _bands,
     "norm_type": _choice("gLN", "cLN", "BN"),
     "mask_nonlinear": _choice("relu", "softmax"),
     "rnn_type": _choice("RNN", "LSTM", "GRU", "LiGRU", "SLiGRU", "QuasiRNN"),  # SpeechBrain's

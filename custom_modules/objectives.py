@@ -68,6 +68,89 @@ def pit_si_sdr_loss(
     return -chosen.mean(dim=1), permutation
 
 
+class MultiStageLoss:
+    """SI-SDR of the estimates, and of the spectra of what a decoder's stages begin with.
+
+    SepReformer's: in training it returns those waveforms behind the estimates, as many of
+    each stage. Theirs is the SNR of magnitudes, the target scaled as SI-SDR scales it, under
+    an assignment of each stage's own; from ``decay_epoch`` on their weight falls by
+    ``decay`` every five epochs. Source: Shin et al. 2024, "Separate and reconstruct",
+    section 2.4.
+    """
+
+    def __init__(
+        self,
+        alpha: float = 0.4,  # weight of the stages' mean, of 1
+        epoch_counter: Any = None,  # SpeechBrain's; without, the weight stays
+        decay_epoch: int = 101,
+        decay: float = 0.8,
+        least: float = -30.0,  # dB; what is better is good enough
+        n_fft: int = 512,  # samples in a frame, a quarter between frames
+    ) -> None:
+        self.alpha, self.epoch_counter, self.least = alpha, epoch_counter, least
+        self.decay_epoch, self.decay, self.n_fft = decay_epoch, decay, n_fft
+
+    def __call__(
+        self, estimates: Tensor, targets: Tensor, lengths: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As :func:`pit_si_sdr_loss`; ``estimates`` are ``[batch, time, sources * (1 + stages)]``."""
+        sources = targets.shape[2]
+        estimates, *stages = estimates.split(sources, dim=2)
+        loss, permutation = self._assign(pairwise_si_sdr(estimates, targets, lengths))
+        if stages:
+            scores = [self._magnitude_snr(stage, targets, lengths) for stage in stages]
+            auxiliary = torch.stack([self._assign(score)[0] for score in scores]).mean(0)
+            weight = self._weight()
+            loss = (1 - weight) * loss + weight * auxiliary
+        return loss, permutation
+
+    def _assign(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        permutation = _best_permutation(scores.detach())
+        chosen = scores.gather(2, permutation.unsqueeze(2)).squeeze(2)
+        return (-chosen).clamp_min(self.least).mean(dim=1), permutation
+
+    def _weight(self) -> float:
+        epoch = getattr(self.epoch_counter, "current", 0)
+        if epoch < self.decay_epoch:
+            return self.alpha
+        return self.alpha * self.decay ** (1 + (epoch - self.decay_epoch) // 5)
+
+    def _magnitude_snr(self, waveforms: Tensor, targets: Tensor, lengths: Tensor | None) -> Tensor:
+        """SNR of the magnitudes of each pair, dB, ``[batch, targets, estimates]``."""
+        with torch.autocast(targets.device.type, enabled=False):
+            waveforms, targets = (_centre(x, lengths) for x in (waveforms, targets))
+            energy = targets.square().sum(1)[:, :, None]
+            scale = (targets.mT @ waveforms / (energy + EPS)).clamp_min(0.01)
+            references, spectra = self._magnitudes(targets), self._magnitudes(waveforms)
+            # [batch, targets, estimates]: squares of differences, multiplied out
+            power = references.square().sum(2)[:, :, None] * scale.square()
+            residual = power - 2 * scale * (references @ spectra.mT)
+            residual = (residual + spectra.square().sum(2)[:, None]).clamp_min(0)
+            return 10 * torch.log10(power / (residual + EPS) + EPS)
+
+    def _magnitudes(self, waveforms: Tensor) -> Tensor:
+        """``[batch, time, sources]`` → ``[batch, sources, points]``; zero has no gradient."""
+        signals = waveforms.mT
+        hop = self.n_fft // 4
+        missing = max(self.n_fft - signals.shape[2], (self.n_fft - signals.shape[2]) % hop)
+        signals = torch.nn.functional.pad(signals, (0, missing))
+        window = torch.hann_window(self.n_fft, dtype=signals.dtype, device=signals.device)
+        frames = signals.unfold(2, self.n_fft, hop) * window
+        power = torch.view_as_real(torch.fft.rfft(frames)).square().sum(-1).flatten(2)
+        return torch.where(power > 0, power, 1).sqrt() * (power > 0)
+
+
+def _centre(signals: Tensor, lengths: Tensor | None) -> Tensor:
+    """Without their means, in float32 or more; padding becomes zero."""
+    signals = signals.to(torch.promote_types(signals.dtype, torch.float32))
+    if lengths is None:
+        return signals - signals.mean(1, keepdim=True)
+    time = lengths.to(signals)[:, None, None]
+    inside = torch.arange(signals.shape[1], device=signals.device)[None, :, None] < time
+    signals = torch.where(inside, signals, 0)
+    return torch.where(inside, signals - signals.sum(1, keepdim=True) / time, 0)
+
+
 def reorder(estimates: Tensor, permutation: Tensor) -> Tensor:
     """Puts estimates ``[batch, time, sources]`` into the order of their targets."""
     return estimates.gather(2, permutation.unsqueeze(1).expand_as(estimates))

@@ -157,7 +157,8 @@ def write_folder(
         (partial / INTERFACE_FILE).write_text(interface, "utf-8")
         (partial / "README.md").write_text(card, "utf-8")
         for name, module in recipe.modules_of(exported).items():
-            torch.save(module.state_dict(), partial / f"{name}.ckpt")
+            state = recipe.tables_of(name) | module.state_dict()
+            torch.save(state, partial / f"{name}.ckpt")
         _check(partial, separator, recipe.keys["sample_rate"])
 
 

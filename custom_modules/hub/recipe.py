@@ -6,15 +6,17 @@ import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
+import torch
 import yaml
 from hyperpyyaml import load_hyperpyyaml
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.tag import Tag
 from speechbrain.lobes.models.conv_tasnet import EPS as _EPS
-from torch import nn
+from torch import Tensor, nn
 
 from custom_modules import hparams
 from custom_modules.checkpoints import TRAIN_FIRST, AtomicCheckpointer, describe_epochs
@@ -26,15 +28,6 @@ from custom_modules.mmipc import num_sources
 from custom_modules.weights import check_fit, load_exactly
 
 _MASKING = "custom_modules.models.masking.MaskingSeparator"
-#: Our classes whose parameters SpeechBrain's own take unchanged.
-_STOCK = {
-    "custom_modules.models.masking.DualPathMaskNet": (
-        "speechbrain.lobes.models.dual_path.Dual_Path_Model"
-    ),
-    "custom_modules.models.masking.ConvTasNetMaskNet": (
-        "speechbrain.lobes.models.conv_tasnet.MaskNet"
-    ),
-}
 #: Dual-path networks are called after what is in their blocks, others as their class.
 _DUAL_PATH = {"SBRNNBlock": "DPRNN", "SBTransformerBlock": "SepFormer"}
 #: What matters in training alone, or on the machine of the training.
@@ -80,14 +73,19 @@ class ModelRecipe:
             c: beside[c] for name in _classes(node) if (c := name.split(".")[0]) in beside
         }
         self._ours = {c for c in _classes(node) if c.startswith("custom_modules.")}
+        self._stock = {c: stock for c in self._ours if (stock := _stock(c))}
         #: Whether SpeechBrain's stock interface can load the model.
-        self.is_masking = self._ours - {*_STOCK} == {_MASKING}
+        self.is_masking = self._ours - {*self._stock} == {_MASKING}
         #: What the model adds to variances, if it has a choice.
         maps = [n for n in _nodes(node) if isinstance(n, dict)]
         self.norm_eps = next((n["norm_eps"] for n in maps if "norm_eps" in n), _EPS)
         #: Whether another epsilon than SpeechBrain's is folded into the weights.
         self.is_folded = self.is_masking and self.norm_eps != _EPS
-        self._parts = dict(node) if self.is_masking else {"separator": node}
+        self._parts = {"separator": node}
+        if self.is_masking:
+            self._parts = {name: part for name, part in node.items() if _classes(part)}
+            if node.get("whole_frames"):
+                self.keys["whole_frames"] = True
 
     @property
     def architecture(self) -> str:
@@ -109,6 +107,16 @@ class ModelRecipe:
         children = dict(separator.named_children())
         return children if self.is_masking else {"separator": separator}
 
+    def tables_of(self, name: str) -> dict[str, Tensor]:
+        """What one of SpeechBrain's own modules keeps in checkpoints beside parameters."""
+        if not self.is_masking:
+            return {}
+        module = load_hyperpyyaml(io.StringIO(self._write_part(name)))[name]
+        tables: dict[str, Tensor] = {}
+        for buffer, value in module.named_buffers():  # equal ones are stored once
+            tables[buffer] = next((t for t in tables.values() if torch.equal(t, value)), value)
+        return tables
+
     def project_modules(self) -> list[str]:
         """Modules of this project that the exported model needs."""
         ours = () if self.is_masking else self._ours
@@ -116,16 +124,8 @@ class ModelRecipe:
 
     def write(self, package: str) -> str:
         """The hparams file of a hub folder, whose code is imported as ``package``."""
-        # In SpeechBrain's classes, any other epsilon than theirs is folded.
-        left_out = (*_LEFT_OUT, "norm_eps") if self.is_masking else _LEFT_OUT
-        trees = [{name: _copy(node, left_out)} for name, node in self._parts.items()]
-        trees.insert(0, self.keys | {"num_spks": self.num_sources})
-        text = "".join(f"{_write_yaml(tree)}\n" for tree in trees)
-        if self.is_masking:
-            for ours, stock in _STOCK.items():
-                text = text.replace(f":{ours}\n", f":{stock}\n")
-            # SpeechBrain's networks copy a module, where ours call a constructor.
-            text = text.replace("!name:", "!new:")
+        text = _write_yaml(self.keys | {"num_spks": self.num_sources}) + "\n"
+        text += "".join(f"{self._write_part(name)}\n" for name in self._parts)
         text = text.replace(":custom_modules.", f":{package}.")
         for module in self.own_modules:
             text = text.replace(f":{module}.", f":{package}.{module}.")
@@ -133,6 +133,17 @@ class ModelRecipe:
         loadables = textwrap.indent(references, "  ")
         hooks = "".join(map(_EXACTLY.format, self._parts))
         return text + _PRETRAINER.format(references, loadables, hooks)
+
+    def _write_part(self, name: str) -> str:
+        """A part as YAML, of SpeechBrain's classes where they are all that is needed."""
+        if not self.is_masking:
+            return _write_yaml({name: _copy(self._parts[name], _LEFT_OUT)})
+        # In SpeechBrain's classes, any other epsilon than theirs is folded.
+        text = _write_yaml({name: _copy(self._parts[name], (*_LEFT_OUT, "norm_eps"))})
+        for ours, stock in self._stock.items():
+            text = text.replace(f":{ours}\n", f":{stock}\n")
+        # SpeechBrain's networks copy a module, where ours call a constructor.
+        return text.replace("!name:", "!new:")
 
     def sizes(self) -> str:
         """The hyperparameters of the model, as YAML."""
@@ -152,6 +163,12 @@ def _classes(node: Any) -> list[str]:
     """The paths of what is constructed at and below a node."""
     tags = (hparams.tag_of(child).partition(":") for child in _nodes(node))
     return [name for kind, _, name in tags if kind in ("!new", "!name", "!apply")]
+
+
+def _stock(name: str) -> str | None:
+    """The path of the class of SpeechBrain's whose place one of ours takes."""
+    stock = getattr(locate(name), "stock", None)
+    return f"{stock.__module__}.{stock.__qualname__}" if stock else None
 
 
 def _copy(node: Any, left_out: Sequence[str] = ()) -> Any:

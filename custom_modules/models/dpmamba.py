@@ -12,7 +12,7 @@ from custom_modules.errors import InputError, check_number
 from custom_modules.models.mamba import MambaStack
 from custom_modules.models.mamba_tasnet import predecessor_only
 from custom_modules.models.masking import DualPathMaskNet, MaskingSeparator
-from custom_modules.models.references import translate
+from custom_modules.models.references import Predecessor, Settings, translate
 
 
 class DPMamba(MaskingSeparator):
@@ -100,3 +100,20 @@ def from_reference(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) 
 def convert_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Renames the parameters of the predecessor to ours, which are the reference's."""
     return {re.sub(r"^separator\.", "masknet.", k): v for k, v in state_dict.items()}
+
+
+def _mambas_of_a_path(section: Settings, training: Settings) -> dict[str, Any]:
+    """There both paths' are counted together."""
+    both = section.number("n_mamba_dp", least=2, most=1000, whole=True)
+    return {"n_mamba": both // 2, "whole_frames": True}
+
+
+PREDECESSOR = {
+    "dpmamba": Predecessor(
+        "num_sources=C N B=N num_layers kernel_size chunk_size d_state d_conv expand",
+        "bidirectional skip_around_intra",
+        fixed={"rms_norm": True},
+        more=_mambas_of_a_path,
+        convert=convert_state_dict,
+    )
+}

@@ -90,3 +90,49 @@ def deviation(mixture: Tensor) -> Tensor:
     if mixture.shape[1] == 1:
         return mixture.abs()
     return mixture.std(dim=1, keepdim=True)
+
+
+class BatchNorm(nn.Module):
+    """Mean and variance of each channel over batch and frames, in float32.
+
+    Statistics that are not finite are not kept, as a step with them is not taken; one frame
+    alone, of which there are none, is normalised as in evaluation.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.eps, self.momentum = eps, momentum
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.running_mean: Tensor
+        self.running_var: Tensor
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[batch, channels, frames]`` to the same shape."""
+        statistics = (self.running_mean, self.running_var)
+        is_training = self.training and x.shape[0] * x.shape[2] > 1
+        with torch.autocast(x.device.type, enabled=False):
+            after = [s.clone() for s in statistics] if is_training else statistics
+            affine = (self.weight, self.bias, is_training, self.momentum, self.eps)
+            x = F.batch_norm(float32(x), *after, *affine)
+        if is_training:
+            for kept, new in zip(statistics, after, strict=True):
+                kept.copy_(torch.where(new.isfinite(), new, kept))
+        return x
+
+
+class LayerScale(nn.Module):
+    """A gain for each channel, small at first, so that branches start off.
+
+    Source: Touvron et al. 2021, "Going deeper with image transformers".
+    """
+
+    def __init__(self, channels: int, gain: float = 1e-5) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.full((channels,), gain))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[…, channels]`` to the same shape."""
+        return x * self.gain

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from custom_modules.errors import check_number
 from custom_modules.models.mamba import MambaStack
 from custom_modules.models.masking import MaskingSeparator
-from custom_modules.models.references import translate
+from custom_modules.models.references import Predecessor, Settings, translate
 
 
 class MambaTasNet(MaskingSeparator):
@@ -136,3 +136,19 @@ _RENAMED = [
     (r"bottleneck_conv1x1\.conv\.", "bottleneck."),
     (r"mask_conv1x1\.conv\.", "mask_linear."),
 ]
+
+
+def _its_own(section: Settings, training: Settings) -> dict[str, Any]:
+    """PyTorch's epsilon, and silence behind the last whole frame."""
+    return {"norm_eps": 1e-5, "whole_frames": True}
+
+
+PREDECESSOR = {
+    "mamba_tasnet": Predecessor(
+        "num_sources=C N B=bot_dim n_layers=n_mamba kernel_size d_state d_conv expand",
+        "bidirectional",
+        fixed={"rms_norm": True},
+        more=_its_own,
+        convert=convert_state_dict,
+    )
+}

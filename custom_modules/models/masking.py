@@ -5,6 +5,7 @@ its stock ``SepformerSeparation``.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from speechbrain.lobes.models import conv_tasnet
 from speechbrain.lobes.models.dual_path import Dual_Computation_Block, Dual_Path_Model, Encoder
 from speechbrain.nnet.CNN import Conv1d
 from torch import Tensor, nn
+
+from custom_modules.models.references import Predecessor, Settings, rename
 
 _STOCK_NORMS = (conv_tasnet.GlobalLayerNorm, conv_tasnet.ChannelwiseLayerNorm)
 
@@ -61,6 +64,9 @@ class ConvTasNetMaskNet(conv_tasnet.MaskNet):
     ``norm_eps`` is added to the variance by every gLN and cLN. The encoder's variances
     are near 1e-4 at speech level, so another value is another model.
     """
+
+    #: SpeechBrain's class, which takes the parameters unchanged.
+    stock = conv_tasnet.MaskNet
 
     def __init__(
         self,
@@ -147,6 +153,8 @@ class DualPathMaskNet(Dual_Path_Model):
     "SepFormer".
     """
 
+    stock = Dual_Path_Model
+
     def __init__(
         self,
         in_channels: int,  # of the encoder
@@ -166,3 +174,38 @@ class DualPathMaskNet(Dual_Path_Model):
         self.dual_mdl = nn.ModuleList(
             Dual_Computation_Block(intra_model(), inter_model(), *block) for _ in range(num_layers)
         )
+
+
+def _amp_epsilon(section: Settings, training: Settings) -> dict[str, Any]:
+    """With AMP on, it was trained and evaluated with another epsilon everywhere."""
+    use_amp = training.get("use_amp", bool, default=False)
+    return {"norm_eps": float(training.number("amp_eps", above=0)) if use_amp else 1e-8}
+
+
+def _positions(section: Settings, training: Settings) -> dict[str, Any]:
+    section.only("d_model", section.get("N"))
+    # Before there was positional encoding, files did not mention it.
+    return {"use_positional_encoding": bool(section.get("use_positional_encoding", default=False))}
+
+
+PREDECESSOR = {
+    "convtasnet": Predecessor(
+        "num_sources=C N kernel_size B H P X R norm_type mask_nonlinear",
+        fixed={"causal": False},
+        more=_amp_epsilon,
+        convert=partial(rename, substitutions=[(r"^mask_net\.", "masknet.")]),
+    ),
+    "dprnn": Predecessor(
+        "num_sources=C N kernel_size num_layers chunk_size rnn_type hidden_size",
+        "bidirectional",
+        fixed={"num_rnn_layers": 1, "norm_type": "ln"},
+        convert=partial(rename, substitutions=[(r"^separator\.", "masknet.")]),
+    ),
+    "sepformer": Predecessor(
+        "num_sources=C N kernel_size num_blocks num_layers nhead d_ffn dropout chunk_size",
+        fixed={"causal": False},
+        more=_positions,
+        # Legacy files call the transformer what it is.
+        convert=partial(rename, substitutions=[(r"\.transformer\.", ".mdl.")]),
+    ),
+}

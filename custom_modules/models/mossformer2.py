@@ -14,7 +14,7 @@ from custom_modules.errors import InputError, check_number
 from custom_modules.models.flash import GatedAttention, GatedFSMN
 from custom_modules.models.layers import GlobalNorm, float32, sinusoids
 from custom_modules.models.masking import MaskingSeparator
-from custom_modules.models.references import rename, translate
+from custom_modules.models.references import Predecessor, Settings, rename, translate
 
 
 class MossFormer2(MaskingSeparator):
@@ -242,3 +242,12 @@ _RENAMED = [
     (r"^masknet\.pos_enc\.scale$", "masknet.positions.scale"),
     (r"^masknet\.pos_enc\.inv_freq$", "masknet.positions.frequencies"),
 ]
+
+
+def _dropout(section: Settings, training: Settings) -> dict[str, Any]:
+    """Files from before attention's was a choice lack it; that of memories is none."""
+    dropout = section.number("attn_dropout", 0.1, least=0, most=1)
+    return {"attn_dropout": dropout, "dropout": 0.1, "whole_frames": True}
+
+
+PREDECESSOR = {"mossformer2": Predecessor(_PREDECESSOR, more=_dropout, convert=convert_state_dict)}

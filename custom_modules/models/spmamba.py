@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from custom_modules.models.gridnet import GridBlock, Spectrogram
 from custom_modules.models.layers import deviation
+from custom_modules.models.references import Predecessor, Settings
 
 
 class SPMamba(nn.Module):
@@ -131,3 +133,21 @@ def _join_heads(key: str, values: list[Tensor]) -> Tensor:
         return torch.stack([v.transpose(1, 2)[0] for v in values])
     joined = torch.cat(values)
     return joined.flatten(1) if key.endswith("linear.weight") else joined
+
+
+def _sample_rate(section: Settings, training: Settings) -> dict[str, Any]:
+    """Legacy files have it among the model's settings."""
+    here = "sample_rate" in section.saved
+    return {"sample_rate": section.get("sample_rate")} if here else {}
+
+
+PREDECESSOR = {
+    "spmamba": Predecessor(
+        "num_sources=n_srcs n_head=attn_n_head qk_dim=attn_approx_qk_dim "
+        "n_fft stride n_layers emb_dim emb_ks emb_hs eps",
+        fixed={"window": "hann", "activation": "prelu"},
+        half_kernel_stride=False,
+        more=_sample_rate,
+        convert=convert_state_dict,
+    )
+}
