@@ -47,11 +47,8 @@ class MossFormer2(MaskingSeparator):
         for name, count in counts.items():
             check_number(f"--{name}", count, least=1, whole=True)
         check_number("--kernel_size", kernel_size, least=2, whole=True)
-        for name, size in {"N": N, "qk_channels": qk_channels}.items():
-            if size < 2 or size % 2:
-                raise InputError(f"--{name}={size}: must be even, for channels are paired")
-        if conv_size % 2 == 0:
-            raise InputError(f"--conv_size={conv_size}: must be odd, to have a middle")
+        check_number("--conv_size", conv_size, least=1, whole=True)
+        _check_parity({"--N": N, "--qk_channels": qk_channels}, {"--conv_size": conv_size})
         attention = (N, group_size, qk_channels, conv_size, attn_dropout)
         memory = (N, fsmn_channels, fsmn_order, fsmn_depth, conv_size, dropout)
         layers = [MossFormerLayer(attention, memory) for _ in range(num_layers)]
@@ -61,6 +58,15 @@ class MossFormer2(MaskingSeparator):
             Decoder(N, 1, kernel_size, stride=kernel_size // 2, bias=False),
             whole_frames,
         )
+
+
+def _check_parity(paired: Mapping[str, Any], centred: Mapping[str, Any]) -> None:
+    for name, size in paired.items():
+        if not isinstance(size, int) or size < 2 or size % 2:
+            raise InputError(f"{name}={size}: must be even, for channels are paired")
+    for name, size in centred.items():
+        if not isinstance(size, int) or size % 2 == 0:
+            raise InputError(f"{name}={size}: must be odd, to have a middle")
 
 
 class MossFormerMaskNet(nn.Module):
@@ -145,17 +151,20 @@ def from_reference(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) 
     As there, samples behind the last whole frame are 0. Raises InputError with the key
     that makes no model.
     """
-    config = {**config, **config.get("fixed", {})}
+    config = {**config, **(config.get("fixed") or {})}
     config.pop("fixed", None)
     dropout = config.pop("attn_dropout", 0.1)
     check_number("attn_dropout", dropout, least=0, most=1)
     names = _PREDECESSOR if "N" in config else _REFERENCE
     names += "".join(f" {ours}={name}" for name, ours in _CONSTANTS.items() if name in config)
-    only = {
-        "expansion_factor": (4,),
-        "norm": ("ln",),
-        "stride": (config.get("kernel_size", 0) // 2,),
-    }
+    paired = ("N", "encoder_embedding_dim", "query_key_dim")
+    _check_parity(
+        {key: config[key] for key in paired if key in config},
+        {key: config[key] for key in ("conv_module_kernel",) if key in config},
+    )
+    check_number("kernel_size", config.get("kernel_size", 16), least=2, whole=True)
+    only: dict[str, tuple[Any, ...]] = {"expansion_factor": (4,), "norm": ("ln",)}
+    only["stride"] = (config.get("kernel_size", 0) // 2,)
     only["mossformer_sequence_dim"] = (config.get("encoder_embedding_dim"),)
     only["rotary_dim"] = (min(32, config.get("query_key_dim", 128)),)
     sizes = translate(config, names, only=only)

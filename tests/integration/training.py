@@ -15,9 +15,12 @@ TWO_PROCESSES = ["-mtorch.distributed.run", "--standalone", "--nproc_per_node=2"
 TINY = {
     "convtasnet": "--N=8 --B=8 --H=8 --X=2 --R=1 --precision=fp32",
     "dprnn": "--N=8 --num_layers=1 --hidden_size=4 --chunk_size=20 --precision=fp32",
+    "mossformer2": "--N=8 --num_layers=1 --group_size=20 --fsmn_channels=4 --precision=fp32",
     "sepformer": "--N=8 --num_blocks=1 --num_layers=1 --nhead=2 --d_ffn=8 "
     "--chunk_size=20 --precision=fp32",
     "spmamba": "--n_fft=32 --stride=16 --n_layers=1 --emb_dim=4 --qk_dim=17",
+    "tf_locoformer": "--n_fft=32 --stride=16 --n_layers=1 --emb_dim=8 --n_heads=2 "
+    "--attention_dim=4 --ffn_dim=4 --ffn_kernel=4",
 }
 SHARED = "--num_workers=0 --noprogressbar --device=cpu --save_audio=0"
 
