@@ -54,7 +54,8 @@ def test_recorded_outputs(tmp_path, name, recorded):
     found = model.separate_batch(load(recorded)["input"])
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
     assert (old.epoch, old.overrides["seed"], old.overrides["lr"]) == (1, 42, 1e-3)
-    if "input_odd" in load(recorded):  # there what fills no frame is 0, or left out
+    # There the two mixtures of RE-SepFormer's batch see each other; here they do not.
+    if "input_odd" in load(recorded) and old.model_type != "resepformer":
         expected = load(recorded)["output_odd"].mT
         found = model.separate_batch(load(recorded)["input_odd"])
         torch.testing.assert_close(found[:, : expected.shape[1]], expected, atol=1e-5, rtol=0)

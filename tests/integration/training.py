@@ -21,6 +21,8 @@ TINY = {
     "spmamba": "--n_fft=32 --stride=16 --n_layers=1 --emb_dim=4 --qk_dim=17",
     "tf_locoformer": "--n_fft=32 --stride=16 --n_layers=1 --emb_dim=8 --n_heads=2 "
     "--attention_dim=4 --ffn_dim=4 --ffn_kernel=4",
+    "tiger": "--n_fft=64 --stride=16 --bands=[[4,250],[2,1000]] --N=8 --H=8 --num_blocks=2 "
+    "--num_layers=3 --nhead=2",
 }
 SHARED = "--num_workers=0 --noprogressbar --device=cpu --save_audio=0"
 
