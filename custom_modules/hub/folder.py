@@ -104,8 +104,8 @@ def bundle(
 def collect(modules: Iterable[str]) -> dict[str, str]:
     """The sources of modules and of all that they import of this project, by name.
 
-    >>> list(collect(["custom_modules.models.masking"]))
-    ['custom_modules', 'custom_modules.models', 'custom_modules.models.masking']
+    >>> list(collect(["custom_modules.models.layers"]))
+    ['custom_modules', 'custom_modules.models', 'custom_modules.models.layers']
     """
     sources: dict[str, str] = {}
     waiting = list(modules)
