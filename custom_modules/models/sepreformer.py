@@ -81,7 +81,8 @@ class SepReformer(nn.Module):
     def forward(self, mixture: Tensor) -> Tensor:
         """``[batch, time]``, at least one sample → ``[batch, time, sources]``.
 
-        In training ``[batch, time, sources * (1 + stages)]``, the coarsest stage last but one …
+        In training ``[batch, time, sources * (1 + stages)]``: behind the estimates those of
+        the stages, the coarsest first.
         """
         batch, time = mixture.shape
         with torch.autocast(mixture.device.type, enabled=False):
