@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from custom_modules.models.layers import BatchNorm, GlobalNorm, LayerScale
 
@@ -76,9 +77,15 @@ class FeedForward(nn.Module):
         self.contract = nn.Linear(3 * channels, channels)
         self.scale = LayerScale(channels)
         self.dropout = nn.Dropout(dropout)
+        self.is_checkpointed = False  # True computes it again in the backward pass
 
     def forward(self, x: Tensor) -> Tensor:
         """``[items, frames, channels]`` to the same shape."""
+        if self.is_checkpointed and torch.is_grad_enabled():
+            return checkpoint(self._run, x, use_reentrant=False)
+        return self._run(x)
+
+    def _run(self, x: Tensor) -> Tensor:
         hidden = self.conv(self.expand(self.norm(x)).mT).mT
         hidden = self.contract(self.dropout(F.glu(hidden)))
         return x + self.scale(self.dropout(hidden))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from custom_modules.errors import InputError, check_number
 from custom_modules.models.layers import GlobalNorm, float32
-from custom_modules.models.reformer import Downsampling, Positions, SpeakerSplit, Stage
+from custom_modules.models.reformer import Downsampling, FeedForward, Positions, SpeakerSplit, Stage
 from custom_modules.models.reformer_names import convert_config, convert_state_dict
 
 _ENCODER_DEPTH, _DECODER_DEPTH = 2, 3  # pairs of a global and a local block in a stage
@@ -39,6 +39,7 @@ class SepReformer(nn.Module):
         dropout: float = 0.05,
         shared_split: bool = True,  # between resolutions
         multi_stage: bool = True,
+        checkpoint_blocks: bool = False,  # feed-forward again in the backward pass
         whole_frames: bool = False,  # True, as in the reference: what fills none comes out as 0
     ) -> None:
         super().__init__()
@@ -72,11 +73,16 @@ class SepReformer(nn.Module):
         self.stage_heads = nn.ModuleList(
             Head(N, emb_dim, kernel_size, stride) for _ in range(num_stages * multi_stage)
         )
+        for module in self.modules():
+            # They keep most, and know no running statistics, which would count twice.
+            if isinstance(module, FeedForward):
+                module.is_checkpointed = checkpoint_blocks
 
     def forward(self, mixture: Tensor) -> Tensor:
         """``[batch, time]``, at least one sample → ``[batch, time, sources]``.
 
-        In training ``[batch, time, sources * (1 + stages)]``, the coarsest stage last but one …
+        In training ``[batch, time, sources * (1 + stages)]``: behind the estimates those of
+        the stages, the coarsest first.
         """
         batch, time = mixture.shape
         with torch.autocast(mixture.device.type, enabled=False):

@@ -361,6 +361,18 @@ def test_a_batch_that_is_not_finite_leaves_no_trace():
     assert not torch.equal(model.downsamplings[0].norm.running_var, torch.ones(4))
 
 
+def test_checkpointing_changes_no_gradient():
+    models = [small(dropout=0.3, checkpoint_blocks=c).train() for c in (False, True)]
+    models[1].load_state_dict(models[0].state_dict())
+    mixture, gradients = torch.randn(2, 300), []
+    for model in models:
+        torch.manual_seed(0)
+        model(mixture).square().sum().backward()
+        gradients.append([p.grad for p in model.parameters()])
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 PUBLISHED = {
     "T": ({"emb_dim": 64}, 3_711_488),
     "S": ({"emb_dim": 64, "kernel_size": 8, "stride": 2, "num_stages": 5}, 4_527_616),
