@@ -37,8 +37,8 @@ _ENVIRONMENT = {"data_folder": DATA_ROOT_VARIABLE, "wandb_mode": "WANDB_MODE"}
 #: Options of SpeechBrain's own command line.
 RUN_OPTIONS = frozenset(HELP_TEXTS) | {"jit_module_keys", "compile_module_keys"}
 
-#: What --debug trains on unless the command line says otherwise.
-DEBUG_SIZES = {"batch_size": 2, "segment_seconds": 1.0}
+#: What --debug trains on unless the command line says otherwise: few batches, each a step.
+DEBUG_SIZES = {"batch_size": 2, "segment_seconds": 1.0, "grad_accumulation_factor": 1}
 
 _OBJECTS = ("!new", "!name", "!apply")
 #: What models of ours are made of.

@@ -166,6 +166,17 @@ def test_a_limit_of_steps_is_a_number(tmp_path):
             load_experiment([*arguments, f"--optimizer_step_limit={value}"])
 
 
+def test_a_few_batches_make_steps(tmp_path):
+    """Four that only add up to a step would be more than --debug takes."""
+    path = f"{ROOT}/hparams/tf_locoformer.yaml"
+    assert read_yaml(path)["grad_accumulation_factor"] == 4
+    arguments = [path, "--data_folder=x", "--debug", f"--output_folder={tmp_path}/a"]
+    _, hparams, _, _ = load_experiment(arguments)
+    assert hparams["grad_accumulation_factor"] == 1
+    _, hparams, _, _ = load_experiment([*arguments, "--grad_accumulation_factor=2"])
+    assert hparams["grad_accumulation_factor"] == 2
+
+
 def test_debug_writes_into_a_folder_of_its_own(tmp_path):
     arguments = [f"{ROOT}/hparams/dprnn.yaml", "--data_folder=x", "--debug"]
     _, hparams, _, _ = load_experiment([*arguments, f"--output_folder={tmp_path}/a"])

@@ -4,7 +4,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from custom_modules.models.layers import FrameNorm, ScaleNorm, float32, rotate
+from custom_modules.models.layers import FrameNorm, ScaleNorm, float32, rotate, sinusoids
+
+
+class ScaledPositions(nn.Module):
+    """Sines, then cosines, of the frame's number, times a learned scale."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+        self.frequencies: Tensor
+        self.register_buffer("frequencies", sinusoids(channels))
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """``[batch, frames, channels]`` → ``[frames, channels]``, float32."""
+        frequencies = float32(self.frequencies)
+        times = torch.arange(frames.shape[1], device=frames.device, dtype=frequencies.dtype)
+        angles = times[:, None] * frequencies
+        return torch.cat([angles.sin(), angles.cos()], dim=1) * self.scale
 
 
 class ProjectionConv(nn.Module):

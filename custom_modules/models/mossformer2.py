@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from custom_modules.errors import InputError, check_number
-from custom_modules.models.flash import GatedAttention, GatedFSMN
-from custom_modules.models.layers import GlobalNorm, float32, sinusoids
+from custom_modules.models.flash import GatedAttention, GatedFSMN, ScaledPositions
+from custom_modules.models.layers import GlobalNorm, sinusoids
 from custom_modules.models.masking import MaskingSeparator
 from custom_modules.models.references import Predecessor, Settings, rename, translate
 
@@ -114,23 +114,6 @@ class MossFormerMaskNet(nn.Module):
             else:
                 frames = layer(frames, self.rotary)
         return frames
-
-
-class ScaledPositions(nn.Module):
-    """Sines, then cosines, of the frame's number, times a learned scale."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(1))
-        self.frequencies: Tensor
-        self.register_buffer("frequencies", sinusoids(channels))
-
-    def forward(self, frames: Tensor) -> Tensor:
-        """``[batch, frames, channels]`` → ``[frames, channels]``, float32."""
-        frequencies = float32(self.frequencies)
-        times = torch.arange(frames.shape[1], device=frames.device, dtype=frequencies.dtype)
-        angles = times[:, None] * frequencies
-        return torch.cat([angles.sin(), angles.cos()], dim=1) * self.scale
 
 
 class MossFormerLayer(nn.Module):
