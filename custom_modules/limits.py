@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
+from hyperpyyaml.core import parse_arithmetic
+
 from custom_modules.errors import InputError, check_number
 from custom_modules.mmipc import TASK_SOURCES, VARIANTS, Curriculum, num_sources
 
@@ -33,11 +35,21 @@ def check_text(option: str, value: object) -> None:
             reason = "is empty; leave the option out, or say something"
         elif re.search("[\0-\x1f\x7f-\x9f\ud800-\udfff]", value):
             reason = "holds control characters, or is not UTF-8"
-        elif re.search(r"<[^>]*>|^[\d(+~.-].*(#|\*\*)", value):
-            reason = "would be computed with; leave out <…>, and # or ** after numbers"
+        elif _is_formula(value):
+            reason = "HyperPyYAML would compute with it; leave out <…>, # and operators"
         else:
             return
-    raise InputError(f"{option}={value!r}: {reason}")
+    raise InputError(f"{option}={value!r:.200}: {reason}")
+
+
+def _is_formula(text: str) -> bool:
+    """Whether ``!ref <key>/file`` is not the text and ``/file``, or takes for ever."""
+    if re.search(r"<[^>]*>|^[\d(+~.-].*\*\*", text):
+        return True
+    try:
+        return bool(parse_arithmetic(f"{text}/file") != f"{text}/file")
+    except (ArithmeticError, MemoryError, RecursionError, ValueError):
+        return True
 
 
 def _number(**limits: Any) -> Check:
