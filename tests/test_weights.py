@@ -6,9 +6,9 @@ import zipfile
 
 import pytest
 import torch
-from custom_modules.weights import load_exactly, read_weights
 
 from custom_modules.errors import InputError
+from custom_modules.weights import load_exactly, read_weights
 
 
 def rewrite(path, target, **changed):
