@@ -22,7 +22,7 @@ def read_table(
     """
     path = _checked(path, remedy)
     try:
-        with open(path, encoding="utf-8", newline="") as stream:
+        with open(path, encoding="utf-8-sig", newline="") as stream:
             heading, *rows = list(csv.reader(stream)) or [[]]
         if not rows:
             raise ValueError("is empty")
