@@ -63,8 +63,9 @@ def _check_archive(path: str | Path) -> None:
 
 def _check_pickle(text: bytes) -> None:
     for operation, argument, _ in pickletools.genops(text):
-        if operation.name == "GLOBAL" and not _PLAIN.fullmatch(argument):
-            raise pickle.UnpicklingError(f"holds {argument.replace(' ', '.')}")
+        name = str(argument)
+        if operation.name == "GLOBAL" and not _PLAIN.fullmatch(name):
+            raise pickle.UnpicklingError(f"holds {name.replace(' ', '.')}")
 
 
 def load_exactly(module: nn.Module, state: Any, path: str | Path) -> None:

@@ -118,7 +118,7 @@ def open_study(
     return optuna.create_study(
         storage=storage,
         study_name=sweep.name,
-        direction=direction,
+        direction=optuna.study.StudyDirection[direction.upper()],
         sampler=sampler(seed=seed),
         pruner=make_pruner(sweep.early_terminate, max_epochs),
         load_if_exists=True,
