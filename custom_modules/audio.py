@@ -63,7 +63,7 @@ def find_recordings(folder: str | Path) -> tuple[list[Path], list[str]]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = [name for name in folders if name[0] != "."]
+        folders[:] = sorted(name for name in folders if name[0] != ".")
         shown = (Path(here, name) for name in names if name[0] != ".")
         paths += [path for path in shown if path.suffix.lower() in SUFFIXES]
     return sorted(paths), problems
