@@ -206,9 +206,8 @@ def _counted(path: str, part: _Part) -> _Part:
 @lru_cache(maxsize=2**16)
 def _find_parts(path: str, size: int, _changed: int) -> tuple[_Part, ...]:
     """What a file was joined of; of an mp3 with a wrong length, all but its header's tag."""
-    whole = _counted(path, _Part())
-    with _File(path, whole) as file:
-        kind = file.format
+    with _File(path, _Part()) as file:
+        kind, whole = file.format, _Part(frames=file.count())
     if kind == "MP3":
         start, added = _first_frame(path)
         endless = _counted(path, _Part(start, size, _ENDLESS))
