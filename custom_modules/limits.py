@@ -109,6 +109,8 @@ CHECKS: dict[str, Check] = {
     "sample_rate": _whole(1000, 384_000),  # Hz
     **_all(_null_or(_whole()), "train_max_samples", "valid_max_samples", "test_max_samples"),
     "segment_seconds": _null_or(_number(above=0, most=3600)),
+    "chunk_seconds": _number(least=0.1, most=3600),
+    "overlap_seconds": _number(least=0, most=1800),
     **_all(_null_or(_whole()), "early_stopping_patience", "optimizer_step_limit"),
     **_all(_whole(), "number_of_epochs", "batch_size", "test_batch_size"),
     **_all(_whole(), "max_samples", "trials"),
