@@ -14,7 +14,7 @@ import soundfile as sf
 
 from custom_modules.decoding import Decoder, reading
 from custom_modules.errors import InputError
-from custom_modules.files import atomic_path
+from custom_modules.files import atomic_path, not_a_file
 
 #: What is taken for a recording in a folder: what soundfile reads without being told more.
 _FORMATS = {kind.lower() for kind in sf.available_formats()} - {"raw", "mat4", "mat5"}
@@ -63,7 +63,7 @@ def find_recordings(folder: str | Path) -> tuple[list[Path], list[str]]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = [name for name in folders if name[0] != "."]
+        folders[:] = sorted(name for name in folders if name[0] != ".")
         shown = (Path(here, name) for name in names if name[0] != ".")
         paths += [path for path in shown if path.suffix.lower() in SUFFIXES]
     return sorted(paths), problems
@@ -123,6 +123,8 @@ def read_layer(path: str | Path, start: int, frames: int) -> np.ndarray:
     Sums and differences of PCM_16 stay exact in its float32.
     """
     with reading(path, "prepare again"):
+        if kind := not_a_file(path):
+            raise ValueError(f"is {kind}")
         samples, _ = sf.read(path, frames=frames, start=start, dtype="float32")
     if samples.shape != (frames,):
         raise InputError(

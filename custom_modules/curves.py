@@ -29,7 +29,7 @@ def save(figure: Figure, path: Path) -> Path:
     for text in figure.findobj(Text):
         text.set_parse_math(False)
         text.set_text(text.get_text().encode("utf-8", "backslashreplace").decode())
-    look = {"savefig.dpi": 130, "savefig.bbox": None, "text.usetex": False}
+    look: Any = {"savefig.dpi": 130, "savefig.bbox": None, "text.usetex": False}
     with atomic_path(path) as partial, matplotlib.rc_context(look):
         figure.savefig(partial, format="png")
     return path

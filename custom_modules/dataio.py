@@ -237,7 +237,8 @@ def _stack_or_pad(signals: list[Tensor]) -> tuple[Tensor, Tensor | list[float]]:
 
 
 _BEFORE_ID, _BEFORE_ENTRY = re.compile(r'\s*[{,]\s*(?=")'), re.compile(r"\s*:\s*(?={)")
-_UNUSUAL = re.compile(r"\.\.|[\\\0]|^/")  # in a path below the corpus
+# Of paths, a line for each, what needs no closer look.
+_USUAL = re.compile(r"(\{data_root\}/[^/\\\0{}\n][^\\\0{}\n]*\n)+")
 _parse = json.JSONDecoder().raw_decode  # from a position: the value and its end
 
 
@@ -306,6 +307,7 @@ def _are_texts(value: object) -> bool:
     return isinstance(value, list) and all(map(_is_text, value))
 
 
+_LABELS = (*SPEAKER_KEYS, "scene_class", "event_class")
 #: What an entry must have, and the check of its value; what it may lack, or have as null.
 _REQUIRED: dict[str, Callable[[Any], bool]] = {
     "duration": lambda x: type(x) in (int, float) and 0 < x <= MOST_SECONDS,
@@ -316,9 +318,10 @@ _REQUIRED: dict[str, Callable[[Any], bool]] = {
     "variants": lambda x: isinstance(x, dict) and all(map(_are_texts, x.values())),
 }
 _OPTIONAL: dict[str, Callable[[Any], bool]] = {
-    **dict.fromkeys((*SPEAKER_KEYS, "scene_class", "event_class"), _is_text),
+    **dict.fromkeys(_LABELS, _is_text),
     "ssr_db": lambda x: type(x) in (int, float) and math.isfinite(x),
 }
+_KNOWN = {*_REQUIRED, *_OPTIONAL}
 
 
 def _fault(mixture_id: str, entry: dict, replacements: Mapping[str, str]) -> str:
@@ -331,14 +334,18 @@ def _fault(mixture_id: str, entry: dict, replacements: Mapping[str, str]) -> str
             return f"has {json.dumps(value)[:60]} as its {key}" if key in entry else f"has no {key}"
     if missing := set(variants_of(entry["environment"])) - set(entry["variants"]):
         return f"lacks the variants {', '.join(sorted(missing))}"
-    root = str(replacements.get("data_root"))
+    layers = (entry["s2_layers"], *entry["variants"].values())
+    paths = {entry["mix"], entry["s1"], entry["s2"], *itertools.chain(*layers)}
+    lines, labels = "\n".join([*paths, ""]), "".join(filter(None, map(entry.get, _LABELS)))
+    plain = entry.keys() <= _KNOWN and not {*labels} & {*"{}"}  # which would be formatted
+    if plain and ".." not in lines and _USUAL.fullmatch(lines):
+        return ""
     try:
         _recursive_format(entry, replacements)
-        layers = (entry["s2_layers"], *entry["variants"].values())
-        for path in {entry["mix"], entry["s1"], entry["s2"], *itertools.chain(*layers)}:
+        root = str(replacements.get("data_root"))
+        for path in (path.format_map(replacements) for path in paths):
             below = path.removeprefix(f"{root}/")
-            if below == path or _UNUSUAL.search(below):
-                path_below(root, below)
+            path_below(root, below)
             if below == path:  # then it starts at the disk's root, or where the command runs
                 path_below(root, os.path.abspath(path))
     except (LookupError, ValueError, AttributeError) as error:  # of what is in braces

@@ -42,6 +42,8 @@ def reading(path: str | Path, remedy: str = "fix or remove it") -> Iterator[None
         yield
     except (sf.SoundFileError, OSError, TypeError, ValueError) as error:
         reason = re.sub(r"^Error opening .*?: ", "", str(error)).strip().rstrip(".")
+        if isinstance(error, UnicodeEncodeError):
+            reason = "its name is not UTF-8"
         raise InputError(f"{path}: cannot be read ({reason}); {remedy}") from error
 
 
@@ -49,8 +51,6 @@ class Decoder:
     """An open audio file of ``frames`` samples; one that was cut off may end before."""
 
     def __init__(self, path: str | Path) -> None:
-        if not os.path.exists(path):
-            raise InputError(f"{path}: no such file")
         self.name, status = str(regular_file(path)), os.stat(path)
         with reading(path):
             self._parts = _find_parts(self.name, status.st_size, status.st_mtime_ns)
@@ -100,7 +100,7 @@ class Decoder:
                     ):
                         raise ValueError("joined of files of different rates or channels")
             self._position += sum(map(len, pieces))
-            if self._position == self.frames and self._file.bytes_left() > _BLOCK_BYTES // 16:
+            if self._position == self.frames and self._file.is_cut_short():
                 raise ValueError("it holds more than its header says")
         return np.concatenate([np.zeros((0, self.channels), dtype), *pieces])
 
@@ -162,6 +162,10 @@ class _File(sf.SoundFile):
     def bytes_left(self) -> int:
         return self.stretch.size - self.stretch.at if self.stretch else 0
 
+    def is_cut_short(self) -> bool:
+        """Whether a header ends a flac before its audio does, of which a block is read ahead."""
+        return self.format == "FLAC" and self.bytes_left() > _BLOCK_BYTES // 16
+
     def decode(self, size: int, dtype: str = "float32") -> np.ndarray:
         """The next samples ``[time, channels]``; what is damaged of an mp3 is passed over."""
         out = np.full((size, self.channels), np.nan, dtype)
@@ -202,9 +206,8 @@ def _counted(path: str, part: _Part) -> _Part:
 @lru_cache(maxsize=2**16)
 def _find_parts(path: str, size: int, _changed: int) -> tuple[_Part, ...]:
     """What a file was joined of; of an mp3 with a wrong length, all but its header's tag."""
-    whole = _counted(path, _Part())
-    with _File(path, whole) as file:
-        kind = file.format
+    with _File(path, _Part()) as file:
+        kind, whole = file.format, _Part(frames=file.count())
     if kind == "MP3":
         start, added = _first_frame(path)
         endless = _counted(path, _Part(start, size, _ENDLESS))
@@ -217,15 +220,18 @@ def _find_parts(path: str, size: int, _changed: int) -> tuple[_Part, ...]:
 
 def _find_all(path: str, beginning: re.Pattern[bytes]) -> list[int]:
     """Where joined files begin, in bytes; the first at 0, whatever is before it."""
-    starts, passed, held = [0], 0, b""
+    starts: list[int] = []
+    passed, held = 0, b""
     with open(path, "rb") as file:
         while block := file.read(_BLOCK_BYTES):
             held += block
-            found = (passed + match.start() for match in beginning.finditer(held))
-            starts += [at for at in found if at > starts[-1] + _NEAREST]
+            for match in beginning.finditer(held):
+                at = passed + match.start()
+                if not starts or at > starts[-1] + _NEAREST:
+                    starts.append(at)
             passed += max(0, len(held) - 7)
             held = held[-7:]
-    return starts
+    return [0, *starts[1:]]
 
 
 def _first_frame(path: str) -> tuple[int, int]:

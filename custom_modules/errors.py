@@ -68,7 +68,7 @@ def exit_cleanly() -> Iterator[None]:
         print("interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
     except (RuntimeError, OSError) as error:  # no bugs, wherever they are raised
-        if getattr(error, "errno", None) == errno.ENAMETOOLONG:
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
             reason = f"{error.filename}: {error.strerror}"
         # torch's, which this module does not import
         elif type(error).__name__ == "OutOfMemoryError" or "can't allocate" in str(error):
@@ -102,7 +102,7 @@ def check_number(
         if -math.inf < value < math.inf and within and (above is None or value > above):
             return
     words = ["must be a whole number" if whole else "must be a number"]
-    words += [f"from {least:g}"] if least is not None else []
-    words += [f"above {above:g}"] if above is not None else []
-    words += [f"up to {most:g}"] if most is not None else []
+    words += [f"from {least:.10g}"] if least is not None else []
+    words += [f"above {above:.10g}"] if above is not None else []
+    words += [f"up to {most:.10g}"] if most is not None else []
     raise InputError(f"{option}={value!s:.60}: {' '.join(words)}")

@@ -1,6 +1,7 @@
 """From a command line to an experiment: hparams file, environment, overrides.
 
-Precedence: hparams file < ``POLSESS_DATA_ROOT`` (for ``data_folder``) < command line.
+Precedence: hparams file < environment (``POLSESS_DATA_ROOT`` for ``data_folder``,
+``WANDB_MODE`` for ``wandb_mode``) < command line.
 A mistake in them ends in one line; what an object of the file raises is a bug and
 keeps its traceback.
 """
@@ -251,10 +252,11 @@ def _value_of(key: str, text: str, known: Mapping[str, Any]) -> Any:
 
 def _holds_text(key: str, known: Mapping[str, Any]) -> bool:
     """Whether a key's default is text, or to be filled in, or made of text."""
-    value, others = known.get(key), {k: v for k, v in known.items() if k != key}
+    value: Any = known.get(key)
     if tag_of(value) != "!ref":
         return tag_of(value) == "!PLACEHOLDER" or isinstance(value, str)
     names = re.findall(r"<(\w+)", value.value)
+    others = {k: v for k, v in known.items() if k != key}
     has_letters = re.search(r"[^\W\d]", re.sub("<[^>]*>", "", value.value))
     return bool(has_letters) or any(_holds_text(name, others) for name in names)
 
@@ -289,8 +291,11 @@ def load_experiment(argv: list[str]) -> tuple[str, dict[str, Any], RunOptions, d
     return base, hparams, run_opts, overrides
 
 
-def _environment(tree: Mapping[str, Any]) -> dict[str, Any]:
-    given = {key: os.environ.get(name) for key, name in _ENVIRONMENT.items() if key in tree}
+def _environment(tree: Mapping[str, Any]) -> dict[str, str]:
+    given = {key: os.environ.get(name, "") for key, name in _ENVIRONMENT.items() if key in tree}
+    older = {"dryrun": "offline", "run": "online"}  # W&B's own, and still taken by it
+    if given.get("wandb_mode") in older:
+        given["wandb_mode"] = older[given["wandb_mode"]]
     return {key: value for key, value in given.items() if value}
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
+from hyperpyyaml.core import parse_arithmetic
+
 from custom_modules.errors import InputError, check_number
 from custom_modules.mmipc import TASK_SOURCES, VARIANTS, Curriculum, num_sources
 
@@ -33,11 +35,21 @@ def check_text(option: str, value: object) -> None:
             reason = "is empty; leave the option out, or say something"
         elif re.search("[\0-\x1f\x7f-\x9f\ud800-\udfff]", value):
             reason = "holds control characters, or is not UTF-8"
-        elif re.search(r"<[^>]*>|^[\d(+~.-].*(#|\*\*)", value):
-            reason = "would be computed with; leave out <…>, and # or ** after numbers"
+        elif _is_formula(value):
+            reason = "HyperPyYAML would compute with it; leave out <…>, # and operators"
         else:
             return
-    raise InputError(f"{option}={value!r}: {reason}")
+    raise InputError(f"{option}={value!r:.200}: {reason}")
+
+
+def _is_formula(text: str) -> bool:
+    """Whether ``!ref <key>/file`` is not the text and ``/file``, or takes for ever."""
+    if re.search(r"<[^>]*>|^[\d(+~.-].*\*\*", text):
+        return True
+    try:
+        return bool(parse_arithmetic(f"{text}/file") != f"{text}/file")
+    except (ArithmeticError, MemoryError, RecursionError, ValueError):
+        return True
 
 
 def _number(**limits: Any) -> Check:
@@ -106,6 +118,8 @@ CHECKS: dict[str, Check] = {
     "sample_rate": _whole(1000, 384_000),  # Hz
     **_all(_null_or(_whole()), "train_max_samples", "valid_max_samples", "test_max_samples"),
     "segment_seconds": _null_or(_number(above=0, most=3600)),
+    "chunk_seconds": _number(least=0.1, most=3600),
+    "overlap_seconds": _number(least=0, most=1800),
     **_all(_null_or(_whole()), "early_stopping_patience", "optimizer_step_limit"),
     **_all(_whole(), "number_of_epochs", "batch_size", "test_batch_size"),
     **_all(_whole(), "max_samples", "trials"),

@@ -22,16 +22,16 @@ def read_table(
     """
     path = _checked(path, remedy)
     try:
-        with open(path, encoding="utf-8", newline="") as stream:
+        with open(path, encoding="utf-8-sig", newline="") as stream:
             heading, *rows = list(csv.reader(stream)) or [[]]
-        if not rows:
+        if not any(rows):
             raise ValueError("is empty")
         if lacking := [name for name in needed if name not in heading]:
             raise ValueError(f"has no column {lacking[0]}")
         if len(set(heading)) < len(heading):
             raise ValueError("has two columns of one name")
         for number, row in enumerate(rows, start=2):
-            if len(row) != len(heading):
+            if row and len(row) != len(heading):  # a blank line is none
                 raise ValueError(f"row {number} has {len(row)} of {len(heading)} cells")
         # Text is what it is: an id may be NA, or 007.
         as_text = dict.fromkeys(texts, str)

@@ -63,15 +63,16 @@ def _check_archive(path: str | Path) -> None:
 
 def _check_pickle(text: bytes) -> None:
     for operation, argument, _ in pickletools.genops(text):
-        if operation.name == "GLOBAL" and not _PLAIN.fullmatch(argument):
-            raise pickle.UnpicklingError(f"holds {argument.replace(' ', '.')}")
+        name = str(argument)
+        if operation.name == "GLOBAL" and not _PLAIN.fullmatch(name):
+            raise pickle.UnpicklingError(f"holds {name.replace(' ', '.')}")
 
 
 def load_exactly(module: nn.Module, state: Any, path: str | Path) -> None:
-    """Loads weights that fit and are finite."""
+    """Loads weights that fit; parameters must be finite, where a mask in a buffer may not be."""
     check_fit(module, state, path)
-    for name, value in state.items():
-        if torch.is_tensor(value) and not value.isfinite().all():
+    for name, _ in module.named_parameters():
+        if not state[name].isfinite().all():
             raise InputError(f"{path}: parameter {name} is not finite; take another checkpoint")
     module.load_state_dict(state)
 

@@ -151,6 +151,9 @@ def test_a_layer_that_has_changed_is_named(tmp_path):
         audio.read_layer(path, 51, 50)
     with pytest.raises(InputError, match=r"b\.wav: cannot be read .*prepare again"):
         audio.read_layer(tmp_path / "b.wav", 0, 50)
+    os.mkfifo(tmp_path / "c.wav")
+    with pytest.raises(InputError, match=r"c\.wav: cannot be read \(is a pipe\); prepare again"):
+        audio.read_layer(tmp_path / "c.wav", 0, 50)
 
 
 RATES = [8000, 11025, 16000, 22051, 44100, 48000]

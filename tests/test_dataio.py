@@ -259,6 +259,7 @@ def test_an_entry_by_hand_is_checked(corpus, tmp_path, key, value):
         ({"note": "{nobody}"}, "cannot be used"),
         ({"note": "{data_root.nothing}"}, "cannot be used"),
         ({"note": "{"}, "cannot be used"),
+        ({"scene_class": "{nobody}"}, "cannot be used"),
     ],
 )
 def test_what_an_entry_by_hand_may_say(corpus, tmp_path, change, complaint):

@@ -132,6 +132,21 @@ def test_a_wrong_length_is_not_believed(tmp_path):
         decoded(tmp_path / "a.flac")
 
 
+@pytest.mark.parametrize("kind", ["flac", "mp3"])
+def test_a_tag_before_or_behind_is_passed_over(tmp_path, kind):
+    sf.write(tmp_path / "a.x", sweep(3), RATE, **KINDS[kind])
+    data = (tmp_path / "a.x").read_bytes()
+    tag = b"ID3\4\0\0\0\0\3\x74" + bytes(500)
+    (tmp_path / "b.x").write_bytes(tag + data + b"TAG" + bytes(125))
+    np.testing.assert_array_equal(decoded(tmp_path / "b.x"), decoded(tmp_path / "a.x"))
+
+
+def test_what_is_no_audio_behind_an_ogg_is_passed_over(tmp_path):
+    sf.write(tmp_path / "a.ogg", sweep(3), RATE)
+    (tmp_path / "b.ogg").write_bytes((tmp_path / "a.ogg").read_bytes() + bytes(10**6))
+    np.testing.assert_array_equal(decoded(tmp_path / "b.ogg"), decoded(tmp_path / "a.ogg"))
+
+
 def test_damage_in_an_mp3_is_passed_over(tmp_path):
     sf.write(tmp_path / "a.mp3", sweep(4), RATE, **KINDS["mp3"])
     data = (tmp_path / "a.mp3").read_bytes()
@@ -170,5 +185,5 @@ def test_pipes_devices_and_folders_are_no_audio(tmp_path):
     (tmp_path / "c.wav").symlink_to("/dev/zero")
     (tmp_path / "d.wav").symlink_to("nowhere")
     for name in "abcd":
-        with pytest.raises(InputError, match=rf"{name}\.wav: (is a|no such file)"):
+        with pytest.raises(InputError, match=rf"{name}\.wav: (is a|cannot be read .No such)"):
             audio.open_audio(tmp_path / f"{name}.wav")

@@ -16,6 +16,7 @@ from custom_modules.corpus.folders import SpeechFolder
 from custom_modules.errors import InputError
 from custom_modules.hparams import (
     RUN_OPTIONS,
+    check_overrides,
     check_recorded,
     load_experiment,
     load_hparams,
@@ -287,6 +288,16 @@ def test_the_environment_beats_a_derived_file_and_run_options_are_recorded(tmp_p
     assert hparams["max_grad_norm"] == overrides["max_grad_norm"] == 2.5
     _, hparams, _, _ = load_experiment([str(path), *options, "--data_folder=/mine"])
     assert hparams["data_folder"] == "/mine"
+
+
+@pytest.mark.parametrize(
+    ("mode", "meant"), [("dryrun", "offline"), ("run", "online"), ("disabled", "disabled")]
+)
+def test_wandb_mode_is_taken_in_its_older_words_too(monkeypatch, mode, meant):
+    monkeypatch.setenv("WANDB_MODE", mode)
+    monkeypatch.setenv("POLSESS_DATA_ROOT", mode)
+    overrides = check_overrides(DPRNN, {})
+    assert overrides == {"wandb_mode": meant, "data_folder": mode}
 
 
 def test_what_is_written_beside_results_has_the_values_and_takes_others(tmp_path):

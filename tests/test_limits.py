@@ -48,7 +48,7 @@ def test_how_thoroughly_a_corpus_is_checked_is_said_by_the_same_words():
         *[("skip_prep", value) for value in ("yes", 1, 0, None)],
         *[
             ("output_folder", value)
-            for value in ("", " ", "a\nb", "\udcff", "<seed>", "9#x", 7, None)
+            for value in ("", " ", "a\nb", "\udcff", "<seed>", "9#x", "'a' #4", "1/0", 7, None)
         ],
         *[("early_stopping_patience", value) for value in (0, "ten", True, 1.5)],
         *[("early_stopping_warmup", value) for value in (-1, None)],
@@ -96,7 +96,20 @@ def test_a_key_that_the_file_lacks_is_named(tmp_path):
         load_hparams(path, {})["batch_size"]
 
 
-ODD = ["corpus #4", "2024", "2024-01-01", "007", "a: b", "~/x", "null", "yes", "(a)", "- a", "1e5"]
+ODD = [
+    "corpus #4",
+    "../corpus #4",
+    "2024",
+    "2024-01-01",
+    "007",
+    "a: b",
+    "~/x",
+    "null",
+    "yes",
+    "(a)",
+    "- a",
+    "1e5",
+]
 
 
 @pytest.mark.parametrize("text", [*ODD, "~", ".nan", "0x1f", "[a]", "{a}", "'a'", " a", "ą", "*a"])

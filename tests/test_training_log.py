@@ -93,5 +93,5 @@ def test_a_damaged_history_says_what_to_do(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(InputError, match=rf"{path}: cannot be read .*; restore or remove it"):
         read_history(path)
-    path.write_text("epoch,valid_si_sdr\n1,-inf\n2,3.5\n")
+    path.write_bytes(b"\xef\xbb\xbfepoch,valid_si_sdr\r\n1,-inf\r\n2,3.5\r\n\r\n")  # an editor's
     assert [row["epoch"] for row in read_history(path)] == [1, 2]

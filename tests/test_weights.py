@@ -6,9 +6,9 @@ import zipfile
 
 import pytest
 import torch
-from custom_modules.weights import load_exactly, read_weights
 
 from custom_modules.errors import InputError
+from custom_modules.weights import load_exactly, read_weights
 
 
 def rewrite(path, target, **changed):
@@ -114,6 +114,15 @@ def test_what_does_not_fit_is_named_and_changes_nothing(state, message):
         load_exactly(module, state, "a.ckpt")
     assert str(caught.value).startswith("a.ckpt: ")
     assert all(torch.equal(module.state_dict()[name], value) for name, value in before.items())
+
+
+def test_what_is_infinite_and_not_learnt_is_loaded():
+    """As the mask of a transformer."""
+    module = torch.nn.Linear(2, 3)
+    module.register_buffer("mask", torch.zeros(2))
+    state = {"weight": WEIGHT, "bias": BIAS, "mask": torch.tensor([0, -torch.inf])}
+    load_exactly(module, state, "a.ckpt")
+    assert torch.equal(module.mask, state["mask"])
 
 
 def test_what_fits_is_loaded():

@@ -9,6 +9,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import time
@@ -37,6 +38,7 @@ ELSEWHERE = "choose another --output_folder"
 ROLES = ("speech", "scene", "event")
 #: Raise it when the same options begin to give other audio.
 PROCEDURE = 2
+DRY_LAYERS = ("s1", "s2", "scene", "event", "mix")  # of every mixture
 #: Mixtures handed to a worker at a time.
 CHUNK = 4
 
@@ -94,15 +96,16 @@ class State:
         self._write_note(content | {"recordings": digest})
 
     def done_rows(self, subset: str) -> dict[int, Row]:
-        """Index → row of the mixtures that are whole."""
+        """Index → row of the mixtures that are whole; those of damaged rows are made again."""
         table, size = layout.csv_path(self.root, subset), WAV_HEADER + 2 * self.length
         rows = layout.read_rows(table) if table.is_file() else []
-        for waiting in sorted((self.root / ROWS / subset).glob("*.json")):
-            rows.append(json.loads(waiting.read_text(encoding="utf-8")))
+        rows = [row for row in rows if row.keys() >= set(COLUMNS)]
+        rows += map(_read_mapping, sorted((self.root / ROWS / subset).glob("*.json")))
         return {
-            int(Path(row["mixFile"]).stem.rsplit("_", 1)[1]): row
+            index: row
             for row in rows
-            if all(
+            if (index := _index(row, subset)) is not None
+            and all(
                 path.is_file() and path.stat().st_size == size
                 for path in layout.file_paths(self.root, row).values()
             )
@@ -129,15 +132,33 @@ class State:
         return self._read_note().get("options") == json.loads(json.dumps(options))
 
     def _read_note(self) -> dict:
-        try:
-            return json.loads(self._note.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        content = _read_mapping(self._note)
+        if not content:
             message = f"{self._note}: cannot be read; remove the folder, or {ELSEWHERE}"
-            raise InputError(message) from error
+            raise InputError(message)
+        return content
 
     def _write_note(self, content: dict) -> None:
         with atomic_path(self._note) as partial:
             partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def _read_mapping(path: Path) -> dict:
+    """What a JSON file holds; nothing if it is damaged."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _index(row: Row, subset: str) -> int | None:
+    """Which mixture of a subset a row is of; None if it does not name its files."""
+    match = re.fullmatch(r".*_([0-9]{5,9})\.wav", str(row.get("mixFile")))
+    if not match:
+        return None
+    cells = layout.file_cells(subset, int(match[1]), DRY_LAYERS) | {"subset": subset}
+    return int(match[1]) if cells.items() <= row.items() else None
 
 
 def generate(hparams: dict, options: dict) -> dict[str, list[Row]]:

@@ -12,16 +12,14 @@ from custom_modules.curves import save
 from custom_modules.errors import InputError
 from custom_modules.evaluation import summary
 from custom_modules.evaluation.plots import plot_comparison
-from custom_modules.evaluation.record import RECORD_FILE, command, without_folders
+from custom_modules.evaluation.record import RECORD_FILE, RESULTS_FILE, command, without_folders
 from custom_modules.metrics import METRICS, Metric
 from custom_modules.mmipc import CANCELLED_LAYERS, VARIANTS
 from custom_modules.tabular import read_record, read_table, write_table, write_text
 
 COMPARISON_FOLDER = "results/comparison"
 
-RESULTS_FILE = "test_results.csv"
-
-#: Of its columns, those that hold no numbers.
+#: Columns of ``test_results.csv`` that hold no numbers.
 TEXT_COLUMNS = (
     *("id", "variant", "environment", "genders"),
     *("scene_class", "event_class", "failures"),
@@ -275,16 +273,18 @@ def scores_by(table: pd.DataFrame, key: str, intervals: bool = False) -> str:
     its interval, or the differences from the first model.
     """
     models = list(dict.fromkeys(table.model))
+    compared = [] if intervals else models[1:]
     cells = table.set_index(["model", key], drop=False)
     lines = [[key, "n", *models]]
-    for name in [] if intervals else models[1:]:
+    for name in compared:
         lines[0] += [f"{name} − {models[0]}", "95 % interval", "won"]
     for row in dict.fromkeys(table[key]):
-        of_models = [cells.loc[(name, row)] for name in models]
-        metric = improvements()[of_models[0].metric]
-        line = [metric.heading if key == "metric" else row, str(of_models[0].n)]
-        line += [_score_cell(cell, metric.decimals, intervals) for cell in of_models]
-        for cell in [] if intervals else of_models[1:]:
+        of_model = {name: cells.loc[(name, row)] for name in models}
+        first = of_model[models[0]]
+        metric = improvements()[first.metric]
+        line = [metric.heading if key == "metric" else row, str(first.n)]
+        line += [_score_cell(cell, metric.decimals, intervals) for cell in of_model.values()]
+        for cell in (of_model[name] for name in compared):
             bounds = (cell.difference_ci_low, cell.difference_ci_high)
             line += [
                 markdown.number(cell.difference, metric.decimals),
@@ -301,7 +301,9 @@ def _score_cell(cell: pd.Series, decimals: int, interval: bool) -> str:
         return text
     if cell.seeds > 1:
         text += f" ± {markdown.number(cell.std_over_seeds, decimals)}"
-    return f"{text} [{markdown.interval(cell.ci_low, cell.ci_high, decimals)}]" * interval or text
+    if interval:
+        text += f" [{markdown.interval(cell.ci_low, cell.ci_high, decimals)}]"
+    return text
 
 
 def improvements() -> dict[str, Metric]:

@@ -177,7 +177,7 @@ def find_model(argv: list[str]) -> FoundModel:
     if not argv or argv[0].startswith("--"):
         raise InputError(f"the first argument must be {wanted}; see --help")
     file = Path(argv[0])
-    if is_folder := file.is_dir():
+    if file.is_dir():
         file = file / HPARAMS_FILE
         if not file.exists():
             raise InputError(f"{argv[0]}: holds no {HPARAMS_FILE}; name {wanted}")
@@ -185,9 +185,8 @@ def find_model(argv: list[str]) -> FoundModel:
         if file.name == HPARAMS_FILE:
             return _exported([str(file.parent), *argv[1:]])
         raise InputError(f"{file}: is not of a training; name {wanted}")
-    if is_folder:
-        argv = [str(file), f"--output_folder={argv[0]}", *argv[1:]]
-    _, hparams, run_opts, overrides = load_experiment(_with_folders(argv))
+    argv = [argv[0], *_folders_beside(file), *argv[1:]]
+    _, hparams, run_opts, overrides = load_experiment(argv)
     _checkpointer(hparams)  # refuses one without a checkpoint before anything is written
 
     def load() -> tuple[Model, str]:
@@ -196,14 +195,15 @@ def find_model(argv: list[str]) -> FoundModel:
     return FoundModel(hparams, overrides, _on_this_machine(run_opts), load)
 
 
-def _with_folders(argv: list[str]) -> list[str]:
+def _folders_beside(file: Path) -> list[str]:
     """What a training left beside its file is found there, wherever results go."""
-    known = []
-    if argv and Path(argv[0]).name == HPARAMS_FILE:
-        for key, name in ("save_folder", "save"), ("manifest_folder", "manifests"):
-            folder = Path(argv[0]).with_name(name)
-            known += [f"--{key}={folder}"] if folder.is_dir() else []
-    return [*argv[:1], *known, *argv[1:]]
+    if file.name != HPARAMS_FILE:
+        return []
+    folders = {
+        "save_folder": file.with_name("save"),
+        "manifest_folder": file.with_name("manifests"),
+    }
+    return [f"--{key}={folder}" for key, folder in folders.items() if folder.is_dir()]
 
 
 def _exported(argv: list[str]) -> FoundModel:

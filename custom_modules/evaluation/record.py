@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from custom_modules.evaluation.loading import Model
     from custom_modules.evaluation.runner import Timing
 
-#: In the results folder.
-RECORD_FILE = "test_run.json"
+#: In the results folder: how they were made, and a row of scores for each source.
+RECORD_FILE, RESULTS_FILE = "test_run.json", "test_results.csv"
 
 #: Raise it when the same model and data would give other scores, or other files.
 FORMAT = 2

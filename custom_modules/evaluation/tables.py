@@ -10,7 +10,7 @@ from custom_modules import markdown
 from custom_modules.curves import save
 from custom_modules.dataio import MixtureDataset
 from custom_modules.evaluation import plots
-from custom_modules.evaluation.record import RECORD_FILE, record_lines
+from custom_modules.evaluation.record import RECORD_FILE, RESULTS_FILE, record_lines
 from custom_modules.evaluation.scoring import DECIMALS, Failure, SignalScores
 from custom_modules.evaluation.store import ScoreStore
 from custom_modules.evaluation.summary import ALL_MIXTURES, EVERY, ROW_KEYS, describe, summarise
@@ -107,7 +107,7 @@ def write_results(
     The summary and the paths of the pictures come back.
     """
     summary = summarise(rows)
-    write_rows(rows, folder / "test_results.csv")
+    write_rows(rows, folder / RESULTS_FILE)
     write_table(summary, folder / "test_summary.csv", digits=6)
     write_text(folder / "test_summary.md", report(rows, summary, record))
     write_record(record, folder / RECORD_FILE)

@@ -189,7 +189,7 @@ def new_folder(folder: str | Path, overwrite: bool = False) -> Iterator[Path]:
     if not str(named).strip() or not folder.name:
         raise InputError(f"{str(named)!r}: is no name of a folder; give it one")
     with lock(folder, beside=True):
-        _check_free(folder, overwrite)
+        _check_free(Path(named), overwrite)
         partial = folder.with_name(f".{folder.name}.{os.getpid()}{PARTIAL_SUFFIX}")
         before = partial.with_suffix(".before")
         try:

@@ -5,6 +5,7 @@ import os
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from pydoc import locate
 from typing import Any
@@ -22,6 +23,7 @@ from custom_modules import hparams
 from custom_modules.checkpoints import TRAIN_FIRST, AtomicCheckpointer, describe_epochs
 from custom_modules.errors import InputError
 from custom_modules.evaluation.record import without_folders
+from custom_modules.files import lock, regular_file
 from custom_modules.hub.card import CardFacts
 from custom_modules.hub.predecessor import OldCheckpoint
 from custom_modules.mmipc import num_sources
@@ -207,6 +209,7 @@ def load_best(argv: list[str]) -> tuple[ModelRecipe, nn.Module, CardFacts]:
         overrides["data_folder"] = given.get("data_folder", recorded)
     elif recorded is not None:  # a placeholder
         overrides.setdefault("data_folder", "PolSESS")
+    hparams.check_values(given)
     tree = hparams.resolve(hparams_file, overrides)
     recipe = ModelRecipe(hparams_file, overrides)
     # Beside the file, if the results were moved.
@@ -224,11 +227,12 @@ def load_best(argv: list[str]) -> tuple[ModelRecipe, nn.Module, CardFacts]:
     if not best:
         raise InputError(f"{folder / 'save'}: no checkpoint to export; {TRAIN_FIRST}")
     table = folder / RESULTS_TABLE
+    results = regular_file(table).read_text("utf-8", "replace") if table.exists() else None
     facts = CardFacts(
         tree,
         checkpoint=_describe(describe_epochs(best), [c.meta["si_sdr"] for c in best]),
         # It is published; older ones name folders of the machine that they are from.
-        results=without_folders(table.read_text("utf-8")) if table.exists() else None,
+        results=results and without_folders(results),
     )
     return recipe, separator, facts
 
@@ -264,14 +268,17 @@ def import_old(
     return recipe, separator, CardFacts(tree, checkpoint=checkpoint)
 
 
-def check_results_folder(folder: str | Path, exported: str | Path) -> None:
-    """Refuses, before anything is written, a folder that is in use or cannot be made."""
+@contextmanager
+def new_results_folder(folder: str | Path, exported: str | Path) -> Iterator[None]:
+    """Holds a folder to be written; refuses one that is in use or cannot be made."""
     folder = Path(folder)
     if os.path.realpath(folder) == os.path.realpath(exported):
         raise InputError(f"--results={folder}: is FOLDER; name another")
-    if os.path.isdir(folder) and any(folder.iterdir()):
-        raise InputError(f"{folder}: is not empty; name another --results")
-    AtomicCheckpointer(folder / "save")
+    with lock(folder, beside=True):
+        if os.path.isdir(folder) and any(folder.iterdir()):
+            raise InputError(f"{folder}: is not empty; name another --results")
+        AtomicCheckpointer(folder / "save")  # refuses what is no folder, or not writable
+        yield
 
 
 def write_results_folder(old: OldCheckpoint, hparams_file: str | Path, folder: str | Path) -> None:

@@ -44,23 +44,16 @@ def open_storage(where: str, folder: str | Path) -> optuna.storages.BaseStorage:
     """
     folder = Path(folder)
     prepare_folder(folder)
-    file = folder / {"sqlite": "study.db", "journal": "study.journal"}.get(where, "")
+    names = {"sqlite": "study.db", "journal": "study.journal"}
     remedy = "use sqlite, journal, or a URL such as postgresql://user@host/database"
-    if file.exists() and file != folder:
-        regular_file(file)
+    if where in names and (folder / names[where]).exists():
+        file = regular_file(folder / names[where])
         remedy = f"if {file} is damaged, move the whole folder away to begin anew"
     try:
-        if where == "journal":
-            backend = JournalFileBackend(str(file))
-            storage: optuna.storages.BaseStorage = optuna.storages.JournalStorage(backend)
-            _mend(file)
-        else:
-            if where == "sqlite":
-                _check_database(file)
-            storage = optuna.storages.RDBStorage(
-                f"sqlite:///{file}" if where == "sqlite" else where
-            )
-        for study in storage.get_all_studies() if file != folder else ():
+        if where not in names:
+            return optuna.storages.RDBStorage(where)
+        storage = _open_file(folder / names[where])
+        for study in storage.get_all_studies():
             storage.get_all_trials(study._study_id)
         return storage
     # A URL or its driver, the database, or tables of another version of Optuna; a
@@ -73,12 +66,17 @@ def open_storage(where: str, folder: str | Path) -> optuna.storages.BaseStorage:
         raise InputError(f"--storage={where}: cannot be opened ({reason}); {remedy}") from e
 
 
-def _check_database(file: Path) -> None:
-    """Refuses a damaged one, which SQLite itself notices where it is."""
+def _open_file(file: Path) -> optuna.storages.BaseStorage:
+    """A journal or an SQLite database; raises ValueError, or SQLite's errors, if damaged."""
+    if file.suffix == ".journal":
+        storage = optuna.storages.JournalStorage(JournalFileBackend(str(file)))
+        _mend(file)
+        return storage
     with closing(sqlite3.connect(file, timeout=60)) as database:
         (answer,) = database.execute("PRAGMA quick_check(1)").fetchone()
     if answer != "ok":
         raise ValueError(answer)
+    return optuna.storages.RDBStorage(f"sqlite:///{file}")
 
 
 def _mend(journal: Path) -> None:
@@ -120,7 +118,7 @@ def open_study(
     return optuna.create_study(
         storage=storage,
         study_name=sweep.name,
-        direction=direction,
+        direction=optuna.study.StudyDirection[direction.upper()],
         sampler=sampler(seed=seed),
         pruner=make_pruner(sweep.early_terminate, max_epochs),
         load_if_exists=True,

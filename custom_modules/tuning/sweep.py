@@ -20,6 +20,7 @@ from optuna import distributions
 
 from custom_modules.errors import InputError, check_number
 from custom_modules.hparams import RUN_OPTIONS, check_overrides, resolve, split_arguments
+from custom_modules.limits import check_values
 from custom_modules.yaml_trees import read_yaml
 
 METHODS = ("bayes", "random", "grid")
@@ -228,6 +229,7 @@ def check_search(sweep: Sweep, arguments: Sequence[str]) -> int | None:
     names = [name for name in sweep.parameters if name not in RUN_OPTIONS]
     check_overrides(hparams_file, dict.fromkeys(names))
     constants = {n: value for n, value in sweep.constants().items() if n in names}
+    check_values(constants | overrides)
     values = check_overrides(hparams_file, constants | overrides)
     epochs = resolve(hparams_file, values).get("number_of_epochs")
     return epochs if isinstance(epochs, int) else None

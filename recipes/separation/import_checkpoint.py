@@ -18,10 +18,9 @@ import sys
 from pathlib import Path
 
 from custom_modules.errors import OptionParser, exit_cleanly
-from custom_modules.files import lock
 from custom_modules.hub.folder import write_folder
 from custom_modules.hub.predecessor import read_checkpoint
-from custom_modules.hub.recipe import check_results_folder, import_old, write_results_folder
+from custom_modules.hub.recipe import import_old, new_results_folder, write_results_folder
 
 HPARAMS = Path(__file__).parents[2] / "hparams"
 
@@ -35,8 +34,14 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace FOLDER")
     parser.add_argument("--license", default="apache-2.0", help="of the weights")
     options = parser.parse_args(argv)
-    if options.results is not None:
-        check_results_folder(options.results, options.folder)
+    if options.results is None:
+        return import_into(options)
+    with new_results_folder(options.results, options.folder):
+        import_into(options)
+
+
+def import_into(options: argparse.Namespace) -> None:
+    """Writes the exported folder, and what a training goes on from if it is wanted."""
     old = read_checkpoint(options.checkpoint)
     hparams_file = HPARAMS / f"{old.model_type}.yaml"
     recipe, separator, facts = import_old(old, hparams_file, options.checkpoint)
@@ -44,8 +49,7 @@ def main(argv: list[str]) -> None:
     write_folder(options.folder, recipe, separator, facts, options.overwrite)
     print(f"{options.folder}: {recipe.architecture}, {facts.checkpoint}")
     if options.results is not None:
-        with lock(options.results, beside=True):
-            write_results_folder(old, hparams_file, options.results)
+        write_results_folder(old, hparams_file, options.results)
         print(f"{options.results}/hyperparams.yaml: for train.py to go on from")
 
 

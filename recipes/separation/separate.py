@@ -6,12 +6,12 @@
         --output_folder out --channels each --device cuda
 
 MODEL is a folder that export.py wrote, or hf:owner/name of a hub, whose code is run
-only with --trust. Each recording becomes
-<name>_s1.wav and <name>_s2.wav, as long as it is and of its sampling rate. A rerun
-skips what the same model and settings have finished, and replaces no file that it did
-not write itself, unless with --overwrite. Several processes share the work under
-torchrun, or with --shard 1/4 to 4/4. A file that cannot be separated does not stop the
-others; the exit status is 1 then, and 2 if an INPUT is not there.
+only with --trust. Each recording becomes <name>_s1.wav and <name>_s2.wav, as long as
+it is and of its sampling rate. A rerun skips what the same model and settings have
+finished, and replaces no file that it did not write itself, unless with --overwrite.
+Several processes share the work under torchrun, or with --shard 1/4 to 4/4. A file that
+cannot be separated does not stop the others; the exit status is 1 then, and 2 if an
+INPUT is not there.
 """
 
 from custom_modules.startup import prepare_process
@@ -36,6 +36,7 @@ from custom_modules.recordings.work import Separation, load_model
 
 EXIT_SOME_FAILED = 1
 CHUNK_HELP = f"default: {CHUNK_SECONDS:g}"
+BATCH_HELP = "chunks at once; default: 1 on a CPU, else 8"
 LEVELS = "sources sum to the mixture's (default), have a peak of 1, or are as they come"
 
 
@@ -94,18 +95,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--normalize", choices=NORMALIZATIONS, default="mixture", help=LEVELS)
     add("--device", help="cpu, cuda, cuda:1; default: a GPU if there is one")
     add("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
-    add(
-        "--chunk_seconds",
-        type=option("segment_seconds", "--chunk_seconds"),
-        default=CHUNK_SECONDS,
-        help=CHUNK_HELP,
-    )
-    add("--overlap_seconds", type=float, help="default: a 16th of a chunk")
-    add(
-        "--batch_size",
-        type=option("batch_size"),
-        help="chunks at once; default: 1 on a CPU, else 8",
-    )
+    add("--chunk_seconds", type=option("chunk_seconds"), default=CHUNK_SECONDS, help=CHUNK_HELP)
+    add("--overlap_seconds", type=option("overlap_seconds"), help="default: a 16th of a chunk")
+    add("--batch_size", type=option("batch_size"), help=BATCH_HELP)
     add("--shard", type=parse_shard, metavar="I/N", help="the I-th of N parts")
     add("--overwrite", action="store_true", help="also if finished or not made here")
     add("--plot", action="store_true", help="draw <name>.png: spectrograms")

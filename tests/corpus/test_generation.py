@@ -130,6 +130,27 @@ def test_damaged_note_is_refused(tmp_path):
         State(tmp_path, LENGTH).check({"seed": 1})
 
 
+@pytest.mark.parametrize("text", ["", "[1]", "null", "[" * 5000])
+def test_damaged_rows_are_made_again(state, text):
+    add_mixture(state, 0)
+    add_mixture(state, 1)
+    rows = sorted((state.root / ".rows" / "train").glob("*.json"))
+    rows[0].write_text(text)
+    assert list(state.done_rows("train")) == [1]
+    rows[1].write_text(json.dumps(json.loads(rows[1].read_text()) | {"sceneFile": "x.wav"}))
+    assert not state.done_rows("train")
+    (state.root / "generator.json").write_text(text)
+    with pytest.raises(InputError, match=r"generator\.json: cannot be read"):
+        state.check({"seed": 1})
+
+
+def test_a_table_of_other_columns_is_made_again(state):
+    add_mixture(state, 0)
+    table = layout.csv_path(state.root, "train")
+    layout.write_rows(table, ("mixFile", "a"), [{"mixFile": "train_00001.wav", "a": "1"}])
+    assert list(state.done_rows("train")) == [0]
+
+
 def test_note_says_what_the_corpus_depends_on(state):
     note = json.loads((state.root / "generator.json").read_text())
     assert note["options"] == {"seed": 1}

@@ -154,6 +154,24 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
     elsewhere = results(tmp_path / "c", "c", 0, mixtures="xyz")
     with pytest.raises(InputError, match="in common"):
         in_common(read_results([a, elsewhere]))
-    (tmp_path / "a" / "test_results.csv").write_text("nonsense")
-    with pytest.raises(InputError, match=r"a/test_results.csv: cannot be read"):
-        read_results([a, elsewhere])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: rows[:-1], "lacks sources of some mixtures"),
+        (lambda rows: rows.assign(variant="XER"), "row 2: is no row of a test"),
+        (lambda rows: rows.assign(id=[*rows.id[:-1], ""]), "row 17: is no row of a test"),
+        (lambda rows: rows.assign(environment="here"), "row 2: is no row of a test"),
+        (lambda rows: rows.assign(si_sdri="0,5"), "column si_sdri"),
+        (lambda rows: rows.drop(columns="source"), "has no column source"),
+    ],
+)
+def test_results_that_are_damaged_are_named(tmp_path, change, message):
+    a, b = results(tmp_path / "a", "a", 0), results(tmp_path / "b", "b", 1)
+    change(pd.read_csv(b / "test_results.csv")).to_csv(b / "test_results.csv", index=False)
+    with pytest.raises(InputError, match=rf"b/test_results.csv\b.*{message}.*run evaluate.py"):
+        read_results([a, b])
+    (a / "test_run.json").write_text("[]")
+    with pytest.raises(InputError, match=r"a/test_run.json: cannot be read .*run evaluate.py"):
+        read_results([a, b])

@@ -1,6 +1,7 @@
 """What evaluate.py is pointed at, and where its results go."""
 
 import json
+import os
 import sys
 import types
 from pathlib import Path
@@ -77,7 +78,36 @@ def test_folders_that_are_neither_are_refused(tmp_path, exported):
     with pytest.raises(InputError, match=r"holds no hyperparams.yaml"):
         find_model([str(tmp_path)])
     (exported / "hyperparams.yaml").write_text("lr: 1\n")
-    with pytest.raises(InputError, match="no key 'task'"):
+    for name in (exported, exported / "hyperparams.yaml"):
+        with pytest.raises(InputError, match="no key 'task'"):
+            find_model([str(name), "--data_folder=x"])
+    (tmp_path / "other.yaml").write_text("lr: 1\n")
+    os.mkfifo(tmp_path / "pipe.yaml")
+    for name, message in (
+        ("other.yaml", "is not of a training; name a results folder, an exported"),
+        ("pipe.yaml", "is a pipe"),
+        ("none", "cannot be read"),
+    ):
+        with pytest.raises(InputError, match=f"{name}: {message}"):
+            find_model([str(tmp_path / name)])
+    with pytest.raises(InputError, match="the first argument must be"):
+        find_model(["--data_folder=x"])
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("sample_rate: fast", "sample_rate=fast: must be a whole number"),
+        ("sample_rate: 0", "sample_rate=0: must be a whole number"),
+        ("task: [SB]", "task=.*choose one of"),
+        ("model_name: ''", "model_name='': is empty"),
+    ],
+)
+def test_an_exported_file_of_other_values_is_refused(exported, line, message):
+    file, key = exported / "hyperparams.yaml", line.partition(":")[0]
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([line, *(x for x in lines if not x.startswith(f"{key}:"))]))
+    with pytest.raises(InputError, match=f"{file}: {message}"):
         find_model([str(exported), "--data_folder=x"])
 
 

@@ -80,6 +80,32 @@ def test_lines_of_an_older_format_are_passed_over(tmp_path):
     assert store.scores("a", "C", BOTH) == SCORES["C"]
 
 
+WHOLE = {"": [1.25, SILENT], "_mixture": [0.5, 0.5], "_oracle": [2.0, 2.0]}
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        {},
+        {"": WHOLE[""]},
+        WHOLE | {"": [1.25]},
+        WHOLE | {"": [1.25, float("nan")]},
+        WHOLE | {"": [1.25, "1.25"]},
+        WHOLE | {"": [1.25, ["silent"]]},
+        WHOLE | {"_other": [1.0, 1.0]},
+    ],
+)
+def test_scores_that_are_none_are_passed_over_with_a_line(tmp_path, caplog, damaged):
+    store = ScoreStore(tmp_path, "key", sources=2)
+    for name, of_signals in (("a", WHOLE), ("b", damaged)):
+        store.add(name, {"C": {"sdr": of_signals}})
+    store.close()
+    store = ScoreStore(tmp_path, "key", sources=2)
+    assert store.scores("a", "C", ["sdr"]) == {"sdr": WHOLE}
+    assert store.missing("b", "C", ["sdr"]) == ["sdr"]
+    assert f"{store.path}: 1 lines are damaged" in caplog.text
+
+
 def test_names_of_any_letters(tmp_path):
     name = 'Zażółć "gęślą"\n{jaźń}'
     filled(tmp_path, names=[name])

@@ -12,7 +12,7 @@ from speechbrain.inference.separation import SepformerSeparation
 from custom_modules.errors import InputError
 from custom_modules.hub.folder import write_folder
 from custom_modules.hub.predecessor import known_architectures, read_checkpoint
-from custom_modules.hub.recipe import import_old, write_results_folder
+from custom_modules.hub.recipe import import_old, new_results_folder
 from custom_modules.inference import PolSESSSeparation
 from tests.integration.training import load_script, tiny_corpus
 
@@ -246,6 +246,23 @@ def test_what_does_not_fit_is_named(tmp_path, change, message):
     assert str(caught.value).startswith(f"{tmp_path}/old.pt: ")
     assert len(str(caught.value)) < 500
     assert not (tmp_path / "folder").exists()
+
+
+def test_one_import_at_a_time_takes_a_results_folder(tmp_path):
+    results = tmp_path / "results" / "dprnn"
+    with (
+        new_results_folder(results, tmp_path / "exported"),
+        pytest.raises(InputError, match="another command writes into it"),
+        new_results_folder(results, tmp_path / "other"),
+    ):
+        pass
+    assert not list(tmp_path.iterdir())  # nothing is left of what was not written
+    for exported, message in ((results, "is FOLDER"), (tmp_path / "exported", "is not empty")):
+        results.mkdir(parents=True, exist_ok=True)
+        (results / "notes.txt").touch()
+        with pytest.raises(InputError, match=message), new_results_folder(results, exported):
+            pass
+    assert [path.name for path in results.iterdir()] == ["notes.txt"]
 
 
 class Dangerous:

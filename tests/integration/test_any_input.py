@@ -9,6 +9,7 @@ import io
 import os
 import re
 import signal
+import stat
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -108,9 +109,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def state_of(place: Path) -> dict[str, tuple[int, int, int]]:
-    found = ((str(path), path.lstat()) for path in sorted(place.rglob("*")) if not path.is_dir())
-    return {name: (s.st_ino, s.st_size, s.st_mtime_ns) for name, s in found}
+def state_of(place: Path) -> dict[str, tuple[int, ...]]:
+    """What is there; of a folder its name alone, as a lock comes and goes in it."""
+    stats = {str(path): path.lstat() for path in place.rglob("*")}
+    return {
+        name: () if stat.S_ISDIR(s.st_mode) else (s.st_ino, s.st_size, s.st_mtime_ns)
+        for name, s in stats.items()
+    }
 
 
 @contextlib.contextmanager

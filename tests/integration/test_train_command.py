@@ -205,7 +205,7 @@ def test_results_are_written_and_a_finished_run_only_tests_again(corpus, tmp_pat
     [
         (["hparams/convtasnet.yaml"], "--data_folder"),
         (["hparams/none.yaml", "--data_folder=x"], "hparams/none.yaml"),
-        (["hparams", "--data_folder=x"], "hparams: cannot be read"),
+        (["hparams", "--data_folder=x"], "hparams: is a folder; name a file"),
         (["hparams/convtasnet.yaml", "--data_folder=nowhere"], "nowhere"),
         (["hparams/convtasnet.yaml", "--batch_sise=2"], "--batch_size"),
         (["hparams/convtasnet.yaml", "--data_folder=x", "--task=XX"], "SB, EB, ES"),

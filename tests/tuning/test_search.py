@@ -1,6 +1,7 @@
 """Searches with a program that stands in for training: crash, prune, resume."""
 
 import json
+import os
 import sqlite3
 import subprocess
 import sys
@@ -193,6 +194,87 @@ def test_a_study_of_another_optuna_is_refused_in_one_line(tmp_path):
         open_storage("sqlite", tmp_path)
     assert "\n" not in str(e.value)
     storage.engine.dispose()
+
+
+def text(file):
+    file.write_text("hello\n")
+
+
+def half(file):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def overwritten(file):
+    data = bytearray(file.read_bytes())
+    data[len(data) // 3 : 2 * len(data) // 3] = b"\xff" * (len(data) // 3)
+    file.write_bytes(data)
+
+
+def a_pipe(file):
+    file.unlink()
+    os.mkfifo(file)
+
+
+@pytest.fixture
+def studied(tmp_path):
+    """A folder with a study of a few trials, in both of its forms."""
+    sweep = read_sweep(sweep_file(tmp_path))
+    for where in ("sqlite", "journal"):
+        storage = open_storage(where, tmp_path)
+        study = open_study(sweep, storage)
+        for _ in range(20):
+            study.tell(study.ask({"lr": sweep.parameters["lr"].distribution}), 1.0)
+        if where == "sqlite":
+            storage.engine.dispose()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("where", "damage"),
+    [
+        *(("sqlite", damage) for damage in (text, half, overwritten, a_pipe)),
+        *(("journal", damage) for damage in (text, overwritten, a_pipe)),
+    ],
+)
+def test_a_damaged_study_is_named_and_left_as_it_is(studied, where, damage):
+    file = studied / {"sqlite": "study.db", "journal": "study.journal"}[where]
+    damage(file)
+    before = None if file.is_fifo() else file.read_bytes()
+    with pytest.raises(InputError, match=file.name) as caught:
+        open_storage(where, studied)
+    assert "\n" not in str(caught.value)
+    assert file.is_fifo() or file.read_bytes() == before
+
+
+@pytest.mark.parametrize("cut", [1, 10])
+def test_a_journal_goes_on_after_a_line_that_a_kill_cut_off(studied, cut):
+    file = studied / "study.journal"
+    file.write_bytes(file.read_bytes()[:-cut])
+    sweep = read_sweep(studied / "tiny.yaml")
+    study = open_study(sweep, open_storage("journal", studied))
+    study.tell(study.ask(), 2.0)
+    trials = open_study(sweep, open_storage("journal", studied)).trials
+    assert [trial.value for trial in trials][:19] == [1.0] * 19
+    assert trials[-1].value == 2.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lr": {"values": [1.0, 2.0]}}, "began with another lr"),
+        ({"metric": {"name": "valid_si_sdr", "goal": "minimize"}}, "began with another goal"),
+    ],
+)
+def test_a_study_does_not_go_on_after_another_sweep_file(studied, changes, message):
+    sweep = read_sweep(sweep_file(studied, **changes))
+    with pytest.raises(InputError, match=f"tiny.yaml: its study {message}"):
+        open_study(sweep, open_storage("journal", studied))
+
+
+def test_trials_of_another_study_are_not_gone_on_with(tmp_path):
+    (tmp_path / "trials" / "0000").mkdir(parents=True)
+    with pytest.raises(InputError, match="trials: is of another study; name another"):
+        search(tmp_path)
 
 
 def tune(folder, *more):

@@ -1,6 +1,7 @@
 """Sweep files: W&B's schema, the keys of the hparams, and what is refused."""
 
 import json
+import os
 from pathlib import Path
 
 import jsonschema
@@ -107,6 +108,20 @@ def write(folder, **changes):
             {"early_terminate": {"type": "hyperband", "min_iter": 0}},
             "min_iter=0: must be a whole number from 1",
         ),
+        ({"early_terminate": {"type": "hyperband", "max_iter": 9, "s": 99}}, "s=99: .* up to 64"),
+        ({"run_cap": "many"}, "run_cap=many: must be a whole number from 1"),
+        ({"run_cap": 0}, "run_cap=0"),
+        ({"program": ["a"]}, r"program \['a'\] must be text"),
+        ({"method": ["bayes"]}, r"method \['bayes'\] is none of"),
+        ({"command": 5}, "command 5 must be a list of words"),
+        ({"command": [["a"]]}, "must be a list of words"),
+        ({"metric": {"name": 3}}, "metric .* must have a name"),
+        ({"parameters": {3: {"value": 1}}}, "holds no keys|each by text"),
+        ({"parameters": {"lr": {"min": float("nan"), "max": 1}}}, "min=nan: must be a number"),
+        ({"parameters": {"lr": {"values": [float("nan"), 1]}}}, "lr: .* cannot be given"),
+        ({"parameters": {"lr": {"min": 0, "max": 999, "distribution": "log_uniform"}}}, "max=999"),
+        ({"parameters": {"N": {"min": 1.5, "max": 9, "distribution": "int_uniform"}}}, "min=1.5"),
+        ({"parameters": {"seed": {"value": -1}}}, "--seed=-1: must be a whole number"),
         ({"program": "none.py"}, "none.py is not there"),
         ({"parameters": {"lrr": {"value": 1}}}, "no key 'lrr' .*did you mean --lr"),
         ({"parameters": {"output_folder": {"value": "x"}}}, "--tuning_folder"),
@@ -127,6 +142,7 @@ def test_what_goes_to_trials_is_checked_too(tmp_path, monkeypatch):
         ([], "--data_folder"),
         (["--data_folder=x", "--batch_sise=2"], "--batch_size"),
         (["--data_folder=x", "--output_folder=y"], "--tuning_folder"),
+        (["--data_folder=x", "--batch_size=0"], "--batch_size=0: must be a whole number"),
     ):
         with pytest.raises(InputError, match=message):
             check_search(sweep, arguments)
@@ -148,6 +164,38 @@ def test_a_command_is_put_together_as_wandbs_agent_does(tmp_path, monkeypatch):
         "--n=null",
         "--more",
     ]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "- a", "a: [", "[" * 5000, "a: &a [*a]", "\0", "a: !!python/object:os.system x"]
+)
+def test_what_is_no_sweep_file_is_refused_in_one_line(tmp_path, text):
+    path = tmp_path / "sweep.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=f"^{path}: ") as caught:
+        read_sweep(path)
+    assert "\n" not in str(caught.value)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(InputError, match=f"^{path}: is a pipe"):
+        read_sweep(path)
+
+
+def test_values_go_to_a_trial_as_they_stand_in_the_file(tmp_path):
+    path = write(tmp_path, parameters={"lr": {"values": [1, 2]}, "model_name": {"value": "DATE"}})
+    path.write_text(path.read_text().replace("DATE", "2024-01-01"))
+    sweep = read_sweep(path)
+    assert sweep.constants() == {"model_name": "2024-01-01"}
+    assert sweep.command_line(sweep.constants())[-1] == "--model_name=2024-01-01"
+
+
+@pytest.mark.parametrize("quantum", [1, 2, 0.25])
+@pytest.mark.parametrize("drawn", [1, 4.26, 8.999])
+def test_a_quantised_draw_is_a_multiple_whole_if_q_is(quantum, drawn):
+    spec = {"distribution": "q_uniform", "min": 1, "max": 9, "q": quantum}
+    value = parse_parameter("here", spec).decode(drawn)
+    assert value == np.round(drawn / quantum) * quantum
+    assert isinstance(value, type(quantum))
 
 
 @pytest.mark.parametrize("quantum", [8, 0.5])
