@@ -12,7 +12,7 @@ from speechbrain.inference.separation import SepformerSeparation
 from custom_modules.errors import InputError
 from custom_modules.hub.folder import write_folder
 from custom_modules.hub.predecessor import known_architectures, read_checkpoint
-from custom_modules.hub.recipe import import_old, new_results_folder
+from custom_modules.hub.recipe import import_old, new_results_folder, write_results_folder
 from custom_modules.inference import PolSESSSeparation
 from tests.integration.training import load_script, tiny_corpus
 
