@@ -8,14 +8,7 @@ import torch
 from hypothesis import settings
 from speechbrain.utils.importutils import LazyModule
 
-from custom_modules.processes import available_cores
 from tests.draws import DRAWS
-
-
-def pytest_xdist_auto_num_workers():
-    """One more than cores: commands that are killed or lost are waited for."""
-    return available_cores() + 1
-
 
 # A shared machine may stall any example; how long one takes is not tested.
 settings.register_profile("repeatable", deadline=None, derandomize=DRAWS == 0)
