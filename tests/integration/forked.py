@@ -36,8 +36,22 @@ def run_command(command, environment, cwd=ROOT):
         command = [sys.executable, *map(str, command)]
         options = {"capture_output": True, "text": True, "check": False}
         return subprocess.run(command, cwd=cwd, env=environment, **options)
+    return _run_all(command, [environment], cwd)
+
+
+def run_two(command, environment):
+    """As ``torchrun --nproc_per_node=2`` starts them; the sum of exit statuses."""
+    with socket.create_server(("localhost", 0)) as free:
+        port = free.getsockname()[1]
+    meeting = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    ranks = ({"RANK": rank, "LOCAL_RANK": rank} for rank in "01")
+    return _run_all(command, [environment | meeting | rank for rank in ranks], ROOT)
+
+
+def _run_all(command, environments, cwd):
     with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
-        status = Forked(command, environment, cwd, stdout, stderr).wait()
+        forks = [Forked(command, e, cwd, stdout, stderr) for e in environments]
+        status = sum(fork.wait() for fork in forks)
         stdout.seek(0)
         stderr.seek(0)
         texts = [file.read().decode() for file in (stdout, stderr)]

@@ -12,7 +12,7 @@ import pytest
 from custom_modules.checkpoints import AtomicCheckpointer
 from custom_modules.errors import exit_cleanly
 from custom_modules.manifest.librimix import prepare_librimix
-from tests.integration.forked import Forked
+from tests.integration.forked import Forked, run_two
 from tests.integration.test_train_command import ROOT, TINY, run
 from tests.manifest.test_librimix import make as make_librimix
 from tests.manifest.tiny_corpus import TinyCorpus
@@ -100,10 +100,7 @@ def test_killed_in_the_middle_it_goes_on_in_two_processes(trained, tmp_path):
         file.truncate(scores.stat().st_size - 9)  # as if killed while it wrote
     kept = scores.read_bytes().count(b"\n")
 
-    done = run(
-        *["--standalone", "--nproc_per_node=2", EVALUATE, *arguments],
-        script="-mtorch.distributed.run",
-    )
+    done = run_two([EVALUATE, *arguments], environment)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "test_results.csv").read_bytes() == (
         trained / "test_results.csv"

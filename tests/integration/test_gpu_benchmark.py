@@ -38,6 +38,7 @@ def start(place):
         return Forked(command, environment, place, file, file)
 
 
+@pytest.mark.slow
 def test_killed_half_way_it_measures_nothing_twice(place):
     killed = start(place)
     while not any(
