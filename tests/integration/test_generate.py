@@ -6,8 +6,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from custom_modules.errors import exit_cleanly
 from custom_modules.layout import COLUMNS
 from polsess_prepare import prepare_polsess
 from tests.corpus.recordings import class_folder, speech_folder, talker, write
+from tests.integration.forked import Forked, run_command
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "recipes" / "corpus" / "generate.py"
@@ -43,16 +42,7 @@ def run(arguments):
         load_script().main([str(argument) for argument in arguments])
 
 
-def start(arguments, **options):
-    """Runs the command as a user does."""
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, preexec_fn=_heed_ctrl_c, **options)
-
-
-def _heed_ctrl_c():
-    """A shell has what it starts in the background ignore Ctrl-C, and so tests."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 
 
 def files_of(root):
@@ -168,12 +158,16 @@ def test_another_seed_makes_another_corpus(corpus, own_speech, tmp_path):
 def test_interrupted_run_is_resumed_to_the_same_bytes(own_speech, tmp_path, stop):
     arguments = [*own_speech, "--n_train=80", "--workers=2"]
     begun = tmp_path / "begun" / "Small"
-    process = start([*arguments, f"--output_folder={begun}"], stderr=subprocess.PIPE)
-    told = b""
-    while not re.search(rb" [1-9]\d*/80 ", told):
-        told += process.stderr.read1(64)
-    process.send_signal(stop)
-    rest = process.stderr.read()
+    told, writing = map(open, os.pipe(), ("rb", "wb"))
+    with told:
+        with writing:
+            command = [SCRIPT, *arguments, f"--output_folder={begun}"]
+            process = Forked(command, ENVIRONMENT, stderr=writing)
+        seen = b""
+        while not re.search(rb" [1-9]\d*/80 ", seen):
+            seen += told.read1(64)
+        process.send_signal(stop)
+        rest = told.read()
     assert process.wait() == (-9 if stop == signal.SIGKILL else 130)
     assert b"Traceback" not in rest
     assert not list(begun.rglob("*.csv")) or not list((begun / "val").glob("*"))
@@ -396,13 +390,12 @@ def test_foreign_folder_is_left_alone(own_speech, tmp_path, capsys):
 
 
 def test_command_line_prints_one_line_and_status_2():
-    process = start([HPARAMS / "folders.yaml"], stderr=subprocess.PIPE, stdout=subprocess.PIPE)
-    out, err = process.communicate()
-    assert process.returncode == 2
-    assert err.decode().splitlines() == [
+    done = run_command([SCRIPT, HPARAMS / "folders.yaml"], ENVIRONMENT)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
         f"error: {HPARAMS / 'folders.yaml'}: set --output_folder=OUTPUT_FOLDER"
     ]
-    assert out == b""
+    assert done.stdout == ""
 
 
 def test_help_lists_the_keys(capsys):
