@@ -134,7 +134,7 @@ def test_voices_and_recordings_never_cross_subsets(corpus):
 def test_segments_are_where_the_rows_say(corpus, speech):
     for row in rows_of(corpus, "train"):
         original, rate = soundfile.read(speech / row["speech1OryginalPath"])
-        first, last = (round(float(row[f"speech1{k}"]) * rate) for k in ("Start", "End"))
+        first, last = int(row["speech1Start"]) - 1, int(row["speech1End"])  # of MATLAB, from 1
         made, _ = soundfile.read(corpus / "train" / "clean" / row["speaker1File"])
         np.testing.assert_allclose(made, original[first:last], atol=1 / 32768)
 
@@ -165,7 +165,9 @@ def test_interrupted_run_is_resumed_to_the_same_bytes(own_speech, tmp_path, stop
             process = Forked(command, ENVIRONMENT, stderr=writing)
         seen = b""
         while not re.search(rb" [1-9]\d*/80 ", seen):
-            seen += told.read1(64)
+            more = told.read1(64)
+            assert more, seen.decode()
+            seen += more
         process.send_signal(stop)
         rest = told.read()
     assert process.wait() == (-9 if stop == signal.SIGKILL else 130)
@@ -319,10 +321,10 @@ def refusal(arguments, capsys):
         (["--indoor_share=2"], "--indoor_share=2: must be a number from 0 up to 1"),
         (["--overwrite=perhaps"], "--overwrite=perhaps: "),
         (["--speech_folder=/nowhere"], "/nowhere: no such folder"),
-        (["--val_speakers=both"], "set it to disjoint or to train"),
+        (["--val_speakers=both"], "choose one of disjoint, train"),
         (["--speakers={train: [ada], val: [bea], test: [cyd]}"], "fewer than two"),
         (["--duration"], "takes one value"),
-        (["--output_folder="], "output_folder is empty"),
+        (["--output_folder="], "is empty; leave the option out"),
     ],
 )
 def test_bad_options_end_in_one_line(own_speech, tmp_path, capsys, options, message):
