@@ -1,10 +1,10 @@
 # For a fresh machine with Python, make and gcc:
 #   make demo   makes a small Polish corpus, trains a separator on it, shows the result
-#   make test   runs the tests, but for three that take a minute each
+#   make test   runs the tests, but for a few that take a minute each
 # and for those who stay longer:
 #   make results   trains and tests the four architectures, small, on one budget, and
 #                  writes recipes/separation/README.md: an hour or two of two CPU cores
-#   make test-slow runs those three, which .ci/run does too
+#   make test-slow runs those few, which .ci/run does too
 #   make lint      checks style and types
 # Each makes its own virtual environment in .venv first, if it is missing or stale.
 

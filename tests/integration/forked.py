@@ -130,8 +130,8 @@ def _become(command, environment, cwd, files):
         os.dup2(file, number)
         os.close(file)
     # Streams remember whether their file can seek.
-    sys.stdout = open(1, "w", closefd=False)
-    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)
+    sys.stdout = os.fdopen(1, "w", closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
     # A shell has what it starts in the background ignore Ctrl-C, and so tests.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()

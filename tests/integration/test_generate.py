@@ -133,7 +133,7 @@ def test_voices_and_recordings_never_cross_subsets(corpus):
 
 def test_segments_are_where_the_rows_say(corpus, speech):
     for row in rows_of(corpus, "train"):
-        original, rate = soundfile.read(speech / row["speech1OryginalPath"])
+        original, _ = soundfile.read(speech / row["speech1OryginalPath"])
         first, last = int(row["speech1Start"]) - 1, int(row["speech1End"])  # of MATLAB, from 1
         made, _ = soundfile.read(corpus / "train" / "clean" / row["speaker1File"])
         np.testing.assert_allclose(made, original[first:last], atol=1 / 32768)
