@@ -1,9 +1,10 @@
 # For a fresh machine with Python, make and gcc:
 #   make demo   makes a small Polish corpus, trains a separator on it, shows the result
-#   make test   runs the tests
+#   make test   runs the tests, but for a few that take a minute each
 # and for those who stay longer:
 #   make results   trains and tests the four architectures, small, on one budget, and
 #                  writes recipes/separation/README.md: an hour or two of two CPU cores
+#   make test-slow runs those few, which .ci/run does too
 #   make lint      checks style and types
 # Each makes its own virtual environment in .venv first, if it is missing or stale.
 
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO := demo
 
-.PHONY: help demo results test lint install benchmark clean
+.PHONY: help demo results test test-slow lint install benchmark clean
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -44,8 +45,13 @@ demo: $(INSTALLED)
 results: $(INSTALLED)
 	$(BIN)/python recipes/separation/benchmark_all.py --preset small --budget 8 --jobs 2
 
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+	$(PYTEST) -m "not slow"
+
+test-slow: $(INSTALLED)
+	$(PYTEST) -m slow tests
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import shutil
-import zipfile
 from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import islice
@@ -29,6 +28,7 @@ from torch import Tensor
 
 from custom_modules.errors import InputError
 from custom_modules.files import PARTIAL_SUFFIX, nearest_existing, regular_file
+from custom_modules.weights import DAMAGED, check_archive, read_weights
 
 logger = get_logger(__name__)
 
@@ -159,8 +159,7 @@ class AtomicCheckpointer(Checkpointer):
         if newest is None:
             return
         file, own = newest.paramfiles[name], self.recoverables[name].state_dict()
-        saved = torch.load(file, map_location="cpu", weights_only=True)
-        if _shapes(saved) != _shapes(own):
+        if _shapes(read_weights(file)) != _shapes(own):
             raise _misfit(newest)
 
     def has_checkpoints(self) -> bool:
@@ -234,7 +233,7 @@ def _partial(path: Path) -> Path:
 
 
 def _as_written(file: Path) -> bool:
-    """By its sum. Earlier versions wrote none: what torch wrote has an end at least."""
+    """By its sum. Earlier versions wrote none: what torch wrote is a whole archive at least."""
     sums = file.with_name(SUMS_FILE)
     try:
         regular_file(file)
@@ -242,8 +241,10 @@ def _as_written(file: Path) -> bool:
             return bool(json.loads(regular_file(sums).read_bytes())[file.name] == _sum_of(file))
         with open(file, "rb") as stream:
             start = stream.read(2)
-        return zipfile.is_zipfile(file) if start == b"PK" else bool(start)
-    except (InputError, ValueError, TypeError, LookupError, RecursionError):
+        if start == b"PK":
+            check_archive(file)
+        return bool(start)
+    except (InputError, OSError, RecursionError, *DAMAGED):
         return False
 
 

@@ -136,7 +136,7 @@ CHECKS: dict[str, Check] = {
     "lr_factor": _number(above=0, most=1),
     **_all(_precision, "precision", "eval_precision"),
     "tracker": _choice("none", "tensorboard", "wandb"),
-    "wandb_mode": _choice("online", "offline", "disabled"),
+    "wandb_mode": _choice("online", "offline", "disabled", "shared"),
     "duration": _number(least=0.1, most=3600),  # s
     "seconds_per_voice": _number(above=0, most=3600),
     "indoor_share": _null_or(_number(least=0, most=1)),

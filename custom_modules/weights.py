@@ -17,7 +17,7 @@ from custom_modules.errors import InputError
 from custom_modules.files import regular_file
 
 #: What torch, pickle and zipfile raise for a damaged file.
-_DAMAGED = (
+DAMAGED = (
     *(AssertionError, AttributeError, EOFError, LookupError, MemoryError, OverflowError),
     *(RuntimeError, TypeError, ValueError),
     *(pickle.UnpicklingError, struct.error, zipfile.BadZipFile),
@@ -36,11 +36,11 @@ def read_weights(path: str | Path) -> Any:
     """
     regular_file(path)
     try:
-        _check_archive(path)
+        check_archive(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except _DAMAGED as error:
+    except DAMAGED as error:
         reason = (str(error).strip().splitlines() or ["empty"])[0][:100]
         raise InputError(
             f"{path}: no checkpoint that can be read safely, as plain tensors and "
@@ -48,7 +48,7 @@ def read_weights(path: str | Path) -> Any:
         ) from error
 
 
-def _check_archive(path: str | Path) -> None:
+def check_archive(path: str | Path) -> None:
     """Refuses what unpacks to more than it is: torch compresses nothing, and calls little."""
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()

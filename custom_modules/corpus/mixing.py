@@ -163,7 +163,7 @@ class Mixer:
         relative = round(rng.uniform(LOWEST_SCENE, HIGHEST_SCENE), 2)
         gain = audio.rms(speech) / level * audio.from_db(relative)
         cells = cut.cells("scene", self.setup.rate) | {
-            "sceneRandomDB": layout.number(relative - LOWEST_SCENE),
+            "sceneRandomDB": layout.number(relative),  # published: how far above the lowest
             "sceneOffsetDB": layout.number(relative),
             "sceneVolumeGain": layout.number(gain),
             "sceneClass": name,

@@ -46,7 +46,7 @@ from polsess_prepare import prepare_polsess
 
 #: What a training takes of its hparams file only after it has begun to write.
 NEEDED = (
-    *("seed", "lr", "modules", "loss", "opt_class", "lr_scheduler", "epoch_counter"),
+    *("seed", "lr", "modules", "opt_class", "lr_scheduler", "epoch_counter"),
     *("train_logger", "train_loader_opts", "valid_loader_opts", "per_variant_validation"),
     *("segment_seconds", "batch_size", "save_all_checkpoints", "test_after_training"),
 )

@@ -12,10 +12,6 @@ HAS_GPU = torch.cuda.is_available()
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "gpu: needs a GPU")
-
-
 def pytest_runtest_setup(item):
     if item.get_closest_marker("gpu") and not HAS_GPU:
         pytest.skip("no GPU")

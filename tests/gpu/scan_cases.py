@@ -90,6 +90,7 @@ OWN = {
 SHARED = ("recorded", "shapes", "decays", "small_steps", "memory_layouts")
 
 if __name__ == "__main__":
+    interpreted_cases.patch_once()
     for name, case in OWN.items():
         torch.manual_seed(0)
         case("cpu")

@@ -193,6 +193,7 @@ COMMANDS: dict[str, tuple[int, Callable, Argv]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_any_command_line_is_refused_in_a_line_and_changes_nothing(name, place):
     examples, main, command_lines = COMMANDS[name]

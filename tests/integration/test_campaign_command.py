@@ -39,6 +39,7 @@ def arguments(tmp_path_factory):
     ]
 
 
+@pytest.mark.slow
 def test_one_command_makes_the_page_and_repeats_nothing(arguments):
     folder, command = arguments
     # The environment would have the test done on another corpus.

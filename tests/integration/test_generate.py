@@ -6,8 +6,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from custom_modules.errors import exit_cleanly
 from custom_modules.layout import COLUMNS
 from polsess_prepare import prepare_polsess
 from tests.corpus.recordings import class_folder, speech_folder, talker, write
+from tests.integration.forked import Forked, run_command
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "recipes" / "corpus" / "generate.py"
@@ -43,16 +42,7 @@ def run(arguments):
         load_script().main([str(argument) for argument in arguments])
 
 
-def start(arguments, **options):
-    """Runs the command as a user does."""
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, preexec_fn=_heed_ctrl_c, **options)
-
-
-def _heed_ctrl_c():
-    """A shell has what it starts in the background ignore Ctrl-C, and so tests."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 
 
 def files_of(root):
@@ -143,8 +133,8 @@ def test_voices_and_recordings_never_cross_subsets(corpus):
 
 def test_segments_are_where_the_rows_say(corpus, speech):
     for row in rows_of(corpus, "train"):
-        original, rate = soundfile.read(speech / row["speech1OryginalPath"])
-        first, last = (round(float(row[f"speech1{k}"]) * rate) for k in ("Start", "End"))
+        original, _ = soundfile.read(speech / row["speech1OryginalPath"])
+        first, last = int(row["speech1Start"]) - 1, int(row["speech1End"])  # of MATLAB, from 1
         made, _ = soundfile.read(corpus / "train" / "clean" / row["speaker1File"])
         np.testing.assert_allclose(made, original[first:last], atol=1 / 32768)
 
@@ -168,12 +158,18 @@ def test_another_seed_makes_another_corpus(corpus, own_speech, tmp_path):
 def test_interrupted_run_is_resumed_to_the_same_bytes(own_speech, tmp_path, stop):
     arguments = [*own_speech, "--n_train=80", "--workers=2"]
     begun = tmp_path / "begun" / "Small"
-    process = start([*arguments, f"--output_folder={begun}"], stderr=subprocess.PIPE)
-    told = b""
-    while not re.search(rb" [1-9]\d*/80 ", told):
-        told += process.stderr.read1(64)
-    process.send_signal(stop)
-    rest = process.stderr.read()
+    told, writing = map(open, os.pipe(), ("rb", "wb"))
+    with told:
+        with writing:
+            command = [SCRIPT, *arguments, f"--output_folder={begun}"]
+            process = Forked(command, ENVIRONMENT, stderr=writing)
+        seen = b""
+        while not re.search(rb" [1-9]\d*/80 ", seen):
+            more = told.read1(64)
+            assert more, seen.decode()
+            seen += more
+        process.send_signal(stop)
+        rest = told.read()
     assert process.wait() == (-9 if stop == signal.SIGKILL else 130)
     assert b"Traceback" not in rest
     assert not list(begun.rglob("*.csv")) or not list((begun / "val").glob("*"))
@@ -325,10 +321,10 @@ def refusal(arguments, capsys):
         (["--indoor_share=2"], "--indoor_share=2: must be a number from 0 up to 1"),
         (["--overwrite=perhaps"], "--overwrite=perhaps: "),
         (["--speech_folder=/nowhere"], "/nowhere: no such folder"),
-        (["--val_speakers=both"], "set it to disjoint or to train"),
+        (["--val_speakers=both"], "choose one of disjoint, train"),
         (["--speakers={train: [ada], val: [bea], test: [cyd]}"], "fewer than two"),
         (["--duration"], "takes one value"),
-        (["--output_folder="], "output_folder is empty"),
+        (["--output_folder="], "is empty; leave the option out"),
     ],
 )
 def test_bad_options_end_in_one_line(own_speech, tmp_path, capsys, options, message):
@@ -396,13 +392,12 @@ def test_foreign_folder_is_left_alone(own_speech, tmp_path, capsys):
 
 
 def test_command_line_prints_one_line_and_status_2():
-    process = start([HPARAMS / "folders.yaml"], stderr=subprocess.PIPE, stdout=subprocess.PIPE)
-    out, err = process.communicate()
-    assert process.returncode == 2
-    assert err.decode().splitlines() == [
+    done = run_command([SCRIPT, HPARAMS / "folders.yaml"], ENVIRONMENT)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
         f"error: {HPARAMS / 'folders.yaml'}: set --output_folder=OUTPUT_FOLDER"
     ]
-    assert out == b""
+    assert done.stdout == ""
 
 
 def test_help_lists_the_keys(capsys):

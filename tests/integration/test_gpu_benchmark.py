@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 import time
 from collections import Counter
 
@@ -14,6 +12,7 @@ from custom_modules.errors import InputError
 from recipes.benchmark import gpu
 from recipes.benchmark.gpu_figures import FIGURES_FILE, MACHINE, read_figures, read_lines, record
 from recipes.benchmark.gpu_parts import NO_TIME, Run, parts, timed_steps
+from tests.integration.forked import Forked
 from tests.integration.training import ROOT, tiny_corpus
 from tests.test_brain import batch_of, brain_with
 
@@ -32,31 +31,28 @@ def place(tmp_path_factory):
 
 
 def start(place):
-    environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     script = ROOT / "recipes/benchmark/gpu.py"
-    return subprocess.Popen(
-        [sys.executable, script, "--output=out", "--tiny", "--data_folder=Tiny"],
-        cwd=place,
-        env=os.environ | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    with open(place / "printed.txt", "wb") as file:
+        command = [script, "--output=out", "--tiny", "--data_folder=Tiny"]
+        return Forked(command, environment, place, file, file)
 
 
+@pytest.mark.slow
 def test_killed_half_way_it_measures_nothing_twice(place):
-    with start(place) as killed:
-        while not any(line["part"] == "step" for line in read_lines(place / "out")):
-            assert killed.poll() is None, killed.stdout.read()
-            time.sleep(0.1)
-        killed.kill()
+    killed = start(place)
+    while not any(
+        part == "scan" and "figures" in line
+        for (part, _), line in read_figures(place / "out").items()
+    ):
+        assert killed.wait(0.1) is None, (place / "printed.txt").read_text()
+    killed.kill()
+    killed.wait()
     before = read_figures(place / "out")
     assert ("epoch", "dprnn") not in before
     with open(place / "out" / FIGURES_FILE, "a") as stream:
         stream.write('{"part": "step", "un')  # as if killed while it wrote
-    with start(place) as process:
-        output, _ = process.communicate()
-    assert process.returncode == 0, output
+    assert start(place).wait() == 0, (place / "printed.txt").read_text()
     measured = Counter(
         (line["part"], line["unit"]) for line in read_lines(place / "out") if "figures" in line
     )

@@ -2,12 +2,11 @@
 
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.integration.forked import run_command
 from tests.manifest.tiny_corpus import three_subsets
 
 SCRIPT = Path(__file__).parents[2] / "polsess_prepare.py"
@@ -20,13 +19,7 @@ def corpus(tmp_path):
 
 def run(tmp_path, *arguments, **variables):
     environment = {k: v for k, v in os.environ.items() if k != "POLSESS_DATA_ROOT"}
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), *arguments],
-        cwd=tmp_path,
-        env=environment | variables,
-        capture_output=True,
-        text=True,
-    )
+    return run_command([SCRIPT, *arguments], environment | variables, cwd=tmp_path)
 
 
 def assert_refused(finished, complaint):

@@ -154,6 +154,13 @@ def test_results_that_were_not_exported_are_no_model(folder, tmp_path, capsys):
     assert f"export.py {folder}/results/hyperparams.yaml" in capsys.readouterr().err
 
 
+def test_outputs_do_not_go_into_a_file(folder, capsys):
+    with pytest.raises(SystemExit) as ended:
+        call("separate", folder / "first", OLD, "--output_folder", OLD)
+    assert ended.value.code == 2
+    assert f"{OLD}: cannot be written" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("parts", [("--shard", "2/3"), ("torchrun",)])
 def test_processes_share_the_work(folder, tmp_path, monkeypatch, capsys, parts):
     for name in "abcd":
@@ -176,7 +183,6 @@ def test_processes_share_the_work(folder, tmp_path, monkeypatch, capsys, parts):
         ("separate", ["hparams/none", OLD, "--output_folder", "x"], "no such folder"),
         ("separate", [ROOT, OLD, "--output_folder", "x"], "hyperparams.yaml: cannot be read"),
         ("separate", ["none", "none", "--output_folder", "x"], "no such file"),
-        ("separate", ["none", OLD, "--output_folder", OLD], "cannot be written"),
         ("export", ["hparams/dprnn.yaml", "x", "--output_folder=no"], "no such folder"),
         ("export", ["none.yaml", "x"], "none.yaml: cannot be read"),
         ("separate", ["x", "x", "--chanels=each", "--output_folder=x"], "--chanels"),

@@ -1,6 +1,7 @@
 """Curriculum, stopping, accumulation, several processes and failures, on train.py."""
 
 import json
+import os
 import struct
 import sys
 
@@ -17,6 +18,7 @@ from custom_modules.errors import InputError
 from custom_modules.hparams import read_yaml
 from custom_modules.hub.recipe import load_best
 from custom_modules.mmipc import VARIANTS, draw_variant
+from tests.integration.forked import run_two
 from tests.integration.training import (
     ROOT,
     TINY,
@@ -382,11 +384,9 @@ def two_processes(corpus, tmp_path_factory):
     # A tracker is for the first process alone, and must not keep it waiting.
     options += ["--ckpt_interval_steps=1", "--tracker=tensorboard"]
     command = arguments(corpus, folder, *options)
-    runs = [
-        run(*TWO_PROCESSES, WATCHED, f"record:{folder}", *points, *command)
-        for points in (["rank1:5"], [])
-    ]
-    return folder, *runs
+    watched = [WATCHED, f"record:{folder}"]
+    dead = run(*TWO_PROCESSES, *watched, "rank1:5", *command)
+    return folder, dead, run_two([*watched, *command], os.environ | {"PYTHONPATH": str(ROOT)})
 
 
 def test_a_lost_process_ends_the_run_and_a_rerun_goes_on(two_processes):

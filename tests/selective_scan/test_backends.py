@@ -51,7 +51,10 @@ def offer_mamba_ssm(monkeypatch, function=reference_scan):
 # Some at a time: most of what one takes is importing.
 @pytest.mark.parametrize(
     "cases",
-    ["recorded", "shapes decays small_steps", "memory_layouts interface half_precision operator"],
+    [
+        pytest.param("recorded", marks=pytest.mark.slow),
+        "shapes decays small_steps memory_layouts interface half_precision operator",
+    ],
 )
 def test_kernels_agree_in_the_interpreter(cases):
     done = subprocess.run(

@@ -3,9 +3,6 @@
 import json
 import os
 import sqlite3
-import subprocess
-import sys
-from contextlib import suppress
 from pathlib import Path
 
 import optuna
@@ -28,6 +25,7 @@ from custom_modules.tuning.search import (
 )
 from custom_modules.tuning.sweep import read_sweep
 from custom_modules.tuning.trainings import Trainings
+from tests.integration.forked import Forked
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = "tests/tuning/fake_training.py"
@@ -277,16 +275,11 @@ def test_trials_of_another_study_are_not_gone_on_with(tmp_path):
         search(tmp_path)
 
 
-def tune(folder, *more):
-    sweep = folder / "tiny.yaml"
-    command = [sys.executable, "recipes/separation/tune.py", str(sweep), *more]
-    return subprocess.Popen(
-        [*command, f"--tuning_folder={folder}", "--workers=2", "--data_folder=x"],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+def tune(folder):
+    options = [f"--tuning_folder={folder}", "--workers=2", "--data_folder=x"]
+    with open(folder / "printed.txt", "wb") as file:
+        command = ["recipes/separation/tune.py", folder / "tiny.yaml", *options]
+        return Forked(command, os.environ, stdout=file, stderr=file)
 
 
 def is_running(pid):
@@ -303,9 +296,7 @@ def test_a_killed_search_goes_on_prunes_and_finds_the_best(tmp_path):
     sweep_file(tmp_path, early_terminate=band, parameters=epochs, command=[*command, "${args}"])
     first = tune(tmp_path)
     while len(list(tmp_path.glob("trials/*/history.csv"))) < 2:
-        assert first.poll() is None, first.stdout.read()
-        with suppress(subprocess.TimeoutExpired):
-            first.wait(0.1)
+        assert first.wait(0.1) is None, (tmp_path / "printed.txt").read_text()
     first.kill()
     first.wait()
     outputs = [path.read_text() for path in tmp_path.glob("trials/*/output.txt")]
@@ -315,8 +306,8 @@ def test_a_killed_search_goes_on_prunes_and_finds_the_best(tmp_path):
 
     go.touch()
     second = tune(tmp_path)
-    printed, _ = second.communicate()
-    assert second.returncode == 0, printed
+    status, printed = second.wait(), (tmp_path / "printed.txt").read_text()
+    assert status == 0, printed
     assert printed.count("was interrupted and goes on") == 2
     table = pd.read_csv(tmp_path / "leaderboard.csv")
     assert sorted(table.lr) == RATES

@@ -110,13 +110,13 @@ def _figures_of(run: Run) -> dict[str, Any]:
 def _record_of(runs: Sequence[Run], budget: float) -> dict[str, Any]:
     """How the runs came about, by their own records; JSON values."""
     records = [read_record(run.folder / RECORD_FILE) for run in runs]
-    versions = {pair for record in records for pair in record["versions"].items()}
+    versions = {pair for record in records for pair in record.get("versions", {}).items()}
     return {
         "command": without_folders(command()),  # it is published
         "budget_minutes": budget,
         "seeds": sorted({run.seed for run in runs}),
-        "commits": sorted({str(record["git_commit"]) for record in records}),
+        "commits": sorted({str(record.get("git_commit")) for record in records}),
         "device": device_name(),
         "versions": sorted(f"{name} {version}" for name, version in versions),
-        "days": sorted({record["date"][:10] for record in records}),
+        "days": sorted({str(record.get("date"))[:10] for record in records}),
     }
