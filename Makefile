@@ -2,8 +2,8 @@
 #   make demo   makes a small Polish corpus, trains a separator on it, shows the result
 #   make test   runs the tests, but for a few that take a minute each
 # and for those who stay longer:
-#   make results   trains and tests the four architectures, small, on one budget, and
-#                  writes recipes/separation/README.md: an hour or two of two CPU cores
+#   make results   trains and tests all architectures, small, on one budget, and
+#                  writes recipes/separation/README.md: some three hours of two CPU cores
 #   make test-slow runs those few, which .ci/run does too
 #   make lint      checks style and types
 # Each makes its own virtual environment in .venv first, if it is missing or stale.

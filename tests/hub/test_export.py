@@ -35,6 +35,17 @@ MODELS = {
         **{"max_distance": 9},
     },
     "spmamba": {"n_fft": 32, "stride": 16, "n_layers": 1, "emb_dim": 4, "qk_dim": 17},
+    "mossformer2": {"N": 8, "num_layers": 1, "group_size": 20, "fsmn_channels": 4},
+    "mamba_tasnet": {"N": 8, "n_layers": 2, "d_state": 4},
+    "dpmamba": {"N": 8, "num_layers": 1, "d_state": 4, "chunk_size": 20},
+    "tf_locoformer": {
+        **{"n_fft": 32, "stride": 16, "n_layers": 1, "emb_dim": 8, "n_heads": 2},
+        **{"attention_dim": 4, "ffn_dim": 4, "ffn_kernel": 4},
+    },
+    "tiger": {
+        **{"n_fft": 64, "stride": 16, "bands": [[4, 250], [2, 1000]], "N": 8, "H": 8},
+        **{"num_blocks": 2, "num_layers": 3, "nhead": 2},
+    },
 }
 CARD = CardFacts({"train_variants": ["SER", "SE"]}, source="owner/model")
 
@@ -141,6 +152,11 @@ def test_architectures_have_their_names_in_the_field(exported):
         "resepformer": "RESepFormer",
         "sepreformer": "SepReformer",
         "spmamba": "SPMamba",
+        "mossformer2": "MossFormer2",
+        "mamba_tasnet": "MambaTasNet",
+        "dpmamba": "DPMamba",
+        "tf_locoformer": "TFLocoformer",
+        "tiger": "TIGER",
     }
 
 

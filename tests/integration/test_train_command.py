@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import torch
 
 from custom_modules.files import lock
 from tests.integration import training
+from tests.integration.training import assert_same, final_state
 from tests.manifest.tiny_corpus import TinyCorpus
 
 ROOT = Path(__file__).parents[2]
@@ -110,38 +110,6 @@ def test_a_damaged_history_is_refused_before_anything_is_touched(corpus, tmp_pat
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith(f"error: {tmp_path / 'history.csv'}: cannot")
     assert [path.name for path in tmp_path.iterdir()] == ["history.csv"]
-
-
-def final_state(folder):
-    """What the last checkpoint holds, but for the time it was written at."""
-    (last,) = {
-        path.parent
-        for path in Path(folder).glob("save/CKPT*/CKPT.yaml")
-        if "epoch: 3" in path.read_text()
-    }
-    state = {}
-    for path in sorted(last.glob("*.ckpt")):
-        try:
-            state[path.name] = torch.load(path, weights_only=True)
-        except Exception:
-            state[path.name] = path.read_text()
-    return state
-
-
-def assert_same(a, b, where=""):
-    assert type(a) is type(b), where
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), where
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
-            assert_same(a[key], b[key], f"{where}.{key}")
-    elif isinstance(a, list):
-        assert len(a) == len(b), where
-        for place, pair in enumerate(zip(a, b, strict=True)):
-            assert_same(*pair, f"{where}[{place}]")
-    else:
-        assert a == b, where
 
 
 def test_a_killed_run_ends_with_the_numbers_of_an_uninterrupted_one(corpus, tmp_path):

@@ -5,6 +5,8 @@ import os
 import sys
 from pathlib import Path
 
+import torch
+
 from tests.integration.forked import run_command
 from tests.manifest.tiny_corpus import TinyCorpus
 
@@ -14,8 +16,12 @@ WATCHED = "tests/integration/watched_training.py"
 TWO_PROCESSES = ["-mtorch.distributed.run", "--standalone", "--nproc_per_node=2"]
 TINY = {
     "convtasnet": "--N=8 --B=8 --H=8 --X=2 --R=1 --precision=fp32",
+    "dpmamba": "--N=8 --num_layers=1 --d_state=4 --chunk_size=20 --precision=fp32",
     "dprnn": "--N=8 --num_layers=1 --hidden_size=4 --chunk_size=20 --precision=fp32",
+    "mamba_tasnet": "--N=8 --n_layers=2 --d_state=4 --precision=fp32",
     "mossformer2": "--N=8 --num_layers=1 --group_size=20 --fsmn_channels=4 --precision=fp32",
+    "resepformer": "--N=8 --num_layers=1 --nhead=2 --d_ffn=16 --segment_size=30",
+    "sepreformer": "--N=8 --emb_dim=8 --num_stages=2 --n_head=2 --conv_size=5 --max_distance=9",
     "sepformer": "--N=8 --num_blocks=1 --num_layers=1 --nhead=2 --d_ffn=8 "
     "--chunk_size=20 --precision=fp32",
     "spmamba": "--n_fft=32 --stride=16 --n_layers=1 --emb_dim=4 --qk_dim=17",
@@ -67,3 +73,35 @@ def error_line(done):
     assert "Traceback" not in done.stdout + done.stderr, done.stderr
     (line,) = [x for x in done.stderr.splitlines() if x.startswith("error: ")]
     return line
+
+
+def final_state(folder, epoch=3):
+    """What the last checkpoint holds, but for the time it was written at."""
+    (last,) = {
+        path.parent
+        for path in Path(folder).glob("save/CKPT*/CKPT.yaml")
+        if f"epoch: {epoch}\n" in path.read_text()
+    }
+    state = {}
+    for path in sorted(last.glob("*.ckpt")):
+        try:
+            state[path.name] = torch.load(path, weights_only=True)
+        except Exception:
+            state[path.name] = path.read_text()
+    return state
+
+
+def assert_same(a, b, where=""):
+    assert type(a) is type(b), where
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, list):
+        assert len(a) == len(b), where
+        for place, pair in enumerate(zip(a, b, strict=True)):
+            assert_same(*pair, f"{where}[{place}]")
+    else:
+        assert a == b, where

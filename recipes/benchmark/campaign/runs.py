@@ -30,7 +30,7 @@ FINISHED_FILE = "finished.json"
 def models_in(hparams: str | Path) -> list[str]:
     """The architectures of a folder: its hparams files that make a separator.
 
-    >>> models_in("hparams/small")
+    >>> models_in("hparams/tuned")
     ['convtasnet', 'dprnn', 'sepformer', 'spmamba']
     """
     files = [f for f in sorted(Path(hparams).glob("*.yaml")) if f.stem != DEMO]
