@@ -40,6 +40,7 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 def convert_state_dict(state_dict: Mapping[str, Tensor], num_stages: int) -> dict[str, Tensor]:
     """Renames the authors' parameters to ours.
 
+    >>> import torch
     >>> list(convert_state_dict({"out_layer.end_conv1x1.0.bias": torch.ones(1)}, 4))
     ['head.layers.0.bias']
     """
