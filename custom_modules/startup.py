@@ -24,6 +24,7 @@ _M_MMAP_THRESHOLD = -3
 _ONE_GIB = 1 << 30
 
 _begun = _interrupted = False
+_leaving = threading.Lock()  # held from the first call of _leave on
 
 
 def prepare_process(name: str = "") -> None:
@@ -107,6 +108,7 @@ def _leave_in_time(reader: int) -> None:
 
 def _leave() -> NoReturn:
     """Ends this process and its workers: no destructor has a word."""
+    _leaving.acquire()  # for ever, if another thread is about to end the process
     with suppress(ValueError):  # of another thread
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's raises
     multiprocessing = sys.modules.get("multiprocessing")

@@ -1,6 +1,7 @@
 """Checkpoints that were cut off are passed over; whole ones are SpeechBrain's."""
 
 import os
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -107,13 +108,22 @@ def write_text(file):
     file.write_text("not this")
 
 
+def compress(path):
+    """It would unpack to more than it is on the disk."""
+    with zipfile.ZipFile(path) as archive:
+        entries = {info.filename: archive.read(info) for info in archive.infolist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+
+
 BYTES = [halve, flip_a_byte, write_text, make_a_pipe, Path.unlink]
 #: What happens to a file; whether it is of an earlier version, which wrote no sums.
 DAMAGE = [
     *[(change, name, False) for name in ("model.ckpt", "CKPT.yaml") for change in BYTES],
     *[(change, "sums.json", False) for change in BYTES[:-1]],
     (make_infinite, "model.ckpt", False),
-    *[(change, "model.ckpt", True) for change in (halve, make_a_pipe, Path.unlink)],
+    *[(change, "model.ckpt", True) for change in (halve, compress, make_a_pipe, Path.unlink)],
 ]
 
 
