@@ -60,6 +60,12 @@ def _whole(least: int = 1, most: float = 10**9) -> Check:
     return _number(least=least, most=most, whole=True)
 
 
+def _odd(option: str, value: Any) -> None:
+    _whole(1, 100_000)(option, value)
+    if value % 2 == 0:
+        raise InputError(f"{option}={value}: must be odd, to have a middle")
+
+
 def _choice(*choices: str) -> Check:
     def check(option: str, value: object) -> None:
         if value not in choices:
@@ -133,20 +139,21 @@ CHECKS: dict[str, Check] = {
 
 _DEPTHS = ("X", "R", "num_blocks", "num_layers", "n_layers")
 _SIZES = (
-    *("N", "B", "H", "P", "chunk_size", "hidden_size", "nhead", "d_ffn", "n_fft", "stride"),
+    *("N", "B", "H", "chunk_size", "hidden_size", "nhead", "d_ffn", "n_fft", "stride"),
     *("n_head", "qk_dim", "emb_dim", "emb_ks", "emb_hs"),
 )
 #: What our models are made from; a model of a user's own may have other meanings.
 _MODEL_CHECKS: dict[str, Check] = {
     **_all(_whole(1, 100_000), *_SIZES),
+    "P": _odd,
     **_all(_whole(1, 1000), *_DEPTHS),
     "kernel_size": _whole(2, 100_000),  # half of it is the stride
     "dropout": _number(least=0, most=1),
     **_all(_number(least=0), "norm_eps", "eps"),
     **_all(_truth, "bidirectional", "use_positional_encoding", "checkpoint_blocks"),
-    "norm_type": _choice("gLN", "cLN", "BN"),
+    "norm_type": _choice("gLN", "cLN"),
     "mask_nonlinear": _choice("relu", "softmax"),
-    "rnn_type": _choice("RNN", "LSTM", "GRU", "LiGRU", "SLiGRU", "QuasiRNN"),  # SpeechBrain's
+    "rnn_type": _choice("RNN", "LSTM", "GRU"),
 }
 #: What a model stays when its training is over.
 FIXED = {*_MODEL_CHECKS, "sample_rate", "task"} - {"dropout", "checkpoint_blocks"}
@@ -154,6 +161,8 @@ FIXED = {*_MODEL_CHECKS, "sample_rate", "task"} - {"dropout", "checkpoint_blocks
 _PAIRS: tuple[tuple[str, str, Callable[[int, int], bool], str], ...] = (
     ("nhead", "N", lambda heads, channels: channels % heads == 0, "must divide"),
     ("n_head", "emb_dim", lambda heads, channels: channels % heads == 0, "must divide"),
+    # SpeechBrain's dual path counts on both directions.
+    ("bidirectional", "rnn_type", lambda both, _: bool(both), "must be True beside"),
     ("stride", "n_fft", lambda stride, n_fft: stride < n_fft, "must be below"),
 )
 
