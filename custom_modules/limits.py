@@ -60,6 +60,12 @@ def _whole(least: int = 1, most: float = 10**9) -> Check:
     return _number(least=least, most=most, whole=True)
 
 
+def _odd(option: str, value: Any) -> None:
+    _whole(1, 100_000)(option, value)
+    if value % 2 == 0:
+        raise InputError(f"{option}={value}: must be odd, to have a middle")
+
+
 def _choice(*choices: str) -> Check:
     def check(option: str, value: object) -> None:
         if value not in choices:
@@ -146,7 +152,7 @@ CHECKS: dict[str, Check] = {
 
 _DEPTHS = ("X", "R", "num_blocks", "num_layers", "n_layers", "n_mamba", "num_stages")
 _SIZES = (
-    *("N", "B", "H", "P", "hidden_size", "nhead", "d_ffn", "n_fft", "stride"),
+    *("N", "B", "H", "hidden_size", "nhead", "d_ffn", "n_fft", "stride"),
     *("n_head", "qk_dim", "emb_dim", "emb_ks", "emb_hs", "d_state", "d_conv", "expand"),
     *("segment_size", "conv_size", "max_distance"),
     *("group_size", "fsmn_channels", "n_heads", "attention_dim", "ffn_dim", "ffn_kernel"),
@@ -154,6 +160,7 @@ _SIZES = (
 #: What our models are made from; a model of a user's own may have other meanings.
 _MODEL_CHECKS: dict[str, Check] = {
     **_all(_whole(1, 100_000), *_SIZES),
+    "P": _odd,
     **_all(_whole(1, 1000), *_DEPTHS),
     **_all(_whole(2, 100_000), "kernel_size", "chunk_size"),  # a step is half of it
     "norm_groups": _null_or(_whole()),
@@ -163,9 +170,9 @@ _MODEL_CHECKS: dict[str, Check] = {
     **_all(_truth, "skip_around_intra", "whole_frames", "sums_to_mixture"),
     **_all(_truth, "shared_split", "multi_stage"),
     "bands": _bands,
-    "norm_type": _choice("gLN", "cLN", "BN"),
+    "norm_type": _choice("gLN", "cLN"),
     "mask_nonlinear": _choice("relu", "softmax"),
-    "rnn_type": _choice("RNN", "LSTM", "GRU", "LiGRU", "SLiGRU", "QuasiRNN"),  # SpeechBrain's
+    "rnn_type": _choice("RNN", "LSTM", "GRU"),
 }
 #: What a model stays when its training is over.
 FIXED = {*_MODEL_CHECKS, "sample_rate", "task"} - {"dropout", "attn_dropout", "checkpoint_blocks"}
@@ -173,6 +180,8 @@ FIXED = {*_MODEL_CHECKS, "sample_rate", "task"} - {"dropout", "attn_dropout", "c
 _PAIRS: tuple[tuple[str, str, Callable[[int, int], bool], str], ...] = (
     ("nhead", "N", lambda heads, channels: channels % heads == 0, "must divide"),
     ("n_head", "emb_dim", lambda heads, channels: channels % heads == 0, "must divide"),
+    # SpeechBrain's dual path counts on both directions.
+    ("bidirectional", "rnn_type", lambda both, _: bool(both), "must be True beside"),
     ("stride", "n_fft", lambda stride, n_fft: stride < n_fft, "must be below"),
 )
 

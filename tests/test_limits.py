@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,6 +12,7 @@ from custom_modules.errors import InputError
 from custom_modules.hparams import load_hparams, read_hparams, resolve, split_arguments, tag_of
 from custom_modules.limits import CHECKS, check_values, option
 from custom_modules.manifest.checks import LEVELS
+from tests.integration.training import TINY
 
 ROOT = Path(__file__).parents[1]
 FILES = [p for p in sorted(ROOT.glob("hparams/**/*.yaml")) if p.parent.name != "sweeps"]
@@ -78,6 +80,49 @@ def test_an_option_of_a_command_is_read_and_checked_at_once(text):
     with pytest.raises(InputError, match="--jobs="):
         option("workers", "--jobs")(text)
     assert option("workers")("3") == 3
+
+
+def separator_with(model, key, value):
+    options = f"--data_folder=x {TINY[model]} --{key}={value}".replace("--precision=fp32", "")
+    file, _, overrides = split_arguments([f"{ROOT}/hparams/{model}.yaml", *options.split()])
+    return load_hparams(file, overrides)["separator"]
+
+
+@pytest.mark.parametrize(
+    ("model", "key", "value"),
+    [
+        *[("convtasnet", "kernel_size", size) for size in (2, 3)],
+        *[("convtasnet", key, 1) for key in ("N", "B", "H", "P", "X", "R")],
+        *[("convtasnet", *pair) for pair in (("norm_type", "cLN"), ("mask_nonlinear", "softmax"))],
+        *[("dprnn", "rnn_type", name) for name in ("RNN", "GRU")],
+        *[("dprnn", *pair) for pair in (("chunk_size", 3), ("dropout", 1), ("kernel_size", 5))],
+        *[("sepformer", *pair) for pair in (("chunk_size", 2), ("N", 6), ("d_ffn", 1))],
+        *[("spmamba", *pair) for pair in (("n_fft", 33), ("stride", 31), ("emb_ks", 9))],
+        *[("spmamba", key, 1) for key in ("stride", "qk_dim", "emb_ks", "emb_hs")],
+    ],
+)
+def test_a_value_that_passes_makes_a_model(model, key, value):
+    separator = separator_with(model, key, value)
+    for time in (1, 333):
+        output = separator(torch.randn(2, time, requires_grad=True))
+        assert output.shape == (2, time, 2)
+        output.sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("model", "key", "value"),
+    [
+        ("convtasnet", "P", 4),
+        ("convtasnet", "norm_type", "BN"),
+        ("dprnn", "rnn_type", "QuasiRNN"),
+        ("dprnn", "bidirectional", False),
+        ("sepformer", "nhead", 3),
+        ("spmamba", "stride", 32),
+    ],
+)
+def test_a_value_of_which_no_model_is_made_is_refused(model, key, value):
+    with pytest.raises(InputError, match=f"--{key}={value}: "):
+        separator_with(model, key, value)
 
 
 def test_a_model_of_a_users_own_may_mean_something_else_by_our_names(tmp_path):
