@@ -139,7 +139,7 @@ CHECKS: dict[str, Check] = {
 
 _DEPTHS = ("X", "R", "num_blocks", "num_layers", "n_layers")
 _SIZES = (
-    *("N", "B", "H", "chunk_size", "hidden_size", "nhead", "d_ffn", "n_fft", "stride"),
+    *("N", "B", "H", "hidden_size", "nhead", "d_ffn", "n_fft", "stride"),
     *("n_head", "qk_dim", "emb_dim", "emb_ks", "emb_hs"),
 )
 #: What our models are made from; a model of a user's own may have other meanings.
@@ -147,7 +147,7 @@ _MODEL_CHECKS: dict[str, Check] = {
     **_all(_whole(1, 100_000), *_SIZES),
     "P": _odd,
     **_all(_whole(1, 1000), *_DEPTHS),
-    "kernel_size": _whole(2, 100_000),  # half of it is the stride
+    **_all(_whole(2, 100_000), "kernel_size", "chunk_size"),  # a step is half of it
     "dropout": _number(least=0, most=1),
     **_all(_number(least=0), "norm_eps", "eps"),
     **_all(_truth, "bidirectional", "use_positional_encoding", "checkpoint_blocks"),
