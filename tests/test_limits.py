@@ -117,6 +117,7 @@ def test_a_value_that_passes_makes_a_model(model, key, value):
         ("dprnn", "rnn_type", "QuasiRNN"),
         ("dprnn", "bidirectional", False),
         ("sepformer", "nhead", 3),
+        ("sepformer", "chunk_size", 1),
         ("spmamba", "stride", 32),
     ],
 )
