@@ -44,7 +44,8 @@ def passes(separator, targets, dtype=torch.float32):
         estimates = separator(targets.sum(2))
     loss = pit_si_sdr_loss(estimates, targets)[0].mean()
     loss.backward()
-    gradients = [p.grad.flatten().cpu() for p in separator.parameters()]
+    learnt = [p for p in separator.parameters() if p.requires_grad]
+    gradients = [p.grad.flatten().cpu() for p in learnt]
     return estimates.detach().float().cpu(), loss.item(), torch.cat(gradients)
 
 
