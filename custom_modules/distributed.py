@@ -72,15 +72,26 @@ def check_device(device: str) -> None:
 
 
 def settle_precision(hparams: dict[str, Any], run_opts: RunOptions) -> None:
-    """Makes fp16, which a CPU has not, fp32 there; refuses it if it was asked for."""
+    """Makes a file's fp16 or bf16, where a CPU has no such arithmetic, fp32.
+
+    fp16 on a CPU is refused if it was asked for; bf16 is done, some fifty times as slowly.
+    """
     device = run_opts.device or hparams.get("device")
     on_cpu = device == "cpu" if device else not torch.cuda.is_available()
     for key in ("precision", "eval_precision") if on_cpu else ():
-        if key in run_opts.overridden_args and run_opts[key] == "fp16":
+        asked = key in run_opts.overridden_args
+        if asked and run_opts[key] == "fp16":
             raise InputError(f"--{key}=fp16 needs a GPU; use bf16 or fp32 on a CPU")
-        if hparams.get(key) == "fp16" and key not in run_opts.overridden_args:
-            logger.info("%s: fp16 needs a GPU; fp32 on this CPU", key)
+        precision = hparams.get(key)
+        if not asked and (precision == "fp16" or precision == "bf16" and not _cpu_has_bf16()):
+            logger.info("%s: this CPU has no %s; fp32", key, precision)
             hparams[key] = "fp32"
+
+
+def _cpu_has_bf16() -> bool:
+    if not torch.backends.mkldnn.is_available():
+        return False
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def join_processes(run_opts: RunOptions) -> None:

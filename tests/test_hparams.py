@@ -1,5 +1,6 @@
 """The hparams files, and how a command line changes them."""
 
+import platform
 import pydoc
 import re
 import traceback
@@ -155,6 +156,16 @@ def test_fp16_is_taken_where_it_can_be_and_refused_where_it_was_asked_for(tmp_pa
     assert hparams["precision"] == "fp32"
     with pytest.raises(InputError, match="bf16 or fp32"):
         load_experiment([*arguments, "--precision=fp16"])
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="other flags of the CPU")
+def test_bf16_of_a_file_is_taken_where_the_cpu_has_it_and_always_where_it_was_asked_for(tmp_path):
+    arguments = [f"{ROOT}/hparams/mossformer2.yaml", "--data_folder=x", "--device=cpu"]
+    arguments.append(f"--output_folder={tmp_path}")
+    has_it = "avx512bw" in Path("/proc/cpuinfo").read_text()
+    assert read_yaml(arguments[0])["precision"] == "bf16"
+    assert load_experiment(arguments)[1]["precision"] == ("bf16" if has_it else "fp32")
+    assert load_experiment([*arguments, "--precision=bf16"])[2].precision == "bf16"
 
 
 def test_a_limit_of_steps_is_a_number(tmp_path):
