@@ -83,7 +83,7 @@ def settle_precision(hparams: dict[str, Any], run_opts: RunOptions) -> None:
         if asked and run_opts[key] == "fp16":
             raise InputError(f"--{key}=fp16 needs a GPU; use bf16 or fp32 on a CPU")
         precision = hparams.get(key)
-        if not asked and (precision == "fp16" or precision == "bf16" and not _cpu_has_bf16()):
+        if not asked and (precision == "fp16" or (precision == "bf16" and not _cpu_has_bf16())):
             logger.info("%s: this CPU has no %s; fp32", key, precision)
             hparams[key] = "fp32"
 
