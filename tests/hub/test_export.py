@@ -69,6 +69,7 @@ def exported(tmp_path_factory):
     return found
 
 
+@pytest.mark.slow
 def test_speechbrain_alone_loads_every_model(exported, tmp_path):
     cases = []
     for name, (folder, recipe, separator) in exported.items():

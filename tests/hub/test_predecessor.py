@@ -75,7 +75,9 @@ def corpus(tmp_path_factory):
     return tiny_corpus(tmp_path_factory.mktemp("data"), train=2, valid=1, test=1)
 
 
-@pytest.mark.parametrize("name", sorted(known_architectures()))
+@pytest.mark.parametrize(
+    "name", ["convtasnet", "dpmamba", "mamba_tasnet", "mossformer2", "resepformer"]
+)
 def test_training_goes_on_from_results(tmp_path, monkeypatch, corpus, name):
     old = read_checkpoint(DATA / f"{name}_SB_best.pt")
     write_results_folder(old, ROOT / "hparams" / f"{name}.yaml", tmp_path)

@@ -200,7 +200,7 @@ def test_accumulated_batches_take_the_steps_of_a_big_one(train, tmp_path):
     assert len(list((tmp_path / "big").glob("save/CKPT*"))) == 7
 
 
-@pytest.mark.parametrize("model", ["convtasnet", "dprnn", "sepformer", "spmamba"])
+@pytest.mark.parametrize("model", ["convtasnet", "spmamba"])
 def test_tuned_models_train_and_leave_all_that_they_need(train, tmp_path, model):
     history = train(tmp_path, "--debug", hparams=f"tuned/{model}")
     tuned = read_yaml(ROOT / f"hparams/tuned/{model}.yaml")
@@ -389,6 +389,7 @@ def two_processes(corpus, tmp_path_factory):
     return folder, dead, run_two([*watched, *command], os.environ | {"PYTHONPATH": str(ROOT)})
 
 
+@pytest.mark.slow
 def test_a_lost_process_ends_the_run_and_a_rerun_goes_on(two_processes):
     folder, dead, again = two_processes
     assert dead.returncode == 1

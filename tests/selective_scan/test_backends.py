@@ -49,12 +49,10 @@ def offer_mamba_ssm(monkeypatch, function=reference_scan):
 
 
 # Some at a time: most of what one takes is importing.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "cases",
-    [
-        pytest.param("recorded", marks=pytest.mark.slow),
-        "shapes decays small_steps memory_layouts interface half_precision operator",
-    ],
+    ["recorded", "shapes decays small_steps memory_layouts interface half_precision operator"],
 )
 def test_kernels_agree_in_the_interpreter(cases):
     done = subprocess.run(
@@ -194,6 +192,7 @@ def test_backends_that_cannot_be_used_are_refused(backend, error, message):
         selective_scan(*random_inputs(1, 2, 5, 2), backend=backend)
 
 
+@pytest.mark.slow
 def test_without_any_other_package_everything_runs_in_silence():
     """One line in the log, not a warning."""
     program = """
