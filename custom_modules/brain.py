@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from custom_modules.dataio import MixtureDataset, collate
 from custom_modules.distributed import rank_and_processes
 from custom_modules.objectives import pit_si_sdr_loss
-from custom_modules.schedules import runs_per_step, set_rate
+from custom_modules.schedules import check_scheduler, rate_after_epoch, runs_per_step, set_rate
 from custom_modules.steps import ExactSteps, Outputs
 from custom_modules.trackers import Tracker, audible_signals, open_tracker
 from custom_modules.training_log import Averages, EpochCost, TrainingLog
@@ -126,6 +126,7 @@ class Separation(ExactSteps):
 
     def on_fit_start(self) -> None:
         """Resumes, and forgets what the log says of epochs that are not done."""
+        check_scheduler(self.hparams.lr_scheduler)
         self.initial_lr = lr = self.hparams.lr
         super().on_fit_start()
         if self._optimizer_step_limit_exceeded and not self.step:
@@ -214,8 +215,7 @@ class Separation(ExactSteps):
         if self.is_warming_up or runs_per_step(scheduler):
             return lr
         if self.train_set.curriculum.scheduler_runs_at(epoch):
-            _, next_lr = scheduler([self.optimizer], epoch, -si_sdr_db)
-            sb.nnet.schedulers.update_learning_rate(self.optimizer, next_lr)
+            rate_after_epoch(scheduler, self.optimizer, epoch, -si_sdr_db)
         return lr
 
     @checkpoints.mark_as_saver

@@ -23,7 +23,7 @@ from torch.utils.data import Sampler
 from custom_modules.distributed import rank_and_processes
 from custom_modules.errors import InputError
 from custom_modules.mmipc import draw_fraction
-from custom_modules.schedules import runs_per_step, set_rate
+from custom_modules.schedules import rate_of_step, runs_per_step, set_rate
 from custom_modules.training_log import Averages
 
 logger = get_logger(__name__)
@@ -139,7 +139,8 @@ class ExactSteps(sb.Brain):
         norm = scaled_norm / self.scaler.get_scale()
         if self.scaler.get_scale() <= 1:
             self._check_finite(norm, "gradient")
-        if torch.isfinite(norm):
+        taken = bool(torch.isfinite(norm))
+        if taken:
             self.step_averages.counts["steps"] += 1
             self.step_averages.counts["grad_norm"] += float(norm)
         else:
@@ -148,8 +149,10 @@ class ExactSteps(sb.Brain):
             # SpeechBrain clips the first group of the optimiser alone.
             most = self.max_grad_norm * self.scaler.get_scale()
             torch.nn.utils.clip_grads_with_norm_(self.modules.parameters(), most, scaled_norm)
-        self._set_rate()
+        if taken:
+            self._set_rate()
         super().optimizers_step()
+        self.optimizer_step -= not taken  # SpeechBrain counts what the scaler leaves out
 
     @property
     def is_warming_up(self) -> bool:
@@ -162,16 +165,18 @@ class ExactSteps(sb.Brain):
         if self.is_warming_up:
             part = (self.optimizer_step + 1) / self.hparams.warmup_steps
             set_rate(self.optimizer, self.hparams.lr * part)
-        elif scheduler is not None and runs_per_step(scheduler):
-            scheduler(self.optimizer)
+        elif runs_per_step(scheduler):
+            step = self.optimizer_step + 1 - getattr(self.hparams, "warmup_steps", 0)
+            rate_of_step(scheduler, self.optimizer, step)
 
     def _count_steps(self) -> None:
         """Tells a scheduler that has to know it how many steps follow the warm-up."""
         scheduler: Any = getattr(self.hparams, "lr_scheduler", None)
         if self.train_sampler is None or getattr(scheduler, "total_steps", 0) is not None:
             return
-        steps, most = 0, self.optimizer_step_limit
-        for epoch in range(1, self.hparams.epoch_counter.limit + 1):
+        counter, steps, most = self.hparams.epoch_counter, 0, self.optimizer_step_limit
+        scheduler.first_epoch = getattr(scheduler, "first_epoch", 0) or counter.current + 1
+        for epoch in range(scheduler.first_epoch, counter.limit + 1):
             steps += self.train_sampler.steps_at(epoch)
             if most is not None and steps >= most:
                 steps = most

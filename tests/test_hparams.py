@@ -4,7 +4,7 @@ import platform
 import pydoc
 import re
 import traceback
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -486,3 +486,12 @@ def test_a_trained_model_stays_what_it_was(tmp_path):
     check_recorded({"sample_rate": 8000, "lr": 1.0}, tmp_path)
     with pytest.raises(InputError, match=r"--sample_rate=16000: .* was trained with 8000"):
         check_recorded({"sample_rate": 16000}, tmp_path)
+
+
+def test_what_ten_of_the_architectures_can_be_told_the_eleventh_can_too():
+    files = [p for p in (ROOT / "hparams").glob("*.yaml") if p.stem != "demo"]
+    keys = {file.name: set(read_yaml(file)) for file in files}
+    counts = Counter(key for each in keys.values() for key in each)
+    common = {key for key, count in counts.items() if count == len(files)}
+    assert {"warmup_steps", "average_checkpoints", "weight_decay", "loss"} <= common
+    assert not [key for key, count in counts.items() if count == len(files) - 1]

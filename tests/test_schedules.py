@@ -1,5 +1,6 @@
 """Rates of single steps: warm-ups, and schedulers that run before each step."""
 
+import inspect
 import math
 
 import pytest
@@ -7,7 +8,8 @@ import torch
 from speechbrain.nnet import schedulers
 
 from custom_modules.checkpoints import AtomicCheckpointer
-from custom_modules.schedules import CosineDecay, runs_per_step
+from custom_modules.errors import InputError
+from custom_modules.schedules import CosineDecay, check_scheduler, rate_after_epoch, runs_per_step
 from custom_modules.steps import TrainBatches
 from tests.test_brain import batch_of, brain_with
 from tests.test_steps import Mixtures
@@ -102,12 +104,74 @@ def test_a_cosine_goes_on_from_its_checkpoint(tmp_path):
     assert [second(optimizer)[1] for _ in range(2)] == expected[4:]
 
 
-def test_speechbrains_schedulers_run_when_they_should():
-    per_step = [schedulers.NoamScheduler(1.0, 4), schedulers.LinearWarmupScheduler(1.0, 2, 9)]
-    assert all(map(runs_per_step, [*per_step, CosineDecay(1.0)]))
-    assert not any(
-        map(runs_per_step, [schedulers.ReduceLROnPlateau(), schedulers.StepScheduler(1.0)])
-    )
-    rates = rates_of(brain_that(lr_scheduler=schedulers.NoamScheduler(0.1, 4)), 6)
-    assert rates[:4] == pytest.approx([0.025, 0.05, 0.075, 0.1])
-    assert rates[4:] == pytest.approx([0.1 * (4 / n) ** 0.5 for n in (5, 6)])
+def test_steps_are_counted_from_the_epoch_where_it_began(tmp_path):
+    """As of an imported training, whose earlier epochs had another scheduler."""
+    decay = CosineDecay(0.1)
+    brain = brain_that(lr_scheduler=decay, epochs=12)
+    brain.hparams.epoch_counter.current = 10
+    rates = rates_of(brain, 4)
+    assert decay.total_steps == 2 * 4
+    assert rates[-1] == pytest.approx(0.1 * (0.01 + 0.99 / 2))
+    AtomicCheckpointer(tmp_path, {"s": decay}).save_checkpoint()
+    again = CosineDecay(0.1)
+    AtomicCheckpointer(tmp_path, {"s": again}).recover_if_possible()
+    brain = brain_that(lr_scheduler=again, epochs=12)
+    brain.hparams.epoch_counter.current = 11
+    assert rates_of(brain, 4)[-1] == pytest.approx(0.1 * 0.01)
+
+
+PER_STEP = {
+    "NoamScheduler": (0.1, 4),
+    "LinearWarmupScheduler": (0.1, 2, 9),
+    "WarmCoolDecayLRSchedule": (0.1, 2, 2, 9),
+    "TriStageLRSchedule": (0.1, 2, 2, 2, 9),
+    "InverseSquareRootScheduler": (2,),
+    "CyclicCosineScheduler": (2, 0.1, 9),
+    "CyclicLRScheduler": (0.01, 0.1, 2),
+}
+PER_EPOCH = {
+    "ReduceLROnPlateau": (),
+    "StepScheduler": (0.1, 0.5, 2),
+    "LinearScheduler": (0.1, 0.01, 9),
+    "NewBobScheduler": (0.1,),
+}
+
+
+@pytest.mark.parametrize("name", PER_STEP)
+def test_speechbrains_schedulers_of_steps_do_what_they_do_alone(name):
+    make = getattr(schedulers, name)
+    alone = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    expected, scheduler = [], make(*PER_STEP[name])
+    for step in range(1, 7):
+        values = {"opt": alone, "num_updates": step}
+        function = getattr(scheduler, "on_batch_end", scheduler)
+        function(*[values[name] for name in inspect.signature(function).parameters])
+        expected.append(alone.param_groups[0]["lr"])
+    assert len(set(expected)) > 1
+    assert rates_of(brain_that(lr_scheduler=make(*PER_STEP[name])), 6) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", PER_EPOCH)
+def test_speechbrains_schedulers_of_epochs_do_what_they_do_alone(name):
+    make = getattr(schedulers, name)
+    ours, alone = (torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1) for _ in range(2))
+    scheduler, same = (make(*PER_EPOCH[name]) for _ in range(2))
+    assert not runs_per_step(scheduler)
+    check_scheduler(scheduler)
+    for epoch, loss in enumerate((3.0, 2.0, 2.5, 2.6, 2.7), start=1):
+        rate_after_epoch(scheduler, ours, epoch, loss)
+        arguments = {1: [loss if name == "NewBobScheduler" else epoch], 3: [[alone], epoch, loss]}
+        _, rate = same(*arguments[len(inspect.signature(same).parameters)])
+        schedulers.update_learning_rate(alone, rate)
+        assert ours.param_groups[0]["lr"] == alone.param_groups[0]["lr"]
+
+
+@pytest.mark.parametrize("own", [lambda: 1, lambda opt, temperature: 1, lambda opt, epoch: 1])
+def test_what_asks_for_something_else_is_refused(own):
+    with pytest.raises(InputError, match="lr_scheduler: asks for"):
+        check_scheduler(own)
+
+
+def test_none_leaves_the_rate_alone():
+    check_scheduler(None)
+    assert rates_of(brain_that(lr_scheduler=None), 3) == [0.1] * 3

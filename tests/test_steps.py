@@ -115,6 +115,7 @@ def test_the_scaler_backs_off_and_what_it_leaves_out_is_counted(scaled_brain):
     assert scaled_brain.nonfinite_count == 0  # no fault of the gradient's
     take_steps(scaled_brain, 1)
     assert scaled_brain.averages.counts["steps"] == 1
+    assert scaled_brain.optimizer_step == 1  # no warm-up goes on without a step
     assert not torch.equal(scaled_brain.modules.separator.weight, before)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from custom_modules.errors import check_number
 from custom_modules.models.mamba import MambaStack
 from custom_modules.models.masking import MaskingSeparator
-from custom_modules.models.references import Predecessor, Settings, translate
+from custom_modules.models.references import Predecessor, Settings, stride_of, translate
 
 
 class MambaTasNet(MaskingSeparator):
@@ -105,9 +105,7 @@ def from_reference(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) 
 
 def predecessor_only(config: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
     """What the predecessor's configurations hold beside sizes: our residuals are float32."""
-    kernel_size = config.get("kernel_size")
-    strides = (kernel_size // 2,) if isinstance(kernel_size, int) else ()
-    return {"stride": strides, "residual_in_fp32": (False, True)}
+    return {"stride": stride_of(config), "residual_in_fp32": (False, True)}
 
 
 def convert_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

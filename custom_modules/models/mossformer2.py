@@ -14,7 +14,7 @@ from custom_modules.errors import InputError, check_number
 from custom_modules.models.flash import GatedAttention, GatedFSMN, ScaledPositions
 from custom_modules.models.layers import GlobalNorm, sinusoids
 from custom_modules.models.masking import MaskingSeparator
-from custom_modules.models.references import Predecessor, Settings, rename, translate
+from custom_modules.models.references import Predecessor, Settings, rename, stride_of, translate
 
 
 class MossFormer2(MaskingSeparator):
@@ -147,7 +147,7 @@ def from_reference(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) 
     )
     check_number("kernel_size", config.get("kernel_size", 16), least=2, whole=True)
     only: dict[str, tuple[Any, ...]] = {"expansion_factor": (4,), "norm": ("ln",)}
-    only["stride"] = (config.get("kernel_size", 0) // 2,)
+    only["stride"] = stride_of(config)
     only["mossformer_sequence_dim"] = (config.get("encoder_embedding_dim"),)
     only["rotary_dim"] = (min(32, config.get("query_key_dim", 128)),)
     sizes = translate(config, names, only=only)

@@ -1,7 +1,8 @@
 """Configurations of reference implementations, in this project's names."""
 
 import re
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +43,30 @@ def translate(
         if not isinstance(config[key], bool):
             raise InputError(f"{key}={config[key]}: neither True nor False")
     return {ours: config[key] for ours, key in names.items()}
+
+
+@contextmanager
+def as_named_there(names: str) -> Iterator[None]:
+    """What is refused within it is called as the reference calls it, by ``ours=theirs``.
+
+    >>> with as_named_there("nhead=att_n_head N=out_channels"):
+    ...     raise InputError("--nhead=3: must divide N=8")
+    Traceback (most recent call last):
+    custom_modules.errors.InputError: att_n_head=3: must divide out_channels=8
+    """
+    theirs = _pairs(names)
+    try:
+        yield
+    except InputError as error:
+        named = r"--(\w+)|\b(\w+)(?==)"
+        message = re.sub(named, lambda m: theirs.get(m[1] or m[2], m[0]), str(error))
+        raise InputError(message) from error
+
+
+def stride_of(config: Mapping[str, Any], key: str = "kernel_size") -> tuple[int, ...]:
+    """What its stride can be: half of the filter, once that is a number."""
+    kernel_size = config.get(key)
+    return (kernel_size // 2,) if isinstance(kernel_size, int) else ()
 
 
 def _pairs(words: str) -> dict[str, str]:

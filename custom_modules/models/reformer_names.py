@@ -24,8 +24,7 @@ def convert_config(config: Mapping[str, Any]) -> dict[str, Any]:
     for names in _SIZES.values():  # what is said more than once
         first, *others = names.split()
         only |= {key: (flat.get(first),) for key in others}
-    sizes = " ".join(f"{ours}={names.split()[0]}" for ours, names in _SIZES.items())
-    return translate(flat, sizes, only=only) | {"dropout": max(rates.values(), default=0.0)}
+    return translate(flat, NAMES, only=only) | {"dropout": max(rates.values(), default=0.0)}
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -90,6 +89,8 @@ _SIZES = {
     "down_size": f"{_ENCODER}.down_conv_layer.samp_kernel_size",
     "max_distance": f"{_SEPARATOR}.relative_positional_encoding.maxlen",
 }
+#: Our names of sizes and the first of theirs.
+NAMES = " ".join(f"{ours}={names.split()[0]}" for ours, names in _SIZES.items())
 _FALSE = (
     "module_audio_enc.bias module_feature_projector.bias module_audio_dec.bias "
     f"{_SEPARATOR}.relative_positional_encoding.embed_v"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from custom_modules.errors import InputError
 from custom_modules.models.masking import MaskingSeparator
-from custom_modules.models.references import Predecessor, Settings, translate
+from custom_modules.models.references import Predecessor, Settings, stride_of, translate
 
 
 class RESepFormerMaskNet(ResourceEfficientSeparator):
@@ -100,8 +100,7 @@ def from_reference(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) 
     config = {"norm_before": True, **config}
     for dead in ("dropout", "unit", "note"):
         config.pop(dead, None)
-    stride = config.get("kernel_size", 0) // 2
-    only = {"mem_type": ("av",), "causal": (False,), "stride": (stride,)}
+    only = {"mem_type": ("av",), "causal": (False,), "stride": stride_of(config)}
     sizes = translate(config, _SIZES, "use_positional_encoding norm_before", only)
     channels, kernel_size = sizes.pop("N"), sizes.pop("kernel_size")
     _check_sizes(channels, kernel_size, sizes)

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from custom_modules.errors import InputError, check_number
 from custom_modules.models.layers import GlobalNorm, float32
+from custom_modules.models.references import as_named_there
 from custom_modules.models.reformer import Downsampling, FeedForward, Positions, SpeakerSplit, Stage
-from custom_modules.models.reformer_names import convert_config, convert_state_dict
+from custom_modules.models.reformer_names import NAMES, convert_config, convert_state_dict
 
 _ENCODER_DEPTH, _DECODER_DEPTH = 2, 3  # pairs of a global and a local block in a stage
 
@@ -178,11 +179,11 @@ def from_reference(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) 
     """
     sizes = convert_config(config)
     converted = convert_state_dict(state_dict, sizes["num_stages"])
-    separator = SepReformer(
-        **sizes,
-        shared_split="splits.1.norm.weight" not in converted,
-        multi_stage="stage_heads.0.decoder.weight" in converted,
-        whole_frames=True,
-    )
+    shared_split = "splits.1.norm.weight" not in converted
+    multi_stage = "stage_heads.0.decoder.weight" in converted
+    with as_named_there(NAMES):
+        separator = SepReformer(
+            **sizes, shared_split=shared_split, multi_stage=multi_stage, whole_frames=True
+        )
     separator.load_state_dict(converted)
     return separator.eval()

@@ -11,7 +11,7 @@ from custom_modules.errors import InputError, check_number
 from custom_modules.models.gridnet import Spectrogram
 from custom_modules.models.layers import GlobalNorm, deviation, sinusoids
 from custom_modules.models.locoformer import LocoformerBlock
-from custom_modules.models.references import rename, translate
+from custom_modules.models.references import as_named_there, rename, translate
 
 
 class TFLocoformer(nn.Module):
@@ -138,7 +138,8 @@ def from_reference(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) 
     if config["norm_type"] == "layernorm":
         sizes["norm_groups"] = None
     options["frequency_first"] = config["tf_order"] == "ft"
-    separator = TFLocoformer(**sizes, **options)
+    with as_named_there(_NAMES):
+        separator = TFLocoformer(**sizes, **options)
     separator.load_state_dict(convert_state_dict(state_dict))
     return separator.eval()
 

@@ -13,7 +13,7 @@ from custom_modules.errors import InputError, check_number
 from custom_modules.models.gridnet import Spectrogram
 from custom_modules.models.interleaved import Path
 from custom_modules.models.layers import GlobalNorm, float32
-from custom_modules.models.references import translate
+from custom_modules.models.references import as_named_there, translate
 
 #: The published bands, ``(number, Hz)`` from 0 Hz up; what is left is one more.
 PUBLISHED_BANDS = ((40, 25), (10, 100), (8, 250), (8, 500))
@@ -122,6 +122,12 @@ def cut_bands(bands: Sequence[Sequence[float]], sample_rate: int, n_freqs: int) 
             f"--bands: reach {top:g} Hz, where --sample_rate={sample_rate} "
             f"ends at {sample_rate // 2}; leave the upper ones out"
         )
+    if left > max(widths) + len(widths):  # more than their rounding and one more band
+        hertz = (n_freqs - left) / n_freqs * sample_rate / 2
+        raise InputError(
+            f"--bands: end at {hertz:.0f} Hz, where --sample_rate={sample_rate} reaches "
+            f"{sample_rate // 2}; cut what is above, too"
+        )
     return [*widths, left] if left else widths
 
 
@@ -145,7 +151,8 @@ def from_reference(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) 
     names += " num_layers=upsampling_depth nhead=att_n_head qk_dim=att_hid_chan"
     unused = ("att_kernel_size", "att_stride")  # by the reference's code
     given = {key: value for key, value in config.items() if key not in unused}
-    separator = TIGER(**translate(given, names))
+    with as_named_there(names):
+        separator = TIGER(**translate(given, names))
     separator.load_state_dict(convert_state_dict(state_dict))
     return separator.eval()
 

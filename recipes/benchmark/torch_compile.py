@@ -8,19 +8,21 @@ step that compiles. On a GPU, see gpu.py.
 
 import argparse
 import time
+from pathlib import Path
 
 from recipes.benchmark.measuring import Work, measure, options_on_cpu
 
 from custom_modules.markdown import DASH, number, table  # isort: skip  (after torch)
 from recipes.benchmark.campaign.costs import make_work
+from recipes.benchmark.campaign.runs import models_in
 
-MODELS = "convtasnet,dprnn,sepformer,spmamba"
+HPARAMS = Path("hparams")
 
 
 def make_step(model: str, seconds: float, compiled: bool) -> Work:
     """A training step."""
     sizes = ("--batch_size=1", f"--segment_seconds={seconds}", "--precision=fp32")
-    work = make_work(f"hparams/{model}.yaml", sizes, training=True, compiled=compiled)
+    work = make_work(f"{HPARAMS}/{model}.yaml", sizes, training=True, compiled=compiled)
     start = time.perf_counter()
     work["seconds"]()
     print(f"{model}, compiled {compiled}: first {time.perf_counter() - start:.0f} s")
@@ -41,7 +43,7 @@ def row(model: str, length: float, threads: int, repeats: int) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", default=MODELS)
+    parser.add_argument("--models", default=",".join(models_in(HPARAMS)))
     parser.add_argument("--seconds", type=float, default=1.0)
     options = options_on_cpu(parser, threads=1)
     settings = options.seconds, options.threads, options.repeats

@@ -431,6 +431,7 @@ def change(config, path, value):
         ("module_separator.dec_stage.local_blocks.dropout_rate", 2),
         ("module_separator.relative_positional_encoding.embed_v", True),
         ("module_output_layer.unknown", 1),
+        ("module_separator.enc_stage.global_blocks.num_mha_heads", 5),
     ],
 )
 def test_configurations_that_make_no_model_are_refused(path, value):

@@ -336,6 +336,7 @@ def test_bad_sizes_are_named(key, value, reason):
         *[("norm_type", "rmsgroupnormm"), ("tf_order", "tt"), ("causal", True), ("eps", -1)],
         *[("ffn_type", "conv1d"), ("ffn_hidden_dim", [4, 4, 4]), ("n_freqs", 1), ("dropout", 2)],
         *[("ffn_hidden_dim", None), ("ffn_type", None), ("n_fft", 7.5)],
+        *[("conv1d_shift", 99)],
     ],
 )
 def test_configurations_that_make_no_model_are_refused_by_their_key(key, value):

@@ -213,6 +213,7 @@ def test_checkpointing_changes_nothing():
         ({"stride": 64}, "--stride=64: must be below n_fft=64"),
         ({"num_layers": 0}, "--num_layers=0"),
         ({"bands": [(9, 1000)]}, "--bands: reach 9000 Hz"),
+        ({"bands": [(2, 500)]}, "--bands: end at .* Hz, where --sample_rate=.* reaches"),
     ],
 )
 def test_sizes_that_make_no_model_are_refused(size, message):
@@ -222,6 +223,27 @@ def test_sizes_that_make_no_model_are_refused(size, message):
 
 def test_configurations_that_cannot_be_are_refused():
     config = torch.load(DATA / "tiger_small.pt", weights_only=True)["config"]
-    for key, value in (("sample_rate", 8000), ("att_n_head", 3), ("win", "long"), ("extra", 1)):
-        with pytest.raises(InputError):
+    for key, value, named in (
+        *(("sample_rate", 8000, "sample_rate=8000"), ("att_n_head", 3, "^att_n_head=3")),
+        *(("win", "long", "^win=long"), ("extra", 1, "^extra=1"), ("stride", 4000, "^stride=")),
+    ):
+        with pytest.raises(InputError, match=named):
             from_reference(config | {key: value}, {})
+
+
+@pytest.mark.parametrize("sources", [2, 3, 4])
+def test_masks_are_those_of_plain_loops(sources):
+    """Of a band's outputs, values before gates, real before imaginary, then source by source."""
+    model = small(num_sources=sources, N=12, H=12, sums_to_mixture=False)
+    width, decoded = 3, torch.randn(2, 4 * sources * 3, 5)
+    masks = model._masks(decoded, width)
+    for part in range(2):
+        for source in range(sources):
+            first = (part * sources + source) * width
+            value = decoded[:, first : first + width]
+            gate = decoded[:, 2 * sources * width + first :][:, :width]
+            torch.testing.assert_close(masks[:, part, source], value / (1 + (-gate).exp()))
+    model.sums_to_mixture = True
+    summed = model._masks(decoded, width).sum(2)
+    torch.testing.assert_close(summed[:, 0], torch.ones(2, width, 5))
+    torch.testing.assert_close(summed[:, 1], torch.zeros(2, width, 5))
