@@ -5,11 +5,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from tests.models.contract import relative_error
+
 DATA = Path(__file__).parent.parent / "data"
-
-
-def relative_error(a, b):
-    return ((a - b).norm() / b.norm()).item()
 
 
 def perturb(model, scale=0.1):

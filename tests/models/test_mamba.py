@@ -14,12 +14,9 @@ from custom_modules.models.mamba import (
     convolve_causally,
 )
 from custom_modules.selective_scan import backends
+from tests.models.contract import relative_error
 
 DATA = Path(__file__).parent.parent / "data"
-
-
-def relative_error(a, b):
-    return ((a - b).norm() / b.norm()).item()
 
 
 def load(name):

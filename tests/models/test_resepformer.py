@@ -24,13 +24,10 @@ from custom_modules.models.resepformer import (
     improve_resepformer,
 )
 from tests.draws import DRAWS
+from tests.models.contract import relative_error
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ("resepformer_sb_small", "resepformer_predecessor_small")
-
-
-def relative_error(a, b):
-    return ((a - b).norm() / b.norm()).item()
 
 
 def load_golden(name, in_batch=False):

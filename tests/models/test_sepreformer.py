@@ -14,13 +14,10 @@ from custom_modules.models.reformer import Attention, Positions
 from custom_modules.models.sepreformer import SepReformer, from_reference
 from custom_modules.objectives import MultiStageLoss, pit_si_sdr_loss
 from tests.draws import DRAWS
+from tests.models.contract import relative_error
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ("sepreformer_base_small", "sepreformer_wham_small")
-
-
-def relative_error(a, b):
-    return ((a - b).norm() / b.norm()).item()
 
 
 def load_golden(name, state_dict=None):

@@ -8,13 +8,10 @@ import torch
 from custom_modules.models import gridnet
 from custom_modules.models.gridnet import FrameAttention, GridBlock
 from custom_modules.models.spmamba import SPMamba, convert_state_dict
+from tests.models.contract import relative_error
 
 DATA = Path(__file__).parent.parent / "data"
 MODELS = ("spmamba_official_small", "spmamba_predecessor_small", "spmamba_predecessor_small_c1")
-
-
-def relative_error(a, b):
-    return ((a - b).norm() / b.norm()).item()
 
 
 def load_golden(name, **options):
