@@ -7,19 +7,12 @@ nor a resumed run changes what is trained on.
 """
 
 import functools
-import itertools
-import json
-import math
-import os
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from speechbrain.dataio.batch import PaddedBatch
-from speechbrain.dataio.dataio import _recursive_format
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.data_utils import batch_pad_right
 from torch import Tensor
@@ -27,12 +20,13 @@ from torch.utils.data import get_worker_info
 
 from custom_modules import mmipc
 from custom_modules.audio import cancel, read_layer
+from custom_modules.composing import Part, compose
 from custom_modules.distributed import FEWER_WORKERS
 from custom_modules.errors import InputError
-from custom_modules.files import regular_file
-from custom_modules.layout import MOST_SECONDS, NAME, RATES, SPEAKER_KEYS, path_below
 from custom_modules.limits import checked_variants
+from custom_modules.manifest.reading import JoinedManifest, Manifest, open_manifest
 from custom_modules.mmipc import CANCELLED_LAYERS, VARIANTS, variants_of
+from custom_modules.remixing import Remixer, Sketch
 
 
 class MixtureDataset(DynamicItemDataset):
@@ -43,11 +37,13 @@ class MixtureDataset(DynamicItemDataset):
     the variants are left out; ``draw=False`` gives all that a mixture has.
     Without ``segment_seconds``, the length of a random crop, they are whole. Which
     ``max_samples`` are kept depends on their ids alone: the fewer are among the more.
+    ``remixing`` has ``remix``, ``speed`` and ``silent_talker`` of an hparams file. What is
+    drawn has a ``recipe``, the :class:`Part`\ s whose sum the mixture is.
     """
 
     def __init__(
         self,
-        manifest: "Manifest",
+        manifest: Manifest | JoinedManifest,
         variants: str | Iterable[str],
         task: str,
         seed: int,
@@ -55,6 +51,7 @@ class MixtureDataset(DynamicItemDataset):
         max_samples: int | None = None,
         draw: bool = True,
         curriculum: list[dict] | None = None,
+        remixing: Mapping[str, Any] | None = None,
     ) -> None:
         mmipc.num_sources(task)  # refuses an unknown one
         self.variants = checked_variants(variants)
@@ -64,13 +61,15 @@ class MixtureDataset(DynamicItemDataset):
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
         super().__init__(manifest)
         self._choose_mixtures(max_samples)
+        entries = ((name, self.data[name]) for name in self.data_ids)
+        self.remixer = Remixer.make(entries, seed, remixing or {})
         add = self.add_dynamic_item
         chosen = self.draw_variants if draw else self.all_variants
         add(chosen, ["id", "environment"], "drawn")
         add(self.segment, ["id", "duration", "sample_rate"], "segment")
         layers = ["mix", "s1", "s2", "s2_layers", "variants", "drawn", "segment"]
-        add(self.read, layers, ["mixtures", "targets"])
-        keys = ("id", "environment", "mixtures", "targets")
+        add(self.read, ["id", "environment", *layers], ["mixtures", "targets", "recipe"])
+        keys = ["id", "environment", "mixtures", "targets", *(["recipe"] if draw else [])]
         self.set_output_keys({key: key for key in keys} | {"variants": "drawn"})
 
     def _choose_mixtures(self, max_samples: int | None) -> None:
@@ -131,6 +130,8 @@ class MixtureDataset(DynamicItemDataset):
 
     def read(
         self,
+        mixture_id: str,
+        environment: str,
         mix: str,
         s1: str,
         s2: str,
@@ -138,8 +139,10 @@ class MixtureDataset(DynamicItemDataset):
         variants: dict[str, list[str]],
         drawn: tuple[str, ...],
         segment: tuple[int, int],
-    ) -> tuple[Tensor, Tensor]:
-        """Mixtures ``[variants, time]`` and targets ``[time, sources]``."""
+    ) -> tuple[Tensor, Tensor, list[Part]]:
+        """Mixtures ``[variants, time]``, targets ``[time, sources]``, recipe of the first."""
+        if self.remixer and (sketch := self.remixer.sketch(mixture_id, environment, self.epoch)):
+            return self._compose(sketch, mixture_id, environment, drawn[0], segment)
         cancelled = [variants[name] for name in drawn]
         if self.task == "ES":
             # Never the same layer twice: C cancels speaker 2's reverb already.
@@ -150,6 +153,29 @@ class MixtureDataset(DynamicItemDataset):
             layer = functools.cache(layer)
         mixtures = [cancel(layer(mix), map(layer, paths)) for paths in cancelled]
         sources = [layer(s1)] if self.task == "ES" else [layer(s1), layer(s2)]
+        recipe = [Part("mix", mix, 1.0, 1.0)]
+        recipe += [Part("cancelled", path, -1.0, 1.0) for path in cancelled[0]]
+        return *self._as_tensors(mixtures, sources), recipe
+
+    def _compose(
+        self,
+        sketch: Sketch,
+        mixture_id: str,
+        environment: str,
+        variant: str,
+        segment: tuple[int, int],
+    ) -> tuple[Tensor, Tensor, list[Part]]:
+        left_out = {*CANCELLED_LAYERS[environment][variant]}
+        if self.task == "ES":
+            left_out |= {"s2", "s2_reverb"}
+        kept = [layer for layer in sketch.donors if layer not in left_out]
+        made = compose(sketch, self.data.__getitem__, kept, mixture_id, segment)
+        sources = [made.s1] if self.task == "ES" else [made.s1, made.s2]
+        return *self._as_tensors([made.mixture], sources), made.recipe
+
+    def _as_tensors(
+        self, mixtures: list[np.ndarray], sources: list[np.ndarray]
+    ) -> tuple[Tensor, Tensor]:
         if self.task == "EB":
             sources = [sources[0] + sources[1]]
         targets = np.stack(sources).T  # a view: interleaving waits for the batch
@@ -173,8 +199,7 @@ def dataio_prep(hparams: dict) -> dict[str, MixtureDataset]:
 def _dataset(
     hparams: dict, split: str, variants: str | Iterable[str], draw: bool
 ) -> MixtureDataset:
-    replacements = {"data_root": hparams["data_folder"]}
-    manifest = Manifest(hparams[f"{split}_manifest"], replacements)
+    manifest = open_manifest(hparams[f"{split}_manifest"], hparams["data_folder"])
     check_rate(manifest, hparams["sample_rate"])
     training = split == "train"
     return MixtureDataset(
@@ -186,12 +211,13 @@ def _dataset(
         max_samples=hparams[f"{split}_max_samples"],
         draw=draw,
         curriculum=hparams["curriculum"] if training else None,
+        remixing=hparams if training else None,
     )
 
 
-def check_rate(manifest: "Manifest", sample_rate: int) -> None:
+def check_rate(manifest: Manifest | JoinedManifest, sample_rate: int) -> None:
     """One rate a corpus is the prepare step's care; here it must be the model's, Hz."""
-    rate = manifest[next(iter(manifest))]["sample_rate"]
+    rate = manifest.sample_rate
     if rate != sample_rate:
         raise InputError(
             f"{manifest.path}: audio at {rate} Hz, model at {sample_rate} Hz; "
@@ -202,11 +228,11 @@ def check_rate(manifest: "Manifest", sample_rate: int) -> None:
 def collate(items: Sequence[dict]) -> PaddedBatch:
     """One example for each mixture and variant, padded to the longest.
 
-    ``id``, ``environment`` and ``variant`` are lists; ``mixture`` is ``[batch, time]``,
+    ``id``, ``environment``, ``variant`` and ``recipe`` are lists; ``mixture`` is ``[batch, time]``,
     ``targets`` ``[batch, time, sources]``, both with relative lengths.
     """
     examples = [
-        {key: item[key] for key in ("id", "environment", "targets")}
+        {key: item[key] for key in ("id", "environment", "targets", "recipe") if key in item}
         | {"variant": variant, "mixture": mixture}
         for item in items
         for variant, mixture in zip(item["variants"], item["mixtures"], strict=True)
@@ -234,120 +260,3 @@ def _stack_or_pad(signals: list[Tensor]) -> tuple[Tensor, Tensor | list[float]]:
     # numpy's, because torch's wakes all threads for what is a copy of memory
     stacked = np.stack([signal.numpy() for signal in signals])
     return torch.from_numpy(stacked), torch.ones(len(signals))
-
-
-_BEFORE_ID, _BEFORE_ENTRY = re.compile(r'\s*[{,]\s*(?=")'), re.compile(r"\s*:\s*(?={)")
-# Of paths, a line for each, what needs no closer look.
-_USUAL = re.compile(r"(\{data_root\}/[^/\\\0{}\n][^\\\0{}\n]*\n)+")
-_parse = json.JSONDecoder().raw_decode  # from a position: the value and its end
-
-
-class Manifest(Mapping):
-    """A JSON manifest whose entries are parsed when they are asked for.
-
-    128,000 mixtures take over a gigabyte as Python objects, and again as much in every
-    worker, as counting references copies memory pages; as text, what the file takes,
-    once. Any JSON will do that SpeechBrain's ``load_data_json`` reads and whose entries
-    are as ``manifest.entries.manifest_entry`` makes them, which is checked.
-    """
-
-    def __init__(self, path: str | Path, replacements: Mapping[str, str]) -> None:
-        self.path, self.replacements = Path(path), dict(replacements)
-        try:
-            self._text = regular_file(path).read_text(encoding="utf-8-sig")
-            self._starts = self._checked_starts()
-        except (InputError, OSError, ValueError, RecursionError) as error:
-            reason = getattr(error, "strerror", None) or str(error).removeprefix(f"{path}: ")
-            raise InputError(f"{path}: {reason}; make it by polsess_prepare.py") from error
-
-    def _checked_starts(self) -> dict[str, int]:
-        """id → where its entry begins; each is parsed, and not kept."""
-        starts: dict[str, int] = {}
-        rates: set[int] = set()
-        for mixture_id, start, entry in _entries(self._text):
-            fault = "occurs twice" if mixture_id in starts else ""
-            fault = fault or _fault(mixture_id, entry, self.replacements)
-            if not fault and len(rates := {*rates, entry["sample_rate"]}) > 1:
-                fault = "has another sample_rate than those before"
-            if fault:
-                raise ValueError(f"{mixture_id!r} {fault}")
-            starts[mixture_id] = start
-        return starts
-
-    def __getitem__(self, mixture_id: str) -> dict:
-        entry, _ = _parse(self._text, self._starts[mixture_id])
-        _recursive_format(entry, self.replacements)
-        return entry
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._starts)
-
-    def __len__(self) -> int:
-        return len(self._starts)
-
-
-def _entries(text: str) -> Iterator[tuple[str, int, dict]]:
-    """Each id, where its entry begins, and the entry."""
-    end = 0
-    while before := _BEFORE_ID.match(text, end):
-        mixture_id, end = _parse(text, before.end())
-        if not (between := _BEFORE_ENTRY.match(text, end)):
-            raise ValueError(f"{mixture_id!r} has no entry")
-        entry, end = _parse(text, between.end())
-        yield mixture_id, between.end(), entry
-    if not end or text[end:].strip() != "}":
-        raise ValueError("not the JSON of mixtures")
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
-
-
-def _are_texts(value: object) -> bool:
-    return isinstance(value, list) and all(map(_is_text, value))
-
-
-_LABELS = (*SPEAKER_KEYS, "scene_class", "event_class")
-#: What an entry must have, and the check of its value; what it may lack, or have as null.
-_REQUIRED: dict[str, Callable[[Any], bool]] = {
-    "duration": lambda x: type(x) in (int, float) and 0 < x <= MOST_SECONDS,
-    "sample_rate": lambda x: type(x) is int and RATES[0] <= x <= RATES[1],
-    "environment": lambda x: _is_text(x) and x in CANCELLED_LAYERS,
-    **dict.fromkeys(("mix", "s1", "s2"), _is_text),
-    "s2_layers": _are_texts,
-    "variants": lambda x: isinstance(x, dict) and all(map(_are_texts, x.values())),
-}
-_OPTIONAL: dict[str, Callable[[Any], bool]] = {
-    **dict.fromkeys(_LABELS, _is_text),
-    "ssr_db": lambda x: type(x) in (int, float) and math.isfinite(x),
-}
-_KNOWN = {*_REQUIRED, *_OPTIONAL}
-
-
-def _fault(mixture_id: str, entry: dict, replacements: Mapping[str, str]) -> str:
-    """What is wrong with an entry, or nothing. Its id becomes the name of files."""
-    if not NAME.fullmatch(mixture_id):
-        return "cannot be a file's name"
-    for key, is_right in (*_REQUIRED.items(), *_OPTIONAL.items()):
-        value = entry.get(key)
-        if (value is not None or key in _REQUIRED) and not is_right(value):
-            return f"has {json.dumps(value)[:60]} as its {key}" if key in entry else f"has no {key}"
-    if missing := set(variants_of(entry["environment"])) - set(entry["variants"]):
-        return f"lacks the variants {', '.join(sorted(missing))}"
-    layers = (entry["s2_layers"], *entry["variants"].values())
-    paths = {entry["mix"], entry["s1"], entry["s2"], *itertools.chain(*layers)}
-    lines, labels = "\n".join([*paths, ""]), "".join(filter(None, map(entry.get, _LABELS)))
-    plain = entry.keys() <= _KNOWN and not {*labels} & {*"{}"}  # which would be formatted
-    if plain and ".." not in lines and _USUAL.fullmatch(lines):
-        return ""
-    try:
-        _recursive_format(entry, replacements)
-        root = str(replacements.get("data_root"))
-        for path in (path.format_map(replacements) for path in paths):
-            below = path.removeprefix(f"{root}/")
-            path_below(root, below)
-            if below == path:  # then it starts at the disk's root, or where the command runs
-                path_below(root, os.path.abspath(path))
-    except (LookupError, ValueError, AttributeError) as error:  # of what is in braces
-        return f"has a path that cannot be used: {error}"
-    return ""

@@ -145,7 +145,8 @@ def resolve(hparams_file: str | Path, overrides: Mapping[str, Any]) -> dict[str,
 def _update(tree: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Changes what a mapping holds; an object is replaced, with all its arguments."""
     for key, value in changes.items():
-        if not isinstance(value, Mapping) or tag_of(value) or key not in tree:
+        is_value = not isinstance(value, Mapping) or tag_of(value)
+        if is_value or tree.get(key) is None:
             tree[key] = value
         elif isinstance(tree[key], dict):
             _update(tree[key], value)

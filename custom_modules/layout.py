@@ -85,10 +85,15 @@ ENDINGS = {layer: f"_{LAYERS[layer].folder}" for layer in reversed(LAYERS)}
 ENDINGS |= {"s1": "_sp1", "s2": "_sp2", "mix": ""}
 
 #: name in the manifest → column that may be absent
-OPTIONAL_COLUMNS = {"scene_class": "sceneClass", "event_class": "eventClass", "ssr_db": "SSR"}
+OPTIONAL_COLUMNS = {
+    **{"scene_class": "sceneClass", "event_class": "eventClass"},
+    **{"ssr_db": "SSR", "scene_db": "sceneOffsetDB"},
+}
 
 #: In an entry only if it is known who the speakers of the corpus are.
 SPEAKER_KEYS = ("speaker1", "gender1", "speaker2", "gender2")
+#: Otherwise, if the recordings lie in folders: which folder is, as far as paths say, a talker's.
+SOURCE_KEYS = ("source1", "source2")
 
 #: name here → column: which stretch of which recording a speaker says
 SEGMENT_COLUMNS = {
@@ -104,6 +109,27 @@ SEGMENT_COLUMNS = {
 #: tells a row that lost its cells from a blank line
 NAMES = {"subset": "subset"} | {layer.column: name for name, layer in LAYERS.items()}
 NAMES |= {column: x for x, column in (OPTIONAL_COLUMNS | SEGMENT_COLUMNS).items()}
+
+
+def corpora(data_folder: str | list[str]) -> dict[str, str]:
+    """Label → folder of each corpus; a single one needs no label, ``""``.
+
+    >>> corpora(["real/PolSESS", "mini/PolSESS"])
+    {'PolSESS': 'real/PolSESS', 'PolSESS-2': 'mini/PolSESS'}
+    """
+    if isinstance(data_folder, str):
+        return {"": data_folder}
+    labels: dict[str, str] = {}
+    for folder in data_folder:
+        name = Path(folder).resolve().name
+        same = sum(Path(other).resolve().name == name for other in labels.values())
+        labels[f"{name}-{same + 1}" if same else name] = folder
+    return labels
+
+
+def corpus_names(data_folder: str | list[str]) -> str:
+    """The names of the corpora, for people."""
+    return ", ".join(Path(folder).name for folder in corpora(data_folder).values())
 
 
 def table_name(corpus: str, subset: str) -> str:

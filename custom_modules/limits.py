@@ -10,6 +10,7 @@ from hyperpyyaml.core import parse_arithmetic
 
 from custom_modules.errors import InputError, check_number
 from custom_modules.mmipc import TASK_SOURCES, VARIANTS, Curriculum, num_sources
+from custom_modules.remixing import remix_of, silence_of, speeds_of
 
 #: Raises an InputError that names the option, given first, for a value that does not fit.
 Check = Callable[[str, Any], None]
@@ -40,6 +41,15 @@ def check_text(option: str, value: object) -> None:
         else:
             return
     raise InputError(f"{option}={value!r:.200}: {reason}")
+
+
+def _texts(option: str, value: object) -> None:
+    """Text, or a list of it, none twice."""
+    texts = value if isinstance(value, list) and value else [value]
+    for text in texts:
+        check_text(option, text)
+    if len(set(texts)) < len(texts):
+        raise InputError(f"{option}={value}: names a folder twice")
 
 
 def _is_formula(text: str) -> bool:
@@ -101,6 +111,11 @@ def _null_or(check: Check) -> Check:
     return lambda option, value: None if value is None else check(option, value)
 
 
+def _made_by(reader: Callable[[Any], Any]) -> Check:
+    """What a reader of values refuses by itself, with the key."""
+    return lambda option, value: reader(value)
+
+
 def _all(check: Check, *keys: str) -> dict[str, Check]:
     return dict.fromkeys(keys, check)
 
@@ -110,7 +125,8 @@ _precision = _choice("fp32", "fp16", "bf16")
 
 #: What our commands and hparams files take, by key.
 CHECKS: dict[str, Check] = {
-    **_all(check_text, "model_name", "output_folder", "save_folder", "data_folder"),
+    **_all(check_text, "model_name", "output_folder", "save_folder"),
+    "data_folder": _texts,
     **_all(check_text, "manifest_folder", "train_manifest", "valid_manifest", "test_manifest"),
     **_all(check_text, "wandb_project", "speech_folder", "scene_folder", "event_folder"),
     **_all(text_or_null, "speech_table", "same_recording"),
@@ -118,6 +134,9 @@ CHECKS: dict[str, Check] = {
     **_all(_truth, "save_all_checkpoints", "test_after_training", "overwrite", "decay_states"),
     **_all(_mapping, "speakers", "scene_classes", "event_classes"),
     **_all(_variants, "train_variants", "valid_variants"),
+    "remix": _made_by(remix_of),
+    "speed": _made_by(speeds_of),
+    "silent_talker": _made_by(silence_of),
     "seed": _whole(0, 2**32 - 1),
     "task": _choice(*TASK_SOURCES),
     "check": _choice("none", "header", "full"),

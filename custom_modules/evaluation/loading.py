@@ -15,8 +15,9 @@ from speechbrain.utils.distributed import infer_device
 from speechbrain.utils.run_opts import RunOptions
 from torch import Tensor
 
+from custom_modules import layout
 from custom_modules.checkpoints import TRAIN_FIRST, AtomicCheckpointer, describe_epochs
-from custom_modules.dataio import Manifest, MixtureDataset, check_rate
+from custom_modules.dataio import MixtureDataset, check_rate
 from custom_modules.errors import InputError
 from custom_modules.evaluation.record import digest_of, recorded_corpus
 from custom_modules.evaluation.store import SCORES_FOLDER
@@ -30,6 +31,7 @@ from custom_modules.hparams import (
     split_arguments,
 )
 from custom_modules.limits import CHECKS, check_values
+from custom_modules.manifest.reading import open_manifest
 from custom_modules.processes import available_cores
 
 #: Forward passes that run side by side on a CPU, at most; each has its memory.
@@ -263,25 +265,31 @@ def results_folder(model: FoundModel, split: str) -> Path:
     is_training = (folder / HPARAMS_FILE).exists()
     if "output_folder" in model.overrides and not is_training:
         return folder
-    corpus = Path(model.hparams["data_folder"]).resolve()
-    digest = digest_of([str(corpus).encode()], size=3)
+    corpora = _roots(model.hparams["data_folder"])
+    digest = digest_of((str(root).encode() for root in corpora), size=3)
     trained_on = is_training and read_yaml(folder / HPARAMS_FILE).get("data_folder")
-    places = [folder / corpus.name, folder / f"{corpus.name}-{digest}"]
-    if _may_be(trained_on, corpus):
+    name = "+".join(root.name for root in corpora)
+    places = [folder / name, folder / f"{name}-{digest}"]
+    if _may_be(trained_on, corpora):
         places.insert(0, folder)
     if split != "test":
         places = [place / split for place in places]
-    free = (p for p in places if _may_be(recorded_corpus(p), corpus))
+    free = (p for p in places if _may_be(recorded_corpus(p), corpora))
     return next(free, places[-1])
 
 
-def _may_be(known: object, corpus: Path) -> bool:
-    """Whether a corpus is the one that a file names, or the file names none."""
-    if not isinstance(known, str):  # not filled in yet, of an imported model
+def _roots(data_folder: str | list[str]) -> list[Path]:
+    return [Path(folder).resolve() for folder in layout.corpora(data_folder).values()]
+
+
+def _may_be(known: object, corpora: list[Path]) -> bool:
+    """Whether corpora are those that a file names, or the file names none."""
+    if not isinstance(known, str | list):  # not filled in yet, of an imported model
         return True
-    path = Path(known).resolve()
     # A folder that is not here may have moved, as between machines.
-    return path == corpus or (path.name == corpus.name and not path.exists())
+    pairs = list(zip(_roots(known), corpora, strict=False))
+    same = (p == c or (p.name == c.name and not p.exists()) for p, c in pairs)
+    return len(layout.corpora(known)) == len(corpora) and all(same)
 
 
 def test_set(model: FoundModel, folder: Path, options: argparse.Namespace) -> MixtureDataset:
@@ -291,7 +299,7 @@ def test_set(model: FoundModel, folder: Path, options: argparse.Namespace) -> Mi
     """
     hparams = model.hparams
     path = manifest_path(model, folder, options.split)
-    manifest = Manifest(path, {"data_root": hparams["data_folder"]})
+    manifest = open_manifest(path, hparams["data_folder"])
     check_rate(manifest, int(hparams["sample_rate"]))
     return MixtureDataset(
         manifest,
@@ -320,11 +328,13 @@ def manifest_path(model: FoundModel, folder: Path, split: str) -> Path:
     return Path(model.hparams[key])
 
 
-def prepare_options(model: FoundModel, folder: Path, split: str) -> dict[str, Any]:
-    """What ``prepare_polsess`` takes."""
-    keys = ("data_folder", "check", "skip_bad_rows")
-    return {key: model.hparams[key] for key in keys} | {
+def prepare_options(model: FoundModel, folder: Path, split: str) -> list[dict[str, Any]]:
+    """What ``prepare_polsess`` takes, for each corpus."""
+    options = {key: model.hparams[key] for key in ("check", "skip_bad_rows")} | {
         "skip_prep": MANIFEST_KEYS[split] in model.overrides or model.hparams["skip_prep"],
-        "save_folder": folder / SCORES_FOLDER,
         "subsets": [split],
     }
+    return [
+        options | {"data_folder": corpus, "save_folder": folder / SCORES_FOLDER / label}
+        for label, corpus in layout.corpora(model.hparams["data_folder"]).items()
+    ]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from custom_modules.errors import InputError
+from custom_modules.layout import corpus_names
 from custom_modules.tabular import read_record
 
 if TYPE_CHECKING:
@@ -50,13 +51,13 @@ def evaluation_key(model: Model, dataset: MixtureDataset, split: str, batch_size
     # mixtures, processes and workers. And what is not looked at, because it would
     # take too long or changes last digits alone: the content of audio files that
     # keep size and time, layers other than the mix, which GPU, driver and cuDNN.
-    root = Path(dataset.data.replacements.get("data_root", ""))
+    roots = ", ".join(str(Path(root).resolve()) for root in dataset.data.roots)
     mixes = (entry["mix"] for entry in dataset.data.values())
     parts = {
         "format": FORMAT,
         "model": fingerprint(model.modules),
-        "manifest": digest_of([dataset.data.path.read_bytes()]),
-        "corpus": (str(root.resolve()), digest_of(map(_state, mixes))),
+        "manifest": digest_of(path.read_bytes() for path in dataset.data.paths),
+        "corpus": (roots, digest_of(map(_state, mixes))),
         "task": dataset.task,
         "device": model.device.type,
         "precision": str(model.dtype),
@@ -172,8 +173,8 @@ def git_commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def recorded_corpus(folder: str | Path) -> str | None:
-    """The data folder that the results in a folder are of, if they say."""
+def recorded_corpus(folder: str | Path) -> str | list[str] | None:
+    """The data folders that the results in a folder are of, if they say."""
     try:
         return read_record(Path(folder, RECORD_FILE)).get("data_folder")
     except InputError:  # none yet, or damaged: it is written again
@@ -189,7 +190,7 @@ def record_lines(record: dict) -> list[str]:
     facts = {
         "Test set": voices and f"{record['mixtures']} mixtures of {voices} voices",
         "Command": f"`{without_folders(record['command'])}`",
-        "Corpus": corpus and Path(corpus).name,
+        "Corpus": corpus and corpus_names(corpus),
         "Seed": record.get("seed"),
         "Checkpoint": checkpoint and _shorten(checkpoint),
         "Git commit": record["git_commit"],

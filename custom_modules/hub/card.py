@@ -3,10 +3,11 @@
 import json
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
+
+from custom_modules.layout import corpus_names
 
 if TYPE_CHECKING:
     from custom_modules.hub.recipe import ModelRecipe
@@ -135,7 +136,7 @@ def write_card(recipe: "ModelRecipe", separator: nn.Module, facts: CardFacts) ->
         facts=facts,
         source=source,
         license_id=quote(facts.license_id),
-        corpus=Path(training.get("data_folder") or "PolSESS").name,
+        corpus=corpus_names(training.get("data_folder") or "PolSESS"),
         tag="Separation" if separates else "Enhancement",
         task_words=task_words,
         output_words=output_words,

@@ -205,7 +205,7 @@ def load_best(argv: list[str]) -> tuple[ModelRecipe, nn.Module, CardFacts]:
     hparams_file, _, given = hparams.split_arguments(argv)
     overrides = hparams.check_overrides(hparams_file, given)
     recorded = hparams.read_hparams(hparams_file).get("data_folder")
-    if isinstance(recorded, str):  # the environment says where a corpus is now
+    if isinstance(recorded, str | list):  # the environment says where a corpus is now
         overrides["data_folder"] = given.get("data_folder", recorded)
     elif recorded is not None:  # a placeholder
         overrides.setdefault("data_folder", "PolSESS")

@@ -22,7 +22,7 @@ MISSING = ("", "NaN", "nan", "<missing>", "<undefined>")
 # What others than MATLAB write for it, and what a spreadsheet shows for an error.
 _PLACEHOLDER = re.compile(r"n/?a|null|none|nil|[-–—?.]+|#\S*[/!?#]\S*|#", re.IGNORECASE)
 
-_NUMBERS = ("ssr_db", "start1", "end1", "start2", "end2")
+_NUMBERS = ("ssr_db", "scene_db", "start1", "end1", "start2", "end2")
 _COLUMNS = {name: column for column, name in layout.NAMES.items()}
 _DECIMAL_COMMA = re.compile(r",(?!\d{3}(\D|$))|^[+−–-]?0*,")
 
@@ -252,10 +252,11 @@ def read_genders(root: str | Path) -> dict[str, str] | None:
 def with_speakers(rows: pd.DataFrame, genders: Mapping[str, str] | None) -> pd.DataFrame:
     """Rows with the columns ``speaker1``, ``gender1``, ``speaker2``, ``gender2``.
 
-    Without genders, as of a corpus that does not list its speakers, unchanged.
+    Without genders, as of a corpus that does not list its speakers, ``source1`` and
+    ``source2`` instead.
     """
     if genders is None:
-        return rows
+        return _with_sources(rows)
     speaker_of = cache(partial(layout.speaker_of, speakers=genders))
     columns = {}
     for number in (1, 2):
@@ -263,3 +264,26 @@ def with_speakers(rows: pd.DataFrame, genders: Mapping[str, str] | None) -> pd.D
         speakers = columns[f"speaker{number}"] = [speaker_of(x) for x in recordings]
         columns[f"gender{number}"] = [genders.get(name, "") for name in speakers]
     return rows.assign(**columns)
+
+
+def _with_sources(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows with the folders of their recordings: those next to the folder of them all."""
+    if not {"recording1", "recording2"} <= set(rows):
+        return rows
+    folders = {number: _folders(rows[f"recording{number}"]) for number in (1, 2)}
+    every = [parts for column in folders.values() for parts in column if parts]
+    first, last = min(every, default=[]), max(every, default=[])
+    depth = next(
+        (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first)
+    )
+    return rows.assign(
+        **{
+            f"source{number}": ["".join(parts[depth : depth + 1]) for parts in column]
+            for number, column in folders.items()
+        }
+    )
+
+
+def _folders(recordings: Iterable[str]) -> list[list[str]]:
+    """The folders of each recording, outermost first; of joined ones, the first counts."""
+    return [x.split(layout.JOIN)[0].replace("\\", "/").split("/")[:-1] for x in recordings]

@@ -53,8 +53,8 @@ def main(argv: list[str]) -> None:
     found = loading.find_model(rest)
     join_processes(found.run_opts)
     folder = loading.results_folder(found, options.split)
-    preparation = loading.prepare_options(found, folder, options.split)
-    run_on_main(prepare_polsess, kwargs=preparation)
+    for preparation in loading.prepare_options(found, folder, options.split):
+        run_on_main(prepare_polsess, kwargs=preparation)
     dataset = loading.test_set(found, folder, options)
     scope = scope_of(options, found.hparams, not found.run_opts.noprogressbar)
     model, checkpoint = found.load()

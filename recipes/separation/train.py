@@ -40,6 +40,7 @@ from custom_modules.hparams import (
     split_arguments,
     write_hparams,
 )
+from custom_modules.layout import corpora
 from custom_modules.trackers import check_tracker
 from custom_modules.training_log import HISTORY_FILE, read_history
 from polsess_prepare import prepare_polsess
@@ -74,7 +75,8 @@ def train(
     scope = scope_of_training(hparams, not run_opts.noprogressbar)
     hparams["checkpointer"].check_fit("separator")
     read_history(Path(hparams["output_folder"]) / HISTORY_FILE)
-    run_on_main(prepare_polsess, kwargs=prepare_options(hparams))
+    for options in prepare_options(hparams):
+        run_on_main(prepare_polsess, kwargs=options)
     datasets = dataio_prep(hparams)
     folder = hparams["output_folder"]
     sb.create_experiment_directory(folder)
@@ -97,10 +99,14 @@ def train(
     distributed.leave_processes()
 
 
-def prepare_options(hparams: dict[str, Any]) -> dict[str, Any]:
-    keys = ("data_folder", "skip_prep", "check", "skip_bad_rows", "allow_leakage")
+def prepare_options(hparams: dict[str, Any]) -> list[dict[str, Any]]:
+    """What ``prepare_polsess`` takes, for each corpus."""
+    keys = ("skip_prep", "check", "skip_bad_rows", "allow_leakage")
     options = {key: hparams[key] for key in keys}
-    return options | {"save_folder": hparams["manifest_folder"]}
+    return [
+        options | {"data_folder": folder, "save_folder": Path(hparams["manifest_folder"], label)}
+        for label, folder in corpora(hparams["data_folder"]).items()
+    ]
 
 
 def test(
