@@ -38,7 +38,7 @@ class MixtureDataset(DynamicItemDataset):
     Without ``segment_seconds``, the length of a random crop, they are whole. Which
     ``max_samples`` are kept depends on their ids alone: the fewer are among the more.
     ``remixing`` has ``remix``, ``speed`` and ``silent_talker`` of an hparams file. What is
-    drawn has a ``recipe``, the :class:`Part`\ s whose sum the mixture is.
+    drawn has a ``recipe``, its :class:`Part` list, whose sum the mixture is.
     """
 
     def __init__(

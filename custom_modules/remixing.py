@@ -197,11 +197,11 @@ class Remixer:
         members: dict[str, list[tuple[str, Row]]] = defaultdict(list)
         for name, entry in entries:
             corpus = "" if remix.across_corpora else entry.get("corpus") or ""
-            group = " of ".join(filter(None, [f"{entry['environment']} training speech", corpus]))
-            members[group].append((name, _row(name, entry)))
-        for group_name, pairs in members.items():
+            label = " of ".join(filter(None, [f"{entry['environment']} training speech", corpus]))
+            members[label].append((name, _row(name, entry)))
+        for label, pairs in members.items():
             ids, rows = zip(*pairs, strict=True)
-            group = _Group(group_name, ids, rows)
+            group = _Group(label, ids, rows)
             group.check(remix.talkers)
             self._places |= {name: (group, i) for i, name in enumerate(ids)}
 
@@ -216,7 +216,8 @@ class Remixer:
         if not (remixed or silent or self.speeds):
             return None
         layers = ("s1", "s2", *CANCELLED_LAYERS[environment]["C"])
-        donors, levels = {layer: (mixture_id, layer) for layer in layers}, (None, None)
+        donors = {layer: (mixture_id, layer) for layer in layers}
+        levels: tuple[float | None, float | None] = None, None
         if remixed:
             donors, levels = self._donors(mixture_id, layers, epoch, fraction)
         speeds = {role: self._speed(fraction(f"speed {role}")) for role in ("s1", "s2")}

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -272,10 +273,8 @@ def _with_sources(rows: pd.DataFrame) -> pd.DataFrame:
         return rows
     folders = {number: _folders(rows[f"recording{number}"]) for number in (1, 2)}
     every = [parts for column in folders.values() for parts in column if parts]
-    first, last = min(every, default=[]), max(every, default=[])
-    depth = next(
-        (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first)
-    )
+    shared = zip(min(every, default=[]), max(every, default=[]), strict=False)
+    depth = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], shared))
     return rows.assign(
         **{
             f"source{number}": ["".join(parts[depth : depth + 1]) for parts in column]

@@ -187,12 +187,12 @@ def leave_results(folder, corpus):
 def test_manifests_that_are_named_are_taken(tmp_path):
     prepared = model_of(tmp_path)
     assert manifest_path(prepared, tmp_path, "val").parent.name == "test_scores"
-    assert prepare_options(prepared, tmp_path, "val")["subsets"] == ["val"]
+    assert prepare_options(prepared, tmp_path, "val")[0]["subsets"] == ["val"]
     folder = model_of(tmp_path, skip_prep=True, manifest_folder="m")
     assert manifest_path(folder, tmp_path, "val") == Path("m/val.json")
     one = model_of(tmp_path, test_manifest="m/x.json")
     assert manifest_path(one, tmp_path, "test") == Path("m/x.json")
-    assert prepare_options(one, tmp_path, "test")["skip_prep"] is True
+    assert prepare_options(one, tmp_path, "test")[0]["skip_prep"] is True
     with pytest.raises(InputError, match="--manifest_folder"):
         manifest_path(model_of(tmp_path, skip_prep=True), tmp_path, "test")
 
