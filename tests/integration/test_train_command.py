@@ -8,7 +8,7 @@ import pytest
 
 from custom_modules.files import lock
 from tests.integration import training
-from tests.integration.training import assert_same, final_state
+from tests.integration.training import REMIXED, assert_same, final_state
 from tests.manifest.tiny_corpus import TinyCorpus
 
 ROOT = Path(__file__).parents[2]
@@ -71,7 +71,7 @@ def test_every_task_runs_in_debug_mode(corpus, tmp_path, model, task, precision)
 
 def test_accumulated_gradients_survive_a_kill(corpus, tmp_path):
     options = ["--number_of_epochs=3", "--grad_accumulation_factor=3"]
-    options += ["--save_audio=0", "--test_max_samples=1"]
+    options += ["--save_audio=0", "--test_max_samples=1", *REMIXED]
     often = [*options, "--ckpt_interval_steps=2"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert train(corpus, whole, *options).returncode == 0
@@ -116,7 +116,7 @@ def test_a_damaged_history_is_refused_before_anything_is_touched(corpus, tmp_pat
 def test_a_killed_run_ends_with_the_numbers_of_an_uninterrupted_one(corpus, tmp_path):
     # Dropout and crops draw random numbers, too; they must not depend on the kills.
     options = ["--number_of_epochs=3", "--segment_seconds=0.1", "--dropout=0.1"]
-    options += ["--save_audio=0", "--test_max_samples=1"]
+    options += ["--save_audio=0", "--test_max_samples=1", *REMIXED]
     often = [*options, "--ckpt_interval_steps=2"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert train(corpus, whole, *options, model="sepformer").returncode == 0

@@ -4,6 +4,7 @@ import json
 import os
 import struct
 import sys
+import zlib
 
 import pandas as pd
 import pytest
@@ -20,6 +21,7 @@ from custom_modules.hub.recipe import load_best
 from custom_modules.mmipc import VARIANTS, draw_variant
 from tests.integration.forked import run_two
 from tests.integration.training import (
+    REMIXED,
     ROOT,
     TINY,
     TWO_PROCESSES,
@@ -70,12 +72,14 @@ def last_weights(folder):
 
 
 def drawn_by(monkeypatch):
-    """Collects epoch, mixture and variant of all that is trained on."""
+    """Collects epoch, mixture, variant and recipe of all that is trained on."""
     seen, real = [], Separation.on_fit_batch_end
 
     def on_fit_batch_end(self, batch, *args):
         real(self, batch, *args)
-        seen.extend((self.epoch, *pair) for pair in zip(batch.id, batch.variant, strict=True))
+        recipes = [zlib.crc32(repr(recipe).encode()) for recipe in batch.recipe]
+        drawn = zip(batch.id, batch.variant, recipes, strict=True)
+        seen.extend((self.epoch, *example) for example in drawn)
 
     monkeypatch.setattr(Separation, "on_fit_batch_end", on_fit_batch_end)
     return seen
@@ -103,7 +107,7 @@ def test_curriculum(train, tmp_path, monkeypatch):
     train(tmp_path, "--number_of_epochs=3", CURRICULUM, "--batch_size=4")
     environments = {f"train_{i}": "outdoor" if i % 3 == 2 else "indoor" for i in range(9)}
     indoor = [name for name, kind in environments.items() if kind == "indoor"]
-    by_epoch = {e: {(i, v) for n, i, v in seen if n == e} for e in (1, 2, 3)}
+    by_epoch = {e: {(i, v) for n, i, v, _ in seen if n == e} for e in (1, 2, 3)}
     assert len(seen) == len(indoor) + 9 + 9  # each mixture once
     assert by_epoch[1] == {(name, "R") for name in indoor}
     assert {i for i, _ in by_epoch[2]} == set(environments)
@@ -380,7 +384,7 @@ def two_processes(corpus, tmp_path_factory):
     """Two processes, one of which is killed in the second epoch; and the rerun."""
     folder = tmp_path_factory.mktemp("two")
     options = ["--number_of_epochs=3", "--batch_size=2", "--distributed_backend=gloo"]
-    options += ["--warmup_steps=6"]
+    options += ["--warmup_steps=6", *REMIXED]
     # A tracker is for the first process alone, and must not keep it waiting.
     options += ["--ckpt_interval_steps=1", "--tracker=tensorboard"]
     command = arguments(corpus, folder, *options)
@@ -406,7 +410,8 @@ def test_two_processes_train_as_one_with_twice_the_batch(
     folder, _, _ = two_processes
     seen = drawn_by(monkeypatch)
     # Nine mixtures in the third epoch: one process has none in the last step.
-    one = train(tmp_path, "--number_of_epochs=3", "--batch_size=4", "--warmup_steps=6")
+    options = ["--number_of_epochs=3", "--batch_size=4", "--warmup_steps=6", *REMIXED]
+    one = train(tmp_path, *options)
     two = pd.read_csv(folder / "history.csv")
     assert two.lr.tolist() == one.lr.tolist()
     parts = [pd.read_csv(folder / f"{rank}.csv", header=None) for rank in (0, 1)]

@@ -30,6 +30,10 @@ TINY = {
     "tiger": "--n_fft=64 --stride=16 --bands=[[4,250],[2,1000]] --N=8 --H=8 --num_blocks=2 "
     "--num_layers=3 --nhead=2",
 }
+REMIXED = [
+    *("--remix=True", "--speed=[0.9, 1.1]"),
+    "--silent_talker={share: 0.3, both: 0.3, from_epoch: 2}",
+]
 SHARED = "--num_workers=0 --noprogressbar --device=cpu --save_audio=0"
 
 

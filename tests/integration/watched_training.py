@@ -12,6 +12,7 @@ import os
 import runpy
 import signal
 import sys
+import zlib
 
 import torch
 
@@ -58,7 +59,8 @@ def record(folder):
         name = f"{folder}/{os.environ.get('RANK', 0)}.csv"
         with open(name, "a", encoding="utf-8") as stream:
             for i in range(self.share.mixtures):
-                print(self.epoch, batch.id[i], batch.variant[i], sep=",", file=stream)
+                recipe = zlib.crc32(repr(batch.recipe[i]).encode())
+                print(self.epoch, batch.id[i], batch.variant[i], recipe, sep=",", file=stream)
 
     Separation.on_fit_batch_end = on_fit_batch_end
 

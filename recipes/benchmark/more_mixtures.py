@@ -1,0 +1,224 @@
+#!/usr/bin/env python3
+"""What remixing, speeds and silent talkers bring: small trainings beside each other.
+
+    python recipes/benchmark/more_mixtures.py --output_folder=results/more_mixtures
+
+Trains a small ConvTasNet on 400 and on 4,000 mixtures of Mini-PolSESS, as they are stored,
+remixed, and with speeds, with three seeds and as many steps each; and, with losses that
+bear silence, with and without silent talkers. Tests on voices that no training heard.
+Writes the tables into docs/training.md. Killed, it goes on with the same command.
+"""
+
+from custom_modules.startup import prepare_process
+
+prepare_process(__name__)
+
+import argparse
+import itertools
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+
+from custom_modules import markdown
+from custom_modules.dataio import MixtureDataset
+from custom_modules.errors import OptionParser, exit_cleanly
+from custom_modules.evaluation.loading import find_model
+from custom_modules.evaluation.record import git_commit
+from custom_modules.evaluation.voices import interval_over_voices
+from custom_modules.files import lock
+from custom_modules.limits import option
+from custom_modules.manifest.reading import open_manifest
+from custom_modules.mmipc import VARIANTS
+from custom_modules.objectives import si_sdr
+from custom_modules.tabular import write_text
+from custom_modules.tuning.trainings import Trainings
+from recipes.benchmark.campaign.page import around_marks
+from recipes.benchmark.campaign.runs import Run, do_runs
+from recipes.benchmark.measuring import device_name
+
+PAGE = "docs/training.md"
+HPARAMS = "hparams/small/convtasnet.yaml"
+SEEDS = 42, 123, 456
+SIZES = 400, 4000
+#: Arm → what it changes of the hparams file.
+ARMS = {
+    "as stored": [],
+    "remixed": ["--remix=True"],
+    "remixed, speeds 0.95–1.05": ["--remix=True", "--speed=[0.95, 1.05]"],
+    "remixed, speeds 0.85–1.16": ["--remix=True", "--speed=[0.85, 1.16]"],
+}
+#: Half of the steps are over when talkers fall silent.
+SILENT_ARMS = {
+    f"{loss}{words}": [f"--loss={loss}", "--remix=True", *options]
+    for loss in ("sa_sdr", "thresholded_snr")
+    for words, options in (
+        ("", []),
+        (", silent talkers", ["--silent_talker={share: 0.1, from_epoch: HALF}"]),
+    )
+}
+BATCH = 4
+
+
+class Study(NamedTuple):
+    """Where the trainings are, and of how many steps."""
+
+    folder: Path
+    steps: int
+
+    @property
+    def corpus(self) -> Path:
+        return self.folder / "corpus"
+
+    def runs(self) -> Iterator[Run]:
+        """All, seed by seed."""
+        for seed, size, (arm, options) in itertools.product(SEEDS, SIZES, ARMS.items()):
+            yield self._run(arm, size, seed, options)
+        for seed, (arm, options) in itertools.product(SEEDS, SILENT_ARMS.items()):
+            yield self._run(arm, SIZES[-1], seed, options)
+
+    def of_arm(self, arm: str, size: int) -> list[Path]:
+        return [self.place(arm, size, seed) for seed in SEEDS]
+
+    def place(self, arm: str, size: int, seed: int) -> Path:
+        name = "".join(x if x.isalnum() else "_" for x in arm)
+        return self.folder / str(size) / name / str(seed)
+
+    def _run(self, arm: str, size: int, seed: int, options: list[str]) -> Run:
+        place, corpus = self.place(arm, size, seed), f"--data_folder={self.corpus}"
+        half = max(2, self.steps * BATCH // size // 2 + 1)
+        options = [text.replace("HALF", str(half)) for text in options]
+        train = [
+            *("recipes/separation/train.py", HPARAMS, corpus, f"--output_folder={place}"),
+            *(f"--seed={seed}", f"--optimizer_step_limit={self.steps}"),
+            *(f"--train_max_samples={size}", "--test_after_training=False", "--noprogressbar"),
+            *options,
+        ]
+        test = ["recipes/separation/evaluate.py", f"{place}/hyperparams.yaml", corpus]
+        test += ["--no_sdr", "--no_pesq", "--no_stoi", "--noprogressbar"]
+        return Run(
+            arm,
+            seed,
+            place,
+            [train, test, [*test, "--split=train", "--max_samples=100"]],
+            self.steps,
+        )
+
+
+def main(argv: list[str]) -> None:
+    options = parse(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    study = Study(Path(options.output_folder), options.steps)
+    with lock(study.folder):
+        generate = [
+            sys.executable,
+            "recipes/corpus/generate.py",
+            "hparams/corpus/mini_polsess.yaml",
+        ]
+        generate += [f"--output_folder={study.corpus}", f"--n_train={SIZES[-1]}", "--n_test=100"]
+        subprocess.run([*generate, "--n_val=60", f"--workers={options.jobs}"], check=True)
+        do_runs(list(study.runs()), Trainings(options.jobs))
+        text = page(study)
+    print(text)
+    if options.page:
+        before, after = around_marks(options.page, "more mixtures")
+        write_text(options.page, "\n\n".join([before, text, after]))
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = OptionParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--output_folder", default="results/more_mixtures")
+    parser.add_argument("--steps", type=option("optimizer_step_limit", "--steps"), default=2000)
+    parser.add_argument("--jobs", type=option("workers", "--jobs"), default=2, help="side by side")
+    parser.add_argument("--page", default=PAGE, help="the page to write to; '' for none")
+    return parser.parse_args(argv)
+
+
+def page(study: Study) -> str:
+    """Both tables, and what they were measured on."""
+    below = f"{device_name()}, commit {git_commit()}; {study.steps} steps of {BATCH} crops of 1.5 s"
+    below += f", seeds {', '.join(map(str, SEEDS))}; intervals: 95 %, voices of the test set drawn"
+    return "\n\n".join([unseen_voices(study), passages(study), f"<sub>{below}</sub>"])
+
+
+def unseen_voices(study: Study) -> str:
+    lines = [
+        ["trained on", "SI-SDRi, dB", "95 %", "over as stored", "95 %", "own training mixtures"]
+    ]
+    for size, arm in itertools.product(SIZES, ARMS):
+        test = improvements(study.of_arm(arm, size), "test")
+        stored = improvements(study.of_arm("as stored", size), "test")
+        train = improvements(study.of_arm(arm, size), "train")
+        pairs = voices_of(study.of_arm(arm, size)[0], test.index)
+        cells = [markdown.number(test.mean(), 2), _interval(test, pairs)]
+        if arm != "as stored":
+            gain = test - stored
+            cells += [markdown.number(gain.mean(), 2), _interval(gain, pairs)]
+        else:
+            cells += [markdown.DASH, markdown.DASH]
+        lines.append([f"{size}, {arm}", *cells, markdown.number(train.mean(), 2)])
+    return markdown.table(lines)
+
+
+def improvements(folders: list[Path], split: str) -> pd.Series:
+    """SI-SDRi of each mixture, dB: the mean over its variants, and over seeds."""
+    tables = []
+    for folder in folders:
+        path = folder / ("" if split == "test" else split) / "test_results.csv"
+        rows = pd.read_csv(path)
+        tables.append(rows.assign(gain=rows.si_sdr - rows.si_sdr_mixture))
+    return pd.concat(tables).groupby("id").gain.mean()
+
+
+def voices_of(folder: Path, ids: pd.Index) -> np.ndarray:
+    """Who speaks in each mixture, ``[mixtures, 2]``."""
+    manifest = open_manifest(folder / "test_scores" / "test.json", "")
+    return np.array([[manifest[name][f"speaker{n}"] for n in (1, 2)] for name in ids])
+
+
+def _interval(values: pd.Series, voices: np.ndarray) -> str:
+    return markdown.interval(*interval_over_voices(values.to_numpy(), voices), 2)
+
+
+def passages(study: Study) -> str:
+    """Passages of one speaker: what either output holds."""
+    lines = [["trained with", "other output below the talker, dB", "SI-SDR of the talker, dB"]]
+    lines[0].append("SI-SDRi where two talk, dB")
+    for arm in SILENT_ARMS:
+        folders = study.of_arm(arm, SIZES[-1])
+        levels, scores = zip(*map(one_talker, folders), strict=True)
+        both = improvements(folders, "test").mean()
+        figures = np.median(levels), np.mean(scores), both
+        lines.append([arm, *(markdown.number(float(x), 1) for x in figures)])
+    return markdown.table(lines)
+
+
+@torch.inference_mode()
+def one_talker(folder: Path) -> tuple[float, float]:
+    """Median of how far below the louder output the other lies, and mean SI-SDR of it, dB."""
+    found = find_model([f"{folder}/hyperparams.yaml"])
+    (model, _), corpus = found.load(), found.hparams["data_folder"]
+    manifest = open_manifest(folder / "test_scores" / "test.json", corpus)
+    silence: Mapping[str, object] = {"silent_talker": {"share": 1, "from_epoch": 1}}
+    passages = MixtureDataset(manifest, VARIANTS, "SB", seed=1, remixing=silence)
+    passages.set_epoch(1)
+    levels, scores = [], []
+    batches = ((item, item["mixtures"]) for item in passages)
+    for item, estimates in model.separate_all(batches):
+        energy = estimates.square().sum(1)[0]
+        talker = int(item["targets"].square().sum(0).argmax())
+        target = item["targets"][None, :, talker, None].expand_as(estimates)
+        levels.append(float(10 * torch.log10(energy.max() / energy.min().clamp_min(1e-10))))
+        scores.append(float(si_sdr(estimates, target).max()))
+    return float(np.median(levels)), float(np.mean(scores))
+
+
+if __name__ == "__main__":
+    with exit_cleanly():
+        main(sys.argv[1:])
