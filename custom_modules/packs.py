@@ -150,12 +150,12 @@ def read_facts(root: str | Path) -> dict:
         facts = json.loads(regular_file(path).read_text("utf-8"))
         if facts["format"] != FORMAT:
             raise ValueError(f"of format {facts['format']}")
-        return {key: facts[key] for key in ("complete", "corpus", "files", "shards")}
+        return {key: facts[key] for key in ("complete", "corpus", "files", "shards", "tables")}
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: is not that of a pack ({error}); {AGAIN}") from error
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def open_pack(root: str) -> Pack | None:
     """The pack that a folder is, opened once in a process and its forks; None if it is none."""
     return Pack(root) if os.path.exists(os.path.join(root, PACK_FILE)) else None
@@ -202,3 +202,9 @@ def state_of(path: str) -> tuple[int, int]:
         return packed.size, packed.mtime
     stat = os.stat(path)
     return stat.st_size, stat.st_mtime_ns
+
+
+def content_of(path: str) -> bytes:
+    """The bytes of a file, or of one in a pack, whose samples have no header there."""
+    packed = find_packed(path)
+    return packed.content() if packed else Path(path).read_bytes()
