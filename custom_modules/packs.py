@@ -6,6 +6,7 @@ found in the index of ``PACK``. Samples are read by their place, so pyarrow is n
 
 import functools
 import hashlib
+import io
 import json
 import os
 import struct
@@ -26,7 +27,7 @@ AGAIN = "pack again by polsess_prepare.py --pack"
 
 #: The rows of the index, int64 ``[rows, files]``. The first two are a digest of the path, by
 #: which files are sorted; ``rate`` is 0 where a file is kept as it was, and not as samples.
-INDEX_ROWS = ("digest", "digest2", "shard", "start", "count", "rate", "sum", "size", "mtime")
+INDEX_ROWS = ("digest", "digest2", "shard", "start", "length", "rate", "sum", "size", "mtime")
 #: The digest of a shard's sources is in its schema, which it begins with, in bytes.
 _HEAD = 4096
 
@@ -38,7 +39,7 @@ class Packed(NamedTuple):
     row: int  # of the index
     shard: int
     start: int  # byte of the shard
-    count: int  # of samples, or bytes if it is kept as it was
+    length: int  # in samples, or bytes if it is kept as it was
     rate: int  # Hz; 0 if it is kept as it was
     sum: int  # of its samples, or bytes
     size: int  # bytes of the file that was packed
@@ -51,13 +52,13 @@ class Packed(NamedTuple):
 
     def samples(self, start: int = 0, frames: int | None = None) -> np.ndarray:
         """A stretch of its samples, int16 ``[frames]``; fewer at the end."""
-        rest = max(self.count - start, 0)
+        rest = max(self.length - start, 0)
         wanted = rest if frames is None else min(frames, rest)
         return np.frombuffer(self.pack.read(self.shard, self.start + 2 * start, 2 * wanted), "<i2")
 
     def content(self) -> bytes:
         """All of its bytes: of the samples, or of the file as it was."""
-        size = 2 * self.count if self.is_samples else self.count
+        size = 2 * self.length if self.is_samples else self.length
         return self.pack.read(self.shard, self.start, size)
 
     def checked(self) -> Self:
@@ -89,7 +90,7 @@ class Pack:
                 raise ValueError("of another shape")
         except (OSError, ValueError, EOFError) as error:
             raise InputError(f"{path}: is damaged ({error}); {AGAIN}") from error
-        self._descriptors: dict[int, int] = {}
+        self._files: dict[int, io.FileIO] = {}
 
     def _check_size(self, name: str, size: int) -> None:
         path = Path(self.root, name)
@@ -97,10 +98,6 @@ class Pack:
         if found != size:
             reason = "is cut off" if found < size else "is too long"
             raise InputError(f"{path}: {reason}, {found} bytes instead of {size}; {AGAIN}")
-
-    def __del__(self) -> None:
-        for descriptor in getattr(self, "_descriptors", {}).values():
-            os.close(descriptor)
 
     def find(self, path: str) -> Packed | None:
         """A file by its path in the corpus, or None."""
@@ -115,25 +112,25 @@ class Pack:
 
     def read(self, shard: int, start: int, size: int) -> bytes:
         """Bytes of a shard. Not by a memory map: of a file cut off later, that would be SIGBUS."""
-        if shard not in self._descriptors:
-            self._descriptors[shard] = self._open(shard)
-        data = os.pread(self._descriptors[shard], size, start)
-        while len(data) < size:  # a signal came, or more than the kernel gives at once
-            more = os.pread(self._descriptors[shard], size - len(data), start + len(data))
+        if shard not in self._files:
+            self._files[shard] = self._open(shard)
+        descriptor = self._files[shard].fileno()
+        data = os.pread(descriptor, size, start)
+        while len(data) < size:  # more than the kernel gives at once
+            more = os.pread(descriptor, size - len(data), start + len(data))
             if not more:
                 self._check_size(*self._shards[shard][:2])
                 raise InputError(f"{self.root}: is cut off; {AGAIN}")
             data += more
         return data
 
-    def _open(self, shard: int) -> int:
+    def _open(self, shard: int) -> io.FileIO:
         name, size, digest = self._shards[shard]
         self._check_size(name, size)
-        descriptor = os.open(os.path.join(self.root, name), os.O_RDONLY)
-        if digest not in os.pread(descriptor, _HEAD, 0):
-            os.close(descriptor)
+        file = io.FileIO(os.path.join(self.root, name))
+        if digest not in os.pread(file.fileno(), _HEAD, 0):
             raise InputError(f"{self.root}/{name}: is of another pack; {AGAIN}")
-        return descriptor
+        return file
 
 
 def digest_of_path(path: str) -> tuple[int, int]:

@@ -81,9 +81,14 @@ class _FaultsError(Exception):
 def _schema(digest: str) -> "pa.Schema":
     import pyarrow as pa
 
-    lists = {"list": pa.list_(pa.int16())}
-    fields = [(name, lists.get(kind) or getattr(pa, kind)()) for name, kind in _COLUMNS.items()]
+    fields = [(name, _type(kind)) for name, kind in _COLUMNS.items()]
     return pa.schema(fields, metadata={_DIGEST: digest.encode()})
+
+
+def _type(kind: str) -> "pa.DataType":
+    import pyarrow as pa
+
+    return pa.list_(pa.int16()) if kind == "list" else getattr(pa, kind)()
 
 
 def _batches(root: str, sources: Sequence[Source], faults: list[str]) -> Iterator["pa.RecordBatch"]:
@@ -124,11 +129,12 @@ def _batch(rows: dict[str, Content]) -> "pa.RecordBatch":
     import pyarrow as pa
 
     contents = rows.values()
-    lists = [[] if x.samples is None else x.samples for x in contents]
+    none = np.zeros(0, np.int16)
+    lists = [none if x.samples is None else x.samples for x in contents]
     offsets = np.cumsum([0, *map(len, lists)], dtype=np.int32)
     samples = pa.ListArray.from_arrays(
         pa.array(offsets),
-        pa.array(np.concatenate([np.zeros(0, np.int16), *lists], dtype=np.int16)),
+        pa.array(np.concatenate(lists)),
         mask=pa.array([x.samples is None for x in contents]),
     )
     columns = [
@@ -198,9 +204,9 @@ def write_for_datasets(folder: Path, shards: Sequence[Shard], fingerprint: str) 
     """What ``datasets.load_from_disk`` reads beside the Arrow files."""
     features = {name: {"dtype": kind, "_type": "Value"} for name, kind in _COLUMNS.items()}
     # The older name of its List, which newer versions know as well.
-    features["samples"] = {"feature": {"dtype": "int16", "_type": "Value"}, "_type": "Sequence"}
+    sequence: dict = {"feature": {"dtype": "int16", "_type": "Value"}, "_type": "Sequence"}
     texts = {"citation": "", "description": "", "homepage": "", "license": ""}
-    write_json(folder / "dataset_info.json", {"features": features} | texts)
+    write_json(folder / "dataset_info.json", {"features": features | {"samples": sequence}} | texts)
     state: dict = {"_data_files": [{"filename": shard.name} for shard in shards]}
     state |= {"_fingerprint": fingerprint, "_format_columns": None, "_format_kwargs": {}}
     state |= {"_format_type": None, "_output_all_columns": False, "_split": None}

@@ -148,7 +148,7 @@ def _header(path: str) -> tuple[int, int, int]:
     """Rate, channels and frames; a pipe would be waited for, and is not opened."""
     if packed := packs.find_packed(path):
         if packed.is_samples:
-            return packed.rate, 1, packed.count
+            return packed.rate, 1, packed.length
     elif kind := not_a_file(path):
         raise ValueError(f"is {kind}")
     with soundfile.SoundFile(io.BytesIO(packed.content()) if packed else path) as audio:
@@ -162,7 +162,7 @@ def _header(path: str) -> tuple[int, int, int]:
 def _identify(path: str) -> tuple[int, int, int, int]:
     """Tells a file from others by few bytes: device, inode, size, excerpt."""
     if packed := packs.find_packed(path):
-        size = packed.count * (2 if packed.is_samples else 1)
+        size = packed.length * (2 if packed.is_samples else 1)
         excerpt = packed.pack.read(packed.shard, packed.start + size // 2, min(_EXCERPT, size // 2))
         return 0, packed.row, size, _number(excerpt)
     with open(path, "rb", buffering=0) as file:
