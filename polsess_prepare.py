@@ -9,6 +9,11 @@ and as a function that a training script calls, :func:`prepare_polsess`. What an
 holds is in :func:`custom_modules.manifest.entries.manifest_entry`.
 
 A bad row stops the command, after all were listed; so does what subsets share.
+
+A corpus of a million files becomes a few large ones, which then stand for the corpus:
+
+    python polsess_prepare.py --data_folder data/MiniPolSESS --pack data/packed
+    python polsess_prepare.py --data_folder data/packed
 """
 
 from custom_modules.startup import prepare_process
@@ -26,6 +31,7 @@ from pathlib import Path
 
 from pandas import DataFrame
 
+from custom_modules import packs
 from custom_modules.errors import InputError, OptionParser, check_number, exit_cleanly
 from custom_modules.files import atomic_path, check_output
 from custom_modules.layout import SPEAKERS_FILE, SUBSETS
@@ -35,6 +41,7 @@ from custom_modules.manifest.checks import LEVELS, survey_audio
 from custom_modules.manifest.csv_tables import Table
 from custom_modules.manifest.duplicates import Repetition, find_repetitions
 from custom_modules.manifest.entries import write_entries
+from custom_modules.manifest.packing import pack_corpus
 from custom_modules.manifest.report import Report
 from custom_modules.processes import available_cores
 
@@ -68,11 +75,13 @@ def prepare_polsess(
     workers = available_cores() if workers is None else workers
     subsets = _valid_options(data_folder, subsets, check, workers)
     root, save_folder = str(data_folder), Path(save_folder)
+    pack = packs.open_pack(os.path.abspath(root))  # refuses one that is cut off
     paths = {subset: csv_tables.find_table(root, subset) for subset in subsets}
     targets = {subset: save_folder / f"{subset}.json" for subset in subsets}
     options: dict[str, object] = {"data_folder": os.path.abspath(root), "check": check}
     options |= {"skip_bad_rows": skip_bad_rows, "allow_leakage": allow_leakage}
     watched = [*paths.values(), Path(root, SPEAKERS_FILE), *targets.values()]
+    watched += [Path(root, packs.PACK_FILE)] if pack else []
     record = report.Record(save_folder, options, watched)
     if earlier := record.read():
         logger.info(f"Skipping preparation: manifests in {save_folder} are up to date")
@@ -116,6 +125,20 @@ def _valid_options(
             "POLSESS_DATA_ROOT, which stands in for it"
         )
     return [subset for subset in SUBSETS if subset in subsets]
+
+
+def _pack(
+    target: str,
+    data_folder: str,
+    subsets: Collection[str],
+    check: str,
+    skip_bad_rows: bool,
+    workers: int | None,
+    **_: object,
+) -> None:
+    workers = available_cores() if workers is None else workers
+    subsets = _valid_options(data_folder, subsets, check, workers)
+    pack_corpus(data_folder, target, subsets, workers, skip_bad_rows, verify=check == "full")
 
 
 def _bad_row_notes(tables: Sequence[Table], skip_bad_rows: bool) -> list[str]:
@@ -185,6 +208,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     root = os.environ.get("POLSESS_DATA_ROOT")
     add("--data_folder", default=root, help="the corpus; default: $POLSESS_DATA_ROOT")
     add("--save_folder", default="results/manifests", help="where the manifests go")
+    add("--pack", metavar="FOLDER", help="write the corpus there as a few large files, only that")
     add("--subsets", default=",".join(SUBSETS), help="which, separated by commas")
     add("--check", default="header", choices=LEVELS, help="how thoroughly")
     add("--workers", type=option("workers"), help="processes; by default, one per core")
@@ -206,7 +230,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not options["data_folder"]:
             raise InputError("no corpus: use --data_folder or set POLSESS_DATA_ROOT")
         options["subsets"] = options["subsets"].split(",")
-        prepare_polsess(**options)
+        if target := options.pop("pack"):
+            _pack(target, **options)
+        else:
+            prepare_polsess(**options)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 Signals are numpy arrays: what worker processes import needs no torch.
 """
 
+import io
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +16,7 @@ import soundfile as sf
 from custom_modules.decoding import Decoder, reading
 from custom_modules.errors import InputError
 from custom_modules.files import atomic_path, not_a_file
+from custom_modules.packs import find_packed
 
 #: What is taken for a recording in a folder: what soundfile reads without being told more.
 _FORMATS = {kind.lower() for kind in sf.available_formats()} - {"raw", "mat4", "mat5"}
@@ -34,6 +36,11 @@ WAV_BYTES = {
 }
 #: Where a wav file's four-byte sizes end.
 _WAV_LIMIT = 2**32 - 2**16
+#: What a wav file of one channel of 16 bit begins with, beside its sizes and rate.
+_WAV_HEADER = 44
+_WAV_FORM = b"WAVEfmt \x10\0\0\0\1\0\1\0"
+_WAV_DATA = b"\2\0\x10\0data"
+_STEP = np.float32(1 / FULL_SCALE)
 
 #: Zero crossings of the filter on each side, and its stop band, as in resampy's
 #: kaiser_best: aliases are 90 dB down.
@@ -118,20 +125,50 @@ def read_span(path: str | Path, start: int, length: int, rate: int) -> np.ndarra
 
 
 def read_layer(path: str | Path, start: int, frames: int) -> np.ndarray:
-    """A part of a corpus file of one channel, ``[frames]``.
+    """A part of a corpus file of one channel, in a pack or by itself, ``[frames]``.
 
     Sums and differences of PCM_16 stay exact in its float32.
     """
     with reading(path, "prepare again"):
-        if kind := not_a_file(path):
-            raise ValueError(f"is {kind}")
-        samples, _ = sf.read(path, frames=frames, start=start, dtype="float32")
+        if packed := find_packed(path):
+            steps = packed.samples(start, frames) if packed.is_samples else None
+        else:
+            if kind := not_a_file(path):
+                raise ValueError(f"is {kind}")
+            steps = _read_plain_wav(path, start, frames)
+        if steps is None:
+            source = io.BytesIO(packed.content()) if packed else path
+            samples, _ = sf.read(source, frames=frames, start=start, dtype="float32")
+        else:
+            samples = steps.astype(np.float32)
+            samples *= _STEP
     if samples.shape != (frames,):
         raise InputError(
             f"{path}: not as it was prepared, {samples.shape} samples from {start} on "
             f"instead of {frames}; restore it, or remove the manifests to prepare again"
         )
     return samples
+
+
+def _read_plain_wav(path: str | Path, start: int, frames: int) -> np.ndarray | None:
+    """int16 samples of a wav file with nothing but them; None of others, libsndfile's.
+
+    That takes a tenth of libsndfile's time.
+    """
+    first, wanted = _WAV_HEADER + 2 * start, 2 * frames
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        if os.fstat(descriptor).st_size < first + wanted:
+            return None
+        head = os.pread(descriptor, _WAV_HEADER + (0 if start else wanted), 0)
+        body = os.pread(descriptor, wanted, first) if start else head[_WAV_HEADER:]
+    finally:
+        os.close(descriptor)
+    is_plain = head[:4] == b"RIFF" and head[8:24] == _WAV_FORM and head[32:40] == _WAV_DATA
+    last = _WAV_HEADER + int.from_bytes(head[40:_WAV_HEADER], "little")
+    if not is_plain or len(body) < wanted or first + wanted > last:
+        return None
+    return np.frombuffer(body, "<i2")
 
 
 @contextmanager

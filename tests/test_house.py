@@ -23,7 +23,7 @@ RANKS = (
     "brain steps training_log trackers curves checkpoints inference dataio manifest corpus",
     "models objectives metrics longform pretrained schedules",
     "mmipc audio selective_scan hparams limits distributed markdown weights",
-    "processes layout tabular yaml_trees decoding",
+    "processes layout tabular yaml_trees decoding packs",
     "errors files",
     "startup",
 )

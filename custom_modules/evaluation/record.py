@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import re
 import subprocess
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from custom_modules import packs
 from custom_modules.errors import InputError
 from custom_modules.layout import corpus_names
 from custom_modules.tabular import read_record
@@ -70,10 +70,10 @@ def evaluation_key(model: Model, dataset: MixtureDataset, split: str, batch_size
 def _state(path: str) -> bytes:
     """Size and time of a file."""
     try:
-        stat = os.stat(path)
+        size, mtime = packs.state_of(path)
     except OSError:
         return b"missing"  # whoever reads it says so
-    return f"{stat.st_size} {stat.st_mtime_ns}\n".encode()
+    return f"{size} {mtime}\n".encode()
 
 
 def fingerprint(modules: torch.nn.Module) -> str:

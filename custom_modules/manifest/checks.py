@@ -1,6 +1,7 @@
 """Looking at the audio of a row: the header of every file, or every sample."""
 
 import hashlib
+import io
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ import pandas as pd
 import soundfile
 from tqdm import tqdm
 
+from custom_modules import packs
 from custom_modules.audio import LIMIT
 from custom_modules.files import not_a_file
 from custom_modules.layout import LAYERS, MOST_SECONDS, RATES
@@ -34,8 +36,8 @@ SILENCE = 1e-4
 _EXCERPT = 2048
 _BLOCK = 2**20  # samples
 
-# What soundfile raises for a file that is not there or is not audio.
-_UNREADABLE = (soundfile.SoundFileError, OSError, TypeError, ValueError)
+#: What soundfile raises for a file that is not there or is not audio.
+UNREADABLE = (soundfile.SoundFileError, OSError, TypeError, ValueError)
 
 # Step of one quantisation level; other subtypes are float32 or finer, or
 # lossy, and then the sum cannot hold and should be complained about.
@@ -120,8 +122,8 @@ def _check_headers(root: str, files: Sequence[str]) -> Facts:
     for file in filter(None, files):
         try:
             rate, channels, frames = _header(f"{root}/{file}")
-        except _UNREADABLE as error:
-            problems.append((file, _why_unreadable(f"{root}/{file}", error)))
+        except UNREADABLE as error:
+            problems.append((file, why_unreadable(f"{root}/{file}", error)))
             continue
         forms[file] = rate, frames
         if channels != 1:
@@ -144,9 +146,12 @@ def _check_headers(root: str, files: Sequence[str]) -> Facts:
 
 def _header(path: str) -> tuple[int, int, int]:
     """Rate, channels and frames; a pipe would be waited for, and is not opened."""
-    if kind := not_a_file(path):
+    if packed := packs.find_packed(path):
+        if packed.is_samples:
+            return packed.rate, 1, packed.length
+    elif kind := not_a_file(path):
         raise ValueError(f"is {kind}")
-    with soundfile.SoundFile(path) as audio:
+    with soundfile.SoundFile(io.BytesIO(packed.content()) if packed else path) as audio:
         if not RATES[0] <= audio.samplerate <= RATES[1]:
             raise ValueError(f"a rate of {audio.samplerate} Hz")
         if audio.frames > MOST_SECONDS * audio.samplerate:
@@ -156,14 +161,24 @@ def _header(path: str) -> tuple[int, int, int]:
 
 def _identify(path: str) -> tuple[int, int, int, int]:
     """Tells a file from others by few bytes: device, inode, size, excerpt."""
+    if packed := packs.find_packed(path):
+        size = packed.length * (2 if packed.is_samples else 1)
+        excerpt = packed.pack.read(packed.shard, packed.start + size // 2, min(_EXCERPT, size // 2))
+        return 0, packed.row, size, _number(excerpt)
     with open(path, "rb", buffering=0) as file:
         stat = os.fstat(file.fileno())
         file.seek(stat.st_size // 2)
-        digest = hashlib.blake2b(file.read(_EXCERPT), digest_size=8).digest()
-    return stat.st_dev, stat.st_ino, stat.st_size, int.from_bytes(digest, "big")
+        return stat.st_dev, stat.st_ino, stat.st_size, _number(file.read(_EXCERPT))
 
 
-def _why_unreadable(path: str, error: Exception) -> str:
+def _number(excerpt: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(excerpt, digest_size=8).digest(), "big")
+
+
+def why_unreadable(path: str, error: Exception) -> str:
+    """What is wrong with a file that could not be read, and the remedy."""
+    if packs.find_packed(path):
+        return f"{error}; {packs.AGAIN}"
     try:
         if kind := not_a_file(path):
             return f"is {kind}; name an audio file"
@@ -189,8 +204,8 @@ def _check_samples(root: str, files: Sequence[str]) -> tuple[int, list[Fault]]:
             continue
         try:
             signals[layer], step = _read(f"{root}/{file}")
-        except _UNREADABLE as error:
-            problems.append((file, _why_unreadable(f"{root}/{file}", error)))
+        except UNREADABLE as error:
+            problems.append((file, why_unreadable(f"{root}/{file}", error)))
             continue
         # Rounding is off by half a step, but not all writers round: soundfile
         # cuts floats off, each layer in the same direction.
@@ -209,8 +224,12 @@ def _check_samples(root: str, files: Sequence[str]) -> tuple[int, list[Fault]]:
 
 
 def _read(path: str) -> tuple[np.ndarray, float]:
-    """Samples, and the step of their quantisation."""
-    with soundfile.SoundFile(path) as audio:
+    """Samples, and the step of their quantisation; of a pack, their sum is compared, too."""
+    if packed := packs.find_packed(path):
+        packed.checked()
+        if packed.is_samples:
+            return packed.samples() * _STEP["PCM_16"], _STEP["PCM_16"]
+    with soundfile.SoundFile(io.BytesIO(packed.content()) if packed else path) as audio:
         # Block by block: a header may claim more than memory holds.
         blocks = (audio.read(_BLOCK, dtype="float64") for _ in count())
         samples = np.concatenate([*takewhile(len, blocks), np.zeros(0)])

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from custom_modules import layout
+from custom_modules import layout, packs
 from custom_modules.errors import InputError
 from custom_modules.layout import DRY_LAYERS, LAYERS, REVERB_LAYERS, OutsideError
 
@@ -227,7 +227,7 @@ def corpus_path(cell: str, folder: str, subset: str, root: str) -> str:
     if posixpath.isabs(cell.replace("\\", "/")):
         return path
     places = [f"{subset}/{path}", path]
-    existing = [x for x in places if os.path.exists(os.path.join(root, x))]
+    existing = [x for x in places if packs.exists(os.path.join(root, x))]
     # If neither exists, name the likelier one in the complaint.
     return (*existing, places[path.startswith(f"{subset}/")])[0]
 

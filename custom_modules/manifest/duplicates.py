@@ -8,12 +8,12 @@ score a lie.
 import hashlib
 from collections.abc import Callable, Sequence
 from itertools import combinations, product
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from custom_modules import packs
 from custom_modules.errors import InputError
 from custom_modules.manifest.csv_tables import Table
 from custom_modules.processes import map_pieces
@@ -80,7 +80,7 @@ def content_ids(mixtures: pd.DataFrame, root: str, workers: int = 1) -> pd.Serie
 
 def _digests(paths: Sequence[str]) -> list[str]:
     try:
-        return [hashlib.blake2b(Path(path).read_bytes()).hexdigest() for path in paths]
+        return [hashlib.blake2b(packs.content_of(path)).hexdigest() for path in paths]
     except OSError as error:
         raise InputError(
             f"{error.filename}: cannot be read ({error.strerror}); check the corpus"

@@ -34,6 +34,7 @@ from torch import Tensor
 
 from custom_modules.dataio import Manifest, MixtureDataset, collate
 from custom_modules.layout import DRY_LAYERS, LAYERS
+from custom_modules.manifest.packing import pack_corpus
 from custom_modules.mmipc import VARIANTS
 from custom_modules.objectives import pit_si_sdr_loss
 from custom_modules.processes import available_cores
@@ -44,7 +45,7 @@ from recipes.benchmark.measuring import MIB, Row, speeds, time_alternately
 SEED = 42
 RATE = 8000  # Hz
 SECONDS = 4
-MIXTURES = 8  # real ones, of which all others are hard links
+MIXTURES = 8  # real ones, of which all others are hard links, but where they are loaded
 INDOOR_SHARE = 0.8  # as in PolSESS
 
 
@@ -67,23 +68,29 @@ def benchmark_prepare(folder: Path, rows: int) -> list[Row]:
 
 
 def benchmark_loading(folder: Path, rows: int, batch_size: int = 8) -> list[Row]:
-    """Times a training epoch's reading against soundfile and numpy alone.
+    """Times a training epoch's reading, of files and of a pack, against soundfile and numpy alone.
 
     The bare loop knows beforehand which files; the loader draws variants and batches.
     """
-    dataset = _dataset(_prepare_links(folder, rows), folder / "Links")
+    corpus, packed = folder / "Links", folder / "packed"
+    manifest = _prepare_links(folder, rows, rows)  # no links: each file is read once
+    pack_corpus(corpus, packed, ["train"])
+    dataset = _dataset(manifest, corpus)
     recipes = [_files_of(dataset, name) for name in dataset.data_ids]
-    loader = make_dataloader(dataset, batch_size=batch_size, collate_fn=collate)
+    options = {"batch_size": batch_size, "collate_fn": collate}
+    from_files = make_dataloader(dataset, **options)
+    from_pack = make_dataloader(_dataset(manifest, packed), **options)
     ways = {
         "soundfile and numpy": lambda: [_read_and_add(*files) for files in recipes],
-        "loader, 1 process": lambda: [len(batch) for batch in loader],
+        "loader, files, 1 process": lambda: [len(batch) for batch in from_files],
+        "loader, packed, 1 process": lambda: [len(batch) for batch in from_pack],
     }
     return speeds(time_alternately(ways), rows, "mixtures")
 
 
-def _prepare_links(folder: Path, rows: int) -> Path:
-    """The manifest of a corpus of hard links."""
-    make_linked_corpus(folder / "Links", rows)
+def _prepare_links(folder: Path, rows: int, mixtures: int = MIXTURES) -> Path:
+    """The manifest of a corpus of hard links to some mixtures."""
+    make_linked_corpus(folder / "Links", rows, mixtures)
     prepare_polsess(folder / "Links", folder, subsets=["train"], workers=1)
     return folder / "train.json"
 
@@ -168,12 +175,12 @@ def _resident(kind: str) -> float:
     return kib / 1024
 
 
-def make_linked_corpus(root: Path, rows: int) -> list[str]:
+def make_linked_corpus(root: Path, rows: int, mixtures: int = MIXTURES) -> list[str]:
     """Makes a training subset of hard links to a few mixtures; returns audio files."""
     subset = root / "train"
     for _, folder in LAYERS.values():
         (subset / folder).mkdir(parents=True, exist_ok=True)
-    originals = [_write_mixture(root, number) for number in range(MIXTURES)]
+    originals = [_write_mixture(root, n, n < INDOOR_SHARE * mixtures) for n in range(mixtures)]
     table, files = [], []
     for number in range(rows):
         row: dict[str, Any] = {"SSR": number % 11 - 5}
@@ -182,7 +189,7 @@ def make_linked_corpus(root: Path, rows: int) -> list[str]:
             row[f"speech{speaker}OryginalPath"] = f"speaker_{number % 97}/{number}.wav"
             row[f"speech{speaker}Start"] = 5 * speaker
             row[f"speech{speaker}End"] = 5 * speaker + SECONDS
-        for layer, original in originals[number % MIXTURES].items():
+        for layer, original in originals[number % mixtures].items():
             column, folder = LAYERS[layer]
             row[column] = f"train_{number:06}_{layer}.wav"
             files.append(str(subset / folder / row[column]))
@@ -193,9 +200,8 @@ def make_linked_corpus(root: Path, rows: int) -> list[str]:
     return files
 
 
-def _write_mixture(root: Path, number: int) -> dict[str, Path]:
+def _write_mixture(root: Path, number: int, indoor: bool) -> dict[str, Path]:
     """Writes layers of noise and their sum; returns layer → file."""
-    indoor = number < INDOOR_SHARE * MIXTURES
     _, *layers = LAYERS if indoor else DRY_LAYERS
     random = np.random.default_rng(number)
     signals = random.integers(-2000, 2000, (len(layers), RATE * SECONDS))
