@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 
 from custom_modules.dataio import MixtureDataset, collate
 from custom_modules.distributed import rank_and_processes
+from custom_modules.losses import find_loss, loss_of
 from custom_modules.objectives import pit_si_sdr_loss
 from custom_modules.schedules import check_scheduler, rate_after_epoch, runs_per_step, set_rate
 from custom_modules.steps import ExactSteps, Outputs
@@ -37,16 +38,17 @@ class Separation(ExactSteps):
     """Trains a separator with the hparams' loss; all scores are SI-SDR in dB.
 
     ``modules["separator"]`` maps ``[batch, time]`` to ``[batch, time, sources]``; a
-    ``loss`` is called as :func:`pit_si_sdr_loss`, the default, and in training gets what a
-    model may return behind the sources, such as those of earlier stages. The last
-    checkpoint is kept, and the best by the validation set's ``si_sdr``, as many as are
-    averaged.
+    ``loss``, an object or a name, is called as :func:`pit_si_sdr_loss`, the default, and in
+    training gets what a model may return behind the sources, such as those of earlier
+    stages; where it takes the mixture, that, too. Mixtures with a silent target have no
+    score. The last checkpoint is kept, and the best by the validation set's ``si_sdr``, as
+    many as are averaged.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # Results folders of earlier versions name no loss.
-        self.loss = getattr(self.hparams, "loss", pit_si_sdr_loss)
+        self.loss = find_loss(getattr(self.hparams, "loss", "si_sdr"))
         self.tracker = Tracker()
         self.heard: list[str] = []  # the mixtures whose separation it plays
         self.audible: list[tuple[str, Tensor]] = []
@@ -73,8 +75,9 @@ class Separation(ExactSteps):
     def compute_objectives(self, predictions: Outputs, batch: PaddedBatch, stage: Stage) -> Tensor:
         """The mean loss of a batch; ``predictions`` get ``si_sdr``, dB, ``[batch]``."""
         estimates = predictions["estimates"]
+        signals = (predictions[key] for key in ("targets", "lengths", "mixture"))
         with torch.autocast(estimates.device.type, enabled=False):
-            loss, _ = self.loss(estimates.float(), predictions["targets"], predictions["lengths"])
+            loss, _ = loss_of(self.loss, estimates.float(), *signals)
         is_score = self.loss is pit_si_sdr_loss  # not the same work twice
         predictions["si_sdr"] = -loss.detach() if is_score else _si_sdr(predictions)
         return loss.mean()
@@ -174,7 +177,7 @@ class Separation(ExactSteps):
         averages = self.averages.of_all_processes()
         if stage == Stage.TRAIN:
             self.train_averages = averages
-            if averages.skipped and not averages.mixtures:
+            if averages.skipped and not averages.mixtures + averages.silent:
                 self._give_up("no batch had a finite loss")
         else:
             self._end_epoch(averages)
@@ -191,7 +194,8 @@ class Separation(ExactSteps):
         stats = valid.means_over_variants() if every else valid.means()
         lr = self._schedule(epoch, stats["si_sdr"])
         self.hparams.epoch_counter.update_metric(stats["si_sdr"])
-        row = self.log.add(epoch, lr, self.train_averages, stats, variants, self.cost)
+        results = (self.train_averages, stats, variants)
+        row = self.log.add(epoch, lr, *results, self.cost, valid.silent)
         self._track(epoch, row)
         meta = {"si_sdr": stats["si_sdr"], "epoch": epoch}
         self.checkpointer.save_checkpoint(meta=meta)

@@ -40,17 +40,32 @@ def si_sdr(estimates: Tensor, targets: Tensor, lengths: Tensor | None = None) ->
 def pairwise_si_sdr(estimates: Tensor, targets: Tensor, lengths: Tensor | None = None) -> Tensor:
     """:func:`si_sdr` of each pair, ``[batch, targets, estimates]``."""
     dtype = torch.promote_types(estimates.dtype, torch.float32)
-    sources = targets.shape[2]
     with torch.autocast(estimates.device.type, enabled=False):
-        covariance = _Covariance.apply(targets, estimates, lengths)
-        energy = covariance.diagonal(dim1=1, dim2=2)
-        reference, power = energy[:, :sources, None], energy[:, None, sources:]
-        inner = covariance[:, :sources, sources:]
-        scale = inner / (reference + EPS)
-        projection = scale.square() * reference
-        residual = (power - 2 * scale * inner + projection).clamp_min(0)
-        ratio = projection / (residual + EPS)
-        return (10 * torch.log10(ratio + EPS)).to(dtype)
+        return si_sdr_of_products(*inner_products(estimates, targets, lengths)).to(dtype)
+
+
+def si_sdr_of_products(reference: Tensor, power: Tensor, inner: Tensor) -> Tensor:
+    """:func:`pairwise_si_sdr` of what :func:`inner_products` returns."""
+    scale = inner / (reference + EPS)
+    projection = scale.square() * reference
+    residual = (power - 2 * scale * inner + projection).clamp_min(0)
+    ratio = projection / (residual + EPS)
+    return 10 * torch.log10(ratio + EPS)
+
+
+def inner_products(
+    estimates: Tensor, targets: Tensor, lengths: Tensor | None = None, centred: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Energies of targets and of estimates, and their products, summed over time.
+
+    ``[batch, targets, 1]``, ``[batch, 1, estimates]``, ``[batch, targets, estimates]``, in
+    float64, of signals without their means if ``centred``. Call it outside autocast.
+    """
+    sources = targets.shape[2]
+    products = _Products.apply(targets, estimates, lengths, centred)
+    energy = products.diagonal(dim1=1, dim2=2)
+    reference, power = energy[:, :sources, None], energy[:, None, sources:]
+    return reference, power, products[:, :sources, sources:]
 
 
 def pit_si_sdr_loss(
@@ -61,11 +76,20 @@ def pit_si_sdr_loss(
     Yu et al. 2017, "Permutation invariant training", utterance level. As for
     :func:`si_sdr` → the loss, averaged over the sources, ``[batch]``; and the
     permutation ``[batch, sources]``, whose entry ``i`` is the estimate of target ``i``.
+    What lies behind as many estimates as there are targets takes no part.
     """
-    scores = pairwise_si_sdr(estimates, targets, lengths)
+    estimates = estimates[..., : targets.shape[2]]
+    scores, permutation = best_of_pairs(pairwise_si_sdr(estimates, targets, lengths))
+    return -scores.mean(dim=1), permutation
+
+
+def best_of_pairs(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """The scores of the assignment with the highest mean, and it: ``[batch, sources]``.
+
+    ``scores`` ``[batch, targets, estimates]``; entry ``i`` is the estimate of target ``i``.
+    """
     permutation = _best_permutation(scores.detach())
-    chosen = scores.gather(2, permutation.unsqueeze(2)).squeeze(2)
-    return -chosen.mean(dim=1), permutation
+    return scores.gather(2, permutation.unsqueeze(2)).squeeze(2), permutation
 
 
 class MultiStageLoss:
@@ -105,8 +129,7 @@ class MultiStageLoss:
         return loss, permutation
 
     def _assign(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        permutation = _best_permutation(scores.detach())
-        chosen = scores.gather(2, permutation.unsqueeze(2)).squeeze(2)
+        chosen, permutation = best_of_pairs(scores)
         return (-chosen).clamp_min(self.least).mean(dim=1), permutation
 
     def _weight(self) -> float:
@@ -162,8 +185,8 @@ def is_silent(signals: Tensor) -> Tensor:
     return centred.square().sum(1) < SILENCE_ENERGY
 
 
-class _Covariance(Function):
-    """Inner products over time of signals without their means.
+class _Products(Function):
+    """Inner products over time, if ``centred`` of signals without their means.
 
     ``[batch, time, sources]`` twice → ``[batch, both, both]``: all that SI-SDR needs,
     in one product, in float64, as its residual would cancel in float32. Autograd's own
@@ -171,7 +194,9 @@ class _Covariance(Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, targets: Tensor, estimates: Tensor, lengths: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, targets: Tensor, estimates: Tensor, lengths: Tensor | None, centred: bool
+    ) -> Tensor:
         device, sources = targets.device, targets.shape[2]
         # Apple's GPUs know no float64.
         dtype = torch.float32 if device.type == "mps" else torch.float64
@@ -188,8 +213,9 @@ class _Covariance(Function):
         total = signals.sum(dim=1, keepdim=True)
         ctx.save_for_backward(signals, total, inside)
         ctx.time, ctx.dtypes = time, (targets.dtype, estimates.dtype)
-        ctx.columns = slice(None, sources), slice(sources, None)
-        return signals.mT @ signals - total.mT @ total / time
+        ctx.columns, ctx.centred = (slice(None, sources), slice(sources, None)), centred
+        products = signals.mT @ signals
+        return products - total.mT @ total / time if centred else products
 
     @staticmethod
     @once_differentiable
@@ -203,11 +229,12 @@ class _Covariance(Function):
             # Three sums in autograd's order, for its bits.
             result = signals @ gradient[:, :, own]
             result += signals @ gradient.mT[:, :, own]
-            result += of_total[:, :, own]
+            if ctx.centred:
+                result += of_total[:, :, own]
             if inside is not None:
                 result = torch.where(inside, result, result.new_zeros(()))
             gradients[i] = result.to(ctx.dtypes[i])
-        return *gradients, None
+        return *gradients, None, None
 
 
 def _best_permutation(scores: Tensor) -> Tensor:

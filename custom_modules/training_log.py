@@ -24,9 +24,9 @@ from custom_modules.objectives import is_silent, si_sdr
 from custom_modules.tabular import read_table
 
 #: Summed over the mixtures of a variant: dB over those that can be scored, their
-#: number, and that of mixtures whose estimate was not finite. The improvement of a
-#: variant that cannot be improved is NaN, and stays it in sums.
-SCORES = ("si_sdr", "si_sdri", "mixtures", "failed")
+#: number, that of mixtures whose estimate was not finite, and that of those with a silent
+#: target. The improvement of a variant that cannot be improved is NaN, and stays it in sums.
+SCORES = ("si_sdr", "si_sdri", "mixtures", "failed", "silent")
 
 #: Counted alike in every process: steps taken, the sum of their gradient norms, and
 #: steps that were dropped.
@@ -63,7 +63,8 @@ class Averages:
         baseline = si_sdr(mixture.unsqueeze(2), targets, lengths).mean(1)
         audible, finite = ~is_silent(targets).any(1), torch.isfinite(scores)
         counted = audible & finite
-        values = torch.stack([scores, scores - baseline, counted, audible & ~finite], 1)
+        gain, failed = scores - baseline, audible & ~finite
+        values = torch.stack([scores, gain, counted, failed, ~audible], 1)
         values = values.double().cpu()
         values[:, :2] = values[:, :2].where(counted[:, None].cpu(), 0.0)
         for row, variant in zip(values, variants, strict=True):
@@ -96,16 +97,16 @@ class Averages:
         """
         rows = self.scores if variant is None else self.scores[VARIANTS.index(variant)]
         rows = rows.reshape(-1, len(SCORES))
-        si_sdr_sum, _, mixtures, failed = rows.sum(0).tolist()
+        si_sdr_sum, _, mixtures, failed, _ = rows.sum(0).tolist()
         if failed or not mixtures:
             return {"si_sdr": -float("inf"), "si_sdri": -float("inf")}
-        _, si_sdri_sum, improved, _ = rows[~rows[:, 1].isnan()].sum(0)
+        _, si_sdri_sum, improved, *_ = rows[~rows[:, 1].isnan()].sum(0)
         gain = float(si_sdri_sum / improved)
         return {"si_sdr": si_sdr_sum / mixtures, "si_sdri": gain}
 
     def means_by_variant(self) -> dict[str, dict[str, float]]:
         """:meth:`means` of each variant that has mixtures with audible targets."""
-        seen = zip(VARIANTS, self.scores[:, 2:].sum(1), strict=True)
+        seen = zip(VARIANTS, self.scores[:, 2:4].sum(1), strict=True)
         return {name: self.means(name) for name, number in seen if number}
 
     def means_over_variants(self) -> dict[str, float]:
@@ -122,6 +123,11 @@ class Averages:
     def failed(self) -> int:
         """How many had an estimate that was not finite."""
         return int(self.scores[:, SCORES.index("failed")].sum())
+
+    @property
+    def silent(self) -> int:
+        """How many had a silent target, and so no score."""
+        return int(self.scores[:, SCORES.index("silent")].sum())
 
     @property
     def skipped(self) -> int:
@@ -141,7 +147,8 @@ class Averages:
         averages = cls()
         averages.counts |= state["counts"]
         if if_main_process():  # or they would be added up once for each process
-            averages.scores += torch.tensor(state["scores"], dtype=torch.float64)
+            saved = torch.tensor(state["scores"], dtype=torch.float64)
+            averages.scores[:, : saved.shape[1]] += saved  # earlier versions counted less
         return averages
 
 
@@ -180,6 +187,7 @@ class TrainingLog:
         valid: Stats,
         variants: Mapping[str, Stats],
         cost: EpochCost,
+        silent: int = 0,  # mixtures of the validation set without a score
     ) -> dict[str, Any]:
         """Adds an epoch, ``train`` of all processes; returns its row of the history."""
         row: dict[str, Any] = {"epoch": epoch, "lr": lr, "skipped": train.skipped}
@@ -188,6 +196,8 @@ class TrainingLog:
         row |= {f"valid_{name}": value for name, value in valid.items()}
         for variant, stats in variants.items():
             row |= {f"valid_{name}_{variant}": value for name, value in stats.items()}
+        counts = {"train_silent": train.silent, "valid_silent": silent}
+        row |= {name: number for name, number in counts.items() if number}
         row |= {"seconds": cost.seconds(), "peak_memory_gb": cost.peak_memory_gb()}
         self._write_lines(row, train.means(), valid, variants)
         self._write([*self.rows(), row])
@@ -200,6 +210,7 @@ class TrainingLog:
         """What people read: no clock, so that a resumed run has the same lines."""
         meta = {"epoch": row["epoch"], "lr": f"{row['lr']:.3e}"}
         meta |= {"skipped": row["skipped"], "grad_norm": f"{row['grad_norm']:.3g}"}
+        meta |= {key: row[key] for key in ("train_silent", "valid_silent") if key in row}
         log = self.train_logger.log_stats
         log(meta, train_stats=_in_db(train), valid_stats=_in_db(valid))
         for variant, stats in variants.items():

@@ -2,12 +2,14 @@
 
 import math
 
+import pandas as pd
 import pytest
 import torch
+from speechbrain.utils.train_logger import FileTrainLogger
 
 from custom_modules.errors import InputError
 from custom_modules.objectives import si_sdr
-from custom_modules.training_log import Averages, EpochCost, read_history
+from custom_modules.training_log import Averages, EpochCost, TrainingLog, read_history
 
 
 def a_batch(seed, size=6):
@@ -58,13 +60,41 @@ def test_silent_targets_do_not_count_and_failures_are_never_the_best():
     scores[0] = float("nan")
     averages = Averages()
     averages.add(scores, mixture, targets, ["C"] * 6)
-    assert (averages.mixtures, averages.failed) == (5, 0)
+    assert (averages.mixtures, averages.failed, averages.silent) == (5, 0, 1)
     assert averages.means()["si_sdr"] == pytest.approx(scores[1:].mean().item())
     scores[1] = float("nan")
     averages.add(scores, mixture, targets, ["R"] * 6)
     assert (averages.mixtures, averages.failed) == (9, 1)
     assert averages.means()["si_sdr"] == averages.means("R")["si_sdr"] == -float("inf")
     assert averages.means("C")["si_sdr"] > -10
+    assert averages.silent == 2
+    nobody = Averages()
+    nobody.add(scores, mixture, torch.zeros_like(targets), ["S"] * 6)
+    assert (nobody.silent, nobody.means_by_variant()) == (6, {})
+
+
+def test_averages_that_an_earlier_version_saved_are_gone_on_with():
+    averages = Averages()
+    averages.add(*a_batch(3), ["C", "SER", "E", "R", "S", "SE"])
+    state = averages.state()
+    state["scores"] = [row[:4] for row in state["scores"]]  # it did not count silence
+    assert torch.equal(Averages.restore(state).scores, averages.scores)
+
+
+def test_mixtures_with_a_silent_target_are_counted_where_there_are_any(tmp_path):
+    scores, mixture, targets = a_batch(1)
+    log = TrainingLog(FileTrainLogger(tmp_path / "train_log.txt"), tmp_path)
+    for epoch in (1, 2):
+        train = Averages()
+        train.add(scores, mixture, targets, ["C"] * 6)
+        log.add(epoch, 1e-3, train, train.means(), {}, EpochCost("cpu"), silent=epoch - 1)
+        targets[:2, :, 0] = 0
+    first, second = (tmp_path / "train_log.txt").read_text().splitlines()
+    assert "silent" not in first
+    assert "train_silent: 2, valid_silent: 1" in second
+    history = pd.DataFrame(log.rows())
+    assert history.train_silent.fillna(0).tolist() == [0, 2]
+    assert history.valid_silent.fillna(0).tolist() == [0, 1]
 
 
 def test_what_is_saved_is_restored_exactly():
