@@ -126,7 +126,7 @@ def main(argv: list[str]) -> None:
         do_runs(list(study.runs()), Trainings(options.jobs))
         text = page(study)
     print(text)
-    if options.page:
+    if options.page != "none":
         before, after = around_marks(options.page, "more mixtures")
         write_text(options.page, "\n\n".join([before, text, after]))
 
@@ -136,7 +136,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--output_folder", default="results/more_mixtures")
     parser.add_argument("--steps", type=option("optimizer_step_limit", "--steps"), default=2000)
     parser.add_argument("--jobs", type=option("workers", "--jobs"), default=2, help="side by side")
-    parser.add_argument("--page", default=PAGE, help="the page to write to; '' for none")
+    parser.add_argument("--page", default=PAGE, help="the page to write to, or none")
     return parser.parse_args(argv)
 
 
