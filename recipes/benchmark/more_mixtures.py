@@ -4,8 +4,8 @@
     python recipes/benchmark/more_mixtures.py --output_folder=results/more_mixtures
 
 Trains a small ConvTasNet on 400 and on 4,000 mixtures of Mini-PolSESS, as they are stored,
-remixed, and with speeds, with three seeds and as many steps each; and, with losses that
-bear silence, with and without silent talkers. Tests on voices that no training heard.
+remixed, and with speeds, with three seeds and as many steps each; and, with a loss that
+bears silence, with and without silent talkers. Tests on voices that no training heard.
 Writes the tables into docs/training.md. Killed, it goes on with the same command.
 """
 
@@ -54,14 +54,11 @@ ARMS = {
     "remixed, speeds 0.95–1.05": ["--remix=True", "--speed=[0.95, 1.05]"],
     "remixed, speeds 0.85–1.16": ["--remix=True", "--speed=[0.85, 1.16]"],
 }
+LOSS = "--loss=sa_sdr"  # one that bears silence
 #: Half of the steps are over when talkers fall silent.
 SILENT_ARMS = {
-    f"{loss}{words}": [f"--loss={loss}", "--remix=True", *options]
-    for loss in ("sa_sdr", "thresholded_snr")
-    for words, options in (
-        ("", []),
-        (", silent talkers", ["--silent_talker={share: 0.1, from_epoch: HALF}"]),
-    )
+    "both always talk": [LOSS, "--remix=True"],
+    "silent talkers": [LOSS, "--remix=True", "--silent_talker={share: 0.1, from_epoch: HALF}"],
 }
 BATCH = 4
 
@@ -134,7 +131,7 @@ def main(argv: list[str]) -> None:
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = OptionParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--output_folder", default="results/more_mixtures")
-    parser.add_argument("--steps", type=option("optimizer_step_limit", "--steps"), default=2000)
+    parser.add_argument("--steps", type=option("optimizer_step_limit", "--steps"), default=1500)
     parser.add_argument("--jobs", type=option("workers", "--jobs"), default=2, help="side by side")
     parser.add_argument("--page", default=PAGE, help="the page to write to, or none")
     return parser.parse_args(argv)
