@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 import signal
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -119,9 +120,7 @@ def test_workers_read_what_one_process_reads(corpus, target, tmp_path, workers):
         [(x.id, x.variant, x.mixture.data.numpy().tobytes()) for x in loader]
         for loader in (
             DataLoader(dataset(tmp_path / "m", corpus.root), 3, collate_fn=collate),
-            DataLoader(
-                dataset(tmp_path / "m", target), 3, collate_fn=collate, num_workers=workers
-            ),
+            DataLoader(dataset(tmp_path / "m", target), 3, collate_fn=collate, num_workers=workers),
         )
     ]
     assert batches[0] == batches[1]
@@ -217,7 +216,7 @@ def in_a_child(work):
         try:
             work()
         except InputError as error:
-            print(error, file=open(os.environ["CHILD_SAYS"], "w"))
+            Path(os.environ["CHILD_SAYS"]).write_text(str(error))
             os._exit(2)
         finally:
             os._exit(0)
@@ -364,16 +363,21 @@ def test_what_changed_is_told_and_packed_again(
     assert contents(target) == contents(tmp_path / "fresh")
 
 
-def test_what_cannot_be_read_is_listed_or_left_out(corpus, target, tmp_path):
+def test_what_cannot_be_read_is_listed(corpus, target):
     corpus.path("train", "sceneFile", "train_1_sceneFile.wav").unlink()
     with pytest.raises(InputError, match="1 files cannot be packed, as listed") as caught:
         pack(corpus, target)
     assert "train/scene/train_1_sceneFile.wav: no such file" in caught.value.details[0]
+    corpus.write("train", "sceneFile", "train_1_sceneFile.wav", np.zeros(FRAMES))
     corpus.path("val", "eventFile", "val_1_eventFile.wav").write_bytes(b"no sound")
     corpus.path("test", "eventFile", "test_1_eventFile.wav").write_bytes(b"")
     with pytest.raises(InputError, match="2 files cannot be packed") as caught:
         pack(corpus, target, skip_bad_rows=False)
-    assert len(caught.value.details) == 2
+    assert [line.split(": ")[0] for line in caught.value.details] == [
+        *("val/event/val_1_eventFile.wav", "test/event/test_1_eventFile.wav")
+    ]
+    with pytest.raises(InputError, match="its packing did not end"):
+        packs.open_pack(str(target))
 
 
 def test_bad_rows_stay_bad_rows(corpus, target, tmp_path):
