@@ -204,12 +204,12 @@ class AtomicCheckpointer(Checkpointer):
 
 def mean_of_checkpoints(checkpoints: Sequence[Checkpoint], name: str) -> dict[str, Tensor]:
     """The mean of what they hold of a module; what is equal in all stays so to the bit."""
-    mean: dict[str, Tensor] = {}
+    total: dict[str, Tensor] = {}
+    dtypes: dict[str, torch.dtype] = {}
     for checkpoint in checkpoints:
         for key, value in read_weights(checkpoint.paramfiles[name]).items():
-            mean[key] = value if key not in mean else mean[key].double() + value
-    first = read_weights(checkpoints[0].paramfiles[name])
-    return {key: (mean[key] / len(checkpoints)).to(first[key].dtype) for key in mean}
+            total[key], dtypes[key] = total.get(key, 0) + value.double(), value.dtype
+    return {key: (value / len(checkpoints)).to(dtypes[key]) for key, value in total.items()}
 
 
 def describe_epochs(checkpoints: Sequence[Checkpoint]) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from speechbrain.lobes.models.conv_tasnet import EPS
 from torch import Tensor, nn
 
@@ -59,7 +60,8 @@ def load_what_fits(
     factor that makes up for it.
     """
     source, own = read_source(folder), separator.state_dict()
-    taken = {n: v for n, v in source.weights.items() if n in own and v.shape == own[n].shape}
+    theirs = source.weights.items()
+    taken = {n: v for n, v in theirs if n in own and v.shape == own[n].shape}
     parameters = {name for name, _ in separator.named_parameters()}
     if not parameters & taken.keys():
         raise InputError(
@@ -70,7 +72,8 @@ def load_what_fits(
         if not taken[name].isfinite().all():
             raise InputError(f"--pretrained={folder}: parameter {name} is not finite")
     fold = fold_of_norm_eps(separator, source.norm_eps, norm_eps_of(separator))
-    separator.load_state_dict({n: v * fold.get(n, 1) for n, v in taken.items()}, strict=False)
+    taken |= {name: taken[name] * factor for name, factor in fold.items() if name in taken}
+    separator.load_state_dict(taken, strict=False)
     here = {key: hparams.get(key) for key in _PURPOSE}
     there = {key: source.hparams.get(key) for key in _PURPOSE}
     count = f"{len(taken)} of {len(own)} weights of this model"
@@ -118,7 +121,7 @@ def _exported(folder: Path, tree: Mapping[str, Any]) -> Source:
     weights: dict[str, Tensor] = {}
     for part in tree["pretrainer"].get("loadables", {}):
         state = read_weights(folder / f"{part}.ckpt")
-        if not isinstance(state, Mapping):
+        if not isinstance(state, Mapping) or not all(map(torch.is_tensor, state.values())):
             raise InputError(f"{folder / part}.ckpt: holds no weights by name; export it again")
         prefix = "" if part == "separator" else f"{part}."
         weights |= {f"{prefix}{name}": value for name, value in state.items()}
