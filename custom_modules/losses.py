@@ -183,9 +183,9 @@ class MultiLoss:
 #: ``--loss=NAME`` → what makes it. Objects of an hparams file need no entry.
 LOSSES: dict[str, Callable[[], Loss]] = {
     "si_sdr": lambda: pit_si_sdr_loss,
+    "clamped_si_sdr": lambda: SiSdr(clamp=30),
     "sa_sdr": SaSdr,
     "thresholded_snr": ThresholdedSnr,
-    "clamped_si_sdr": lambda: SiSdr(clamp=30),
     "multi": MultiLoss,
 }
 

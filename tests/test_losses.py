@@ -299,7 +299,7 @@ def test_losses_are_found_by_name_and_other_names_are_refused_in_one_line():
         assert loss.shape == (3,)
     assert find_loss(len) is len
     for wrong in ("sa_sd", "", 3, None, ["sa_sdr"]):
-        with pytest.raises(InputError, match="si_sdr, sa_sdr, thresholded_snr") as caught:
+        with pytest.raises(InputError, match="si_sdr, clamped_si_sdr, sa_sdr") as caught:
             find_loss(wrong)
         assert "\n" not in str(caught.value)
 
