@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 
 from custom_modules.dataio import MixtureDataset, collate
 from custom_modules.distributed import rank_and_processes
+from custom_modules.finetuning import frozen_statistics
 from custom_modules.losses import find_loss, loss_of
 from custom_modules.objectives import pit_si_sdr_loss
 from custom_modules.schedules import check_scheduler, rate_after_epoch, runs_per_step, set_rate
@@ -55,6 +56,7 @@ class Separation(ExactSteps):
         # Of the interrupted epoch that goes on, if one does.
         self.seconds_before, self.sizes_before = 0.0, None
         self.was_warming_up = False
+        self.frozen: list[torch.nn.Module] = []
 
     def compute_forward(self, batch: PaddedBatch, stage: Stage) -> Outputs:
         """``lengths`` are in samples, ``[batch]``, or None if nothing is padded."""
@@ -85,6 +87,10 @@ class Separation(ExactSteps):
     def _save_intra_epoch_ckpt(self) -> None:
         self.averages_of_all = self.averages.of_all_processes()
         super()._save_intra_epoch_ckpt()
+
+    def on_fit_batch_start(self, batch: PaddedBatch, should_step: bool) -> None:
+        for module in self.frozen:  # SpeechBrain has all of them train at the start of an epoch
+            module.training = False
 
     def on_fit_batch_end(
         self, batch: PaddedBatch, outputs: Outputs, loss: Tensor, should_step: bool
@@ -130,6 +136,9 @@ class Separation(ExactSteps):
     def on_fit_start(self) -> None:
         """Resumes, and forgets what the log says of epochs that are not done."""
         check_scheduler(self.hparams.lr_scheduler)
+        self.frozen = (
+            frozen_statistics(self.modules) if getattr(self.hparams, "freeze", None) else []
+        )
         self.initial_lr = lr = self.hparams.lr
         super().on_fit_start()
         if self._optimizer_step_limit_exceeded and not self.step:

@@ -19,7 +19,6 @@ from speechbrain.utils.checkpoints import (
     PARAMFILE_EXT,
     Checkpoint,
     Checkpointer,
-    average_checkpoints,
     ckpt_recency,
 )
 from speechbrain.utils.distributed import ddp_barrier, if_main_process
@@ -126,20 +125,24 @@ class AtomicCheckpointer(Checkpointer):
                 raise
             raise _misfit(checkpoint) from error
 
-    def recover_best(self, number: int = 1) -> list[Checkpoint]:
-        """Loads the mean of the best so many by ``si_sdr``; they, the best first.
+    def find_best(self, number: int = 1) -> list[Checkpoint]:
+        """The best so many by ``si_sdr``, the best first.
 
         Fewer if there are not as many, or some failed. Empty if there is none.
         """
         self._tell_unfinished()
         self._refuse_if_lost()
         best = self.find_checkpoints(max_key="si_sdr", max_num_checkpoints=number)
-        best = [c for c in best if isfinite(c.meta["si_sdr"])] or best[:1]
+        return [c for c in best if isfinite(c.meta["si_sdr"])] or best[:1]
+
+    def recover_best(self, number: int = 1) -> list[Checkpoint]:
+        """Loads the mean of :meth:`find_best`; they."""
+        best = self.find_best(number)
         if best:
             self.load_checkpoint(best[0])  # refuses what does not fit
         if len(best) > 1:
             for name, module in self.recoverables.items():
-                module.load_state_dict(average_checkpoints(best, name))
+                module.load_state_dict(mean_of_checkpoints(best, name))
         return best
 
     def keep_best(self, number: int = 1) -> None:
@@ -197,6 +200,16 @@ class AtomicCheckpointer(Checkpointer):
 
     def _partial_paths(self) -> list[Path]:
         return list(self.checkpoints_dir.glob(f".{CKPT_PREFIX}*{PARTIAL_SUFFIX}"))
+
+
+def mean_of_checkpoints(checkpoints: Sequence[Checkpoint], name: str) -> dict[str, Tensor]:
+    """The mean of what they hold of a module; what is equal in all stays so to the bit."""
+    total: dict[str, Tensor] = {}
+    dtypes: dict[str, torch.dtype] = {}
+    for checkpoint in checkpoints:
+        for key, value in read_weights(checkpoint.paramfiles[name]).items():
+            total[key], dtypes[key] = total.get(key, 0) + value.double(), value.dtype
+    return {key: (value / len(checkpoints)).to(dtypes[key]) for key, value in total.items()}
 
 
 def describe_epochs(checkpoints: Sequence[Checkpoint]) -> str:

@@ -107,6 +107,16 @@ def _bands(option: str, value: Any) -> None:
         check_number(f"{option}, Hz", hertz, above=0, most=10**6)
 
 
+def _patterns(option: str, value: Any) -> None:
+    for pattern in value if isinstance(value, list) else [value]:
+        try:
+            re.compile(pattern)
+        except (re.error, TypeError) as error:
+            raise InputError(
+                f"{option}={value}: takes a regular expression, or a list of some ({error})"
+            ) from error
+
+
 def _null_or(check: Check) -> Check:
     return lambda option, value: None if value is None else check(option, value)
 
@@ -129,7 +139,8 @@ CHECKS: dict[str, Check] = {
     "data_folder": _texts,
     **_all(check_text, "manifest_folder", "train_manifest", "valid_manifest", "test_manifest"),
     **_all(check_text, "wandb_project", "speech_folder", "scene_folder", "event_folder"),
-    **_all(text_or_null, "speech_table", "same_recording"),
+    **_all(text_or_null, "speech_table", "same_recording", "pretrained"),
+    "freeze": _null_or(_patterns),
     **_all(_truth, "skip_prep", "skip_bad_rows", "allow_leakage", "per_variant_validation"),
     **_all(_truth, "save_all_checkpoints", "test_after_training", "overwrite", "decay_states"),
     **_all(_mapping, "speakers", "scene_classes", "event_classes"),

@@ -34,8 +34,9 @@ class SilenceBearingLoss(ABC):
     """A negative ratio in dB under the best assignment, finite and limited for silence.
 
     Where a target is silent, passing the mixture through already earns all there is to
-    earn; enough of that taught models to leave an output silent. So the score of an
-    example with a silent target approaches ``silent_limit`` and never passes it. Beyond
+    earn, and models learnt to leave an output silent for it. So the score of an example
+    with a silent target approaches ``silent_limit`` and never passes it: small models
+    whose examples were silent by three quarters collapsed with 20, and not with 5. Beyond
     ``clamp`` a score counts no more, and has a gradient of zero. Both are in dB; None is
     no limit. Without ``mixture``, ``[batch, time]``, it is the sum of the targets.
     """
@@ -44,7 +45,7 @@ class SilenceBearingLoss(ABC):
     centred = False  # whether means of signals take no part
     limit = math.inf  # dB, that any score approaches
 
-    def __init__(self, clamp: float | None = None, silent_limit: float | None = 10.0) -> None:
+    def __init__(self, clamp: float | None = None, silent_limit: float | None = 5.0) -> None:
         for option, value in (("clamp", clamp), ("silent_limit", silent_limit)):
             if value is not None:
                 check_number(f"{type(self).__name__}: {option}", value, least=0, most=1000)
@@ -109,7 +110,7 @@ class ThresholdedSnr(SilenceBearingLoss):
     """
 
     def __init__(
-        self, snr_max: float = 30.0, clamp: float | None = None, silent_limit: float | None = 10.0
+        self, snr_max: float = 30.0, clamp: float | None = None, silent_limit: float | None = 5.0
     ) -> None:
         super().__init__(clamp, silent_limit)
         check_number("ThresholdedSnr: snr_max", snr_max, least=0, most=1000)
@@ -182,9 +183,9 @@ class MultiLoss:
 #: ``--loss=NAME`` → what makes it. Objects of an hparams file need no entry.
 LOSSES: dict[str, Callable[[], Loss]] = {
     "si_sdr": lambda: pit_si_sdr_loss,
+    "clamped_si_sdr": lambda: SiSdr(clamp=30),
     "sa_sdr": SaSdr,
     "thresholded_snr": ThresholdedSnr,
-    "clamped_si_sdr": lambda: SiSdr(clamp=30),
     "multi": MultiLoss,
 }
 

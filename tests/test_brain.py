@@ -31,10 +31,11 @@ def batch_of(values):
     return PaddedBatch([{"id": "x", "variant": "C", "mixture": mixture, "targets": targets}])
 
 
-def brain_with(patience=1, loss=pit_si_sdr_loss, **options):
-    hparams = {"seed": 1, "nonfinite_patience": patience, "loss": loss}
+def brain_with(patience=1, loss=pit_si_sdr_loss, separator=None, freeze=None, **options):
+    hparams = {"seed": 1, "nonfinite_patience": patience, "loss": loss, "freeze": freeze}
+    hparams["separator"] = separator or Bend()
     brain = Separation(
-        {"separator": Bend()},
+        {"separator": hparams["separator"]},
         lambda parameters: torch.optim.SGD(parameters, lr=0.1),
         hparams | {"epoch_counter": EpochCounter(1)},
         {"device": "cpu", "noprogressbar": True, **options},

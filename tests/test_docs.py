@@ -2,10 +2,15 @@
 
 import os
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
+import pytest
 from torch.distributed.run import parse_args
+
+from custom_modules.hparams import check_overrides, split_arguments
+from custom_modules.limits import check_values
 
 ROOT = Path(__file__).parents[1]
 
@@ -40,9 +45,25 @@ def test_the_slurm_script_starts_torchrun_on_every_machine(tmp_path):
     assert options.training_script_args == ["hparams/dprnn.yaml", "--task=ES"]
 
 
-def test_the_training_page_shows_files_that_are_there():
+def test_the_training_page_shows_the_slurm_script():
     page = (ROOT / "docs/training.md").read_text()
     assert (ROOT / "docs/train.slurm").read_text().rstrip() in page
+
+
+@pytest.mark.parametrize("page", ["training", "fine_tuning"])
+def test_pages_show_files_that_are_there(page):
+    page = (ROOT / f"docs/{page}.md").read_text()
     named = set(re.findall(r"(?:hparams|recipes|docs)/[\w/]+\.(?:yaml|py|slurm)", page))
     assert named
     assert [path for path in sorted(named) if not (ROOT / path).is_file()] == []
+
+
+def test_the_commands_of_the_fine_tuning_page_have_options_that_there_are():
+    block = (ROOT / "docs/fine_tuning.md").read_text().split("```")[1]
+    commands = [shlex.split(line) for line in block.replace("\\\n", " ").strip().splitlines()]
+    known = [command for command in commands if command[2].startswith("hparams/")]
+    assert len(known) == 2  # generate.py and train.py
+    for _, script, *arguments in known:
+        path, _, overrides = split_arguments([f"{ROOT}/{arguments[0]}", *arguments[1:]])
+        assert overrides == check_overrides(path, overrides), script
+        check_values(overrides)

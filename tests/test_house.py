@@ -20,7 +20,8 @@ FILES = sorted(
 RANKS = (
     "recipes polsess_prepare",
     "evaluation recordings hub tuning",
-    "brain steps training_log trackers curves checkpoints inference dataio manifest corpus",
+    "brain steps training_log trackers curves checkpoints dataio manifest corpus "
+    "inference finetuning",
     "models objectives losses metrics longform pretrained schedules composing",
     "mmipc remixing audio selective_scan hparams limits distributed markdown weights",
     "processes layout tabular yaml_trees decoding packs",

@@ -125,6 +125,10 @@ class _Scorer:
         if place == _ORACLE:
             # A speaker who is not there cannot interfere.
             reason = "other target silent" if any(self.target_faults) else None
+        elif place[0] == "_mixture" and any(self.target_faults) and not reason:
+            # Alone and clean there is nothing to improve: its score would be rounding's.
+            rest = self.signals[place] - self.targets[source]
+            reason = "is the target" if fault(rest) == "silent" else None
         return Failure(SIGNALS[place[0]], reason) if reason else None
 
     def _compute(self, metric: Metric, place: Place, source: int) -> float:

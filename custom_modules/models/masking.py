@@ -104,19 +104,38 @@ def fold_norm_eps(separator: MaskingSeparator) -> None:
     ReLU at most, so that its weights can carry the factor; the decoder takes back
     what the encoder got. It is exact, up to rounding. Works in place.
     """
-    norms = [m for m in separator.masknet.modules() if isinstance(m, _Float32Norm)]
-    factor = (conv_tasnet.EPS / norms[0].eps) ** 0.5
+    fold = fold_of_norm_eps(separator, norm_eps_of(separator), conv_tasnet.EPS)
     with torch.no_grad():
-        separator.encoder.conv1d.weight *= factor
-        separator.decoder.weight /= factor
-        for module in separator.masknet.modules():
-            if isinstance(module, conv_tasnet.TemporalBlock) and isinstance(
-                module.layers["norm"], _Float32Norm
-            ):
-                module.layers["conv"].conv.weight *= factor
-                module.layers["DSconv"]["conv_0"].conv.weight *= factor
-    for norm in norms:
+        for name, parameter in separator.named_parameters():
+            parameter *= fold.get(name, 1.0)
+    for norm in _norms(separator):
         norm.eps = conv_tasnet.EPS
+
+
+def fold_of_norm_eps(separator: nn.Module, before: float, after: float) -> dict[str, float]:
+    """Parameter → the factor that makes up for another epsilon; empty if there is none."""
+    if not isinstance(separator, MaskingSeparator) or not _norms(separator):
+        return {}
+    factor, weights = (after / before) ** 0.5, [separator.encoder.conv1d.weight]
+    for module in separator.masknet.modules():
+        if isinstance(module, conv_tasnet.TemporalBlock) and isinstance(
+            module.layers["norm"], _Float32Norm
+        ):
+            weights.append(module.layers["conv"].conv.weight)
+            weights.append(module.layers["DSconv"]["conv_0"].conv.weight)
+    factors = dict.fromkeys(map(id, weights), factor) | {id(separator.decoder.weight): 1 / factor}
+    return {n: factors[id(p)] for n, p in separator.named_parameters() if id(p) in factors}
+
+
+def norm_eps_of(separator: nn.Module) -> float:
+    """What a ConvTasNet adds to variances; SpeechBrain's for all others."""
+    return next((norm.eps for norm in _norms(separator)), conv_tasnet.EPS)
+
+
+def _norms(separator: nn.Module) -> list["_Float32Norm"]:
+    if not isinstance(separator, MaskingSeparator):
+        return []
+    return [m for m in separator.masknet.modules() if isinstance(m, _Float32Norm)]
 
 
 class _Float32Norm(nn.Module):

@@ -33,6 +33,7 @@ from custom_modules.distributed import is_out_of_memory
 from custom_modules.errors import InputError
 from custom_modules.hparams import read_yaml
 from custom_modules.inference import PolSESSSeparation
+from custom_modules.losses import find_loss
 from recipes.benchmark.campaign.costs import load_model
 from recipes.benchmark.gpu_figures import read_figures, record
 from recipes.benchmark.selective_scan import make_scan
@@ -139,7 +140,7 @@ def make_steps(name: str, run: Run, *options: str, backend: str = "") -> Callabl
 
     def step_of(batch: int) -> Callable[[], None]:
         targets = torch.randn(batch, samples, hparams["num_sources"], device=DEVICE)
-        return training_step(separator, optimizer, targets, dtype, hparams["loss"])
+        return training_step(separator, optimizer, targets, dtype, find_loss(hparams["loss"]))
 
     return step_of
 

@@ -22,9 +22,10 @@ from typing import Any
 
 import speechbrain as sb
 from speechbrain.utils.distributed import run_on_main
+from speechbrain.utils.logger import get_logger
 from speechbrain.utils.run_opts import RunOptions
 
-from custom_modules import distributed
+from custom_modules import distributed, finetuning
 from custom_modules.brain import Separation
 from custom_modules.curves import plot_training
 from custom_modules.dataio import MixtureDataset, dataio_prep
@@ -41,9 +42,12 @@ from custom_modules.hparams import (
     write_hparams,
 )
 from custom_modules.layout import corpora
+from custom_modules.losses import find_loss
 from custom_modules.trackers import check_tracker
 from custom_modules.training_log import HISTORY_FILE, read_history
 from polsess_prepare import prepare_polsess
+
+logger = get_logger(__name__)
 
 #: What a training takes of its hparams file only after it has begun to write.
 NEEDED = (
@@ -69,18 +73,22 @@ def train(
     """What one command at a time does to an output folder."""
     distributed.join_processes(run_opts)
     check_tracker(hparams["tracker"])
+    find_loss(hparams.get("loss", "si_sdr"))
     # Whatever can be refused is refused before the output folder is touched.
     for key in NEEDED:
         hparams[key]
     scope = scope_of_training(hparams, not run_opts.noprogressbar)
     hparams["checkpointer"].check_fit("separator")
     read_history(Path(hparams["output_folder"]) / HISTORY_FILE)
+    notes = finetuning.begin(hparams)
     for options in prepare_options(hparams):
         run_on_main(prepare_polsess, kwargs=options)
     datasets = dataio_prep(hparams)
     folder = hparams["output_folder"]
     sb.create_experiment_directory(folder)
     write_hparams(hparams_file, overrides, f"{folder}/{HPARAMS_FILE}")
+    for note in notes:
+        logger.info(note)
 
     separation = Separation(
         hparams["modules"], hparams["opt_class"], hparams, run_opts, hparams["checkpointer"]

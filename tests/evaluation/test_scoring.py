@@ -155,6 +155,15 @@ def test_a_silent_target_fails_by_name_and_takes_what_depends_on_both():
     assert "oracle: other target silent" in heard["failures"]
 
 
+def test_one_talker_alone_and_clean_has_scores_and_no_improvement():
+    targets, _ = mixed()
+    targets[:, 1] = 0
+    heard, _ = rows_of(targets, targets.sum(1), targets + 0.1 * noise(TIME, 2))
+    assert heard["si_sdr"] == pytest.approx(20, abs=1)
+    assert heard["si_sdri"] is None
+    assert "mixture: is the target" in heard["failures"]
+
+
 @pytest.mark.parametrize(
     ("value", "reason"), [(np.nan, "not finite"), (np.inf, "not finite"), (0, "silent")]
 )

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from custom_modules.hparams import load_experiment
+from custom_modules.losses import find_loss
 from custom_modules.selective_scan.operator import FLOP_FORMULAS
 from recipes.benchmark.measuring import Work, in_fresh_process, measure, training_step
 
@@ -96,4 +97,5 @@ def make_work(
     shape = (hparams["batch_size"], samples, hparams["num_sources"])
     targets = torch.randn(shape, device=device)
     dtype = AMPConfig.from_name(hparams["precision"]).dtype
-    return {"seconds": training_step(separator, optimizer, targets, dtype, hparams["loss"])}
+    loss = find_loss(hparams["loss"])
+    return {"seconds": training_step(separator, optimizer, targets, dtype, loss)}
