@@ -11,9 +11,9 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -41,8 +41,6 @@ from custom_modules.processes import map_pieces, worker_pool
 SHARD_BYTES = 2**29
 
 logger = logging.getLogger(__name__)
-
-R = TypeVar("R")
 
 
 def pack_corpus(
@@ -116,15 +114,12 @@ def _refuse_others(folder: Path, root: str) -> None:
 
 def _survey(root: str, paths: list[str], workers: int, skip_bad_rows: bool) -> list[Source]:
     """Size and time of each file; refuses what is not there, or leaves it out."""
-    states = _with_bar(map_pieces(partial(_states, root), paths, workers), paths, "looking")
+    with closing(map_pieces(partial(_states, root), paths, workers)) as results:
+        bar = partial(tqdm, total=len(paths), leave=False, delay=2, disable=None)
+        states = list(bar(results, "listing", unit=" files"))
     found = [state for state in states if isinstance(state, Source)]
     _refuse([x for x in states if isinstance(x, str)], root, skip_bad_rows)
     return found
-
-
-def _with_bar(results: Iterator[R], items: Sequence, what: str) -> list[R]:
-    bar = tqdm(results, what, len(items), leave=False, delay=2, disable=None, unit=" files")
-    return list(bar)
 
 
 def _states(root: str, paths: Sequence[str]) -> list[Source | str]:

@@ -4,8 +4,8 @@
     python recipes/benchmark/data.py
     python recipes/benchmark/data.py --only prepare --rows 100000
 
-All ratios are measured in this run, side by side, on corpora of hard links that are
-made in --work_folder and removed again. Takes a few minutes; Linux only.
+All ratios are measured in this run, side by side, on corpora that are made in --work_folder
+and removed again: of hard links, but for loading. Takes a few minutes; Linux only.
 """
 
 from custom_modules.startup import prepare_process
