@@ -149,7 +149,8 @@ def read_facts(root: str | Path) -> dict:
             raise ValueError(f"of format {facts['format']}")
         return {key: facts[key] for key in ("complete", "corpus", "files", "shards", "tables")}
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise InputError(f"{path}: is not that of a pack ({error}); {AGAIN}") from error
+        remedy = "remove the folder and pack again"
+        raise InputError(f"{path}: is not that of a pack ({error}); {remedy}") from error
 
 
 @functools.cache
