@@ -35,10 +35,9 @@ class SilenceBearingLoss(ABC):
 
     Where a target is silent, passing the mixture through already earns all there is to
     earn, and models learnt to leave an output silent for it. So the score of an example
-    with a silent target approaches ``silent_limit`` and never passes it: small models
-    whose examples were silent by three quarters collapsed with 20, and not with 5. Beyond
-    ``clamp`` a score counts no more, and has a gradient of zero. Both are in dB; None is
-    no limit. Without ``mixture``, ``[batch, time]``, it is the sum of the targets.
+    with a silent target approaches ``silent_limit`` and never passes it. Beyond
+    ``clamp`` a score counts no more, and has a gradient of zero. Both are in dB; None is no
+    limit. Without ``mixture``, ``[batch, time]``, it is the sum of the targets.
     """
 
     takes_mixture = True
