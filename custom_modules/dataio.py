@@ -320,6 +320,7 @@ _REQUIRED: dict[str, Callable[[Any], bool]] = {
 _OPTIONAL: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(_LABELS, _is_text),
     "ssr_db": lambda x: type(x) in (int, float) and math.isfinite(x),
+    **dict.fromkeys(("text1", "text2"), _is_text),
 }
 _KNOWN = {*_REQUIRED, *_OPTIONAL}
 
