@@ -22,7 +22,7 @@ RANKS = (
     "evaluation recordings hub tuning",
     "brain steps training_log trackers curves checkpoints inference dataio manifest corpus "
     "recognition",
-    "models objectives metrics longform pretrained schedules",
+    "models objectives metrics longform pretrained schedules postprocessing",
     "mmipc audio selective_scan hparams limits distributed markdown weights",
     "processes layout tabular yaml_trees decoding",
     "errors files",

@@ -15,9 +15,7 @@ VERSION = "1"
 #: Longer rows of digits are read digit by digit.
 _MOST_DIGITS = 15
 
-_BRACKETED = re.compile(
-    r"\[[^\[\]]*\]|\([^()]*\)|\{[^{}]*\}|<[^<>]*>|\*[^*]*\*|♪[^♪]*♪"
-)
+_BRACKETED = re.compile(r"\[[^\[\]]*\]|\([^()]*\)|\{[^{}]*\}|<[^<>]*>|\*[^*]*\*|♪[^♪]*♪")
 _THOUSANDS = re.compile(r"(?<![\d,.])(\d{1,3})((?: \d{3})+)(?!\d)")
 _TIME = re.compile(r"(?<![\d:.,])([01]?\d|2[0-4]):([0-5]\d)(?![\d:])")
 _ORDINAL = re.compile(r"(?<![\d,.])(\d{1,4})\.(?=\s+[^\W\d_])(?!\s+[A-ZĄĆĘŁŃÓŚŹŻ])")
