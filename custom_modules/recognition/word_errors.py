@@ -1,7 +1,8 @@
 """Word errors as meeteval counts them, of texts that the rules made alike.
 
-One stream against all texts is ORC-WER: all go to the stream, one after the other. Two streams are cpWER: each is one speaker's, whichever fits best. (von Neumann
-et al. 2023, "MeetEval".)
+One stream against all texts is ORC-WER: all go to the stream, one after the other. Two
+streams are cpWER: each is one speaker's, whichever fits best (von Neumann et al. 2023,
+"MeetEval").
 """
 
 import itertools
@@ -65,7 +66,7 @@ def count_sessions(
         reference, hypothesis = by_count[len(streams) == 1]
         reference += spoken[session]
         hypothesis += streams
-    counts = {}
+    counts: dict[str, WordErrors] = {}
     for one_stream, (reference, hypothesis) in by_count.items():
         if reference:
             rate = meeteval.wer.orcwer if one_stream else meeteval.wer.cpwer
