@@ -114,6 +114,9 @@ CHECKS: dict[str, Check] = {
     **_all(check_text, "manifest_folder", "train_manifest", "valid_manifest", "test_manifest"),
     **_all(check_text, "wandb_project", "speech_folder", "scene_folder", "event_folder"),
     **_all(text_or_null, "speech_table", "same_recording"),
+    **_all(text_or_null, "test_recogniser", "valid_recogniser"),
+    "valid_recogniser_every": _whole(),
+    "best": _choice("si_sdr", "wer"),
     **_all(_truth, "skip_prep", "skip_bad_rows", "allow_leakage", "per_variant_validation"),
     **_all(_truth, "save_all_checkpoints", "test_after_training", "overwrite", "decay_states"),
     **_all(_mapping, "speakers", "scene_classes", "event_classes"),
@@ -195,6 +198,8 @@ def check_values(values: Mapping[str, Any], model: bool = False) -> None:
             checks[key](f"--{key}", value)
     if "curriculum" in values:
         Curriculum(values["curriculum"], checked_variants(values.get("train_variants", VARIANTS)))
+    if values.get("best") == "wer" and not values.get("valid_recogniser"):
+        raise InputError("--best=wer: no words are counted; set --valid_recogniser, too")
     if isinstance(values.get("num_sources"), int) and "task" in values:
         wanted = num_sources(values["task"])
         if values["num_sources"] != wanted:

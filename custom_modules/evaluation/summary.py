@@ -191,26 +191,26 @@ def interval_of_mean(
     return np.where(several, low, np.nan), np.where(several, high, np.nan)
 
 
-def interval_of_ratio(
-    counts: pd.Series, totals: pd.Series, clusters: pd.Series
-) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of a sum over another sum, such as a rate of errors.
+def resampled_ratios(sums: np.ndarray, clusters: np.ndarray) -> np.ndarray:
+    """Errors over totals, ``[n, 2]``, of each bootstrap resample of clusters: ``[resamples]``.
 
-    Whole clusters are drawn, as by :func:`interval_of_mean`; NaN if there is one alone.
+    NaN if there are fewer than two clusters, and where nothing was drawn.
     """
     _, codes = np.unique(clusters, return_inverse=True)
     count = codes.max() + 1
-    if count < 2:
-        return np.nan, np.nan
-    sums = np.zeros((count, 2))
-    np.add.at(sums, codes, np.stack([counts, totals], axis=1))
-    drawn = _weights(count) @ sums
+    by_cluster = np.zeros((count, 2))
+    np.add.at(by_cluster, codes, sums)
+    errors, totals = (_weights(count) @ by_cluster).T
     with np.errstate(invalid="ignore", divide="ignore"):
-        ratios = drawn[:, 0] / drawn[:, 1]
-    finite = ratios[np.isfinite(ratios)]  # few may draw no total at all
-    if not len(finite):
+        return np.where((totals > 0) & (count > 1), errors / totals, np.nan)
+
+
+def interval_of_draws(draws: np.ndarray) -> tuple[float, float]:
+    """The 95 % percentile interval of resamples; NaN if they are."""
+    known = draws[~np.isnan(draws)]
+    if not len(known):
         return np.nan, np.nan
-    low, high = np.percentile(finite, [2.5, 97.5])
+    low, high = np.percentile(known, [2.5, 97.5])
     return float(low), float(high)
 
 

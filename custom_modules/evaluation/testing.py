@@ -23,6 +23,7 @@ from custom_modules.files import check_output, nearest_existing, prepare_folder
 from custom_modules.limits import check_values
 from custom_modules.metrics import checked_groups
 from custom_modules.mmipc import num_sources
+from custom_modules.recognition.packages import imported
 from custom_modules.recognition.recognisers import parse_spec
 
 
@@ -93,6 +94,7 @@ def check_recogniser(spec: str | None, *datasets: MixtureDataset) -> None:
     """Refuses, before a training, a recogniser that is not there, and sets without texts."""
     if spec:
         parse_spec(spec)
+        imported("meeteval"), imported("num2words")
         for dataset in datasets:
             check_texts(dataset)
 

@@ -24,7 +24,8 @@ from custom_modules.evaluation.summary import (
     EVERY,
     describe,
     groups_of,
-    interval_of_ratio,
+    interval_of_draws,
+    resampled_ratios,
     split_by_variant,
 )
 from custom_modules.evaluation.transcripts import Transcripts, TranscriptStore, transcribe_test_set
@@ -183,6 +184,7 @@ def summarise_words(rows: pd.DataFrame) -> pd.DataFrame:
     summed, never averaged: there is no row of all variants, but of all mixtures.
     """
     parts = []
+    rows = rows.assign(cluster=pd.factorize(rows.id)[0])
     for group, subset in ((EVERY, rows), *groups_of(rows)):
         for variant, part in split_by_variant(subset, apart=group == EVERY):
             if variant != ALL_VARIANTS:
@@ -195,11 +197,12 @@ _COLUMNS = [*("variant", "group", "arm", *WordErrors._fields), *("wer", "low", "
 
 
 def _sums(variant: str, group: str, arm: str, part: pd.DataFrame) -> dict[str, Any]:
-    sums = part[[*WordErrors._fields]].sum()
-    low, high = interval_of_ratio(part.errors, part.length, part.id)
+    counts, clusters = part[[*WordErrors._fields]].to_numpy(), part.cluster.to_numpy()
+    sums = WordErrors(*counts.sum(axis=0).tolist())
+    low, high = interval_of_draws(100 * resampled_ratios(counts[:, :2], clusters))
     wer = 100 * sums.errors / sums.length if sums.length else np.nan
-    row = {"variant": variant, "group": group, "arm": arm, **sums.to_dict()}
-    return row | {"wer": wer, "low": 100 * low, "high": 100 * high, "n": part.id.nunique()}
+    row = {"variant": variant, "group": group, "arm": arm, **sums._asdict()}
+    return row | {"wer": wer, "low": low, "high": high, "n": len(np.unique(clusters))}
 
 
 class WordResults(NamedTuple):
