@@ -46,3 +46,13 @@ def test_the_training_page_shows_files_that_are_there():
     named = set(re.findall(r"(?:hparams|recipes|docs)/[\w/]+\.(?:yaml|py|slurm)", page))
     assert named
     assert [path for path in sorted(named) if not (ROOT / path).is_file()] == []
+
+
+def test_the_page_of_words_names_all_arms_kinds_and_columns():
+    from custom_modules.evaluation.words import _COLUMNS, ARMS
+    from custom_modules.recognition.recognisers import KINDS
+
+    page = (ROOT / "docs/words.md").read_text()
+    assert [arm for arm in ARMS if f"| `{arm}` |" not in page] == []
+    assert [kind for kind in KINDS if f"| `{kind}:FOLDER" not in page] == []
+    assert ", ".join(_COLUMNS) in page

@@ -45,8 +45,8 @@ def compare_results(
     """Compares results folders and writes ``comparison.csv``, ``.md`` and ``.png``.
 
     Where all count words alike, also ``comparison_words.csv``. Seeds of one model are
-    pooled. Every other model is compared with the first, on the mixtures and variants that all have. ``output`` is another path for the CSV. Returns
-    what :func:`compare` does.
+    pooled. Every other model is compared with the first, on the mixtures and variants that
+    all have. ``output`` is another path for the CSV. Returns what :func:`compare` does.
     """
     results = read_results(folders)
     common = in_common(results)
