@@ -69,7 +69,7 @@ def evaluate_model(
         tables.write_rows(rows, output)
     print(f"\nThe {split} set (means over mixtures):\n\n{tables.main_table(summary, counted)}")
     if counted:
-        print("", *counted.sections(), sep="\n")
+        print("", *counted.sections(), sep="\n\n")
     _say_where(folder, dataset, scope, pictures)
 
 

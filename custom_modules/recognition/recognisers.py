@@ -5,7 +5,7 @@ Start reading at :func:`load_recogniser`; a kind is one entry of :data:`KINDS`.
 
 import hashlib
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +30,7 @@ class Kind(NamedTuple):
     place: str  # what its model may be
     files: tuple[str, ...]  # that a folder must hold
     on_hub: Callable[[str], bool]  # whether it may be a name on a hub
+    and_others: bool = True  # whether its model may be in other files, too
 
 
 def _is_id(place: str) -> bool:
@@ -53,7 +54,11 @@ KINDS = {
     "speechbrain": Kind(
         "speechbrain_asr", "SpeechBrainRecogniser", "FOLDER-OR-ID", ("hyperparams.yaml",), _is_id
     ),
-    "mini": Kind("recognisers", "MiniRecognition", "FOLDER", (), lambda place: False),
+    "mini": Kind(
+        *("recognisers", "MiniRecognition", "FOLDER", ("recogniser.json", "recogniser.ckpt")),
+        on_hub=lambda place: False,
+        and_others=False,  # a results folder holds logs beside it
+    ),
 }
 
 #: What may stand behind a spec, as ``,precision=int8``.
@@ -82,7 +87,10 @@ def _made(module: Any, kind: Kind, source: Source, options: Options) -> Recognis
     tool = source.spec.partition(":")[0]
     recogniser.name = f"{tool}:{source.folder.resolve().name if source.folder else source.place}"
     if source.folder:
-        recogniser.version += f", files {_digest(source.folder)}"
+        files = (
+            source.folder.rglob("*") if kind.and_others else map(source.folder.joinpath, kind.files)
+        )
+        recogniser.version += f", files {_digest(source.folder, files)}"
     recogniser.batch_size = options.rows
     recogniser.options |= {"batch_size": options.rows, "device": options.device.split(":")[0]}
     return recogniser
@@ -138,10 +146,10 @@ def _options(spec: str, chosen: dict[str, str], device: str) -> Options:
     return Options(**values)
 
 
-def _digest(folder: Path) -> str:
-    """Of the names and contents of its files, wherever the folder is."""
+def _digest(folder: Path, files: Iterable[Path]) -> str:
+    """Of the names and contents of files in a folder, wherever it is."""
     digest = hashlib.blake2b(digest_size=6)
-    for path in sorted(folder.rglob("*")):
+    for path in sorted(files):
         if path.is_file() and not path.name.startswith("."):
             digest.update(f"{path.relative_to(folder)}\n".encode())
             with open(path, "rb") as stream:

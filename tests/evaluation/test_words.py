@@ -304,7 +304,7 @@ def test_without_texts_it_is_one_line_before_anything_is_scored(
         evaluate(blur(), test_set(), tmp_path)
     assert not (tmp_path / "test_scores").exists()
     with pytest.raises(InputError, match=message):
-        check_recogniser("mini:tests", spoken(), test_set())
+        check_recogniser("whisper:base", spoken(), test_set())
     check_recogniser(None, test_set())
 
 

@@ -86,7 +86,7 @@ def test_without_texts_and_with_a_wrong_spec_it_is_one_line(
 ):
     folder = f"--output_folder={tmp_path / 'out'}"
     plain = [trained, folder, f"--data_folder={spoken}", "--metrics=", "--workers=0"]
-    plain.append("--noprogressbar")
+    plain += ["--skip_prep=False", "--noprogressbar"]
     assert_refused(capsys, "use --pseudo_references", *plain, f"--recogniser={spec}")
     assert_refused(capsys, "no such folder", *plain, "--recogniser=mini:nowhere")
     assert not (tmp_path / "out" / "test_results.csv").exists()
@@ -102,7 +102,7 @@ def test_without_texts_and_with_a_wrong_spec_it_is_one_line(
         ("--valid_recogniser=whisper:nowhere/x/y", "no such folder"),
         ("--best=wer", "set --valid_recogniser, too"),
         ("--valid_recogniser_every=0 --valid_recogniser=mini:tests", "must be a whole number"),
-        ("--test_recogniser=mini:tests", "no mixture has its texts"),
+        ("--test_recogniser=whisper:base", "no mixture has its texts"),
     ],
 )
 def test_a_training_refuses_before_it_begins(spoken, tmp_path, options, message):

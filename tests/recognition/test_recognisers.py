@@ -140,6 +140,7 @@ def test_a_hub_is_asked_only_for_what_may_be_on_it_and_this_is_said(caplog, monk
         ("transformers:README.md", "no such folder"),
         ("whisper:tests", "holds no model.bin"),
         ("transformers:tests", "holds no config.json"),
+        ("mini:tests", "holds no recogniser.json"),
         ("speechbrain:tests", "holds no hyperparams.yaml"),
         ("whisper:base,precision=int9", "choose one of fp32"),
         ("whisper:base,precision=fp16", "fp16 needs a GPU"),
@@ -158,6 +159,8 @@ def test_a_wrong_spec_is_one_line(spec, message):
 def test_a_comma_in_a_folder_s_name(tmp_path):
     folder = tmp_path / "a,b, c"
     folder.mkdir()
+    for name in ("recogniser.json", "recogniser.ckpt"):
+        (folder / name).touch()
     assert parse_spec(f"mini:{folder},batch_size=2")[1].folder == folder
 
 
