@@ -26,6 +26,7 @@ from custom_modules.distributed import rank_and_processes
 from custom_modules.finetuning import frozen_statistics
 from custom_modules.losses import find_loss, loss_of
 from custom_modules.objectives import pit_si_sdr_loss
+from custom_modules.recognition.validation import ValidationWords
 from custom_modules.schedules import check_scheduler, rate_after_epoch, runs_per_step, set_rate
 from custom_modules.steps import ExactSteps, Outputs
 from custom_modules.trackers import Tracker, audible_signals, open_tracker
@@ -50,6 +51,7 @@ class Separation(ExactSteps):
         super().__init__(*args, **kwargs)
         # Results folders of earlier versions name no loss.
         self.loss = find_loss(getattr(self.hparams, "loss", "si_sdr"))
+        self.words = ValidationWords(vars(self.hparams), self.device)
         self.tracker = Tracker()
         self.heard: list[str] = []  # the mixtures whose separation it plays
         self.audible: list[tuple[str, Tensor]] = []
@@ -105,6 +107,7 @@ class Separation(ExactSteps):
             outputs = self.compute_forward(batch, stage)
         outputs["si_sdr"] = _si_sdr(outputs)
         _add_to(self.averages, batch, outputs)
+        self.words.add(batch.id, outputs)
         if self.tracker.plays:
             self.audible += audible_signals(batch, outputs, self.heard)
         return -outputs["si_sdr"].mean().cpu()
@@ -116,6 +119,7 @@ class Separation(ExactSteps):
         if stage == Stage.TRAIN:
             self.train_set = dataset
         else:
+            self.words.data = dataset
             self.heard = dataset.data_ids[: self.hparams.save_audio]
             rank, processes = rank_and_processes()
             loader_kwargs["sampler"] = range(rank, len(dataset), processes)
@@ -180,6 +184,8 @@ class Separation(ExactSteps):
             self.train_set.set_epoch(self.epoch)
             self.cost = EpochCost(self.device, self.seconds_before)
             self.seconds_before = 0.0
+        elif stage == Stage.VALID:
+            self.words.begin(self.epoch)
         self.audible = []
 
     def on_stage_end(self, stage: Stage, stage_loss: float, epoch: int | None = None) -> None:
@@ -203,10 +209,11 @@ class Separation(ExactSteps):
         stats = valid.means_over_variants() if every else valid.means()
         lr = self._schedule(epoch, stats["si_sdr"])
         self.hparams.epoch_counter.update_metric(stats["si_sdr"])
+        stats |= self.words.stats()
         results = (self.train_averages, stats, variants)
         row = self.log.add(epoch, lr, *results, self.cost, valid.silent)
         self._track(epoch, row)
-        meta = {"si_sdr": stats["si_sdr"], "epoch": epoch}
+        meta = {"si_sdr": stats["si_sdr"], "epoch": epoch, **self.words.meta(stats)}
         self.checkpointer.save_checkpoint(meta=meta)
         if self.hparams.save_all_checkpoints:
             self._forget_intra_epoch_checkpoints()

@@ -5,10 +5,10 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from itertools import islice
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -126,14 +126,14 @@ class AtomicCheckpointer(Checkpointer):
             raise _misfit(checkpoint) from error
 
     def find_best(self, number: int = 1) -> list[Checkpoint]:
-        """The best so many by ``si_sdr``, the best first.
+        """The best so many, by SI-SDR or by words, the best first.
 
         Fewer if there are not as many, or some failed. Empty if there is none.
         """
         self._tell_unfinished()
         self._refuse_if_lost()
-        best = self.find_checkpoints(max_key="si_sdr", max_num_checkpoints=number)
-        return [c for c in best if isfinite(c.meta["si_sdr"])] or best[:1]
+        best = self._find_best(number)
+        return [c for c in best if isfinite(self._score()(c))] or best[:1]
 
     def recover_best(self, number: int = 1) -> list[Checkpoint]:
         """Loads the mean of :meth:`find_best`; they."""
@@ -146,14 +146,26 @@ class AtomicCheckpointer(Checkpointer):
         return best
 
     def keep_best(self, number: int = 1) -> None:
-        """Deletes all but the best so many by ``si_sdr``, and the newest."""
-        best = self.find_checkpoints(max_key="si_sdr", max_num_checkpoints=number)
+        """Deletes all but the best so many, by SI-SDR or by words, and the newest."""
+        best = self._find_best(number)
         kept = {c.path for c in (*best, self.find_checkpoint()) if c}
         self.delete_checkpoints(
             num_to_keep=0,
             importance_keys=[ckpt_recency],
             ckpt_predicate=lambda c: c.path not in kept,
         )
+
+    def _find_best(self, number: int) -> list[Checkpoint]:
+        return self.find_checkpoints(
+            importance_key=self._score(), ckpt_predicate=_is_of_epoch, max_num_checkpoints=number
+        )
+
+    def _score(self) -> Callable[[Checkpoint], float]:
+        """What the best is chosen by, as the newest epoch says: SI-SDR, or fewest word errors."""
+        newest = self.find_checkpoint(ckpt_predicate=_is_of_epoch)
+        if newest is not None and newest.meta.get("best") == "wer":
+            return lambda checkpoint: -float(checkpoint.meta.get("wer", inf))
+        return lambda checkpoint: float(checkpoint.meta["si_sdr"])
 
     def check_fit(self, name: str) -> None:
         """Refuses a newest checkpoint of other shapes in this module, and if none is whole."""
@@ -200,6 +212,10 @@ class AtomicCheckpointer(Checkpointer):
 
     def _partial_paths(self) -> list[Path]:
         return list(self.checkpoints_dir.glob(f".{CKPT_PREFIX}*{PARTIAL_SUFFIX}"))
+
+
+def _is_of_epoch(checkpoint: Checkpoint) -> bool:
+    return "si_sdr" in checkpoint.meta  # which those within an epoch lack
 
 
 def mean_of_checkpoints(checkpoints: Sequence[Checkpoint], name: str) -> dict[str, Tensor]:

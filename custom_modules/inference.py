@@ -19,6 +19,7 @@ from custom_modules.errors import InputError
 from custom_modules.longform.stitching import CHUNK_SECONDS, LongForm
 from custom_modules.models.masking import MaskingSeparator, improve_conv_tasnet
 from custom_modules.models.resepformer import improve_resepformer
+from custom_modules.postprocessing import observed
 from custom_modules.pretrained import HUB, load_pretrained
 
 NORMALIZATIONS = ("mixture", "peak", "none")
@@ -34,7 +35,8 @@ class PolSESSSeparation(Pretrained):
     :class:`custom_modules.longform.stitching.LongForm`, which explains the options.
     ``batch_size`` is 1 by default on a CPU, whose caches gain nothing by more, and 8
     elsewhere. Among the hparams are ``sample_rate`` (Hz) and ``num_spks``, the modules
-    are ``separator``, or ``encoder``, ``masknet`` and ``decoder``.
+    are ``separator``, or ``encoder``, ``masknet`` and ``decoder``. ``observation_db`` adds the
+    mixture, at that level, to each source of ``normalize="mixture"``.
 
     >>> model = PolSESSSeparation(
     ...     {"separator": torch.nn.Unflatten(1, (-1, 1))},  # one source: the mixture
@@ -55,6 +57,7 @@ class PolSESSSeparation(Pretrained):
         chunk_seconds: float = CHUNK_SECONDS,
         overlap_seconds: float | None = None,
         batch_size: int | None = None,
+        observation_db: float | None = None,
         **kwargs: Any,
     ) -> None:
         masknet = modules.get("masknet")
@@ -62,6 +65,7 @@ class PolSESSSeparation(Pretrained):
             improve(masknet)
         super().__init__(modules, hparams, *args, **kwargs)
         self.chunk_seconds, self.overlap_seconds = chunk_seconds, overlap_seconds
+        self.observation_db = observation_db
         self.batch_size = batch_size or (1 if self.device_type == "cpu" else 8)
         self._longform("none")  # refuses what does not fit at once
 
@@ -152,7 +156,28 @@ class PolSESSSeparation(Pretrained):
         if normalize not in NORMALIZATIONS:
             known = ", ".join(NORMALIZATIONS)
             raise InputError(f"normalize={normalize!r} is unknown; there are {known}")
-        return self._longform(normalize).stream(blocks)
+        if self.observation_db is None:
+            return self._longform(normalize).stream(blocks)
+        if normalize != "mixture":
+            raise InputError(
+                f"observation_db={self.observation_db:g} is a level beside the mixture's; "
+                f"use normalize=mixture with it, not {normalize}"
+            )
+        return self._observed(blocks, self.observation_db)
+
+    def _observed(self, blocks: Iterable[Tensor], observation_db: float) -> Iterator[Tensor]:
+        """As :meth:`stream`, with some of the mixture in each source."""
+        waiting: list[Tensor] = []  # what was read, and is not separated yet
+
+        def kept() -> Iterator[Tensor]:
+            for block in blocks:
+                waiting.append(block.float().cpu())
+                yield block
+
+        for part in self._longform("mixture").stream(kept()):
+            heard = torch.cat(waiting, dim=1)
+            waiting[:] = [heard[:, part.shape[1] :]]
+            yield observed(part, heard[:, : part.shape[1]], observation_db)
 
     def _longform(self, normalize: str) -> LongForm:
         if self.precision != "fp32":

@@ -140,7 +140,10 @@ CHECKS: dict[str, Check] = {
     **_all(check_text, "manifest_folder", "train_manifest", "valid_manifest", "test_manifest"),
     **_all(check_text, "wandb_project", "speech_folder", "scene_folder", "event_folder"),
     **_all(text_or_null, "speech_table", "same_recording", "pretrained"),
+    **_all(text_or_null, "test_recogniser", "valid_recogniser"),
     "freeze": _null_or(_patterns),
+    "valid_recogniser_every": _whole(),
+    "best": _choice("si_sdr", "wer"),
     **_all(_truth, "skip_prep", "skip_bad_rows", "allow_leakage", "per_variant_validation"),
     **_all(_truth, "save_all_checkpoints", "test_after_training", "overwrite", "decay_states"),
     **_all(_mapping, "speakers", "scene_classes", "event_classes"),
@@ -156,6 +159,7 @@ CHECKS: dict[str, Check] = {
     "segment_seconds": _null_or(_number(above=0, most=3600)),
     "chunk_seconds": _number(least=0.1, most=3600),
     "overlap_seconds": _number(least=0, most=1800),
+    "observation_db": _number(least=-100, most=20),
     **_all(_null_or(_whole()), "early_stopping_patience", "optimizer_step_limit"),
     **_all(_whole(), "number_of_epochs", "batch_size", "test_batch_size"),
     **_all(_whole(), "max_samples", "trials"),
@@ -224,6 +228,8 @@ def check_values(values: Mapping[str, Any], model: bool = False) -> None:
             checks[key](f"--{key}", value)
     if "curriculum" in values:
         Curriculum(values["curriculum"], checked_variants(values.get("train_variants", VARIANTS)))
+    if values.get("best") == "wer" and not values.get("valid_recogniser"):
+        raise InputError("--best=wer: no words are counted; set --valid_recogniser, too")
     if isinstance(values.get("num_sources"), int) and "task" in values:
         wanted = num_sources(values["task"])
         if values["num_sources"] != wanted:

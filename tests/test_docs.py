@@ -67,3 +67,13 @@ def test_the_commands_of_the_fine_tuning_page_have_options_that_there_are():
         path, _, overrides = split_arguments([f"{ROOT}/{arguments[0]}", *arguments[1:]])
         assert overrides == check_overrides(path, overrides), script
         check_values(overrides)
+
+
+def test_the_page_of_words_names_all_arms_kinds_and_columns():
+    from custom_modules.evaluation.words import _COLUMNS, ARMS
+    from custom_modules.recognition.recognisers import KINDS
+
+    page = (ROOT / "docs/words.md").read_text()
+    assert [arm for arm in ARMS if f"| `{arm}` |" not in page] == []
+    assert [kind for kind in KINDS if f"| `{kind}:FOLDER" not in page] == []
+    assert ", ".join(_COLUMNS) in page

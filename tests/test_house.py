@@ -21,8 +21,8 @@ RANKS = (
     "recipes polsess_prepare",
     "evaluation recordings hub tuning",
     "brain steps training_log trackers curves checkpoints dataio manifest corpus "
-    "inference finetuning",
-    "models objectives losses metrics longform pretrained schedules composing",
+    "inference finetuning recognition",
+    "models objectives losses metrics longform pretrained schedules composing postprocessing",
     "mmipc remixing audio selective_scan hparams limits distributed markdown weights",
     "processes layout tabular yaml_trees decoding packs",
     "errors files",

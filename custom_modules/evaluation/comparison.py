@@ -13,6 +13,7 @@ from custom_modules.errors import InputError
 from custom_modules.evaluation import summary
 from custom_modules.evaluation.plots import plot_comparison
 from custom_modules.evaluation.record import RECORD_FILE, RESULTS_FILE, command, without_folders
+from custom_modules.evaluation.word_comparison import compare_words, words_by_variant
 from custom_modules.metrics import METRICS, Metric
 from custom_modules.mmipc import CANCELLED_LAYERS, VARIANTS
 from custom_modules.tabular import read_record, read_table, write_table, write_text
@@ -43,9 +44,9 @@ def compare_results(
 ) -> pd.DataFrame:
     """Compares results folders and writes ``comparison.csv``, ``.md`` and ``.png``.
 
-    Seeds of one model are pooled. Every other model is compared with the first, on the
-    mixtures and variants that all have. ``output`` is another path for the CSV. Returns
-    what :func:`compare` does.
+    Where all count words alike, also ``comparison_words.csv``. Seeds of one model are
+    pooled. Every other model is compared with the first, on the mixtures and variants that
+    all have. ``output`` is another path for the CSV. Returns what :func:`compare` does.
     """
     results = read_results(folders)
     common = in_common(results)
@@ -53,7 +54,11 @@ def compare_results(
     folder = Path(output_folder)
     for path in (folder / "comparison.csv", *([output] if output else [])):
         write_table(table, path, digits=6)
-    text = report(table, left_out(results, common))
+    words, without = compare_words(results)
+    missing = "; ".join(filter(None, (left_out(results, common), without)))
+    text = report(table, missing, words)
+    if words is not None:
+        write_table(words, folder / "comparison_words.csv", digits=6)
     write_text(folder / "comparison.md", text)
     save(plot_comparison(table), folder / "comparison.png")
     print(f"{text}\nTo look at:")
@@ -241,8 +246,11 @@ def _mean(variant: str, table: pd.DataFrame, scores: list[str]) -> np.ndarray:
     return table.groupby("variant")[scores].mean().mean(skipna=False).to_numpy()
 
 
-def report(table: pd.DataFrame, missing: str = "") -> str:
-    """What :func:`compare` returns as Markdown; ``missing`` is what was left out."""
+def report(table: pd.DataFrame, missing: str = "", words: pd.DataFrame | None = None) -> str:
+    """What :func:`compare` returns as Markdown; ``missing`` is what was left out.
+
+    ``words`` are of :func:`~custom_modules.evaluation.word_comparison.compare_words`.
+    """
     seeds = dict(zip(table.model, table.seeds, strict=True))
     models = list(seeds)
     averages = table[table.variant == summary.ALL_MIXTURES]
@@ -258,6 +266,7 @@ def report(table: pd.DataFrame, missing: str = "") -> str:
         scores_by(table[table.metric == "si_sdri"], "variant"),
         "## All metrics, over all mixtures",
         scores_by(averages[averages.metric.isin(improvements())], "metric"),
+        *(["## Words (word error rate, %)", words_by_variant(words)] if words is not None else []),
         f"{note}.",
         *([f"Left out, as not all results have them: {missing}."] if missing else []),
     ]

@@ -32,6 +32,7 @@ from custom_modules.hparams import (
 )
 from custom_modules.limits import CHECKS, check_values
 from custom_modules.manifest.reading import open_manifest
+from custom_modules.postprocessing import Observing
 from custom_modules.processes import available_cores
 
 #: Forward passes that run side by side on a CPU, at most; each has its memory.
@@ -102,6 +103,15 @@ class Model:
             torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32),
         ):
             return self.estimate(mixtures.to(self.device)).float()
+
+
+def observing(model: Model, observation_db: float | None) -> Model:
+    """A model whose outputs hold some of the mixture again; the same one if None is asked for."""
+    if observation_db is None:
+        return model
+    parts = (model.estimate, model.modules, model.sample_rate, observation_db)
+    modules = Observing(*parts)
+    return Model(modules, modules, model.sample_rate, model.device, model.dtype)
 
 
 def trained_model(hparams: dict, run_opts: RunOptions) -> tuple[Model, str]:

@@ -40,6 +40,8 @@ def scope_of(options: argparse.Namespace, hparams: dict, progressbar: bool) -> S
         workers=options.workers,
         save_audio=options.save_audio,
         progressbar=progressbar,
+        recogniser=options.recogniser or hparams.get("test_recogniser"),
+        pseudo_references=options.pseudo_references,
     )
 
 
@@ -83,6 +85,16 @@ def _parser() -> OptionParser:
         type=option("num_workers", "--workers"),
         help="processes for metrics; by default one per core",
     )
+    spec = (
+        "counts words, too: whisper:FOLDER-OR-SIZE, transformers:FOLDER-OR-ID, "
+        "speechbrain:FOLDER-OR-ID or mini:FOLDER; behind it perhaps ,precision=int8 "
+        "or ,beam_size=1 or ,batch_size=4 (default: the file's test_recogniser)"
+    )
+    add("--recogniser", metavar="SPEC", help=spec)
+    pseudo = "without texts, the recogniser's transcripts of the dry targets are the references"
+    add("--pseudo_references", action="store_true", help=pseudo)
+    level = "adds the mixture at that level, dB, to each output, before all metrics"
+    add("--observation_db", type=option("observation_db"), help=level)
     folders = "results folders to put side by side; seeds of one model are pooled"
     add("--compare", nargs="+", metavar="FOLDER", help=folders)
     return parser

@@ -124,6 +124,40 @@ def plot_in_out(rows: pd.DataFrame, name: str) -> Figure:
     return figure
 
 
+def plot_words(rows: pd.DataFrame, words: pd.DataFrame, name: str) -> Figure:
+    """Word error of the model's outputs against SI-SDRi, a point for each mixture.
+
+    ``words`` are rows of :class:`custom_modules.evaluation.words.WordResults`.
+    """
+    words = words[words.length > 0]
+    words = words.assign(wer=100 * words.errors / words.length)
+    arms = dict(iter(words.groupby("arm")))
+    gains = over_sources(rows)[["id", "variant", "environment", "si_sdri"]]
+    model = arms.get("model", words)[["id", "variant", "wer"]]
+    points = gains.merge(model, on=["id", "variant"]).dropna()
+    variants = [v for v in VARIANTS if (points.variant == v).any()]
+    figure, grid = _grid(len(variants), 4, (2.6, 2.7), (0.6, 0.6), sharex=True, sharey=True)
+    for axes, variant in zip(grid, variants, strict=False):
+        part = points[points.variant == variant]
+        for environment in environments_of(part):
+            shown = part[part.environment == environment]
+            _draw_points(axes, shown.si_sdri, shown.wer, environment, alpha=0.2)
+        for arm, look in (("mixture", "--"), ("targets", ":")):
+            of_arm = arms[arm][arms[arm].variant == variant]
+            rate = 100 * of_arm.errors.sum() / of_arm.length.sum()
+            axes.axhline(rate, color="black", linestyle=look, linewidth=0.8)
+        axes.set_title(variant, fontsize=10)
+        axes.grid(alpha=0.3)
+    _name_environments(grid[0], points)
+    for label, look in (("mixture once", "--"), ("targets", ":")):
+        grid[0].plot([], [], color="black", linestyle=look, linewidth=0.8, label=label)
+    figure.supxlabel("SI-SDRi (dB)", fontsize="medium")
+    figure.supylabel("word error rate of the model (%)", fontsize="medium")
+    figure.suptitle(f"{name}: words and decibels, each mixture")
+    grid[0].legend(fontsize=8)
+    return figure
+
+
 def plot_comparison(table: pd.DataFrame) -> Figure:
     """SI-SDRi of all models by variant, and below it the paired differences.
 

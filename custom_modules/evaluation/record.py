@@ -186,13 +186,18 @@ def record_lines(record: dict) -> list[str]:
     corpus, checkpoint = record.get("data_folder"), record.get("checkpoint")
     several = record["processes"] > 1
     shared = f" shared by {record['processes']} processes" if several else ""
-    voices = record.get("voices")
+    voices, words = record.get("voices"), record.get("words")
+    observation = record.get("observation_db")
     facts = {
         "Test set": voices and f"{record['mixtures']} mixtures of {voices} voices",
         "Command": f"`{without_folders(record['command'])}`",
         "Corpus": corpus and corpus_names(corpus),
         "Seed": record.get("seed"),
         "Checkpoint": checkpoint and _shorten(checkpoint),
+        "Observation": None
+        if observation is None
+        else f"the mixture at {observation:g} dB in each output",
+        "Recogniser": words and _recogniser(words),
         "Git commit": record["git_commit"],
         "Device": f"{record['device']}, {record['precision']}",
         "Duration": f"{record['seconds']:.0f} s for {record['scored_in_this_run']} "
@@ -202,6 +207,15 @@ def record_lines(record: dict) -> list[str]:
         "Versions": ", ".join(f"{k} {v}" for k, v in record["versions"].items()),
     }
     return [f"- {name}: {fact}" for name, fact in facts.items() if fact is not None]
+
+
+def _recogniser(words: dict) -> str:
+    options = ", ".join(f"{key} {value}" for key, value in words["options"].items())
+    against = "; **references are its own transcripts of the dry targets**"
+    return (
+        f"{words['recogniser']}, {words['version']}; {options}; "
+        f"text rules {words['text_rules']}{against * words['pseudo_references']}"
+    )
 
 
 def without_folders(text: str) -> str:

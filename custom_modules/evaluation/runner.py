@@ -62,6 +62,8 @@ class Scope(NamedTuple):
     audio_folder: str = "audio"  # where examples go
     save_audio: int = 0  # of how many mixtures
     progressbar: bool = True
+    recogniser: str | None = None  # that counts words
+    pseudo_references: bool = False  # its transcripts of the targets are the references
 
 
 class Timing(NamedTuple):

@@ -3,7 +3,8 @@
 import json
 import math
 import os
-from collections.abc import Collection
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,57 +21,26 @@ logger = get_logger(__name__)
 SCORES_FOLDER = "test_scores"
 
 
-class ScoreStore:
-    """Scores by mixture, variant and metric, appended to a file as they come.
+class LineStore(ABC):
+    """JSON records, appended to a file as they come: a line each.
 
     Processes append to files of their own and read those of all. What a kill cut off
-    in the middle of a line is passed over, and scored again. ``key`` names what is
-    evaluated, as :func:`custom_modules.evaluation.record.evaluation_key` does; scores
-    that are there and are not of so many ``sources`` are damaged, and passed over.
-
-    >>> folder = getfixture("tmp_path")
-    >>> store = ScoreStore(folder, key="model1")
-    >>> store.add("a", {"SER": {"pesq": {"": [1.5, 2.0]}}})
-    >>> store.close()
-    >>> ScoreStore(folder, key="model1").scores("a", "SER", ["pesq"])
-    {'pesq': {'': [1.5, 2.0]}}
-    >>> ScoreStore(folder, key="model1").missing("a", "SER", ["pesq", "stoi"])
-    ['stoi']
+    in the middle of a line is passed over, and made again. ``key`` names what is
+    evaluated, as :func:`custom_modules.evaluation.record.evaluation_key` does.
     """
 
-    def __init__(
-        self, folder: str | Path, key: str, rank: int = 0, sources: int | None = None
-    ) -> None:
-        self.folder, self.key, self.sources = Path(folder), key, sources
+    def __init__(self, folder: str | Path, key: str, rank: int = 0) -> None:
+        self.folder, self.key = Path(folder), key
         self.path = self.folder / f"{key}.{rank}.jsonl"
         self._file: BinaryIO | None = None
-        self._scored: dict[tuple[str, str], dict[str, SignalScores]] = {}
         self.read_all()
 
-    def missing(self, mixture_id: str, variant: str, metrics: Collection[str]) -> list[str]:
-        """Those of the metrics that are not there."""
-        known = self._scored.get((mixture_id, variant), {})
-        return [name for name in metrics if name not in known]
+    @abstractmethod
+    def _take(self, record: dict[str, Any]) -> None:
+        """Takes in a record; raises if it is none."""
 
-    def scores(
-        self, mixture_id: str, variant: str, metrics: Collection[str]
-    ) -> dict[str, SignalScores]:
-        """The scores of a mixture by some metrics; InputError if one is missing."""
-        if self.missing(mixture_id, variant, metrics):
-            raise InputError(
-                f"{self.folder}: holds no scores of {mixture_id}, {variant}; all "
-                "processes need the same output folder, on a disk that they share"
-            )
-        known = self._scored[mixture_id, variant]
-        return {name: known[name] for name in metrics}
-
-    def add(self, mixture_id: str, scores: MixtureScores) -> None:
-        """Appends scores of a mixture; those that were there are kept as they are."""
-        lines = []
-        for variant, by_metric in scores.items():
-            self._take_in(mixture_id, variant, by_metric)
-            record = {"id": mixture_id, "variant": variant, "scores": by_metric}
-            lines.append(f"{json.dumps(record, ensure_ascii=False)}\n")
+    def _append(self, records: Iterable[dict[str, Any]]) -> None:
+        lines = [f"{json.dumps(record, ensure_ascii=False)}\n" for record in records]
         try:
             if self._file is None:
                 self._file = self._open()
@@ -98,11 +68,9 @@ class ScoreStore:
                 logger.warning(message, path, damaged + bool(cut))
 
     def _take_line(self, line: bytes) -> bool:
-        """Whether it holds scores; a kill may have cut it off."""
+        """Whether it holds a record; a kill may have cut it off."""
         try:
-            record = json.loads(line)
-            scores = _with_failures(record["scores"], self.sources)
-            self._take_in(record["id"], record["variant"], scores)
+            self._take(json.loads(line))
         except (AttributeError, LookupError, RecursionError, TypeError, ValueError):
             return False
         return True
@@ -116,6 +84,58 @@ class ScoreStore:
                 if written.read() != b"\n":  # end the line that a kill cut off
                     file.write(b"\n")
         return file
+
+
+class ScoreStore(LineStore):
+    """Scores by mixture, variant and metric.
+
+    Those that are there and are not of so many ``sources`` are damaged, and passed over.
+
+    >>> folder = getfixture("tmp_path")
+    >>> store = ScoreStore(folder, key="model1")
+    >>> store.add("a", {"SER": {"pesq": {"": [1.5, 2.0]}}})
+    >>> store.close()
+    >>> ScoreStore(folder, key="model1").scores("a", "SER", ["pesq"])
+    {'pesq': {'': [1.5, 2.0]}}
+    >>> ScoreStore(folder, key="model1").missing("a", "SER", ["pesq", "stoi"])
+    ['stoi']
+    """
+
+    def __init__(
+        self, folder: str | Path, key: str, rank: int = 0, sources: int | None = None
+    ) -> None:
+        self.sources = sources
+        self._scored: dict[tuple[str, str], dict[str, SignalScores]] = {}
+        super().__init__(folder, key, rank)
+
+    def missing(self, mixture_id: str, variant: str, metrics: Collection[str]) -> list[str]:
+        """Those of the metrics that are not there."""
+        known = self._scored.get((mixture_id, variant), {})
+        return [name for name in metrics if name not in known]
+
+    def scores(
+        self, mixture_id: str, variant: str, metrics: Collection[str]
+    ) -> dict[str, SignalScores]:
+        """The scores of a mixture by some metrics; InputError if one is missing."""
+        if self.missing(mixture_id, variant, metrics):
+            raise InputError(
+                f"{self.folder}: holds no scores of {mixture_id}, {variant}; all "
+                "processes need the same output folder, on a disk that they share"
+            )
+        known = self._scored[mixture_id, variant]
+        return {name: known[name] for name in metrics}
+
+    def add(self, mixture_id: str, scores: MixtureScores) -> None:
+        """Appends scores of a mixture; those that were there are kept as they are."""
+        records = []
+        for variant, by_metric in scores.items():
+            self._take_in(mixture_id, variant, by_metric)
+            records.append({"id": mixture_id, "variant": variant, "scores": by_metric})
+        self._append(records)
+
+    def _take(self, record: dict[str, Any]) -> None:
+        scores = _with_failures(record["scores"], self.sources)
+        self._take_in(record["id"], record["variant"], scores)
 
     def _take_in(self, mixture_id: str, variant: str, scores: dict[str, SignalScores]) -> None:
         known = self._scored.setdefault((mixture_id, variant), {})

@@ -75,7 +75,7 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     scores = [name for name in table if f"failed:{name}" in table]
     parts = [
         _statistics(variant, group, part, scores)
-        for group, subset in ((EVERY, table), *_groups(table))
+        for group, subset in ((EVERY, table), *groups_of(table))
         for variant, part in split_by_variant(subset, apart=group == EVERY)
     ]
     return pd.concat(parts, ignore_index=True)
@@ -97,7 +97,7 @@ def split_by_variant(table: pd.DataFrame, apart: bool = True) -> Iterator[tuple[
     yield ALL_MIXTURES, table
 
 
-def _groups(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+def groups_of(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """The subsets of mixtures that the manifest knows of, with their names."""
     if table.environment.nunique() > 1:
         for environment in environments_of(table):
@@ -189,6 +189,29 @@ def interval_of_mean(
         low, high = np.nanpercentile(means / counted, [2.5, 97.5], axis=0)
     several = np.array([len(set(codes[column])) > 1 for column in present.T])
     return np.where(several, low, np.nan), np.where(several, high, np.nan)
+
+
+def resampled_ratios(sums: np.ndarray, clusters: np.ndarray) -> np.ndarray:
+    """Errors over totals, ``[n, 2]``, of each bootstrap resample of clusters: ``[resamples]``.
+
+    NaN if there are fewer than two clusters, and where nothing was drawn.
+    """
+    _, codes = np.unique(clusters, return_inverse=True)
+    count = codes.max() + 1
+    by_cluster = np.zeros((count, 2))
+    np.add.at(by_cluster, codes, sums)
+    errors, totals = (_weights(count) @ by_cluster).T
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where((totals > 0) & (count > 1), errors / totals, np.nan)
+
+
+def interval_of_draws(draws: np.ndarray) -> tuple[float, float]:
+    """The 95 % percentile interval of resamples; NaN if they are."""
+    known = draws[~np.isnan(draws)]
+    if not len(known):
+        return np.nan, np.nan
+    low, high = np.percentile(known, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def _resampled_means(values: np.ndarray, codes: np.ndarray, count: int) -> np.ndarray:

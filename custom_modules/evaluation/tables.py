@@ -14,6 +14,7 @@ from custom_modules.evaluation.record import RECORD_FILE, RESULTS_FILE, record_l
 from custom_modules.evaluation.scoring import DECIMALS, Failure, SignalScores
 from custom_modules.evaluation.store import ScoreStore
 from custom_modules.evaluation.summary import ALL_MIXTURES, EVERY, ROW_KEYS, describe, summarise
+from custom_modules.evaluation.words import WordResults
 from custom_modules.metrics import METRICS, Metric, columns_of, metrics_of
 from custom_modules.mmipc import VARIANTS, is_target, num_sources, variants_of
 from custom_modules.tabular import write_record, write_table, write_text
@@ -100,16 +101,19 @@ def write_rows(rows: pd.DataFrame, path: str | Path) -> None:
 
 
 def write_results(
-    rows: pd.DataFrame, folder: Path, record: dict
+    rows: pd.DataFrame, folder: Path, record: dict, words: WordResults | None = None
 ) -> tuple[pd.DataFrame, list[Path]]:
     """Writes ``test_results.csv``, summary, tables, record and pictures to a folder.
 
     The summary and the paths of the pictures come back.
     """
     summary = summarise(rows)
+    if words:
+        words.write(folder)
+        record = record | {"words": words.facts}
     write_rows(rows, folder / RESULTS_FILE)
     write_table(summary, folder / "test_summary.csv", digits=6)
-    write_text(folder / "test_summary.md", report(rows, summary, record))
+    write_text(folder / "test_summary.md", report(rows, summary, record, words))
     write_record(record, folder / RECORD_FILE)
     name = f"{record['model_name']}, {record['task']}"
     pictures = {
@@ -118,10 +122,14 @@ def write_results(
         "test_distribution.png": plots.plot_distribution(rows, name),
         "test_in_out.png": plots.plot_in_out(rows, name),
     }
+    if words:
+        pictures["test_words.png"] = plots.plot_words(rows, words.rows, name)
     return summary, [save(figure, folder / name) for name, figure in pictures.items()]
 
 
-def report(rows: pd.DataFrame, summary: pd.DataFrame, record: dict) -> str:
+def report(
+    rows: pd.DataFrame, summary: pd.DataFrame, record: dict, words: WordResults | None = None
+) -> str:
     """All tables as one Markdown document."""
     every = summary[summary.group == EVERY]
     mode = "narrow band" if record["sample_rate"] == 8000 else "wide band"
@@ -129,7 +137,7 @@ def report(rows: pd.DataFrame, summary: pd.DataFrame, record: dict) -> str:
     note = NOTE.format(in_db=f"{', '.join(names)} and {last}")
     parts = [
         f"# {record['model_name']}, task {record['task']}, {record['split']} set",
-        main_table(summary),
+        main_table(summary, words),
         textwrap.fill(note, 83, break_on_hyphens=False).format(mode=mode),
         "## Scores beside the mixture and the oracle",
         scores_table(every),
@@ -140,18 +148,21 @@ def report(rows: pd.DataFrame, summary: pd.DataFrame, record: dict) -> str:
     if len(groups):
         parts += ["## By environment, genders and speech-to-speech ratio, all mixtures"]
         parts += [gains_table(groups, key="group")]
+    parts += words.sections() if words else []
     failures = failures_table(rows)
     parts += ["## Failures", failures or "None: every metric could be computed."]
     parts += ["## How it was made", "\n".join(record_lines(record))]
     return "\n\n".join(parts) + "\n"
 
 
-def main_table(summary: pd.DataFrame) -> str:
-    """The table of improvements per variant."""
-    return gains_table(summary[summary.group == EVERY])
+def main_table(summary: pd.DataFrame, words: WordResults | None = None) -> str:
+    """The table of improvements per variant, and of the words if they were counted."""
+    return gains_table(summary[summary.group == EVERY], words=words)
 
 
-def gains_table(summary: pd.DataFrame, key: str = "variant") -> str:
+def gains_table(
+    summary: pd.DataFrame, key: str = "variant", words: WordResults | None = None
+) -> str:
     """Mean improvements over the mixture, SI-SDRi with its interval and oracle.
 
     ``key``, variant or group, names the rows. ``incomplete`` counts sources that lack a
@@ -170,6 +181,9 @@ def gains_table(summary: pd.DataFrame, key: str = "variant") -> str:
     for name, metric in others:
         mean = _column(summary, f"{name}i")["mean"]
         columns[f"{metric.heading}i"] = _numbers(mean, metric)
+    if words:
+        heading, cells = words.column()
+        columns[heading] = [cells.get(name, markdown.DASH) for name in main[key]]
     return _table(columns)
 
 

@@ -18,10 +18,13 @@ from custom_modules.evaluation.loading import Model
 from custom_modules.evaluation.record import describe_run, evaluation_key, size_of
 from custom_modules.evaluation.runner import BATCH_SIZE, Scope, example_path, score_test_set
 from custom_modules.evaluation.store import SCORES_FOLDER, ScoreStore
+from custom_modules.evaluation.words import WordTest, check_texts
 from custom_modules.files import check_output, nearest_existing, prepare_folder
 from custom_modules.limits import check_values
 from custom_modules.metrics import checked_groups
 from custom_modules.mmipc import num_sources
+from custom_modules.recognition.packages import imported
+from custom_modules.recognition.recognisers import parse_spec
 
 
 def evaluate_model(
@@ -46,19 +49,27 @@ def evaluate_model(
     folder = Path(folder)
     scope = scope._replace(audio_folder=str(folder / "audio"))
     _check_writable(folder, output)
+    words = None
+    if scope.recogniser:
+        words = WordTest(scope.recogniser, model, dataset, scope.pseudo_references)
     key = _shared_key(model, dataset, split, scope.batch_size)
     rank, sources = rank_and_processes()[0], num_sources(dataset.task)
     store = ScoreStore(folder / SCORES_FOLDER, key, rank, sources)
     with _explained_failures(model, scope):
         timing = score_test_set(model, dataset, store, scope)
+        if words:
+            words.run(folder, key, rank, scope.batch_size, scope.progressbar)
     if not if_main_process():
         return
     rows = tables.result_rows(dataset, store, scope.groups)
     record = describe_run(model, timing, facts | size_of(dataset), split, checkpoint)
-    summary, pictures = tables.write_results(rows, folder, record)
+    counted = words.results() if words else None
+    summary, pictures = tables.write_results(rows, folder, record, counted)
     if output:
         tables.write_rows(rows, output)
-    print(f"\nThe {split} set (means over mixtures):\n\n{tables.main_table(summary)}")
+    print(f"\nThe {split} set (means over mixtures):\n\n{tables.main_table(summary, counted)}")
+    if counted:
+        print("", *counted.sections(), sep="\n\n")
     _say_where(folder, dataset, scope, pictures)
 
 
@@ -75,7 +86,17 @@ def scope_of_training(hparams: dict, progressbar: bool) -> Scope:
         size_option="--test_batch_size",
         save_audio=hparams["save_audio"],
         progressbar=progressbar,
+        recogniser=hparams.get("test_recogniser"),
     )
+
+
+def check_recogniser(spec: str | None, *datasets: MixtureDataset) -> None:
+    """Refuses, before a training, a recogniser that is not there, and sets without texts."""
+    if spec:
+        parse_spec(spec)
+        imported("meeteval"), imported("num2words")
+        for dataset in datasets:
+            check_texts(dataset)
 
 
 def chosen_batch_size(hparams: dict) -> int:

@@ -154,6 +154,7 @@ _REQUIRED: dict[str, Callable[[Any], bool]] = {
 }
 _OPTIONAL: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(_LABELS, _is_text),
+    **dict.fromkeys(("text1", "text2"), _is_text),
     **dict.fromkeys(("ssr_db", "scene_db"), lambda x: type(x) in (int, float) and math.isfinite(x)),
 }
 _KNOWN = {*_REQUIRED, *_OPTIONAL}

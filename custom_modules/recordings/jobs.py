@@ -25,10 +25,12 @@ _OUTPUT = re.compile(r"((.+?)(?:_ch\d+)?)_s\d+\.wav")
 def describe_settings(model: PolSESSSeparation, channels: str, normalize: str) -> str:
     """A line for all that makes outputs what they are, the same on any device."""
     name = getattr(model.hparams, "model_name", "unnamed")
+    observation = model.observation_db
     return (
         f"{MADE_HERE}model={name}-{fingerprint(model.mods)} channels={channels} "
         f"normalize={normalize} chunk_seconds={model.chunk_seconds} "
         f"overlap_seconds={model.overlap_seconds} precision={model.precision}"
+        + ("" if observation is None else f" observation_db={observation:g}")
     )
 
 

@@ -58,7 +58,8 @@ def main(argv: list[str]) -> None:
     dataset = loading.test_set(found, folder, options)
     scope = scope_of(options, found.hparams, not found.run_opts.noprogressbar)
     model, checkpoint = found.load()
-    facts = facts_of(found.hparams)
+    model = loading.observing(model, options.observation_db)
+    facts = facts_of(found.hparams) | {"observation_db": options.observation_db}
     evaluate_model(model, dataset, folder, scope, facts, options.split, checkpoint, options.output)
     leave_processes()
 

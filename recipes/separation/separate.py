@@ -37,6 +37,7 @@ from custom_modules.recordings.work import Separation, load_model
 EXIT_SOME_FAILED = 1
 CHUNK_HELP = f"default: {CHUNK_SECONDS:g}"
 BATCH_HELP = "chunks at once; default: 1 on a CPU, else 8"
+OBSERVATION_HELP = "adds the mixture at that level, dB, to each output; -6 say, for a recogniser"
 LEVELS = "sources sum to the mixture's (default), have a peak of 1, or are as they come"
 
 
@@ -52,6 +53,7 @@ def main(argv: list[str]) -> int:
         chunk_seconds=options.chunk_seconds,
         overlap_seconds=options.overlap_seconds,
         batch_size=options.batch_size,
+        observation_db=options.observation_db,
         trust=options.trust,
     )
     prepare_folder(options.output_folder)
@@ -98,6 +100,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--chunk_seconds", type=option("chunk_seconds"), default=CHUNK_SECONDS, help=CHUNK_HELP)
     add("--overlap_seconds", type=option("overlap_seconds"), help="default: a 16th of a chunk")
     add("--batch_size", type=option("batch_size"), help=BATCH_HELP)
+    add("--observation_db", type=option("observation_db"), help=OBSERVATION_HELP)
     add("--shard", type=parse_shard, metavar="I/N", help="the I-th of N parts")
     add("--overwrite", action="store_true", help="also if finished or not made here")
     add("--plot", action="store_true", help="draw <name>.png: spectrograms")

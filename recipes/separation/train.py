@@ -32,7 +32,12 @@ from custom_modules.dataio import MixtureDataset, dataio_prep
 from custom_modules.errors import exit_cleanly
 from custom_modules.evaluation.loading import trained_model
 from custom_modules.evaluation.record import facts_of
-from custom_modules.evaluation.testing import Scope, evaluate_model, scope_of_training
+from custom_modules.evaluation.testing import (
+    Scope,
+    check_recogniser,
+    evaluate_model,
+    scope_of_training,
+)
 from custom_modules.files import lock
 from custom_modules.hparams import (
     HPARAMS_FILE,
@@ -78,12 +83,17 @@ def train(
     for key in NEEDED:
         hparams[key]
     scope = scope_of_training(hparams, not run_opts.noprogressbar)
+    check_recogniser(hparams.get("valid_recogniser"))
+    check_recogniser(scope.recogniser)
     hparams["checkpointer"].check_fit("separator")
     read_history(Path(hparams["output_folder"]) / HISTORY_FILE)
     notes = finetuning.begin(hparams)
     for options in prepare_options(hparams):
         run_on_main(prepare_polsess, kwargs=options)
     datasets = dataio_prep(hparams)
+    check_recogniser(hparams.get("valid_recogniser"), datasets["valid"])
+    if hparams["test_after_training"]:
+        check_recogniser(scope.recogniser, datasets["test"])
     folder = hparams["output_folder"]
     sb.create_experiment_directory(folder)
     write_hparams(hparams_file, overrides, f"{folder}/{HPARAMS_FILE}")

@@ -1,0 +1,127 @@
+"""Words of several results side by side: sums over the mixtures that all have."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from custom_modules import markdown
+from custom_modules.evaluation.record import RECORD_FILE
+from custom_modules.evaluation.summary import (
+    ALL_VARIANTS,
+    interval_of_draws,
+    resampled_ratios,
+    split_by_variant,
+)
+from custom_modules.evaluation.words import COUNTS_FILE, WORDS_FOLDER
+from custom_modules.recognition.word_errors import WordErrors
+from custom_modules.tabular import read_record, read_table
+
+#: What must be the same of all results for their words to be compared.
+_SHARED = {
+    "recogniser": "recognisers",
+    "version": "versions of the recogniser",
+    "options": "options of the recogniser",
+    "text_rules": "text rules",
+    "pseudo_references": "references",
+}
+_KEY = ["id", "variant", "arm"]
+_ARMS = ("targets", "mixture", "model", "model_gated")
+
+
+def compare_words(
+    results: Mapping[str, Mapping[str, pd.DataFrame]],
+) -> tuple[pd.DataFrame | None, str]:
+    """A row for each model, variant and arm, and what is left out, as far as words go.
+
+    ``results`` are those of :func:`custom_modules.evaluation.comparison.read_results`.
+    ``wer`` in per cent, over all seeds; ``difference`` from the first model's, with its 95 %
+    bootstrap interval over mixtures. None if not all have words, counted alike.
+    """
+    folders = [Path(folder) for seeds in results.values() for folder in seeds]
+    facts = [read_record(folder / RECORD_FILE).get("words") for folder in folders]
+    known = [found for found in facts if found]
+    if not known:
+        return None, ""
+    if len(known) < len(facts):
+        return None, "words, which not all results have"
+    for key, name in _SHARED.items():
+        if any(found.get(key) != known[0].get(key) for found in known):
+            return None, f"words, which are of different {name}"
+    tables = {
+        model: [_read(Path(folder), table) for folder, table in seeds.items()]
+        for model, seeds in results.items()
+    }
+    every = [table for seeds in tables.values() for table in seeds]
+    common = every[0].index
+    for table in every[1:]:
+        common = common[common.isin(table.index)]
+    if any((x.loc[common].length != every[0].loc[common].length).any() for x in every):
+        return None, "words, whose references are of different texts"
+    if not len(common):
+        return None, "words, of which the results have no mixture in common"
+    pooled = {
+        model: sum(x.loc[common, ["errors", "length"]] for x in seeds).join(
+            every[0].loc[common, ["environment"]]
+        )
+        for model, seeds in tables.items()
+    }
+    return _compared(pooled, {model: len(seeds) for model, seeds in tables.items()}), ""
+
+
+def _read(folder: Path, scores: pd.DataFrame) -> pd.DataFrame:
+    """Counts of a results folder, of the arms that are compared, with environments."""
+    path = folder / WORDS_FOLDER / COUNTS_FILE
+    remedy = "run evaluate.py with --recogniser again"
+    table = read_table(path, [*_KEY, *WordErrors._fields], _KEY, remedy)
+    environments = dict(zip(scores.id, scores.environment, strict=True))
+    table["environment"] = table.id.map(environments)
+    table = table[table.arm.isin(_ARMS) & table.environment.notna()]
+    return table.set_index(_KEY)
+
+
+def _compared(pooled: Mapping[str, pd.DataFrame], seeds: Mapping[str, int]) -> pd.DataFrame:
+    first = next(iter(pooled))
+    parts: list[dict[str, Any]] = []
+    for model, table in pooled.items():
+        for variant, part in split_by_variant(table.reset_index()):
+            if variant == ALL_VARIANTS:
+                continue
+            for arm, of_arm in part.groupby("arm", sort=False):
+                index = pd.MultiIndex.from_frame(of_arm[_KEY])
+                draws, rates = [], []
+                for counts in (of_arm, pooled[first].loc[index]):
+                    sums = counts[["errors", "length"]].to_numpy()
+                    draws.append(100 * resampled_ratios(sums, of_arm.id.to_numpy()))
+                    errors, length = sums.sum(axis=0)
+                    rates.append(100 * errors / length if length else np.nan)
+                low, high = interval_of_draws(draws[0])
+                row = {"model": model, "seeds": seeds[model], "variant": variant, "arm": arm}
+                row |= {"n": of_arm.id.nunique(), "wer": rates[0], "low": low, "high": high}
+                if model != first:
+                    low, high = interval_of_draws(draws[0] - draws[1])
+                    row["difference"] = rates[0] - rates[1]
+                    row |= {"difference_low": low, "difference_high": high}
+                parts.append(row)
+    return pd.DataFrame(parts)
+
+
+def words_by_variant(table: pd.DataFrame) -> str:
+    """Of what :func:`compare_words` returns, the outputs' rates beside the mixture's."""
+    models = list(dict.fromkeys(table.model))
+    cells = table.set_index(["model", "variant", "arm"])
+    lines = [["variant", "n", "mixture once", *models]]
+    for name in models[1:]:
+        lines[0] += [f"{name} − {models[0]}", "95 % interval"]
+    for variant in dict.fromkeys(table.variant):
+        of_model = [cells.loc[(name, variant, "model")] for name in models]
+        once = cells.loc[(models[0], variant, "mixture")].wer
+        line = [variant, f"{of_model[0].n:.0f}"]
+        line += [markdown.number(x, 1) for x in (once, *(cell.wer for cell in of_model))]
+        for cell in of_model[1:]:
+            line.append(markdown.number(cell.difference, 1))
+            line.append(markdown.interval(cell.difference_low, cell.difference_high, 1))
+        lines.append(line)
+    return markdown.table(lines)
