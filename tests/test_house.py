@@ -20,7 +20,8 @@ FILES = sorted(
 RANKS = (
     "recipes polsess_prepare",
     "evaluation recordings hub tuning",
-    "brain steps training_log trackers curves checkpoints inference dataio manifest corpus",
+    "brain steps training_log trackers curves checkpoints inference dataio manifest corpus "
+    "recognition",
     "models objectives metrics longform pretrained schedules",
     "mmipc audio selective_scan hparams limits distributed markdown weights",
     "processes layout tabular yaml_trees decoding",
