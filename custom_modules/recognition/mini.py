@@ -159,11 +159,7 @@ class MiniRecogniser:
     """
 
     def __init__(
-        self,
-        folder: str | Path,
-        device: str = "cpu",
-        precision: str = "fp32",
-        nearest: bool = True,
+        self, folder: str | Path, device: str = "cpu", precision: str = "fp32", nearest: bool = True
     ) -> None:
         self.folder, self.device = Path(folder), torch.device(device)
         self.dtype = _DTYPES[precision]

@@ -157,9 +157,7 @@ def separated_path(folder: Path, mixture: str, talker: int) -> Path:
     return folder / f"{mixture}_s{talker}.wav"
 
 
-def alone(
-    entry: dict[str, Any], talker: int, condition: Condition, dry: np.ndarray
-) -> np.ndarray:
+def alone(entry: dict[str, Any], talker: int, condition: Condition, dry: np.ndarray) -> np.ndarray:
     """A talker of a manifest's entry under a condition, float32 ``[time]``."""
     other = 3 - talker
     heard = dry.copy()
@@ -167,9 +165,8 @@ def alone(
         heard += audio.read_layer(path, 0, len(dry))
     if condition.second_db is not None:
         second = audio.read_layer(entry[f"s{other}"], 0, len(dry))
-        level = audio.rms(second)
-        if level > 0:
-            heard += second * np.float32(audio.rms(dry) / level * audio.from_db(condition.second_db))
+        gain = audio.from_db(condition.second_db) * audio.rms(dry)
+        heard += second * np.float32(gain / max(audio.rms(second), 1e-9))
     return heard
 
 
