@@ -75,7 +75,8 @@ class Conditions:
             return Condition(separated=True)
         if fraction("noisy") >= self.noisy_share * self.faded_in(epoch):
             return Condition()
-        variant = draw_variant(environment, variants_of(environment), self.seed, epoch, example)
+        noisy = [name for name in variants_of(environment) if name != "C"]
+        variant = draw_variant(environment, noisy, self.seed, epoch, example)
         level = FAINTEST + (LOUDEST - FAINTEST) * fraction("level")
         return Condition(variant or "C", level if fraction("second") < self.second_share else None)
 

@@ -36,8 +36,8 @@ from custom_modules.hparams import (
     split_arguments,
     write_hparams,
 )
-from custom_modules.recognition.mini_card import write_card
 from custom_modules.recognition.mini import ALPHABET, WEIGHTS_FILE, write_recogniser
+from custom_modules.recognition.mini_card import write_card
 from custom_modules.recognition.separated import separate_mixtures
 from custom_modules.recognition.single_talkers import CONDITIONS, Conditions, SingleTalkers
 from custom_modules.recognition.spelling_brain import Spelling, brain_of
@@ -82,7 +82,7 @@ def train(
     keys = ("data_folder", "skip_prep", "check", "skip_bad_rows", "allow_leakage")
     options = {key: hparams[key] for key in keys}
     prepare_polsess(save_folder=hparams["manifest_folder"], **options)
-    datasets = datasets_of(hparams)
+    datasets = datasets_of(hparams, run_opts.device or "cpu")
     folder = hparams["output_folder"]
     sb.create_experiment_directory(folder)
     write_hparams(hparams_file, overrides, f"{folder}/{HPARAMS_FILE}")
@@ -104,7 +104,7 @@ def manifest_of(hparams: dict[str, Any], split: str) -> Manifest:
     return manifest
 
 
-def datasets_of(hparams: dict[str, Any]) -> dict[str, SingleTalkers]:
+def datasets_of(hparams: dict[str, Any], device: str) -> dict[str, SingleTalkers]:
     """Training under conditions that are faded in; validation under all of them."""
     shares = {key: hparams[key] for key in ("noisy_share", "second_share")}
     manifest = manifest_of(hparams, "train")
@@ -114,7 +114,7 @@ def datasets_of(hparams: dict[str, Any]) -> dict[str, SingleTalkers]:
     else:
         separated = Path(hparams["output_folder"], "separated")
         training.separated_share = hparams["separated_share"]
-        separate_mixtures(hparams["separator"], manifest, separated, hparams["seed"])
+        separate_mixtures(hparams["separator"], manifest, separated, hparams["seed"], device)
     fixed = Conditions(hparams["seed"], **shares)
     return {
         "train": SingleTalkers(manifest, training, separated),

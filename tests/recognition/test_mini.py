@@ -87,7 +87,10 @@ def test_none_depends_on_the_others_or_on_a_rate_of_its_own(folder):
     signals = [voice(seed=n, seconds=1 + n / 2) for n in range(3)]
     together = model.transcribe(signals, RATE)
     assert together == [model.transcribe([signal], RATE)[0] for signal in signals]
-    assert set(" ".join(MiniRecogniser(folder).transcribe(signals, 16000)).split()) <= {"sto", "pięć"}
+    assert set(" ".join(MiniRecogniser(folder).transcribe(signals, 16000)).split()) <= {
+        "sto",
+        "pięć",
+    }
 
 
 def test_other_precisions_are_taken(folder):
