@@ -63,7 +63,7 @@ def distance(one: str, other: str) -> int:
     """Levenshtein's: letters to insert, delete or replace.
 
     >>> distance("okien", "okienów"), distance("tona", "hanna")
-    (2, 2)
+    (2, 3)
     """
     row = list(range(len(other) + 1))
     for place, letter in enumerate(one, start=1):

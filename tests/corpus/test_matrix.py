@@ -135,5 +135,5 @@ def test_a_sentence_that_is_too_long_is_said_faster(tmp_path):
 def test_a_mixture_that_no_sentence_fits_is_refused(tmp_path):
     setup = Setup(tmp_path, 8000, 0.5, 1, subsets=("test",))
     source = espeak.EspeakSpeech(4.0, voices("160"), sentences="matrix")
-    with pytest.raises(InputError, match=r"--duration=0\.5: .* for a sentence .*raise it"):
+    with pytest.raises(InputError, match=r"--duration=0\.5: .* for a sentence.*raise it"):
         source.prepare(setup)
