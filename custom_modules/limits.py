@@ -181,6 +181,11 @@ CHECKS: dict[str, Check] = {
     "seconds_per_voice": _number(above=0, most=3600),
     "indoor_share": _null_or(_number(least=0, most=1)),
     "val_speakers": _choice("disjoint", "train"),
+    **_all(_number(least=0, most=1), "noisy_share", "second_share", "fade_share"),
+    "separated_share": _number(least=0, most=1),
+    **_all(text_or_null, "separator", "start_from"),
+    "utterances": _choice("cut", "whole"),
+    "sentences": _choice("text", "matrix"),
     **_all(_whole(1, 10_000), "scene_recordings", "event_recordings"),
 }
 

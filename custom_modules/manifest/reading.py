@@ -172,7 +172,8 @@ def _fault(mixture_id: str, entry: dict, replacements: Mapping[str, str]) -> str
         return f"lacks the variants {', '.join(sorted(missing))}"
     layers = (entry["s2_layers"], *entry["variants"].values())
     paths = {entry["mix"], entry["s1"], entry["s2"], *itertools.chain(*layers)}
-    lines, labels = "\n".join([*paths, ""]), "".join(filter(None, map(entry.get, _LABELS)))
+    lines = "\n".join([*paths, ""])
+    labels = "".join(filter(None, map(entry.get, (*_LABELS, "text1", "text2"))))
     plain = entry.keys() <= _KNOWN and not {*labels} & {*"{}"}  # which would be formatted
     if plain and ".." not in lines and _USUAL.fullmatch(lines):
         return ""
