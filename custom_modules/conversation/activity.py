@@ -114,9 +114,7 @@ def _hysteresis(scores: np.ndarray, begin: float, go_on: float) -> np.ndarray:
 def _spans(active: np.ndarray, hop: float) -> list[Span]:
     """Spans of frames that are active, without clicks and short pauses."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], active, [False]]).astype(int)))
-    joined = merge(
-        ((float(a * hop), float(b * hop)) for a, b in edges.reshape(-1, 2)), LEAST_PAUSE
-    )
+    joined = merge(((float(a * hop), float(b * hop)) for a, b in edges.reshape(-1, 2)), LEAST_PAUSE)
     kept = [(a, b) for a, b in joined if b - a >= LEAST_SPEECH - 1e-9]
     last = len(active) * hop
     return merge((max(0.0, a - PADDING), min(last, b + PADDING)) for a, b in kept)
