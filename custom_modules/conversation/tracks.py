@@ -3,7 +3,7 @@
 Where one speaks alone, the recording itself; where two do, what a separator made of it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +50,7 @@ def _share(pause: Atom, before: tuple[str, ...], after: tuple[str, ...]) -> list
 
 
 def lay(
-    tracks: dict[str, Samples], base: Samples, covered: Sequence[Atom], start: int, stop: int
+    tracks: Mapping[str, Samples], base: Samples, covered: Sequence[Atom], start: int, stop: int
 ) -> None:
     """Puts the recording on the tracks of those who speak, and silence on the others'.
 
