@@ -104,6 +104,8 @@ class Chain:
 
         Raises InputError where a file cannot be read, or an option lacks a package.
         """
+        if tracks is None:
+            self._check_models(diarization is None)
         temporary = TemporaryDirectory(prefix="conversation") if folder is None else None
         progress = Progress(Path(temporary.name if temporary else folder or ""), key)
         name = session or (recording.stem if isinstance(recording, Path) else "recording")
@@ -131,6 +133,25 @@ class Chain:
             progress.seconds,
             temporary,
         )
+
+    def check(self, diarization_is_given: bool = False) -> None:
+        """Refuses what could do no recording, before the first: packages, kinds of models."""
+        self._check_models(not diarization_is_given)
+        if not diarization_is_given or self.separate != "none":
+            _ = self.voices
+        _ = self.detector
+
+    def _check_models(self, diarizes: bool) -> None:
+        if self.enhancer is not None and self.enhancer.sources != 1:
+            raise InputError("--enhancer: must be of one source, trained with --task=EB")
+        if self.separator is None or self.separator.sources < 2:
+            if diarizes:
+                raise InputError(
+                    "the model separates no speakers, by which it is found who speaks when: "
+                    "give one of two sources, or --diarization with --separate none"
+                )
+            if self.separate != "none":
+                raise InputError("the model separates no speakers; use --separate none")
 
     @cached_property
     def detector(self) -> Detector:
@@ -186,11 +207,7 @@ class Chain:
 
     def _whole(self, progress: Progress, signal: Samples) -> list[Samples]:
         """The sources of the whole recording, at the model's rate."""
-        if self.separator is None or self.separator.sources < 2:
-            raise InputError(
-                "the model separates no speakers: give one of two sources, or --diarization "
-                "with --separate none"
-            )
+        assert self.separator is not None  # as was checked
         rate = self.separator.rate
         length = math.ceil(signal.length * rate / signal.rate)
         paths = [progress.folder / f"source_{i}.f32" for i in range(self.separator.sources)]
@@ -205,8 +222,6 @@ class Chain:
         """What is on a track where nothing is separated."""
         if self.enhancer is None:
             return signal
-        if self.enhancer.sources != 1:
-            raise InputError("--enhancer: must be of one source, trained with --task=EB")
         enhanced = Samples(progress.folder / "enhanced.f32", signal.rate, signal.length)
         if "enhanced" not in progress.stages:
             with progress.timed("enhancement"):
@@ -250,8 +265,7 @@ class Chain:
     ) -> Stretches | None:
         if not tracks or (self.separate == "overlaps" and all(len(x.speakers) < 2 for x in cuts)):
             return None
-        if self.separator is None or self.separator.sources < 2:
-            raise InputError("the model separates no speakers; use --separate none")
+        assert self.separator is not None
         whole = self._whole(progress, signal) if self.separate == "all" else []
         voices = voices_of(signal, cuts, self.voices)
         context = round(self.context_seconds * signal.rate)
