@@ -250,6 +250,15 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
     assert again.asked > 12
 
 
+def test_who_speaks_behind_the_end_is_told():
+    tracks, passages = talk(turns=THREE)
+    late = [*passages, Passage("b", 10.0, 20.0), Passage("d", 30.0, 31.0)]
+    made = chain(Twice())(tracks.sum(0), RATE, late)
+    assert made.notes == ["who speaks when goes on for 20.5 s behind its end: left out"]
+    assert list(made.tracks) == ["a", "b"]
+    assert max(p.end for p in made.passages) == made.length / RATE
+
+
 def test_what_cannot_be_is_refused():
     tracks, passages = talk()
     with pytest.raises(InputError, match="--separate=some"):
