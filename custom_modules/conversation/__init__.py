@@ -1,0 +1,1 @@
+"""From a recording of a conversation to who said what."""
