@@ -19,7 +19,7 @@ from custom_modules.layout import SUBSETS, with_speaker
 DEFAULT_ROOM = "m"
 
 #: Of a table of speech; beside them, a row has a ``path``, which tells the speaker.
-COLUMNS = ("file", "speaker", "gender", "subset")
+COLUMNS = ("file", "speaker", "gender", "subset", "text")
 Row = dict[str, str]
 
 
@@ -178,7 +178,7 @@ class SpeechFolder(Folder):
     """Speech of one's own; speakers by subfolder, or by a table.
 
     ``table`` is a CSV with the columns ``file`` (relative to the folder), ``speaker``,
-    and perhaps ``gender`` and ``subset``. ``speakers`` (subset → names) divides them;
+    and perhaps ``gender``, ``subset`` and ``text``. ``speakers`` (subset → names) divides them;
     without it the seed does, genders balanced. ``val_speakers``: ``disjoint``, or
     ``train`` for other recordings of training's speakers.
     """
@@ -207,7 +207,7 @@ class SpeechFolder(Folder):
         rows = self._table_rows(self.table) if self.table else self._folder_rows()
         lengths = self._lengths([row["file"] for row in rows], setup)
         recordings = [
-            Recording(row["path"], row["speaker"], length, row["gender"], rate)
+            Recording(row["path"], row["speaker"], length, row["gender"], rate, row["text"])
             for row, (length, rate) in zip(rows, lengths, strict=True)
         ]
         subsets, genders = setup.subsets, {r.group: r.gender for r in recordings}
@@ -243,7 +243,7 @@ class SpeechFolder(Folder):
                     "move it into one, or give a table of speakers"
                 )
             cells = {"file": path, "path": path, "speaker": speaker}
-            rows.append(cells | {"gender": "", "subset": ""})
+            rows.append(cells | {"gender": "", "subset": "", "text": ""})
         return rows
 
     def _table_rows(self, table: str | Path) -> list[Row]:

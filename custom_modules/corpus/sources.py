@@ -47,6 +47,7 @@ class Recording:
     samples: int  # at the corpus's sampling rate
     gender: str = ""  # "female", "male" or empty; of speech only
     rate: int = 0  # its own, in Hz; 0: the corpus's
+    text: str = ""  # what is said in it; empty if that is not known
 
 
 Samples = np.ndarray  # [time], floating point, full scale ±1

@@ -39,7 +39,8 @@ def main(argv: list[str]) -> None:
     hparams_file, _, overrides = split_arguments(argv, run_options=())
     overrides = check_overrides(hparams_file, overrides)
     hparams = load_hparams(hparams_file, overrides)
-    generate(hparams, content_options(hparams_file, overrides))
+    make = hparams.get("generate", generate)  # conversations, say, instead of mixtures
+    make(hparams, content_options(hparams_file, overrides))
 
 
 def content_options(hparams_file: str, overrides: dict[str, Any]) -> dict[str, Any]:
