@@ -61,7 +61,8 @@ def _plain(node: Any) -> Any:
         return {"class": str(tag), **own} if tag else own
     if isinstance(node, list):
         return [_plain(item) for item in node]
-    return node if isinstance(node, (bool, int, float, type(None))) else str(node)
+    plain = isinstance(node, (bool, int, float, type(None)))
+    return node if plain else f"{tag_of(node)}{node}"
 
 
 def print_help(argv: list[str]) -> None:
