@@ -11,6 +11,7 @@ their mode near 200 ms, and pauses within a turn are longer than gaps. Jurafsky 
 19 % of Switchboard's utterances are back-channels. Spreads of gaps and pauses are ours.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -169,8 +170,8 @@ def _start_of(turn: Turn, said: list[Utterance], scale: float) -> float:
 
 
 def _milliseconds(time: float) -> float:
-    """Cut to whole ones, which tables hold exactly."""
-    return int(1000 * time + 1e-6) / 1000
+    """The next whole one, which tables hold exactly."""
+    return math.ceil(1000 * time - 1e-6) / 1000
 
 
 def _frequency(scale: float) -> float:
@@ -190,7 +191,7 @@ def _with_back_channels(
         first = max((u.end for u in said[:number]), default=0.0)
         after = [u.start for u in said[number + 1 :]]
         first, last = max(first, utterance.start), min([utterance.end, *after])
-        room = last - first - word.seconds
+        room = last - first - word.seconds - 0.001  # a start moves by up to 1 ms
         if room > 0:
             start = _milliseconds(first + place * room)
             added.append(Utterance(listener, word, start, back_channel=True))
