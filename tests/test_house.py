@@ -19,7 +19,7 @@ FILES = sorted(
 #: Rooms by rank, the highest first: imports go down, or stay within a rank.
 RANKS = (
     "recipes polsess_prepare",
-    "evaluation recordings hub tuning",
+    "evaluation recordings conversation hub tuning",
     "brain steps training_log trackers curves checkpoints inference dataio manifest corpus",
     "models objectives metrics longform pretrained schedules",
     "mmipc audio selective_scan hparams limits distributed markdown weights",

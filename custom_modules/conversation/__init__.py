@@ -1,0 +1,1 @@
+"""From a recording to who said what: activity, overlaps, identity, tracks, transcripts."""
