@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from custom_modules.conversation.passages import Passage, atoms, intersect, overlap_spans, tidy
 from custom_modules.errors import InputError
 from custom_modules.objectives import si_sdr
 
@@ -24,10 +25,6 @@ BLOCK_SECONDS = 1.0
 LEAST_OVERLAP = 0.1  # s, of a talker's overlaps together, to score a track within them
 LEAKAGE_RANGE = 60.0  # dB; beyond it, nothing leaks, or everything
 
-#: Talker, first and last second.
-Activity = Sequence[tuple[str, float, float]]
-#: In SegLST's keys: session_id, speaker, start_time, end_time, words.
-Segments = Sequence[Mapping[str, Any]]
 #: A sum, and what it is divided by.
 Sums = tuple[float, float]
 
@@ -37,11 +34,11 @@ class Case:
     """A conversation as it is, and what one arm made of it."""
 
     seconds: float
-    truth: Activity
-    found: Activity
-    #: By talker; None, or without texts: words are not scored.
-    said: Segments | None = None
-    heard: Segments | None = None
+    truth: Sequence[Passage]
+    found: Sequence[Passage]
+    #: With words; None, or none of them: words are not scored.
+    said: Sequence[Passage] | None = None
+    heard: Sequence[Passage] | None = None
     rate: int = 0
     #: True talker → dry signal, and as it is in the recording, ``[time]`` each.
     dry: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -51,7 +48,7 @@ class Case:
 
     @property
     def has_words(self) -> bool:
-        return self.heard is not None and any(s["words"] for s in self.said or ())
+        return self.heard is not None and any(p.words for p in self.said or ())
 
     @property
     def has_tracks(self) -> bool:
@@ -111,12 +108,20 @@ def _meeteval() -> Any:
     return meeteval
 
 
-def _annotation(activity: Activity) -> Any:
+def _annotation(passages: Sequence[Passage]) -> Any:
     core, _ = _pyannote()
     annotation = core.Annotation()
-    for number, (first, last, talker) in enumerate(_support(activity)):
-        annotation[core.Segment(first, last), number] = talker
+    for number, passage in enumerate(tidy(passages)):
+        annotation[core.Segment(passage.start, passage.end), number] = passage.speaker
     return annotation
+
+
+def _seglst(passages: Sequence[Passage]) -> list[dict[str, Any]]:
+    return [
+        {"session_id": "", "speaker": p.speaker, "words": p.words}
+        | {"start_time": p.start, "end_time": p.end}
+        for p in passages
+    ]
 
 
 def word_errors(case: Case, function: str, **options: float) -> Sums | None:
@@ -124,7 +129,7 @@ def word_errors(case: Case, function: str, **options: float) -> Sums | None:
     if not case.has_words:
         return None
     meeteval = _meeteval()
-    said, heard = (meeteval.io.SegLST(list(map(dict, x or ()))) for x in (case.said, case.heard))
+    said, heard = (meeteval.io.SegLST(_seglst(x or ())) for x in (case.said, case.heard))
     result = getattr(meeteval.wer, function)(said, heard, **options)
     return float(result.errors), float(result.length)
 
@@ -135,40 +140,11 @@ def diarization_error(case: Case, components: Sequence[str], collar: float) -> S
     return sum(parts[name] for name in components), parts["total"]
 
 
-def overlapped(activity: Activity) -> list[tuple[float, float]]:
-    """Where two or more speak, in order.
-
-    >>> overlapped([("a", 0, 3), ("b", 2, 5), ("a", 4, 6)])
-    [(2, 3), (4, 5)]
-    """
-    joined = _support(activity)
-    edges = sorted([(a, 1) for a, _, _ in joined] + [(b, -1) for _, b, _ in joined])
-    regions, talkers, begun = [], 0, 0.0
-    for time, change in edges:
-        if talkers <= 1 < talkers + change:
-            begun = time
-        elif talkers + change <= 1 < talkers and time > begun:
-            regions.append((begun, time))
-        talkers += change
-    return regions
-
-
-def _support(activity: Activity) -> list[tuple[float, float, str]]:
-    """Each talker's times with what overlaps or touches joined."""
-    joined: list[tuple[float, float, str]] = []
-    for talker, first, last in sorted(activity):
-        if joined and joined[-1][2] == talker and first <= joined[-1][1]:
-            begun, end, _ = joined.pop()
-            first, last = begun, max(end, last)
-        joined.append((first, last, talker))
-    return joined
-
-
 def overlap_found(case: Case, of: str) -> Sums:
     """Seconds of overlap that are true and found, and those that are ``found``, or ``true``."""
-    true, found = overlapped(case.truth), overlapped(case.found)
-    both = sum(max(0.0, min(b, d) - max(a, c)) for a, b in true for c, d in found)
-    return both, sum(b - a for a, b in (found if of == "found" else true))
+    true, found = overlap_spans(case.truth), overlap_spans(case.found)
+    both, base = intersect(true, found), found if of == "found" else true
+    return sum(b - a for a, b in both), sum(b - a for a, b in base)
 
 
 def leakage(track: np.ndarray, images: np.ndarray, own: int, rate: int) -> float | None:
@@ -231,14 +207,12 @@ def overlap_si_sdr(case: Case) -> Sums | None:
     return (sum(scores), len(scores)) if scores else None
 
 
-def overlap_mask(activity: Activity, talker: str, length: int, rate: int) -> np.ndarray:
+def overlap_mask(passages: Sequence[Passage], talker: str, length: int, rate: int) -> np.ndarray:
     """Where a talker and another speak, ``[time]``."""
-    count, own = np.zeros(length, int), np.zeros(length, bool)
-    for first, last, name in _support(activity):
-        part = slice(round(first * rate), round(last * rate))
-        count[part] += 1
-        own[part] |= name == talker
-    return own & (count > 1)
+    inside = np.zeros(length, bool)
+    for start, stop, speakers in atoms(passages, rate, length):
+        inside[start:stop] = talker in speakers and len(speakers) > 1
+    return inside
 
 
 class Measure(NamedTuple):
@@ -257,7 +231,7 @@ _MISSED, _FALSE, _CONFUSED = "missed detection", "false alarm", "confusion"
 _ALL = (_MISSED, _FALSE, _CONFUSED)
 
 
-def _words(heading: str, function: str, **options: float) -> Measure:
+def _words(heading: str, function: str, **options: Any) -> Measure:
     compute = partial(word_errors, function=function, **options)
     return Measure(heading, "%", 100.0, 1, "lower", compute, "words")
 

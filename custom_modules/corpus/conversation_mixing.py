@@ -7,7 +7,7 @@ may be heard; and a sum at full scale lowers all layers by one gain instead of b
 again, as in minutes there is always one.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -44,23 +44,24 @@ PEAK = 0.99  # of what would reach full scale
 SHARE_TOLERANCE = 0.02
 
 Draw = dict[str, Any]
+Range = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Plan:
     """What is drawn of a conversation; a pair of numbers is a range."""
 
-    minutes: Sequence[float] = (1.0, 10.0)
-    voices: Sequence[int] = (2, 4)
+    minutes: Range = (1.0, 10.0)
+    voices: tuple[int, int] = (2, 4)
     overlap_share: float = 0.15
     events_per_minute: float = 4.0
-    scene_level: Sequence[float] = (LOWEST_SCENE, HIGHEST_SCENE)  # dB relative to speech
+    scene_level: Range = (LOWEST_SCENE, HIGHEST_SCENE)  # dB relative to speech
 
     @classmethod
     def of(cls, hparams: dict) -> "Plan":
         """From an hparams file, where a number may stand for a range of one."""
-        pairs = {
-            key: value if isinstance(value, (list, tuple)) else [value, value]
+        pairs: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, (list, tuple)) else (value, value)
             for key in ("minutes", "voices", "scene_level")
             for value in [hparams[key]]
         }
@@ -236,8 +237,8 @@ class Conversations(Mixer):
             layers["event"] += samples
             heard = np.flatnonzero(samples)
             start = heard[0] / self.setup.rate if len(heard) else 0.0
-            events.append({"class": cells["eventClass"], "file": cells["eventOryginalPath"]})
-            events[-1]["start"] = _rounded(start)
+            named = {"class": cells["eventClass"], "file": cells["eventOryginalPath"]}
+            events.append({**named, "start": _rounded(start)})
         drawn = {"class": name, "file": cut.path, "start": cut.start, "level_db": relative}
         return {
             "environment": kind.environment,
@@ -262,7 +263,7 @@ class Conversations(Mixer):
         response = reverb.impulse_response(drawn, size, rate)
         latest = drawn["preDelay1"]
         earliest = latest - reverb.PRE_DELAY_ADVANCE * (latest - ranges["pre_delay"][0])
-        delays = {}
+        delays: dict[str, float] = {}
         for name in [name for name in layers if name.endswith("_dry") or name == "event"]:
             delay = latest if not delays else rng.uniform(earliest, latest)
             delay = drawn["preDelayForEvent"] if name == "event" else delay

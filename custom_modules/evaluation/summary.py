@@ -191,26 +191,36 @@ def interval_of_mean(
     return np.where(several, low, np.nan), np.where(several, high, np.nan)
 
 
-def interval_of_ratio(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def interval_of_ratio(
+    sums: np.ndarray, less: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """95 % percentile bootstrap interval of sum over sum, for many columns at once.
 
     ``[n, columns, 2]``, what is divided and by what, NaN being missing → bounds,
     ``[columns]``, NaN if fewer than two have a value. As of errors and words: long
-    recordings weigh more.
+    recordings weigh more. With ``less``, of the difference from its ratio, the same
+    recordings being drawn.
 
     >>> sums = np.stack([np.full((9, 1), 2.0), np.full((9, 1), 8.0)], axis=2)
     >>> interval_of_ratio(sums)
     (array([0.25]), array([0.25]))
     """
-    present = ~np.isnan(sums).any(axis=2)
-    totals = np.einsum("rn,nck->rck", _weights(len(sums)), np.where(present[..., None], sums, 0))
-    with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
+    ratios = _resampled_ratios(sums)
+    if less is not None:
+        ratios = ratios - _resampled_ratios(less)
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # some resamples have none of few
-        ratios = totals[..., 0] / totals[..., 1]
-        ratios[~np.isfinite(ratios)] = np.nan
         low, high = np.nanpercentile(ratios, [2.5, 97.5], axis=0)
-    several = present.sum(axis=0) > 1
+    several = (~np.isnan(sums).any(axis=2)).sum(axis=0) > 1
     return np.where(several, low, np.nan), np.where(several, high, np.nan)
+
+
+def _resampled_ratios(sums: np.ndarray) -> np.ndarray:
+    """``[resamples, columns]``; NaN where nothing is divided by."""
+    present = ~np.isnan(sums).any(axis=2, keepdims=True)
+    totals = np.einsum("rn,nck->rck", _weights(len(sums)), np.where(present, sums, 0))
+    ratios = np.full(totals.shape[:2], np.nan)
+    return np.divide(totals[..., 0], totals[..., 1], out=ratios, where=totals[..., 1] > 0)
 
 
 def _resampled_means(values: np.ndarray, codes: np.ndarray, count: int) -> np.ndarray:

@@ -1,26 +1,37 @@
 """Measures of conversations against plain loops and against what meeteval and pyannote say."""
 
+from dataclasses import replace
+
 import meeteval
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from custom_modules.conversation.measures import (
-    MEASURES,
-    Case,
-    leakage,
-    measure,
-    overlap_mask,
-    overlapped,
-)
-
-TRUTH = [("ada", 0.0, 4.0), ("bea", 3.0, 6.0), ("ada", 7.0, 9.0), ("bea", 8.5, 8.8)]
+from custom_modules.conversation.measures import MEASURES, Case, leakage, measure, overlap_mask
+from custom_modules.conversation.passages import Passage
 
 
 def said(*lines):
-    keys = ("speaker", "start_time", "end_time", "words")
-    return [{"session_id": "talk", **dict(zip(keys, line, strict=True))} for line in lines]
+    return [Passage(*line) for line in lines]
+
+
+TRUTH = said(("ada", 0.0, 4.0), ("bea", 3.0, 6.0), ("ada", 7.0, 9.0), ("bea", 8.5, 8.8))
+
+
+def seglst(passages):
+    keys = {"session_id": "talk"}
+    return meeteval.io.SegLST(
+        [
+            keys
+            | {"speaker": p.speaker, "start_time": p.start, "end_time": p.end, "words": p.words}
+            for p in passages
+        ]
+    )
+
+
+def later(passages, seconds):
+    return [replace(p, start=p.start + seconds, end=p.end + seconds) for p in passages]
 
 
 WORDS = said(("ada", 0, 4, "ala ma kota"), ("bea", 3, 6, "a kot ma"), ("ada", 7, 9, "alę i sierść"))
@@ -34,13 +45,12 @@ def value(case, name):
 def frames(activity, seconds, step=0.01):
     """Talker → whether he speaks in each frame."""
     times = np.arange(0, seconds, step) + step / 2
-    names = sorted({name for name, _, _ in activity})
+    names = sorted({p.speaker for p in activity})
     return {
-        n: np.any(
-            [[False] * len(times)] + [(times > a) & (times < b) for m, a, b in activity if m == n],
-            0,
+        name: np.any(
+            [(times > p.start) & (times < p.end) for p in activity if p.speaker == name], 0
         )
-        for n in names
+        for name in names
     }
 
 
@@ -48,7 +58,7 @@ def activities(names):
     time = st.integers(0, 1900).map(lambda hundredths: hundredths / 100)
     length = st.integers(5, 100).map(lambda hundredths: hundredths / 100)
     line = st.tuples(st.sampled_from(names), time, length)
-    return st.lists(line.map(lambda x: (x[0], x[1], x[1] + x[2])), max_size=8)
+    return st.lists(line.map(lambda x: Passage(x[0], x[1], x[1] + x[2])), max_size=8)
 
 
 @given(activities("ab"), activities("xyz"))
@@ -73,24 +83,20 @@ def test_time_is_counted_as_frame_by_frame(truth, found):
 
 
 def test_a_collar_forgives_boundaries_on_both_sides():
-    shifted = [(name, a + 0.2, b + 0.2) for name, a, b in TRUTH]
+    shifted = later(TRUTH, 0.2)
     assert value(Case(10.0, TRUTH, shifted), "der") == 0
     assert value(Case(10.0, TRUTH, shifted), "der_0") > 0
-    further = [(name, a + 0.3, b + 0.3) for name, a, b in TRUTH]
-    assert value(Case(10.0, TRUTH, further), "der") > 0
+    assert value(Case(10.0, TRUTH, later(TRUTH, 0.3)), "der") > 0
 
 
 def test_components_add_up_to_the_error():
-    found = [("1", 0.5, 3.0), ("2", 2.0, 6.5), ("2", 7.0, 8.0)]
+    found = said(("1", 0.5, 3.0), ("2", 2.0, 6.5), ("2", 7.0, 8.0))
     case = Case(10.0, TRUTH, found)
     parts = sum(value(case, name) for name in ("missed", "false_alarm", "confusion"))
     assert value(case, "der") == pytest.approx(parts)
 
 
-def test_overlaps_of_two_and_three():
-    assert overlapped(TRUTH) == [(3.0, 4.0), (8.5, 8.8)]
-    assert overlapped([("a", 0, 5), ("b", 1, 4), ("c", 2, 3)]) == [(1, 4)]
-    assert overlapped([("a", 0, 2), ("b", 2, 3), ("a", 1, 2)]) == []
+def test_a_talker_s_overlaps_are_marked():
     mask = overlap_mask(TRUTH, "bea", 1000, 100)
     assert list(np.flatnonzero(np.diff(mask.astype(int)))) == [299, 399, 849, 879]
 
@@ -98,7 +104,7 @@ def test_overlaps_of_two_and_three():
 def test_words_are_those_of_meeteval():
     heard = said(("1", 0, 4, "ala ma psa"), ("2", 3, 6, "a kot"), ("2", 7, 9, "alę i sierść"))
     case = Case(10.0, TRUTH, TRUTH, WORDS, heard)
-    lists = [meeteval.io.SegLST(x) for x in (WORDS, heard)]
+    lists = [seglst(x) for x in (WORDS, heard)]
     cp, orc = meeteval.wer.cpwer(*lists)["talk"], meeteval.wer.orcwer(*lists)["talk"]
     tcp = meeteval.wer.tcpwer(*lists, collar=5)["talk"]
     assert measure(case)["cpwer"] == (cp.errors, cp.length)
@@ -108,8 +114,7 @@ def test_words_are_those_of_meeteval():
 
 
 def test_words_far_from_their_time_do_not_count():
-    late = [s | {"start_time": s["start_time"] + 30, "end_time": s["end_time"] + 30} for s in WORDS]
-    case = Case(60.0, TRUTH, TRUTH, WORDS, late)
+    case = Case(60.0, TRUTH, TRUTH, WORDS, later(WORDS, 30))
     assert value(case, "cpwer") == 0
     assert value(case, "tcpwer") == 200
 
@@ -161,7 +166,7 @@ def test_si_sdr_is_that_of_the_overlaps(voices):
         a, b = a - a.mean(), b - b.mean()
         part = a * (a @ b) / (a @ a)
         expected.append(10 * np.log10((part @ part) / ((b - part) @ (b - part))))
-    found = [({"ada": "s0", "bea": "s1"}[n], a, b) for n, a, b in TRUTH]
+    found = [replace(p, speaker={"ada": "s0", "bea": "s1"}[p.speaker]) for p in TRUTH]
     case = Case(10.0, TRUTH, found, None, None, 1000, voices, voices, tracks)
     assert case.talker_of == {"s0": "ada", "s1": "bea"}
     assert measure(case)["si_sdr"] == pytest.approx((sum(expected), 2), abs=0.01)
