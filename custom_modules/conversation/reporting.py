@@ -1,7 +1,6 @@
 """Scores of conversations as tables, a page and a picture; several results side by side.
 
-Scores are rows of ``session, arm, metric, total, base``: what a measure adds up, and what its
-sum over conversations is divided by.
+Scores are rows as :func:`arms.rows_of` makes them.
 """
 
 import textwrap
@@ -14,6 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from custom_modules import markdown
+from custom_modules.conversation.arms import ARMS, KEYS
 from custom_modules.conversation.measures import COLLAR, MEASURES, WORD_COLLAR, Measure
 from custom_modules.curves import PALETTE, save
 from custom_modules.errors import InputError
@@ -23,17 +23,8 @@ from custom_modules.tabular import read_record, read_table, write_table, write_t
 SCORES, SUMMARY = "conversation_scores.csv", "conversation_summary.csv"
 PAGE, PICTURE = "conversation_summary.md", "conversation_summary.png"
 RECORD = "conversation_record.json"
-KEYS = ("session", "arm", "metric")
 TEXT = "conversation_comparison"
 
-#: Arm → what it is.
-ARMS = {
-    "overlaps": "who speaks when is found; overlaps alone are separated",
-    "all": "the whole recording is separated",
-    "none": "who speaks when is found; nothing is separated",
-    "true_diarization": "who speaks when is known; overlaps alone are separated",
-    "true_tracks": "each talker's dry track is recognised: the floor",
-}
 #: Metrics that share a panel.
 PANELS = (
     ("cpwer", "tcpwer", "orcwer"),
@@ -50,16 +41,6 @@ NOTE = (
     "scored; missed, false alarm and confusion are its parts. Leakage: level of others "
     "in a talker's track. SI-SDR: of tracks within true overlaps, against the dry voice."
 )
-
-
-def rows_of(scores: Mapping[tuple[str, str], Mapping[str, tuple[float, float]]]) -> pd.DataFrame:
-    """(session, arm) → metric → sums, as rows."""
-    rows = [
-        (session, arm, metric, total, base)
-        for (session, arm), sums in scores.items()
-        for metric, (total, base) in sums.items()
-    ]
-    return pd.DataFrame(rows, columns=[*KEYS, "total", "base"])
 
 
 def summarise(rows: pd.DataFrame) -> pd.DataFrame:
@@ -107,7 +88,7 @@ def write_results(rows: pd.DataFrame, folder: Path, record: dict[str, Any]) -> p
 
 def page(summary: pd.DataFrame, record: Mapping[str, Any]) -> str:
     """The summary as Markdown."""
-    arms = [f"- `{arm}`: {ARMS[arm]}" for arm in _in_order(summary.arm, ARMS)]
+    arms = [f"- `{arm}`: {ARMS[arm].about}" for arm in _in_order(summary.arm, ARMS)]
     facts = [f"- {key}: {value}" for key, value in record.items()]
     parts = [
         f"# {record['model']}, conversations",

@@ -1,0 +1,163 @@
+"""The chain tested in several ways on conversations whose truth is known.
+
+An arm is finished for a conversation when its scores are stored; what has other settings, or
+another recording or truth, is made again.
+"""
+
+import json
+import re
+import shutil
+import unicodedata
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from custom_modules.conversation.chain import Chain, Conversation
+from custom_modules.conversation.formats import write_transcript
+from custom_modules.conversation.measures import MEASURES, Case, Sums, measure
+from custom_modules.conversation.passages import Passage
+from custom_modules.conversation.references import RTTM, SEGLST, Reference
+from custom_modules.evaluation.record import digest_of
+from custom_modules.files import regular_file
+from custom_modules.tabular import write_record
+
+#: Raise it when the same settings would give other scores.
+FORMAT = 1
+KEYS = ("session", "arm", "metric")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A way to go from a recording to tracks and words."""
+
+    about: str
+    separate: str  # the chain's: overlaps | all | none
+    given: str = ""  # "diarization" or "tracks": the truth is handed to the chain
+
+
+ARMS = {
+    "overlaps": Arm("who speaks when is found; overlaps alone are separated", "overlaps"),
+    "all": Arm("who speaks when is found; the whole recording is separated", "all"),
+    "none": Arm("who speaks when is found; nothing is separated", "none"),
+    "true_diarization": Arm(
+        "who speaks when is known; overlaps alone are separated", "overlaps", "diarization"
+    ),
+    "true_tracks": Arm("each talker's dry track is recognised: the floor", "none", "tracks"),
+}
+
+
+def plain_words(text: str) -> str:
+    """Lower case, without punctuation.
+
+    >>> plain_words("Ala — „ma” kota, a Ś. nie...")
+    'ala ma kota a ś nie'
+    """
+    folded = unicodedata.normalize("NFC", text).lower()
+    return " ".join(re.sub(r"[\W_]+", " ", folded).split())
+
+
+@dataclass
+class Evaluation:
+    """Runs the arms on conversations and stores what they are worth, in a folder."""
+
+    chain: Chain
+    folder: Path
+    settings: Mapping[str, Any]  # all that the scores depend on, as JSON values
+    true_number: bool = False  # the chain is told how many talkers there are
+    normalise: Callable[[str], str] = plain_words  # of words, true ones and others
+    show_progress: bool = True
+
+    def scores(self, references: Sequence[Reference], arms: Collection[str]) -> pd.DataFrame:
+        """Rows as of :func:`rows_of`, of what is stored and of what is made now."""
+        tasks = [(r, a) for r in references for a in arms if self._possible(r, ARMS[a])]
+        found: dict[tuple[str, str], dict[str, Sums]] = {}
+        with tqdm(tasks, dynamic_ncols=True, disable=not self.show_progress) as bar:
+            for reference, name in bar:
+                bar.set_description(f"{reference.session}, {name}")
+                found[reference.session, name] = self._scores_of(reference, name)
+        return rows_of(found)
+
+    def _possible(self, reference: Reference, arm: Arm) -> bool:
+        words = self.chain.recogniser is not None
+        return arm.given != "tracks" or (words and bool(reference.talkers))
+
+    def _scores_of(self, reference: Reference, name: str) -> dict[str, Sums]:
+        key = self._key(reference, name)
+        path = self.folder / name / f"{reference.session}.scores.json"
+        known = _stored(path, key)
+        if known is None:
+            known = measure(self._case(reference, name, key))
+            write_record({"key": key, "scores": known}, path)
+        return known
+
+    def _key(self, reference: Reference, name: str) -> str:
+        facts = {"format": FORMAT, "arm": str(ARMS[name]), "true_number": self.true_number}
+        facts |= {"settings": dict(self.settings), "path": str(reference.path.resolve())}
+        state = reference.path.stat()
+        facts |= {"size": state.st_size, "changed": state.st_mtime_ns}
+        truths = [reference.path.with_suffix(suffix) for suffix in (SEGLST, RTTM)]
+        known = [regular_file(path).read_bytes() for path in truths if path.is_file()]
+        return digest_of([json.dumps(facts).encode(), *known])
+
+    def _case(self, reference: Reference, name: str, key: str) -> Case:
+        """Runs the chain and writes down what it found."""
+        arm, work = ARMS[name], self.folder / ".work" / key
+        dry, images = reference.tracks() if reference.talkers else ({}, {})
+        chain = replace(self.chain, separate=arm.separate)
+        if self.true_number:
+            chain.num_speakers = len({passage.speaker for passage in reference.passages})
+        made = chain(
+            reference.path,
+            diarization=reference.passages if arm.given else None,
+            tracks=dry if arm.given == "tracks" else None,
+            folder=work,
+            session=reference.session,
+        )
+        for kind, suffix in (("seglst", SEGLST), ("rttm", RTTM)):
+            path = self.folder / name / f"{reference.session}{suffix}"
+            write_transcript(made.transcript(reference.path.name), kind, path)
+        seconds, rate = reference.length
+        case = Case(seconds, reference.passages, made.passages, rate=rate)
+        if chain.recogniser is not None and reference.said:
+            case.said, case.heard = self._plain(reference.said), self._plain(made.utterances)
+        if arm.given != "tracks":
+            case.dry, case.images, case.tracks = dry, images, _tracks(made)
+        shutil.rmtree(work, ignore_errors=True)
+        return case
+
+    def _plain(self, said: Sequence[Passage]) -> list[Passage]:
+        return [replace(passage, words=self.normalise(passage.words)) for passage in said]
+
+
+def rows_of(scores: Mapping[tuple[str, str], Mapping[str, tuple[float, float]]]) -> pd.DataFrame:
+    """(session, arm) → metric → sums, as rows of ``session, arm, metric, total, base``.
+
+    What a measure adds up, and what its sum over conversations is divided by.
+    """
+    rows = [
+        (session, arm, metric, total, base)
+        for (session, arm), sums in scores.items()
+        for metric, (total, base) in sums.items()
+    ]
+    return pd.DataFrame(rows, columns=[*KEYS, "total", "base"])
+
+
+def _tracks(made: Conversation) -> dict[str, np.ndarray]:
+    return {talker: samples.read() for talker, samples in made.tracks.items()}
+
+
+def _stored(path: Path, key: str) -> dict[str, Sums] | None:
+    """Scores of an earlier run with the same key; None of others, or damaged ones."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["key"] != key:
+            return None
+        pairs = {name: (float(a), float(b)) for name, (a, b) in record["scores"].items()}
+    except (AttributeError, OSError, LookupError, TypeError, ValueError):
+        return None
+    return pairs if pairs.keys() <= MEASURES.keys() else None
