@@ -1,1 +1,1 @@
-"""From a recording to who said what: activity, overlaps, identity, tracks, transcripts."""
+"""From a recording of a conversation to who said what."""
