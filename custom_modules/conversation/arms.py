@@ -21,7 +21,7 @@ from custom_modules.conversation.chain import Chain, Conversation
 from custom_modules.conversation.formats import write_transcript
 from custom_modules.conversation.measures import MEASURES, Case, Sums, measure
 from custom_modules.conversation.passages import Passage
-from custom_modules.conversation.references import RTTM, SEGLST, Reference
+from custom_modules.conversation.truths import RTTM, SEGLST, Reference
 from custom_modules.evaluation.record import digest_of
 from custom_modules.files import regular_file
 from custom_modules.tabular import write_record
