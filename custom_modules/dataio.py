@@ -320,6 +320,7 @@ _REQUIRED: dict[str, Callable[[Any], bool]] = {
 _OPTIONAL: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(_LABELS, _is_text),
     "ssr_db": lambda x: type(x) in (int, float) and math.isfinite(x),
+    **dict.fromkeys(("text1", "text2"), _is_text),
 }
 _KNOWN = {*_REQUIRED, *_OPTIONAL}
 
@@ -336,7 +337,8 @@ def _fault(mixture_id: str, entry: dict, replacements: Mapping[str, str]) -> str
         return f"lacks the variants {', '.join(sorted(missing))}"
     layers = (entry["s2_layers"], *entry["variants"].values())
     paths = {entry["mix"], entry["s1"], entry["s2"], *itertools.chain(*layers)}
-    lines, labels = "\n".join([*paths, ""]), "".join(filter(None, map(entry.get, _LABELS)))
+    lines = "\n".join([*paths, ""])
+    labels = "".join(filter(None, map(entry.get, (*_LABELS, "text1", "text2"))))
     plain = entry.keys() <= _KNOWN and not {*labels} & {*"{}"}  # which would be formatted
     if plain and ".." not in lines and _USUAL.fullmatch(lines):
         return ""

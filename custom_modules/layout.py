@@ -90,6 +90,11 @@ OPTIONAL_COLUMNS = {"scene_class": "sceneClass", "event_class": "eventClass", "s
 #: In an entry only if it is known who the speakers of the corpus are.
 SPEAKER_KEYS = ("speaker1", "gender1", "speaker2", "gender2")
 
+#: name in the manifest → column that the corpus of whole utterances has behind the others
+TEXT_COLUMNS = {"text1": "speech1Text", "text2": "speech2Text"}
+#: The column of a table of recordings that says what is said in each.
+TEXT = "text"
+
 #: name here → column: which stretch of which recording a speaker says
 SEGMENT_COLUMNS = {
     "recording1": "speech1OryginalPath",  # the corpus itself spells it so
@@ -103,7 +108,7 @@ SEGMENT_COLUMNS = {
 #: column → name here, of every column that the preparation reads; the subset's only
 #: tells a row that lost its cells from a blank line
 NAMES = {"subset": "subset"} | {layer.column: name for name, layer in LAYERS.items()}
-NAMES |= {column: x for x, column in (OPTIONAL_COLUMNS | SEGMENT_COLUMNS).items()}
+NAMES |= {column: x for x, column in (OPTIONAL_COLUMNS | SEGMENT_COLUMNS | TEXT_COLUMNS).items()}
 
 
 def table_name(corpus: str, subset: str) -> str:

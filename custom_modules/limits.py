@@ -159,6 +159,8 @@ CHECKS: dict[str, Check] = {
     "seconds_per_voice": _number(above=0, most=3600),
     "indoor_share": _null_or(_number(least=0, most=1)),
     "val_speakers": _choice("disjoint", "train"),
+    "utterances": _choice("cut", "whole"),
+    "sentences": _choice("text", "matrix"),
     **_all(_whole(1, 10_000), "scene_recordings", "event_recordings"),
     "minutes": _range(_number(above=0, most=60)),  # of a conversation
     "voices": _range(_whole(2, 100)),

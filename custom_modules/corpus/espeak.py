@@ -22,7 +22,7 @@ import numpy as np
 from tqdm.contrib.concurrent import thread_map
 
 from custom_modules import audio, layout
-from custom_modules.corpus import sources
+from custom_modules.corpus import matrix, sources
 from custom_modules.corpus.sources import Listing, Recording, Samples, Setup
 from custom_modules.errors import InputError
 from custom_modules.mmipc import generator, shuffled
@@ -36,6 +36,8 @@ QUIET_VOLUME = 60
 #: espeak-ng fails to start when the path of its data is longer than about 160.
 LONGEST_PATH = 120
 SENTENCES_PER_RECORDING = 3
+#: A sentence that is too long is said once more, so much faster that it takes this share.
+FASTER_SHARE = 0.95
 
 #: Keys ``speaker, subset, gender, variant, pitch`` (0 to 99), ``rate`` (words/minute).
 Voice = dict[str, str]
@@ -43,14 +45,21 @@ Voice = dict[str, str]
 
 @dataclass
 class EspeakSpeech(sources.Source):
-    """Spoken Polish sentences."""
+    """Spoken Polish sentences: of texts, to be cut, or whole ones of a matrix.
+
+    A matrix sentence that takes longer than a mixture is said faster.
+    """
 
     seconds_per_voice: float = 60.0  # at least
     voices: list[Voice] = field(default_factory=list)  # empty: `data/voices.csv`
     level: float = -26.0  # RMS of a recording in dB relative to full scale
+    sentences: str = "text"  # or matrix
     folder: Path = field(default=Path(), init=False)  # the corpus's, once it is known
 
     def __post_init__(self) -> None:
+        if self.sentences not in ("text", "matrix"):
+            raise InputError(f"sentences is {self.sentences!r}; set it to text or to matrix")
+        self.whole = self.sentences == "matrix"
         self.voices = self.voices or layout.read_rows(sources.DATA / "voices.csv")
 
     def check(self, setup: Setup) -> None:
@@ -85,40 +94,51 @@ class EspeakSpeech(sources.Source):
         paths = [FOLDER / speaker / f"{i:03d}.wav" for i in range(len(texts))]
         files = [setup.output_folder / path for path in paths]
         if not all(file.is_file() for file in files):
-            pitch, rate = voice["pitch"], voice["rate"]
             job = {
                 "library": library,
                 "data": data,
                 "voice": f"pl+{voice['variant']}",
                 "seed": int(generator(setup.seed, speaker).integers(2**31)),
-                "parameters": {RATE: rate, VOLUME: QUIET_VOLUME, PITCH: pitch},
+                "parameters": {RATE: voice["rate"], VOLUME: QUIET_VOLUME, PITCH: voice["pitch"]},
                 "texts": texts,
             }
-            own_rate, spoken = _run(job)
-            for file, said in zip(files, spoken, strict=True):
-                samples = np.frombuffer(said, "<i2") / audio.FULL_SCALE
-                samples = audio.resample(samples, own_rate, setup.rate)
+            spoken = _say(job, setup.rate)
+            if self.whole:
+                _say_faster(spoken, job, setup)
+            for file, samples in zip(files, spoken, strict=True):
                 gain = audio.from_db(self.level) / max(audio.rms(samples), 1e-9)
                 samples = audio.quantise(audio.limit(samples * gain))
                 audio.write_pcm16(file, samples, setup.rate)
         lengths = [round(audio.read_header(file)[0] * setup.rate) for file in files]
         return [
-            Recording(path.as_posix(), speaker, length, voice["gender"])
-            for path, length in zip(paths, lengths, strict=True)
+            Recording(path.as_posix(), speaker, length, voice["gender"], text=text)
+            for path, length, text in zip(
+                paths, lengths, texts if self.whole else [""] * len(texts), strict=True
+            )
         ]
 
     def _texts(self, voice: Voice, seed: int) -> list[str]:
+        """What a voice says: texts of a few sentences each, or whole sentences."""
+        texts = self._matrix(voice, seed) if self.whole else self._stories(voice, seed)
+        letters_per_second = 0.09 * float(voice["rate"])
+        needed = self.seconds_per_voice * letters_per_second
+        sums = np.cumsum([len(text) for text in texts])
+        return texts[: int(np.searchsorted(sums, needed)) + 1]
+
+    def _matrix(self, voice: Voice, seed: int) -> list[str]:
+        """Sentences that no other voice says."""
+        subset = voice["subset"]
+        alike = [other["speaker"] for other in self.voices if other["subset"] == subset]
+        return matrix.sentences(subset, len(alike), alike.index(voice["speaker"]), seed)
+
+    def _stories(self, voice: Voice, seed: int) -> list[str]:
         """Texts of a few sentences each, in an order of the voice's own."""
         rows = layout.read_rows(sources.DATA / "sentences.csv")
         own = [row["sentence"] for row in rows if row["subset"] == voice["subset"]]
         own = shuffled(own, "sentences", seed, voice["speaker"])
         step = SENTENCES_PER_RECORDING
         starts = range(0, len(own) - step + 1, step)
-        texts = [" ".join(own[i : i + step]) for i in starts]
-        letters_per_second = 0.09 * float(voice["rate"])
-        needed = self.seconds_per_voice * letters_per_second
-        sums = np.cumsum([len(text) for text in texts])
-        return texts[: int(np.searchsorted(sums, needed)) + 1]
+        return [" ".join(own[i : i + step]) for i in starts]
 
 
 @contextmanager
@@ -138,6 +158,32 @@ def _espeak() -> Iterator[tuple[str, str]]:
             os.symlink(data, short)
             data = short
         yield espeakng_loader.get_library_path(), data
+
+
+def _say(job: dict, rate: int) -> list[Samples]:
+    """What a voice says, at a rate in Hz."""
+    own_rate, spoken = _run(job)
+    signals = (np.frombuffer(said, "<i2") / audio.FULL_SCALE for said in spoken)
+    return [audio.resample(signal, own_rate, rate) for signal in signals]
+
+
+def _say_faster(spoken: list[Samples], job: dict, setup: Setup) -> None:
+    """Replaces what is longer than a mixture, all of it at the speed that the longest needs."""
+    long = [place for place, samples in enumerate(spoken) if len(samples) > setup.length]
+    if not long:
+        return
+    longest = max(len(spoken[place]) for place in long)
+    words_per_minute = float(job["parameters"][RATE])
+    faster = round(words_per_minute * longest / setup.length / FASTER_SHARE)
+    parameters, texts = job["parameters"] | {RATE: faster}, [job["texts"][n] for n in long]
+    again = _say(job | {"parameters": parameters, "texts": texts}, setup.rate)
+    if (longest := max(map(len, again))) > setup.length:
+        raise InputError(
+            f"--duration={setup.duration:g}: {job['voice']} needs {longest / setup.rate:.1f} s "
+            "for a sentence even when it speaks fast; raise it"
+        )
+    for place, samples in zip(long, again, strict=True):
+        spoken[place] = samples
 
 
 def _run(job: dict) -> tuple[int, list[bytes]]:

@@ -10,7 +10,7 @@ from typing import ClassVar
 from tqdm import tqdm
 
 from custom_modules import audio
-from custom_modules.corpus import sources, splitting
+from custom_modules.corpus import sources, splitting, utterances
 from custom_modules.corpus.sources import Listing, Recording, Samples, Setup
 from custom_modules.errors import InputError
 from custom_modules.layout import SUBSETS, with_speaker
@@ -178,16 +178,22 @@ class SpeechFolder(Folder):
     """Speech of one's own; speakers by subfolder, or by a table.
 
     ``table`` is a CSV with the columns ``file`` (relative to the folder), ``speaker``,
-    and perhaps ``gender``, ``subset`` and ``text``. ``speakers`` (subset → names) divides them;
-    without it the seed does, genders balanced. ``val_speakers``: ``disjoint``, or
-    ``train`` for other recordings of training's speakers.
+    and perhaps ``gender``, ``subset`` and ``text``. ``speakers`` (subset → names) divides
+    them; without it the seed does, genders balanced. ``val_speakers``: ``disjoint``, or
+    ``train`` for other recordings of training's speakers. ``utterances``: ``cut``
+    stretches of a mixture's length, or ``whole`` recordings, short ones joined, with
+    their texts; longer ones are left out.
     """
 
     table: str | Path | None = None
     speakers: Mapping[str, list] | None = None
     val_speakers: str = "disjoint"
+    utterances: str = "cut"
 
     def __post_init__(self) -> None:
+        self.whole = self.utterances == "whole"
+        if self.utterances not in ("cut", "whole"):
+            raise InputError(f"utterances is {self.utterances!r}; set it to cut or to whole")
         if self.val_speakers not in ("disjoint", "train"):
             raise InputError(
                 f"val_speakers is {self.val_speakers!r}; set it to disjoint or to train"
@@ -196,7 +202,16 @@ class SpeechFolder(Folder):
             if subset not in SUBSETS or not isinstance(names, (list, tuple)):
                 raise InputError(f"speakers: {subset}: {names} is no list for one of {SUBSETS}")
 
+    def prepare(self, setup: Setup) -> Listing:
+        listed = super().prepare(setup)
+        if not self.whole:
+            return listed
+        return {s: utterances.join_short(recordings, setup) for s, recordings in listed.items()}
+
     def read(self, recording: Recording, start: int, length: int, rate: int) -> Samples:
+        if recording.parts:
+            samples = utterances.read_joined(self.read, recording.parts, rate)
+            return samples[start : start + length]
         if not Path(self.folder, recording.path).exists():
             own = recording.path.removeprefix(f"{recording.group}/")
             recording = replace(recording, path=own)
@@ -210,6 +225,8 @@ class SpeechFolder(Folder):
             Recording(row["path"], row["speaker"], length, row["gender"], rate, row["text"])
             for row, (length, rate) in zip(rows, lengths, strict=True)
         ]
+        if self.whole:
+            rows, recordings = self._without_long(rows, recordings, setup)
         subsets, genders = setup.subsets, {r.group: r.gender for r in recordings}
         shared = self.val_speakers == "train" and {"train", "val"} <= set(subsets)
         own = [s for s in subsets if not (shared and s == "val")]
@@ -232,6 +249,22 @@ class SpeechFolder(Folder):
             kept, taken = splitting.hold_out(listed["train"], setup.seed)
             listed |= {"train": kept, "val": taken}
         return listed
+
+    def _without_long(
+        self, rows: list[Row], recordings: list[Recording], setup: Setup
+    ) -> tuple[list[Row], list[Recording]]:
+        """Leaves out, and counts, what is longer than a mixture."""
+        pairs = zip(rows, recordings, strict=True)
+        kept = [(row, r) for row, r in pairs if r.samples <= setup.length]
+        number, seconds = len(rows) - len(kept), f"{setup.duration:g} s"
+        if not kept:
+            raise InputError(
+                f"{self.folder}: all recordings are longer than {seconds}; raise --duration, "
+                "or set --utterances=cut"
+            )
+        if number:
+            print(f"{self.folder}: {number} of {len(rows)} recordings left out, over {seconds}")
+        return [row for row, _ in kept], [recording for _, recording in kept]
 
     def _folder_rows(self) -> list[Row]:
         rows = []

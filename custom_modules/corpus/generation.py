@@ -120,7 +120,9 @@ class State:
 
     def finish_subset(self, subset: str, rows: Iterable[Row]) -> None:
         """Writes a subset's CSV; its waiting rows are needed no more."""
-        layout.write_rows(layout.csv_path(self.root, subset), COLUMNS, rows)
+        rows = list(rows)
+        texts = [c for c in layout.TEXT_COLUMNS.values() if any(c in row for row in rows)]
+        layout.write_rows(layout.csv_path(self.root, subset), (*COLUMNS, *texts), rows)
         self._remove(Path(ROWS, subset))
         with suppress(OSError):  # rows of other subsets wait, or there were none
             (self.root / ROWS).rmdir()

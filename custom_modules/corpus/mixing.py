@@ -10,7 +10,7 @@ Source: Kleć, Szklanny, Wieczorkowska 2024, and the MATLAB script published wit
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import gcd
 from typing import Any
@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike
 from custom_modules import audio, layout
 from custom_modules.corpus import reverb, sources
 from custom_modules.corpus.sources import INDOOR, Listing, Recording, Setup, Source
+from custom_modules.corpus.utterances import GOLDEN_RATIO, Pairs
 from custom_modules.errors import InputError
 from custom_modules.mmipc import generator
 
@@ -30,7 +31,6 @@ LOWEST_SCENE, HIGHEST_SCENE = -14.0, 0.0  # dB relative to the speech mix
 REJECTED_PEAK = 0.9999
 #: Share of a mixture in which both talk at the same time, at least.
 SMALLEST_OVERLAP = 0.3
-GOLDEN_RATIO = (5**0.5 - 1) / 2
 #: Between recordings that are joined, in s.
 SHORTEST_GAP, LONGEST_GAP = 0.1, 0.3
 SILENCE_REMEDY = "remove silent recordings"
@@ -58,6 +58,7 @@ class Segment:
     start: int  # samples, within the first recording
     end: int  # samples, within the last recording
     rates: tuple[int, ...] = (0, 0)  # Hz, of those two recordings; 0: the corpus's
+    text: str = ""  # what is said, if nothing is cut
 
     def cells(self, prefix: str, rate: int) -> dict[str, str]:
         """The three cells of a row that say where the segment comes from.
@@ -109,8 +110,7 @@ class Mixer:
     def _candidate(self, subset: str, index: int, attempt: int) -> Mixture:
         """Layers are rounded to 16 bit first; the mix is their exact sum."""
         rng = generator(self.setup.seed, subset, index, attempt)
-        turn = index * self.max_tries + attempt
-        layers, row = self._speech(subset, turn, rng)
+        layers, row = self._speech(subset, index, attempt, rng)
         speech = layers["s1"] + layers["s2"]
         _check_peak(speech, "speech at full scale")
         name = _draw(rng, self._scene_classes(subset, index))
@@ -133,12 +133,14 @@ class Mixer:
         row |= layout.file_cells(subset, index, integers)
         return Mixture(row, integers, attempt + 1)
 
-    def _speech(self, subset: str, turn: int, rng: Generator) -> tuple[Layers, Row]:
+    def _speech(
+        self, subset: str, index: int, attempt: int, rng: Generator
+    ) -> tuple[Layers, Row]:
         """Two talkers at a ratio."""
-        source, speakers = self.sources["speech"], self._grouped["speech"][subset]
-        rate = self.setup.rate
-        names = rng.choice(list(speakers), 2, replace=False)
-        cuts = [cut_speech(source, speakers[name], self.setup, turn, rng) for name in names]
+        rate, draw = self.setup.rate, self._stretches
+        if self.sources["speech"].whole:
+            draw = self._utterances
+        cuts = draw(subset, index, attempt, rng)
         voices = [audio.limit(cut.samples) for cut in cuts]
         active = [audio.active_frames(voice, rate) for voice in voices]
         both = active[0] & active[1]
@@ -149,7 +151,25 @@ class Mixer:
         gain = audio.rms(voices[0]) / audio.rms(voices[1])
         layers = {"s1": voices[0], "s2": voices[1] * gain / audio.from_db(ratio)}
         row = cuts[0].cells("speech1", rate) | cuts[1].cells("speech2", rate)
-        return layers, row | {"SSR": str(ratio)}
+        texts = {c: cut.text for c, cut in zip(layout.TEXT_COLUMNS.values(), cuts, strict=True)}
+        return layers, row | {"SSR": str(ratio)} | (texts if any(texts.values()) else {})
+
+    def _stretches(
+        self, subset: str, index: int, attempt: int, rng: Generator
+    ) -> list[Segment]:
+        """Segments of two speakers, as long as the mixture."""
+        source, speakers = self.sources["speech"], self._grouped["speech"][subset]
+        turn = index * self.max_tries + attempt
+        names = rng.choice(list(speakers), 2, replace=False)
+        return [cut_speech(source, speakers[name], self.setup, turn, rng) for name in names]
+
+    def _utterances(
+        self, subset: str, index: int, attempt: int, rng: Generator
+    ) -> list[Segment]:
+        """Two speakers' whole recordings, in any order, each at a random time."""
+        pair = self._pairs[subset].of(index, attempt)
+        source = self.sources["speech"]
+        return [cut_whole(source, pair[n], self.setup, rng) for n in rng.permutation(2)]
 
     def _scene(
         self, subset: str, name: str, speech: np.ndarray, rng: Generator
@@ -213,6 +233,12 @@ class Mixer:
         rng = generator(self.setup.seed, subset, index, "environment")
         # One kind alone is taken whatever is drawn.
         return (indoor if rng.random() < share else outdoor) or indoor or outdoor
+
+    @cached_property
+    def _pairs(self) -> dict[str, Pairs]:
+        """Subset → pairs of utterances."""
+        seed = self.setup.seed
+        return {s: Pairs(speakers, seed, s) for s, speakers in self._grouped["speech"].items()}
 
     @cached_property
     def _grouped(self) -> dict[str, dict[str, Listing]]:
@@ -286,6 +312,14 @@ def cut_stretch(
     else:
         samples = np.pad(samples, (offset, setup.length - size - offset))
     return Segment(samples, recording.path, start, start + size, (recording.rate,) * 2)
+
+
+def cut_whole(source: Source, recording: Recording, setup: Setup, rng: Generator) -> Segment:
+    """A whole recording, which is no longer than a mixture, at a random time."""
+    segment = cut_stretch(source, recording, setup, rng, repeat=False)
+    *_, last = recording.parts or (recording,)
+    rates = (recording.rate, last.rate)
+    return replace(segment, end=last.samples, rates=rates, text=recording.text)
 
 
 def _check_peak(samples: ArrayLike, reason: str) -> None:

@@ -47,7 +47,8 @@ class Recording:
     samples: int  # at the corpus's sampling rate
     gender: str = ""  # "female", "male" or empty; of speech only
     rate: int = 0  # its own, in Hz; 0: the corpus's
-    text: str = ""  # what is said in it; empty if that is not known
+    text: str = ""  # what is said in it, if that is known; of speech only
+    parts: tuple["Recording", ...] = ()  # of several that were joined
 
 
 Samples = np.ndarray  # [time], floating point, full scale ±1
@@ -81,6 +82,10 @@ class Setup:
 
 class Source:
     """A source of recordings. It must survive pickling: workers get a copy."""
+
+    #: Whether its recordings are taken whole, at a random time, and none is cut; each
+    #: must fit into a mixture then. Of a source of speech.
+    whole: bool = False
 
     def check(self, setup: Setup) -> None:
         """Refuses what could go wrong later, before anything in the corpus is changed.

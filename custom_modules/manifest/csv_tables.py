@@ -118,17 +118,24 @@ def read_cells(path: str | Path, wanted: Iterable[str]) -> pd.DataFrame:
     columns = layout.read_columns(path, wanted)
     if not columns:
         raise InputError(f"{path}: row 1 names no known column; put commas between the cells")
-    cells = pd.DataFrame(columns, dtype=str).apply(lambda column: column.str.strip())
-    cells = cells.mask(cells.isin(MISSING), "").set_axis(cells.index + 2)
+    cells = pd.DataFrame(columns, dtype=str)
+    values = cells.drop(columns=spoken(cells)).apply(lambda column: column.str.strip())
+    cells[values.columns] = values.mask(values.isin(MISSING), "")
+    cells = cells.set_axis(cells.index + 2)
     cells = cells[(cells != "").any(axis=1)]
     if not len(cells):
         raise InputError(f"{path}: has no rows; make the table again")
     return cells
 
 
+def spoken(cells: pd.DataFrame) -> list[str]:
+    """The columns of what is said, which is taken as it is: somebody may say "null"."""
+    return [name for name in cells if name in (*layout.TEXT_COLUMNS.values(), layout.TEXT)]
+
+
 def placeholders(cells: pd.DataFrame) -> Iterator[Problem]:
     """Cells that stand for an unknown value, or for a spreadsheet's error."""
-    for column in cells:
+    for column in cells.drop(columns=spoken(cells)):
         for row, cell in cells[column].items():
             if _PLACEHOLDER.fullmatch(cell):
                 yield Problem(row, column, f"{cell!r} is no value; empty the cell if unknown")

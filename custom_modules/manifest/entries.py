@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from custom_modules.layout import LAYERS, OPTIONAL_COLUMNS, SPEAKER_KEYS
+from custom_modules.layout import LAYERS, OPTIONAL_COLUMNS, SPEAKER_KEYS, TEXT_COLUMNS
 from custom_modules.manifest.csv_tables import mixture_id
 from custom_modules.mmipc import CANCELLED_LAYERS, variants_of
 
@@ -51,7 +51,8 @@ def manifest_entry(row: Mapping) -> dict:
         },
     }
     entry.update((name, _value(row.get(name))) for name in OPTIONAL_COLUMNS)
-    entry.update((name, _value(row[name])) for name in SPEAKER_KEYS if name in row)
+    keys = (*SPEAKER_KEYS, *TEXT_COLUMNS)
+    entry.update((name, _value(row[name])) for name in keys if name in row)
     return entry
 
 
