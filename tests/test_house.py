@@ -116,7 +116,9 @@ def test_arrows_point_down(module):
 
 
 def test_no_two_files_have_one_name():
-    names = Counter(path.name for path in FILES if path.name != "__init__.py")
+    # Commands are named by what they do: recipes/conversation/ has an evaluate.py, too.
+    library = [path for path in FILES if "custom_modules" in path.parts]
+    names = Counter(path.name for path in library if path.name != "__init__.py")
     assert [name for name, count in names.items() if count > 1] == []
 
 

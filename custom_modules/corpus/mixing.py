@@ -133,9 +133,7 @@ class Mixer:
         row |= layout.file_cells(subset, index, integers)
         return Mixture(row, integers, attempt + 1)
 
-    def _speech(
-        self, subset: str, index: int, attempt: int, rng: Generator
-    ) -> tuple[Layers, Row]:
+    def _speech(self, subset: str, index: int, attempt: int, rng: Generator) -> tuple[Layers, Row]:
         """Two talkers at a ratio."""
         rate, draw = self.setup.rate, self._stretches
         if self.sources["speech"].whole:
@@ -154,18 +152,14 @@ class Mixer:
         texts = {c: cut.text for c, cut in zip(layout.TEXT_COLUMNS.values(), cuts, strict=True)}
         return layers, row | {"SSR": str(ratio)} | (texts if any(texts.values()) else {})
 
-    def _stretches(
-        self, subset: str, index: int, attempt: int, rng: Generator
-    ) -> list[Segment]:
+    def _stretches(self, subset: str, index: int, attempt: int, rng: Generator) -> list[Segment]:
         """Segments of two speakers, as long as the mixture."""
         source, speakers = self.sources["speech"], self._grouped["speech"][subset]
         turn = index * self.max_tries + attempt
         names = rng.choice(list(speakers), 2, replace=False)
         return [cut_speech(source, speakers[name], self.setup, turn, rng) for name in names]
 
-    def _utterances(
-        self, subset: str, index: int, attempt: int, rng: Generator
-    ) -> list[Segment]:
+    def _utterances(self, subset: str, index: int, attempt: int, rng: Generator) -> list[Segment]:
         """Two speakers' whole recordings, in any order, each at a random time."""
         pair = self._pairs[subset].of(index, attempt)
         source = self.sources["speech"]

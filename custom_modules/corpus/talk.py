@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from custom_modules import layout
-from custom_modules.corpus import sources
+from custom_modules.corpus import matrix, sources
 from custom_modules.corpus.espeak import EspeakSpeech, Voice
 from custom_modules.corpus.sources import Listing, Setup
 from custom_modules.mmipc import shuffled
@@ -15,10 +15,13 @@ BACK_CHANNELS = ("aha", "tak", "no tak", "jasne", "dobrze", "rozumiem", "naprawd
 
 @dataclass
 class EspeakTalk(EspeakSpeech):
-    """A sentence a recording, with its text."""
+    """A sentence a recording, with its text; some words alone, which are back-channels.
+
+    Those of matrix sentences are their nouns, echoed, as a recogniser of their words knows them.
+    """
 
     def prepare(self, setup: Setup) -> Listing:
-        texts = {v["speaker"]: self._texts(v, setup.seed) for v in self.voices}
+        texts = {voice["speaker"]: self._texts(voice, setup.seed) for voice in self.voices}
         return {
             subset: [
                 replace(r, text=texts[r.group][int(PurePosixPath(r.path).stem)]) for r in listed
@@ -27,10 +30,10 @@ class EspeakTalk(EspeakSpeech):
         }
 
     def _texts(self, voice: Voice, seed: int) -> list[str]:
+        words = matrix.slots()[matrix.SLOTS.index("noun")] if self.whole else BACK_CHANNELS
+        return [*super()._texts(voice, seed), *words]
+
+    def _stories(self, voice: Voice, seed: int) -> list[str]:
         rows = layout.read_rows(sources.DATA / "sentences.csv")
         own = [row["sentence"] for row in rows if row["subset"] == voice["subset"]]
-        own = shuffled(own, "sentences", seed, voice["speaker"])
-        letters = 0.09 * float(voice["rate"]) * self.seconds_per_voice
-        while len(own) > 1 and sum(map(len, own[:-1])) >= letters:
-            own.pop()
-        return [*own, *BACK_CHANNELS]
+        return shuffled(own, "sentences", seed, voice["speaker"])

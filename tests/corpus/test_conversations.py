@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from custom_modules import audio
 from custom_modules.corpus import turns
 from custom_modules.corpus.conversation_mixing import active_spans
+from custom_modules.corpus.matrix import slots
 from custom_modules.corpus.turns import Piece, converse, draw_turns, lay_out, overlap_share
 from tests.corpus.recordings import speech_folder
 from tests.integration.forked import Forked
@@ -250,12 +251,21 @@ def test_options_are_checked(command, tmp_path, option, words, capsys):
     assert words in capsys.readouterr().err
 
 
-def test_mini_polsess_s_voices_converse(tmp_path):
+@pytest.mark.parametrize("sentences", ["text", "matrix"])
+def test_mini_polsess_s_voices_converse(tmp_path, sentences):
     root = tmp_path / "Mini"
     options = ["--n_test=1", "--minutes=0.5", "--workers=1", "--scene_recordings=1"]
+    options += [f"--sentences={sentences}", "--seconds_per_voice=20"]
     run([HPARAMS / "mini_conversations.yaml", f"--output_folder={root}", *options])
-    ((path, draw),) = draws_of(root)
-    sentences = (Path("custom_modules/corpus/data/sentences.csv")).read_text()
-    assert all(u["back_channel"] or u["text"] in sentences for u in draw["utterances"])
-    assert all(len(u["text"]) > 1 for u in draw["utterances"])
-    assert path.with_suffix(".wav").is_file()
+    ((_, draw),) = draws_of(root)
+    known = Path("custom_modules/corpus/data/sentences.csv").read_text()
+    for u in draw["utterances"]:
+        words = u["text"].strip(".").split()
+        if sentences == "matrix":
+            assert all(word in {w for slot in slots() for w in slot} for word in words)
+            assert len(words) == (1 if u["back_channel"] else 5)
+        elif not u["back_channel"]:
+            assert u["text"].strip(".") in known
+    if sentences == "matrix":
+        said = {(u["speaker"], u["text"]) for u in draw["utterances"] if not u["back_channel"]}
+        assert len({text for _, text in said}) == len(said)
