@@ -9,6 +9,7 @@ import re
 import shutil
 import unicodedata
 from collections.abc import Callable, Collection, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ class Evaluation:
         return arm.given != "tracks" or (words and bool(reference.talkers))
 
     def _scores_of(self, reference: Reference, name: str) -> dict[str, Sums]:
-        key = self._key(reference, name)
+        key = self._key(reference, str(ARMS[name]))
         path = self.folder / name / f"{reference.session}.scores.json"
         known = _stored(path, key)
         if known is None:
@@ -95,33 +96,35 @@ class Evaluation:
             write_record({"key": key, "scores": known}, path)
         return known
 
-    def _key(self, reference: Reference, name: str) -> str:
-        facts = {"format": FORMAT, "arm": str(ARMS[name]), "true_number": self.true_number}
-        facts |= {"settings": dict(self.settings), "path": str(reference.path.resolve())}
+    def _key(self, reference: Reference, task: str) -> str:
+        """All that a task's result depends on."""
+        facts = {"format": FORMAT, "task": task, "settings": dict(self.settings)}
         state = reference.path.stat()
-        facts |= {"size": state.st_size, "changed": state.st_mtime_ns}
+        facts |= {"recording": [reference.path.name, state.st_size, state.st_mtime_ns]}
         truths = [reference.path.with_suffix(suffix) for suffix in (SEGLST, RTTM)]
         known = [regular_file(path).read_bytes() for path in truths if path.is_file()]
         return digest_of([json.dumps(facts).encode(), *known])
 
     def _case(self, reference: Reference, name: str, key: str) -> Case:
-        """Runs the chain and writes down what it found."""
-        arm, work = ARMS[name], self.folder / ".work" / key
+        """Runs the chain and writes down what it made."""
+        arm, chain = ARMS[name], copy(self.chain)
+        chain.separate = arm.separate
         dry, images = reference.tracks() if reference.talkers else ({}, {})
-        chain = replace(self.chain, separate=arm.separate)
-        if self.true_number:
-            chain.num_speakers = len({passage.speaker for passage in reference.passages})
+        passages = reference.passages if arm.given else self._found(reference)
+        seconds, rate = reference.length
+        work = self.folder / ".work" / name / reference.session
         made = chain(
             reference.path,
-            diarization=reference.passages if arm.given else None,
-            tracks=dry if arm.given == "tracks" else None,
-            folder=work,
-            session=reference.session,
+            rate,
+            passages,
+            dry if arm.given == "tracks" else None,
+            work,
+            reference.session,
+            key,
         )
+        transcript = made.transcript(reference.path.name)
         for kind, suffix in (("seglst", SEGLST), ("rttm", RTTM)):
-            path = self.folder / name / f"{reference.session}{suffix}"
-            write_transcript(made.transcript(reference.path.name), kind, path)
-        seconds, rate = reference.length
+            write_transcript(transcript, kind, self.folder / name / f"{reference.session}{suffix}")
         case = Case(seconds, reference.passages, made.passages, rate=rate)
         if chain.recogniser is not None and reference.said:
             case.said, case.heard = self._plain(reference.said), self._plain(made.utterances)
@@ -129,6 +132,27 @@ class Evaluation:
             case.dry, case.images, case.tracks = dry, images, _tracks(made)
         shutil.rmtree(work, ignore_errors=True)
         return case
+
+    def _found(self, reference: Reference) -> list[Passage]:
+        """Who speaks when, as the chain finds it: once, for all arms."""
+        path = self.folder / "found" / f"{reference.session}.json"
+        key = self._key(reference, f"passages {self.true_number}")
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if record["key"] == key:
+                return [Passage(*row) for row in record["passages"]]
+        except (OSError, LookupError, TypeError, ValueError):
+            pass  # not there, or damaged
+        chain = copy(self.chain)
+        chain.separate, chain.recogniser = "none", None
+        if self.true_number:
+            chain.num_speakers = len({passage.speaker for passage in reference.passages})
+        work = self.folder / ".work" / "found" / reference.session
+        made = chain(reference.path, folder=work, session=reference.session, key=key)
+        rows = [[p.speaker, p.start, p.end] for p in made.passages]
+        write_record({"key": key, "passages": rows}, path)
+        shutil.rmtree(work, ignore_errors=True)
+        return made.passages
 
     def _plain(self, said: Sequence[Passage]) -> list[Passage]:
         return [replace(passage, words=self.normalise(passage.words)) for passage in said]

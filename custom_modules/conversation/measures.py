@@ -85,6 +85,13 @@ class Case:
         return {}
 
 
+def check_packages(words: bool) -> None:
+    """Refuses, in a line, what would fail when the first recording is done."""
+    _pyannote()
+    if words:
+        _meeteval()
+
+
 def _pyannote() -> tuple[Any, Any]:
     try:
         import pyannote.core
