@@ -23,6 +23,7 @@ from custom_modules.conversation.formats import write_transcript
 from custom_modules.conversation.measures import MEASURES, Case, Sums, measure
 from custom_modules.conversation.passages import Passage
 from custom_modules.conversation.truths import RTTM, SEGLST, Reference
+from custom_modules.errors import InputError
 from custom_modules.evaluation.record import digest_of
 from custom_modules.files import regular_file
 from custom_modules.tabular import write_record
@@ -76,6 +77,10 @@ class Evaluation:
     def scores(self, references: Sequence[Reference], arms: Collection[str]) -> pd.DataFrame:
         """Rows as of :func:`rows_of`, of what is stored and of what is made now."""
         tasks = [(r, a) for r in references for a in arms if self._possible(r, ARMS[a])]
+        if not tasks:
+            raise InputError(
+                "true_tracks alone needs a --recogniser and clean tracks; name other --arms"
+            )
         found: dict[tuple[str, str], dict[str, Sums]] = {}
         with tqdm(tasks, dynamic_ncols=True, disable=not self.show_progress) as bar:
             for reference, name in bar:

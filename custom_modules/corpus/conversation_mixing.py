@@ -136,8 +136,13 @@ class Conversations(Mixer):
     ) -> tuple[list[str], list[Utterance], float, float]:
         """Who says what when; the share of overlap and its scale."""
         speakers = self._grouped["speech"][subset]
-        least, most = (int(n) for n in self.plan.voices)
-        count = int(rng.integers(min(least, len(speakers)), min(most, len(speakers)) + 1))
+        least, most = self.plan.voices
+        if least > len(speakers):
+            raise InputError(
+                f"{subset} has {len(speakers)} speakers, and --voices={least} or more are "
+                "wanted; add speakers or lower it"
+            )
+        count = int(rng.integers(least, min(most, len(speakers)) + 1))
         names = [str(name) for name in rng.choice(list(speakers), count, replace=False)]
         pieces = [[self._piece(r) for r in speakers[name]] for name in names]
         fitting = [[p for p in own if p and p.seconds <= LONGEST_PIECE] for own in pieces]

@@ -240,6 +240,7 @@ def test_too_much_overlap_is_refused(command, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("option", "words"),
     [
+        ("--voices=3", "test has 2 speakers"),
         ("--minutes=[3, 1]", "least, most"),
         ("--voices=1", "from 2"),
         ("--overlap_share=x", "number"),
