@@ -31,7 +31,8 @@ $(INSTALLED): requirements.txt pyproject.toml $(if $(ALIVE),,always)
 	@$(BIN)/python -c '' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
 	@echo "Installing into $(VENV): about 5 GB, PyTorch for the most part"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		Resemblyzer==0.1.4 -e .
 	@touch $@
 
 # The demo's model is so small that a second thread costs more than it brings.

@@ -40,6 +40,9 @@ SEPARATE = ("overlaps", "all", "none")
 #: Of recordings with several channels, what is taken.
 CHANNELS = ("mix", "left", "right")
 
+#: Who speaks when may end so much behind the recording, s.
+_LATE_SECONDS = 0.5
+
 Signal = str | Path | np.ndarray
 
 
@@ -108,7 +111,7 @@ class Chain:
             self._check_models(diarization is None)
         temporary = TemporaryDirectory(prefix="conversation") if folder is None else None
         progress = Progress(Path(temporary.name if temporary else folder or ""), key)
-        name = session or (recording.stem if isinstance(recording, Path) else "recording")
+        named = "recording" if isinstance(recording, np.ndarray) else Path(recording).stem
         with progress.timed("reading"):
             signal = self._signal(progress, "recording", recording, rate)
         if tracks is None:
@@ -121,8 +124,11 @@ class Chain:
             }
             passages, notes = self._of_tracks(on_tracks, diarization), []
         utterances = self._recognise(progress, on_tracks, passages)
+        late = max((p.end for p in diarization or ()), default=0.0) - signal.seconds
+        if late > _LATE_SECONDS:
+            notes.append(f"who speaks when goes on for {late:.1f} s behind its end: left out")
         return Conversation(
-            name,
+            session or named,
             signal.rate,
             signal.length,
             passages,
@@ -241,7 +247,7 @@ class Chain:
         cuts = atoms(passages, signal.rate, signal.length)
         covered = cover(cuts)
         if "laid" not in progress.stages:
-            lay(tracks, base, covered, 0, signal.length)
+            lay(tracks, base, covered, 0, signal.length, silence=False)
             progress.finish("laid")
         if self.separate == "none" or not (
             stretches := self._stretches(progress, signal, base, tracks, cuts, covered)

@@ -5,10 +5,12 @@ A new format is one entry of :data:`FORMATS`.
 
 import json
 import math
+import mimetypes
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 from xml.etree import ElementTree
 
 from custom_modules.conversation.passages import Passage, speakers_of
@@ -171,7 +173,8 @@ def _eaf(transcript: Transcript) -> str:
         root, "HEADER", {"MEDIA_FILE": "", "TIME_UNITS": "milliseconds"}
     )
     if transcript.recording:
-        media = {"MEDIA_URL": f"./{transcript.recording}", "MIME_TYPE": "audio/x-wav"}
+        mime = mimetypes.guess_type(transcript.recording)[0] or "audio/x-wav"
+        media = {"MEDIA_URL": quote(f"./{transcript.recording}"), "MIME_TYPE": mime}
         ElementTree.SubElement(header, "MEDIA_DESCRIPTOR", media)
     order = ElementTree.SubElement(root, "TIME_ORDER")
     slots = annotations = 0

@@ -41,9 +41,9 @@ class Resemblyzer(nn.Module):
     package's own code, which needs librosa and webrtcvad, is not imported.
     """
 
-    threshold = 0.3
+    threshold = 0.26
     _WINDOW, _STEP = 160, 77  # frames of 10 ms; 1.3 windows a second, as there
-    _LEVEL = 10 ** (-30 / 20)  # what is quieter is raised to this
+    _LEVEL = 10 ** (-30 / 20)  # there, only what is quieter is brought to this
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,9 +76,9 @@ class Resemblyzer(nn.Module):
         return vector
 
     def _frames(self, waveform: Tensor) -> Tensor:
-        """Mel power ``[frames, 40]``, raised to -30 dB of full scale where it is below."""
+        """Mel power ``[frames, 40]``, of the waveform at -30 dB of full scale."""
         level = waveform.square().mean().sqrt().clamp(min=1e-9)
-        waveform = waveform * (self._LEVEL / level).clamp(min=1)
+        waveform = waveform * (self._LEVEL / level)
         window = torch.hann_window(400)
         spectra = torch.stft(
             waveform, 400, 160, window=window, pad_mode="constant", return_complex=True

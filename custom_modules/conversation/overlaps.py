@@ -61,7 +61,8 @@ def assign(
     speaker goes on at the level of the context.
     """
     signs = np.where(outputs @ base < 0, -1.0, 1.0)
-    evidence = _continuity(outputs * signs[:, None], base, solos, rate)
+    upright = outputs * signs[:, None]
+    evidence = _continuity(upright, base, solos, rate)
     evidence = evidence + _likeness(outputs[:, slice(*core)], voices, embedding, rate)
     orders = itertools.permutations(range(len(outputs)), len(solos))
     scores = sorted(
@@ -71,13 +72,10 @@ def assign(
         ),
         key=lambda scored: -scored[0],
     )
-    best = scores[0][1]
+    best = list(scores[0][1])
     lead = scores[0][0] - scores[1][0] if len(scores) > 1 else 0.0
-    gains = [
-        float(signs[output] * _gain(outputs * signs[:, None], output, base, solos[who]))
-        for who, output in enumerate(best)
-    ]
-    return Assignment(list(best), gains, float(lead))
+    gains = _gains(upright, upright[best], base, core, solos)
+    return Assignment(best, (gains * signs[best]).tolist(), float(lead))
 
 
 def _continuity(
@@ -111,20 +109,32 @@ def _likeness(
     return _VOICE_WEIGHT * min(1.0, seconds / _WHOLE_VOICE) * evidence
 
 
-def _gain(outputs: np.ndarray, output: int, base: np.ndarray, ranges: Sequence[Range]) -> float:
-    """What makes an output as loud as the context, by least squares.
+def _gains(
+    outputs: np.ndarray,
+    chosen: np.ndarray,
+    base: np.ndarray,
+    core: Range,
+    solos: Sequence[Sequence[Range]],
+) -> np.ndarray:
+    """What makes each speaker's output as loud as his context, by least squares.
 
-    Without context, and where the output is not what is heard there, that with which all
-    outputs sum to the mixture.
+    Whoever has no context, or another output than is heard there, gets what the overlap
+    leaves; where that tells nothing, the gain with which all outputs sum to the mixture.
     """
-    total = outputs.sum(0)
-    together = _projection(base, total)
-    heard, part = _joined(base, ranges), _joined(outputs[output], ranges)
-    energy = float(np.dot(heard, heard)) * float(np.dot(part, part))
-    if not energy or float(np.dot(heard, part)) ** 2 < _LEAST_EXPLAINED * energy:
-        return together
-    own = _projection(heard, part)
-    return own if together / _MOST_GAIN <= own <= together * _MOST_GAIN else together
+    together = _projection(base, outputs.sum(0))
+    least, most = together / _MOST_GAIN, together * _MOST_GAIN
+    gains = np.full(len(chosen), np.nan)
+    for who, ranges in enumerate(solos):
+        heard, part = _joined(base, ranges), _joined(chosen[who], ranges)
+        energy = float(np.dot(heard, heard)) * float(np.dot(part, part))
+        if energy and float(np.dot(heard, part)) ** 2 >= _LEAST_EXPLAINED * energy:
+            gains[who] = _projection(heard, part)
+    known = (gains >= least) & (gains <= most)
+    if not known.all():
+        inside = chosen[:, slice(*core)].T
+        rest = base[slice(*core)] - inside[:, known] @ gains[known]
+        gains[~known] = np.linalg.lstsq(inside[:, ~known], rest, rcond=1e-4)[0]
+    return np.where((gains >= least) & (gains <= most), gains, together)
 
 
 def _projection(target: np.ndarray, signal: np.ndarray) -> float:

@@ -13,6 +13,17 @@ from custom_modules.files import atomic_path
 _STATE = "state.json"
 
 
+@contextmanager
+def abandoned_if_empty(folder: Path) -> Iterator[None]:
+    """Removes a folder that a failing recording leaves behind, if no stage was finished."""
+    try:
+        yield
+    except Exception:
+        if not Progress.peek(folder).get("stages"):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
 class Progress:
     """Stages that are finished, with what they found, and single items of a stage.
 
@@ -23,7 +34,7 @@ class Progress:
         self.folder, self.key = folder, key
         self.stages: dict[str, Any] = {}
         self.seconds: dict[str, float] = {}
-        state = self._read()
+        state = self.peek(folder)
         if state.get("key") == key:
             self.stages, self.seconds = state["stages"], state["seconds"]
         elif folder.exists():
@@ -31,9 +42,11 @@ class Progress:
         folder.mkdir(parents=True, exist_ok=True)
         self._write()
 
-    def _read(self) -> dict[str, Any]:
+    @staticmethod
+    def peek(folder: Path) -> dict[str, Any]:
+        """What a folder says of itself, if anything."""
         try:
-            state: dict[str, Any] = json.loads((self.folder / _STATE).read_text(encoding="utf-8"))
+            state: dict[str, Any] = json.loads((folder / _STATE).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
         return state

@@ -24,6 +24,7 @@ from custom_modules.conversation.formats import (
     write_transcript,
 )
 from custom_modules.conversation.passages import Passage, Word
+from custom_modules.conversation.resuming import abandoned_if_empty
 from custom_modules.conversation.samples import Samples
 from custom_modules.conversation.timelines import plot_timeline
 from custom_modules.conversation.tracks import write_wav
@@ -81,9 +82,10 @@ class Sessions:
                 if told is not None:
                     return told, True
             self._check_replaceable(recording, record, texts)
-            conversation = self.chain(
-                recording.path, None, given, folder=work, session=recording.stem.name, key=key
-            )
+            with abandoned_if_empty(work):
+                conversation = self.chain(
+                    recording.path, None, given, folder=work, session=recording.stem.name, key=key
+                )
             tracks = self._write(recording, conversation, texts, key)
             lines = [_summary(recording, conversation)]
             lines += [f"{recording.path}: {note}" for note in conversation.notes]
@@ -95,7 +97,8 @@ class Sessions:
         """Of all that the outputs depend on."""
         with open(regular_file(recording.path), "rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
-        parts = [_VERSION, self.settings, content, given and [asdict(p) for p in given]]
+        told = None if given is None else [(p.speaker, p.start, p.end) for p in given]
+        parts = [_VERSION, self.settings, content, told]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
     def _diarization(self, recording: Recording, only: bool) -> list[Passage] | None:
@@ -232,9 +235,7 @@ def _write_record(
 
 
 def _transcript(recording: Recording, record: dict[str, Any]) -> Transcript:
-    passages, utterances = (
-        [_passage(row) for row in record[name]] for name in ("passages", "utterances")
-    )
+    passages, utterances = ([*map(_passage, record[name])] for name in ("passages", "utterances"))
     name = recording.path.name
     return Transcript(recording.stem.name, record["length"], passages, utterances, name)
 

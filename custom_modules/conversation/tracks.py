@@ -50,18 +50,27 @@ def _share(pause: Atom, before: tuple[str, ...], after: tuple[str, ...]) -> list
 
 
 def lay(
-    tracks: Mapping[str, Samples], base: Samples, covered: Sequence[Atom], start: int, stop: int
+    tracks: Mapping[str, Samples],
+    base: Samples,
+    covered: Sequence[Atom],
+    start: int,
+    stop: int,
+    silence: bool = True,
 ) -> None:
     """Puts the recording on the tracks of those who speak, and silence on the others'.
 
-    From sample ``start`` to ``stop``; on several tracks where several speak.
+    From sample ``start`` to ``stop``; on several tracks where several speak. New tracks are
+    silent as they are, and take less room on a disk if nothing is written there.
     """
     for atom in covered:
         first, last = max(atom.start, start), min(atom.stop, stop)
         place = first
         for block in base.blocks(first, max(first, last)):
             for who, track in tracks.items():
-                track.write(place, block if who in atom.speakers else np.zeros_like(block))
+                if who in atom.speakers:
+                    track.write(place, block)
+                elif silence:
+                    track.write(place, np.zeros_like(block))
             place += len(block)
 
 
