@@ -1,5 +1,6 @@
 # For a fresh machine with Python, make and gcc:
-#   make demo   makes a small Polish corpus, trains a separator on it, shows the result
+#   make demo   makes a small Polish corpus, trains a separator and a recogniser on it,
+#               shows what the one makes of voices, and how much of it the other understands
 #   make test   runs the tests, but for a few that take a minute each
 # and for those who stay longer:
 #   make results   trains and tests all architectures, small, on one budget, and
@@ -39,9 +40,12 @@ $(INSTALLED): requirements.txt pyproject.toml $(if $(ALIVE),,always)
 demo: export OMP_NUM_THREADS ?= 1
 demo: $(INSTALLED)
 	$(BIN)/python recipes/corpus/generate.py hparams/corpus/mini_polsess.yaml \
-		--output_folder=$(DEMO)/MiniPolSESS --n_train=1500 --n_val=60 --n_test=100
+		--output_folder=$(DEMO)/MiniPolSESS --n_train=1500 --n_val=60 --n_test=100 \
+		--sentences=matrix
 	$(BIN)/python recipes/separation/train.py hparams/demo.yaml \
 		--data_folder=$(DEMO)/MiniPolSESS --output_folder=$(DEMO)/results
+	$(BIN)/python recipes/recognition/train.py hparams/recognition/demo.yaml \
+		--data_folder=$(DEMO)/MiniPolSESS --output_folder=$(DEMO)/recogniser
 
 results: $(INSTALLED)
 	$(BIN)/python recipes/separation/benchmark_all.py --preset small --budget 8 --jobs 2

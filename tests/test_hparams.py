@@ -79,7 +79,8 @@ def code_of(*folders):
     return "".join(p.read_text() for f in folders for p in (ROOT / f).rglob("*.py"))
 
 
-HPARAMS = [p for f in ("hparams", "hparams/corpus") for p in (ROOT / f).glob("*.yaml")]
+FOLDERS = ("hparams", "hparams/corpus", "hparams/recognition")
+HPARAMS = [p for f in FOLDERS for p in (ROOT / f).glob("*.yaml")]
 
 
 @pytest.mark.parametrize("path", sorted(HPARAMS), ids=lambda path: path.stem)

@@ -5,9 +5,7 @@ another recording or truth, is made again.
 """
 
 import json
-import re
 import shutil
-import unicodedata
 from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
@@ -53,16 +51,6 @@ ARMS = {
 }
 
 
-def plain_words(text: str) -> str:
-    """Lower case, without punctuation.
-
-    >>> plain_words("Ala — „ma” kota, a Ś. nie...")
-    'ala ma kota a ś nie'
-    """
-    folded = unicodedata.normalize("NFC", text).lower()
-    return " ".join(re.sub(r"[\W_]+", " ", folded).split())
-
-
 @dataclass
 class Evaluation:
     """Runs the arms on conversations and stores what they are worth, in a folder."""
@@ -71,7 +59,7 @@ class Evaluation:
     folder: Path
     settings: Mapping[str, Any]  # all that the scores depend on, as JSON values
     true_number: bool = False  # the chain is told how many talkers there are
-    normalise: Callable[[str], str] = plain_words  # of words, true ones and others
+    normalise: Callable[[str], str] = str  # of texts, true ones and others
     show_progress: bool = True
 
     def scores(self, references: Sequence[Reference], arms: Collection[str]) -> pd.DataFrame:

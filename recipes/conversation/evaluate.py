@@ -56,6 +56,8 @@ def main(argv: list[str]) -> None:
     chain, settings = load(options)
     folder = Path(options.output_folder or RESULTS / Path(options.model).resolve().name)
     evaluation = Evaluation(chain, folder, settings, options.num_speakers == "true")
+    if options.recogniser:
+        evaluation.normalise = text_rules().normalise
     with lock(folder):
         rows = evaluation.scores(references, options.arms)
         record = {
@@ -96,7 +98,16 @@ def load(options: argparse.Namespace) -> tuple[Chain, dict[str, Any]]:
     named = [str(getattr(recogniser, key, "")) for key in ("name", "version", "options")]
     settings = {key: getattr(options, key) for key in CHOICES}
     settings["models"] = [fingerprint(model.mods) for model in models]
+    if options.recogniser:
+        settings["text_rules"] = text_rules().VERSION
     return chain, settings | {"recogniser": " ".join(filter(None, named)) or options.recogniser}
+
+
+def text_rules() -> Any:
+    """How words are made alike before they are compared; only these need its packages."""
+    from custom_modules.recognition import text
+
+    return text
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from custom_modules.conversation.arms import ARMS, Evaluation, plain_words
+from custom_modules.conversation.arms import ARMS, Evaluation
 from custom_modules.conversation.chain import Chain
 from custom_modules.conversation.measures import MEASURES
 from custom_modules.conversation.reporting import summarise
@@ -160,7 +160,3 @@ def test_generated_subsets_are_chosen(data):
     assert len(find_references(data)) == 2
     with pytest.raises(InputError, match="--split"):
         find_references(data, "val")
-
-
-def test_words_are_compared_without_punctuation():
-    assert plain_words("Ala, ma KOTA!\n— „Ś”…") == "ala ma kota ś"

@@ -4,6 +4,7 @@ python watched_training.py step:17 hparams.yaml …   dies there, as by ``kill -
 python watched_training.py rank1:3 …        only the process of that rank does
 python watched_training.py save:3 …         in the middle of the third file written
 python watched_training.py record:FOLDER …  lists the mixtures of every epoch
+python watched_training.py recipe:recognition …  of another recipe than separation
 
 Several points may be named.
 """
@@ -16,6 +17,7 @@ import sys
 import torch
 
 from custom_modules.brain import Separation
+from custom_modules.steps import ExactSteps
 
 
 def kill_this_process():
@@ -23,14 +25,14 @@ def kill_this_process():
 
 
 def die_at_step(number):
-    real, calls = Separation.fit_batch, iter(range(1, int(number) + 1))
+    real, calls = ExactSteps.fit_batch, iter(range(1, int(number) + 1))
 
     def fit_batch(self, batch):
         if next(calls) == int(number):
             kill_this_process()
         return real(self, batch)
 
-    Separation.fit_batch = fit_batch
+    ExactSteps.fit_batch = fit_batch
 
 
 def die_in_rank_1(number):
@@ -66,8 +68,12 @@ def record(folder):
 POINTS = {"step": die_at_step, "rank1": die_in_rank_1, "save": die_in_save, "record": record}
 
 if __name__ == "__main__":
+    recipe = "separation"
     while not sys.argv[1].endswith(".yaml"):
         where, value = sys.argv.pop(1).split(":", 1)
-        POINTS[where](value)
-    sys.argv[0] = "recipes/separation/train.py"
+        if where == "recipe":
+            recipe = value
+        else:
+            POINTS[where](value)
+    sys.argv[0] = f"recipes/{recipe}/train.py"
     runpy.run_path(sys.argv[0], run_name="__main__")

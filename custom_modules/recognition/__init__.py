@@ -1,0 +1,1 @@
+"""Recognisers behind one interface, Polish text as it is compared, word errors."""
