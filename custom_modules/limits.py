@@ -117,6 +117,18 @@ def _patterns(option: str, value: Any) -> None:
             ) from error
 
 
+def _range(check: Check) -> Check:
+    """A value, or two of them that rise."""
+
+    def check_range(option: str, value: Any) -> None:
+        for item in (pair := value if isinstance(value, list) else [value, value]):
+            check(option, item)
+        if len(pair) != 2 or pair[0] > pair[1]:
+            raise InputError(f"{option}={value}: must be a number, or [least, most]")
+
+    return check_range
+
+
 def _null_or(check: Check) -> Check:
     return lambda option, value: None if value is None else check(option, value)
 
@@ -187,6 +199,11 @@ CHECKS: dict[str, Check] = {
     "utterances": _choice("cut", "whole"),
     "sentences": _choice("text", "matrix"),
     **_all(_whole(1, 10_000), "scene_recordings", "event_recordings"),
+    "minutes": _range(_number(above=0, most=60)),  # of a conversation
+    "voices": _range(_whole(2, 100)),
+    "scene_level": _range(_number(least=-100, most=40)),  # dB
+    "overlap_share": _number(least=0, most=0.9),
+    "events_per_minute": _number(least=0, most=1000),
 }
 
 _DEPTHS = ("X", "R", "num_blocks", "num_layers", "n_layers", "n_mamba", "num_stages")

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing import resource_tracker
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -100,7 +101,7 @@ class State:
         table, size = layout.csv_path(self.root, subset), WAV_HEADER + 2 * self.length
         rows = layout.read_rows(table) if table.is_file() else []
         rows = [row for row in rows if row.keys() >= set(COLUMNS)]
-        rows += map(_read_mapping, sorted((self.root / ROWS / subset).glob("*.json")))
+        rows += map(read_mapping, sorted((self.root / ROWS / subset).glob("*.json")))
         return {
             index: row
             for row in rows
@@ -134,7 +135,7 @@ class State:
         return self._read_note().get("options") == json.loads(json.dumps(options))
 
     def _read_note(self) -> dict:
-        content = _read_mapping(self._note)
+        content = read_mapping(self._note)
         if not content:
             message = f"{self._note}: cannot be read; remove the folder, or {ELSEWHERE}"
             raise InputError(message)
@@ -145,7 +146,7 @@ class State:
             partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
-def _read_mapping(path: Path) -> dict:
+def read_mapping(path: Path) -> dict:
     """What a JSON file holds; nothing if it is damaged."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -175,7 +176,7 @@ def generate(hparams: dict, options: dict) -> dict[str, list[Row]]:
     limits, overwrite = (hparams["indoor_share"], hparams["max_tries"]), hparams["overwrite"]
     state = State(setup.output_folder, setup.length)
     with lock(state.root):
-        recordings = _begin(state, setup, sources, overwrite, options)
+        recordings = begin(state, setup, sources, overwrite, options)
         write_speakers(setup.output_folder, recordings["speech"])
         mixer = Mixer(setup, sources, recordings, *limits)
         rows, tries = {}, []
@@ -204,7 +205,7 @@ def make_setup(hparams: dict) -> tuple[Setup, dict[str, int]]:
     return Setup(folder, rate, duration, seed, workers, tuple(sizes)), sizes
 
 
-def _begin(
+def begin(
     state: State, setup: Setup, sources: dict[str, Source], overwrite: bool, options: dict
 ) -> dict[str, Listing]:
     """Checks everything, and only then changes anything; lists the recordings."""
@@ -279,11 +280,16 @@ def summary(setup: Setup, rows: dict[str, list[Row]], speech: Listing) -> str:
 
 
 @contextmanager
-def mixture_maker(mixer: Mixer, state: State) -> Iterator[Maker]:
-    """Yields what makes and writes mixtures, in order: here, or in worker processes."""
-    workers = mixer.setup.workers
+def mixture_maker(
+    mixer: Any, state: Any, make: Callable[..., Any] | None = None, chunk: int = CHUNK
+) -> Iterator[Callable[[Iterable[Task]], Iterable[Any]]]:
+    """Yields what makes and writes mixtures, in order: here, or in worker processes.
+
+    ``make`` is called with mixer, state and task, a mixture's by default.
+    """
+    workers, make = mixer.setup.workers, make or _make
     if workers == 1:
-        yield partial(map, partial(_make, mixer, state))
+        yield partial(map, partial(make, mixer, state))
         return
     # One thread of BLAS per worker: set before the workers import numpy.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -297,10 +303,10 @@ def mixture_maker(mixer: Mixer, state: State) -> Iterator[Maker]:
     remedy = "run again to resume, with fewer --workers"
     # At its end, mixtures in progress are finished: that takes a fraction of a
     # second, and nothing half-written is left.
-    with worker_pool(workers, remedy, context, _start_worker, (mixer, state)) as pool:
+    with worker_pool(workers, remedy, context, _start_worker, (make, mixer, state)) as pool:
         with _ctrl_c_deferred():
             wait([pool.submit(os.getpid) for _ in range(workers)])
-        yield partial(pool.map, _make_in_worker, chunksize=CHUNK)
+        yield partial(pool.map, _make_in_worker, chunksize=chunk)
 
 
 @contextmanager
@@ -324,15 +330,15 @@ def _ctrl_c_deferred() -> Iterator[None]:
 
 
 #: What a worker process makes mixtures with.
-_makers: list[Callable[[Task], Made]] = []
+_makers: list[Callable[[Task], Any]] = []
 
 
-def _start_worker(mixer: Mixer, state: State) -> None:
-    _makers.append(partial(_make, mixer, state))
+def _start_worker(make: Callable[..., Any], mixer: Any, state: Any) -> None:
+    _makers.append(partial(make, mixer, state))
     begin_worker()
 
 
-def _make_in_worker(task: Task) -> Made:
+def _make_in_worker(task: Task) -> Any:
     return _makers[0](task)
 
 

@@ -191,18 +191,23 @@ def interval_of_mean(
     return np.where(several, low, np.nan), np.where(several, high, np.nan)
 
 
-def resampled_ratios(sums: np.ndarray, clusters: np.ndarray) -> np.ndarray:
-    """Errors over totals, ``[n, 2]``, of each bootstrap resample of clusters: ``[resamples]``.
+def resampled_ratios(sums: np.ndarray, clusters: np.ndarray | None = None) -> np.ndarray:
+    """Sum over sum, ``[n, columns, 2]``, of each bootstrap resample: ``[resamples, columns]``.
 
-    NaN if there are fewer than two clusters, and where nothing was drawn.
+    ``clusters``, ``[n]``, are drawn whole. NaN, which is missing, where nothing is divided by,
+    and of fewer than two clusters.
     """
-    _, codes = np.unique(clusters, return_inverse=True)
-    count = codes.max() + 1
-    by_cluster = np.zeros((count, 2))
-    np.add.at(by_cluster, codes, sums)
-    errors, totals = (_weights(count) @ by_cluster).T
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where((totals > 0) & (count > 1), errors / totals, np.nan)
+    codes = (
+        np.arange(len(sums)) if clusters is None else np.unique(clusters, return_inverse=True)[1]
+    )
+    present = ~np.isnan(sums).any(axis=2, keepdims=True)
+    by_cluster = np.zeros((codes.max(initial=0) + 1, *sums.shape[1:]))
+    np.add.at(by_cluster, codes, np.where(present, sums, 0))
+    if len(by_cluster) < 2:
+        return np.full((RESAMPLES, sums.shape[1]), np.nan)
+    totals = np.einsum("rn,nck->rck", _weights(len(by_cluster)), by_cluster)
+    ratios = np.full(totals.shape[:2], np.nan)
+    return np.divide(totals[..., 0], totals[..., 1], out=ratios, where=totals[..., 1] > 0)
 
 
 def interval_of_draws(draws: np.ndarray) -> tuple[float, float]:
@@ -212,6 +217,30 @@ def interval_of_draws(draws: np.ndarray) -> tuple[float, float]:
         return np.nan, np.nan
     low, high = np.percentile(known, [2.5, 97.5])
     return float(low), float(high)
+
+
+def interval_of_ratio(
+    sums: np.ndarray, less: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """95 % percentile bootstrap interval of sum over sum, for many columns at once.
+
+    ``[n, columns, 2]``, what is divided and by what, NaN being missing → bounds,
+    ``[columns]``, NaN if fewer than two have a value. As of errors and words: long
+    recordings weigh more. With ``less``, of the difference from its ratio, the same
+    recordings being drawn.
+
+    >>> sums = np.stack([np.full((9, 1), 2.0), np.full((9, 1), 8.0)], axis=2)
+    >>> interval_of_ratio(sums)
+    (array([0.25]), array([0.25]))
+    """
+    ratios = resampled_ratios(sums)
+    if less is not None:
+        ratios = ratios - resampled_ratios(less)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # some resamples have none of few
+        low, high = np.nanpercentile(ratios, [2.5, 97.5], axis=0)
+    several = (~np.isnan(sums).any(axis=2)).sum(axis=0) > 1
+    return np.where(several, low, np.nan), np.where(several, high, np.nan)
 
 
 def _resampled_means(values: np.ndarray, codes: np.ndarray, count: int) -> np.ndarray:

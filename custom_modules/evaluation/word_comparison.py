@@ -94,7 +94,8 @@ def _compared(pooled: Mapping[str, pd.DataFrame], seeds: Mapping[str, int]) -> p
                 draws, rates = [], []
                 for counts in (of_arm, pooled[first].loc[index]):
                     sums = counts[["errors", "length"]].to_numpy()
-                    draws.append(100 * resampled_ratios(sums, of_arm.id.to_numpy()))
+                    ratios = resampled_ratios(sums[:, None], of_arm.id.to_numpy())
+                    draws.append(100 * ratios[:, 0])
                     errors, length = sums.sum(axis=0)
                     rates.append(100 * errors / length if length else np.nan)
                 low, high = interval_of_draws(draws[0])

@@ -199,7 +199,7 @@ _COLUMNS = [*("variant", "group", "arm", *WordErrors._fields), *("wer", "low", "
 def _sums(variant: str, group: str, arm: str, part: pd.DataFrame) -> dict[str, Any]:
     counts, clusters = part[[*WordErrors._fields]].to_numpy(), part.cluster.to_numpy()
     sums = WordErrors(*counts.sum(axis=0).tolist())
-    low, high = interval_of_draws(100 * resampled_ratios(counts[:, :2], clusters))
+    low, high = interval_of_draws(100 * resampled_ratios(counts[:, None, :2], clusters)[:, 0])
     wer = 100 * sums.errors / sums.length if sums.length else np.nan
     row = {"variant": variant, "group": group, "arm": arm, **sums._asdict()}
     return row | {"wer": wer, "low": low, "high": high, "n": len(np.unique(clusters))}

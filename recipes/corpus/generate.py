@@ -39,7 +39,8 @@ def main(argv: list[str]) -> None:
     hparams_file, _, overrides = split_arguments(argv, run_options=())
     overrides = check_overrides(hparams_file, overrides)
     hparams = load_hparams(hparams_file, overrides)
-    generate(hparams, content_options(hparams_file, overrides))
+    make = hparams.get("generate", generate)  # conversations, say, instead of mixtures
+    make(hparams, content_options(hparams_file, overrides))
 
 
 def content_options(hparams_file: str, overrides: dict[str, Any]) -> dict[str, Any]:
@@ -60,7 +61,8 @@ def _plain(node: Any) -> Any:
         return {"class": str(tag), **own} if tag else own
     if isinstance(node, list):
         return [_plain(item) for item in node]
-    return node if isinstance(node, (bool, int, float, type(None))) else str(node)
+    plain = isinstance(node, (bool, int, float, type(None)))
+    return node if plain else f"{tag_of(node)}{node}"
 
 
 def print_help(argv: list[str]) -> None:
