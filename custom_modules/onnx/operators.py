@@ -165,13 +165,30 @@ def _scan(g: Any, u: Any, delta: Any, A: Any, B: Any, C: Any, *others: Any) -> A
         y = g.op("Add", y, g.op("Mul", u, column(D)))
     if not symbolic_helper._is_none(z):
         y = g.op("Mul", y, g.op("Mul", z, g.op("Sigmoid", z)))
-    y.setType(u.type())
+    y.setType(u.type().with_sizes([None] * 3))
     return y, last, last
 
 
 def _transpose_last(g: Any, x: Any) -> Any:
     rank = symbolic_helper._get_tensor_rank(x)
     return g.op("Transpose", x, perm_i=[*range(rank - 2), rank - 1, rank - 2])
+
+
+def _unflatten(g: Any, x: Any, axis: Any, sizes: Any) -> Any:
+    """PyTorch's own keeps the sizes that it was traced with."""
+    rank = symbolic_helper._get_tensor_rank(x)
+    axis = symbolic_helper._get_const(axis, "i", "dim") % rank
+    parts = [g.op("Shape", x, start_i=0, end_i=axis)] if axis else []
+    if sizes.node().kind() == "prim::ListConstruct":
+        given = list(sizes.node().inputs())
+        parts += [g.op("Reshape", size, _constant(g, [1])) for size in given]
+    else:
+        given = symbolic_helper._get_const(sizes, "is", "sizes")
+        parts.append(_constant(g, given))
+    parts += [g.op("Shape", x, start_i=axis + 1)] if axis < rank - 1 else []
+    y = g.op("Reshape", x, g.op("Concat", *parts, axis_i=0))
+    y.setType(x.type().with_sizes([None] * (rank - 1 + len(given))))
+    return y
 
 
 def _unfold(g: Any, x: Any, axis: Any, size: Any, step: Any) -> Any:
@@ -240,6 +257,13 @@ def _layer_norm(g: Any, x: Any, shape: Any, weight: Any, bias: Any, eps: Any, *_
     return normed if symbolic_helper._is_none(bias) else g.op("Add", normed, bias)
 
 
+def _rms_norm(g: Any, x: Any, shape: Any, weight: Any, eps: Any) -> Any:
+    """Over the last axis."""
+    power = g.op("ReduceMean", g.op("Mul", x, x), axes_i=[-1])
+    power = g.op("Add", power, _constant(g, symbolic_helper._get_const(eps, "f", "eps")))
+    return g.op("Mul", g.op("Div", x, g.op("Sqrt", power)), weight)
+
+
 def _group_norm(g: Any, x: Any, groups: Any, weight: Any, bias: Any, eps: Any, *_: Any) -> Any:
     if symbolic_helper._get_const(groups, "i", "num_groups") != 1:
         raise NotImplementedError("group norms of more than one group")
@@ -252,10 +276,12 @@ def _group_norm(g: Any, x: Any, groups: Any, weight: Any, bias: Any, eps: Any, *
 
 _SYMBOLICS: dict[str, Callable[..., Any]] = {
     "aten::mT": _transpose_last,
+    "aten::unflatten": _unflatten,
     "aten::unfold": _unfold,
     "aten::adaptive_avg_pool1d": _adaptive_avg_pool,
     "aten::upsample_nearest1d": _nearest,
     "aten::layer_norm": _layer_norm,
+    "aten::rms_norm": _rms_norm,
     "aten::group_norm": _group_norm,
 }
 
