@@ -60,7 +60,9 @@ def import_onnx() -> Any:
     try:
         import onnx
     except ImportError:
-        message = "--onnx needs the packages onnx and onnxruntime; run `pip install onnx onnxruntime`"
+        message = (
+            "--onnx needs the packages onnx and onnxruntime; run `pip install onnx onnxruntime`"
+        )
         raise InputError(message) from None
     return onnx
 
@@ -84,22 +86,22 @@ def _trace(separator: nn.Module, path: Path) -> None:
     mixture = 0.1 * torch.randn(1, _TRACED, generator=torch.Generator().manual_seed(0))
     is_fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # one operator, which ONNX does not know
+    # Without oneDNN, linear layers are linear layers.
+    plain = torch.backends.mkldnn.flags(enabled=False)
     try:
-        # Without oneDNN, linear layers are linear layers.
-        with our_operators(scans), torch.no_grad(), torch.backends.mkldnn.flags(enabled=False):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of constants, which the comparison would find
-                torch.onnx.export(
-                    separator,
-                    (mixture,),
-                    str(path),
-                    dynamo=False,
-                    opset_version=OPSET,
-                    input_names=["mixture"],
-                    output_names=["sources"],
-                    dynamic_axes={"mixture": _AXES, "sources": _AXES},
-                    custom_opsets={DOMAIN: 1} if scans else None,
-                )
+        with our_operators(scans), torch.no_grad(), plain, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of constants, which the comparison would find
+            torch.onnx.export(
+                separator,
+                (mixture,),
+                str(path),
+                dynamo=False,
+                opset_version=OPSET,
+                input_names=["mixture"],
+                output_names=["sources"],
+                dynamic_axes={"mixture": _AXES, "sources": _AXES},
+                custom_opsets={DOMAIN: 1} if scans else None,
+            )
     finally:
         torch.backends.mha.set_fastpath_enabled(is_fast)
 

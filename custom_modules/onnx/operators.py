@@ -251,8 +251,12 @@ def _normalise(g: Any, x: Any, axes: Sequence[int], eps: float) -> Any:
 
 def _layer_norm(g: Any, x: Any, shape: Any, weight: Any, bias: Any, eps: Any, *_: Any) -> Any:
     sizes = symbolic_helper._unpack_list(shape) if symbolic_helper._is_packed_list(shape) else None
-    count = len(sizes) if sizes is not None else len(symbolic_helper._get_const(shape, "is", "shape"))
-    normed = _normalise(g, x, range(-1, -count - 1, -1), symbolic_helper._get_const(eps, "f", "eps"))
+    count = (
+        len(sizes) if sizes is not None else len(symbolic_helper._get_const(shape, "is", "shape"))
+    )
+    normed = _normalise(
+        g, x, range(-1, -count - 1, -1), symbolic_helper._get_const(eps, "f", "eps")
+    )
     normed = normed if symbolic_helper._is_none(weight) else g.op("Mul", normed, weight)
     return normed if symbolic_helper._is_none(bias) else g.op("Add", normed, bias)
 

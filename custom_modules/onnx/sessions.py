@@ -39,7 +39,6 @@ class OnnxSeparator(nn.Module):
 
     def __init__(self, path: str | Path) -> None:
         super().__init__()
-        self.path = str(path)
         self.session = open_session(path, torch.get_num_threads())
         self.facts = read_facts(self.session, path)
         digest = hashlib.sha256(Path(path).read_bytes()).digest()

@@ -30,6 +30,7 @@ from custom_modules.files import prepare_folder
 from custom_modules.inference import NORMALIZATIONS
 from custom_modules.limits import option
 from custom_modules.longform.stitching import CHUNK_SECONDS
+from custom_modules.onnx.sessions import RUNTIMES
 from custom_modules.recordings.jobs import find_recordings
 from custom_modules.recordings.streams import CHANNELS
 from custom_modules.recordings.work import Separation, load_model
@@ -37,6 +38,7 @@ from custom_modules.recordings.work import Separation, load_model
 EXIT_SOME_FAILED = 1
 CHUNK_HELP = f"default: {CHUNK_SECONDS:g}"
 BATCH_HELP = "chunks at once; default: 1 on a CPU, else 8"
+RUNTIME_HELP = "onnx: MODEL's graph, which export.py --onnx wrote; default: torch"
 LEVELS = "sources sum to the mixture's (default), have a peak of 1, or are as they come"
 
 
@@ -49,6 +51,7 @@ def main(argv: list[str]) -> int:
         options.model,
         options.device,
         options.precision,
+        runtime=options.runtime,
         chunk_seconds=options.chunk_seconds,
         overlap_seconds=options.overlap_seconds,
         batch_size=options.batch_size,
@@ -94,6 +97,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--channels", choices=CHANNELS, default="mix", help="of stereo (default: mix)")
     add("--normalize", choices=NORMALIZATIONS, default="mixture", help=LEVELS)
     add("--device", help="cpu, cuda, cuda:1; default: a GPU if there is one")
+    add("--runtime", choices=RUNTIMES, default="torch", help=RUNTIME_HELP)
     add("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
     add("--chunk_seconds", type=option("chunk_seconds"), default=CHUNK_SECONDS, help=CHUNK_HELP)
     add("--overlap_seconds", type=option("overlap_seconds"), help="default: a 16th of a chunk")
