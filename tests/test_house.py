@@ -21,7 +21,7 @@ RANKS = (
     "recipes polsess_prepare",
     "evaluation recordings hub tuning",
     "brain steps training_log trackers curves checkpoints inference dataio manifest corpus",
-    "models objectives metrics longform pretrained schedules",
+    "models objectives metrics longform pretrained schedules onnx",
     "mmipc audio selective_scan hparams limits distributed markdown weights",
     "processes layout tabular yaml_trees decoding",
     "errors files",

@@ -137,6 +137,12 @@ def _count(g: Any, size: Any) -> Any:
     return g.op("Range", _constant(g, 0), limit, _constant(g, 1))
 
 
+def _rank(x: Any) -> int:
+    rank = symbolic_helper._get_tensor_rank(x)
+    assert rank is not None, x
+    return rank
+
+
 def _float(g: Any, x: Any) -> Any:
     return g.op("Cast", x, to_i=1)
 
@@ -170,13 +176,13 @@ def _scan(g: Any, u: Any, delta: Any, A: Any, B: Any, C: Any, *others: Any) -> A
 
 
 def _transpose_last(g: Any, x: Any) -> Any:
-    rank = symbolic_helper._get_tensor_rank(x)
+    rank = _rank(x)
     return g.op("Transpose", x, perm_i=[*range(rank - 2), rank - 1, rank - 2])
 
 
 def _unflatten(g: Any, x: Any, axis: Any, sizes: Any) -> Any:
     """PyTorch's own keeps the sizes that it was traced with."""
-    rank = symbolic_helper._get_tensor_rank(x)
+    rank = _rank(x)
     axis = symbolic_helper._get_const(axis, "i", "dim") % rank
     parts = [g.op("Shape", x, start_i=0, end_i=axis)] if axis else []
     if sizes.node().kind() == "prim::ListConstruct":
@@ -193,19 +199,15 @@ def _unflatten(g: Any, x: Any, axis: Any, sizes: Any) -> Any:
 
 def _unfold(g: Any, x: Any, axis: Any, size: Any, step: Any) -> Any:
     axis, size, step = (symbolic_helper._get_const(v, "i", "unfold") for v in (axis, size, step))
-    rank = symbolic_helper._get_tensor_rank(x)
+    rank = _rank(x)
     axis %= rank
     last = g.op("Sub", _size(g, x, axis), _constant(g, [size]))
     count = g.op("Add", g.op("Div", last, _constant(g, [step])), _constant(g, [1]))
     begins = g.op("Mul", _count(g, count), _constant(g, step))
     begins = g.op("Unsqueeze", begins, _constant(g, [1]))
-    windows = g.op("Gather", x, g.op("Add", begins, _constant(g, range_list(size))), axis_i=axis)
+    windows = g.op("Gather", x, g.op("Add", begins, _constant(g, list(range(size)))), axis_i=axis)
     order = [*range(axis + 1), *range(axis + 2, rank + 1), axis + 1]
     return g.op("Transpose", windows, perm_i=order)
-
-
-def range_list(size: int) -> list[int]:
-    return list(range(size))
 
 
 def _adaptive_avg_pool(g: Any, x: Any, sizes: Any) -> Any:
@@ -271,7 +273,7 @@ def _rms_norm(g: Any, x: Any, shape: Any, weight: Any, eps: Any) -> Any:
 def _group_norm(g: Any, x: Any, groups: Any, weight: Any, bias: Any, eps: Any, *_: Any) -> Any:
     if symbolic_helper._get_const(groups, "i", "num_groups") != 1:
         raise NotImplementedError("group norms of more than one group")
-    rank = symbolic_helper._get_tensor_rank(x)
+    rank = _rank(x)
     normed = _normalise(g, x, range(-1, -rank, -1), symbolic_helper._get_const(eps, "f", "eps"))
     trailing = _constant(g, list(range(1, rank - 1)))
     weight, bias = (g.op("Unsqueeze", v, trailing) for v in (weight, bias))

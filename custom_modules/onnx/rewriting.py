@@ -1,5 +1,8 @@
 """Parts of separators in a form that torch.onnx can write, computing the same."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -55,7 +58,7 @@ class ConvolvedSpectrogram(nn.Module):
 
 
 #: What torch.onnx cannot write → what takes its place.
-_REWRITES = {Spectrogram: ConvolvedSpectrogram}
+_REWRITES: dict[type, Callable[[Any], nn.Module]] = {Spectrogram: ConvolvedSpectrogram}
 
 
 def rewrite(separator: nn.Module) -> nn.Module:
