@@ -86,10 +86,8 @@ def _trace(separator: nn.Module, path: Path) -> None:
     mixture = 0.1 * torch.randn(1, _TRACED, generator=torch.Generator().manual_seed(0))
     is_fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # one operator, which ONNX does not know
-    # Without oneDNN, linear layers are linear layers.
-    plain = torch.backends.mkldnn.flags(enabled=False)
     try:
-        with our_operators(scans), torch.no_grad(), plain, warnings.catch_warnings():
+        with our_operators(scans), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of constants, which the comparison would find
             torch.onnx.export(
                 separator,
