@@ -7,6 +7,8 @@ from typing import Any
 
 from custom_modules.errors import InputError
 from custom_modules.files import atomic_path, regular_file
+from custom_modules.tabular import write_text
+from recipes.benchmark.campaign.page import around_marks
 
 
 class Kept:
@@ -32,11 +34,6 @@ class Kept:
 
 
 def replace_marked(page: Path, name: str, text: str) -> None:
-    """Puts a text between ``<!-- begin name -->`` and ``<!-- end name -->`` of a page."""
-    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
-    before, found, rest = regular_file(page).read_text("utf-8").partition(begin)
-    _, also_found, after = rest.partition(end)
-    if not (found and also_found):
-        raise InputError(f"{page}: has no marks {begin} and {end}; put them where the table goes")
-    with atomic_path(page) as partial:
-        partial.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", "utf-8")
+    """Puts a text between the marks of a name."""
+    before, after = around_marks(page, name)
+    write_text(page, "\n\n".join([before, text, after]))
