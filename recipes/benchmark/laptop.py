@@ -109,7 +109,7 @@ def measure_model(
     keys = {way: f"{setting}, {size} {model}, {way}" for way in ways}
     with tempfile.TemporaryDirectory() as place:
         folder, path = f"{place}/exported", f"{place}/noise.wav"
-        if not keys.values() <= kept.figures.keys():
+        if not set(keys.values()) <= kept.figures.keys():
             in_fresh_process(export, hparams, folder, path, seconds)
         limits = (options.threads, options.limit_gib)
         return {
