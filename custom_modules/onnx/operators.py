@@ -12,7 +12,7 @@ OPSET = 17
 #: Of our own functions, which a graph carries along.
 DOMAIN = "polsess"
 #: Steps of the scan that one turn of its loop unrolls: a turn costs as much as several.
-_STEPS = 16
+_STEPS = 8
 #: Floats of all states that a turn holds, for a CPU's second-level cache.
 _TILE = 1 << 18
 
