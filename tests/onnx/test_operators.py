@@ -64,6 +64,7 @@ class Pieces(nn.Module):
         return F.group_norm(normed, 1, torch.ones(3), torch.zeros(3)).mT.unflatten(1, (-1, 2))
 
 
+@pytest.mark.filterwarnings("ignore")  # of the trace's constants: lengths are what is tested
 def test_pieces_follow_the_length(tmp_path):
     path, x = tmp_path / "pieces.onnx", torch.randn(2, 3, 40)
     axes = {"x": {0: "batch", 2: "time"}}
