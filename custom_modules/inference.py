@@ -19,13 +19,15 @@ from custom_modules.errors import InputError
 from custom_modules.longform.stitching import CHUNK_SECONDS, LongForm
 from custom_modules.models.masking import MaskingSeparator, improve_conv_tasnet
 from custom_modules.models.resepformer import improve_resepformer
+from custom_modules.onnx.sessions import load_graph
 from custom_modules.postprocessing import observed
-from custom_modules.pretrained import HUB, load_pretrained
+from custom_modules.pretrained import HUB, find_folder, load_pretrained
 
 NORMALIZATIONS = ("mixture", "peak", "none")
 #: Classes of SpeechBrain's, and what makes them compute as in training for any batch.
 _IMPROVED = {MaskNet: improve_conv_tasnet, ResourceEfficientSeparator: improve_resepformer}
-_LOADING = ("hparams_file", "overrides", "trust", "savedir", "fetch_config")
+_FETCHING = ("trust", "savedir", "fetch_config")
+_LOADING = ("hparams_file", "overrides", *_FETCHING)
 
 
 class PolSESSSeparation(Pretrained):
@@ -70,14 +72,20 @@ class PolSESSSeparation(Pretrained):
         self._longform("none")  # refuses what does not fit at once
 
     @classmethod
-    def from_hparams(cls, source: str | Path, *args: Any, **options: Any) -> Self:
+    def from_hparams(
+        cls, source: str | Path, *args: Any, runtime: str = "torch", **options: Any
+    ) -> Self:
         """As in SpeechBrain, from a folder, or ``hf:owner/name`` of a hub with ``trust=True``.
 
         That runs the code and the YAML that are there. Weights fit exactly, or are refused
-        with InputError; ``savedir`` keeps what is fetched. The other options are this class's.
+        with InputError; ``savedir`` keeps what is fetched. ``runtime="onnx"`` runs the folder's
+        graph by onnxruntime, on CPUs. The other options are this class's.
         """
         loading = {key: options.pop(key) for key in _LOADING if key in options}
-        hparams = load_pretrained(source, *args, **loading)
+        if runtime == "torch":
+            hparams = load_pretrained(source, *args, **loading)
+        else:
+            hparams = _load_graph(source, runtime, options.get("run_opts") or {}, loading)
         model = cls(hparams["modules"], hparams, **options)
         shape = model.estimate(torch.zeros(1, 99)).shape
         if shape != (1, 99, model.hparams.num_spks):
@@ -196,6 +204,20 @@ class PolSESSSeparation(Pretrained):
             match_sign=normalize != "none",
             remedy=remedy,
         )
+
+
+def _load_graph(
+    source: str | Path, runtime: str, run_opts: dict[str, Any], loading: dict[str, Any]
+) -> dict[str, Any]:
+    """The hparams of a folder whose graph takes the place of modules."""
+    wanted = {"device": "cpu", "precision": "fp32"}
+    for option, only in wanted.items():
+        if (given := run_opts.get(option) or only) != only:
+            raise InputError(f"--runtime={runtime}: cannot use {option} {given}, only {only}")
+    fetching = {key: loading[key] for key in _FETCHING if key in loading}
+    folder = find_folder(source, **fetching, patterns=("*.onnx",))
+    separator = load_graph(folder, runtime)
+    return {**separator.facts, "modules": {"separator": separator}}
 
 
 def _fetch_file(path: str, savedir: str | Path | None) -> Path:

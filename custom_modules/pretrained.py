@@ -38,7 +38,7 @@ def load_pretrained(
     Folders of SpeechBrain's own separators, which bring no code, work as well. Raises
     InputError if something in the folder is missing, is damaged or does not fit.
     """
-    folder = find_folder(source, trust, savedir, fetch_config or FetchConfig())
+    folder = find_folder(source, trust, savedir, fetch_config)
     path = folder / hparams_file
     interface = folder / INTERFACE_FILE
     if interface.exists():
@@ -55,7 +55,11 @@ def load_pretrained(
 
 
 def find_folder(
-    source: str | Path, trust: bool, savedir: str | Path | None, config: FetchConfig
+    source: str | Path,
+    trust: bool = False,
+    savedir: str | Path | None = None,
+    fetch_config: FetchConfig | None = None,
+    patterns: tuple[str, ...] = ("*.yaml", "*.py", "*.ckpt"),
 ) -> Path:
     """A folder, or that of ``hf:owner/name``, fetched; that runs its code, and asks for trust."""
     name = str(source).removeprefix(HUB)
@@ -70,6 +74,7 @@ def find_folder(
             f"{source}: its {INTERFACE_FILE} and YAML would be run as code; "
             f"read them at https://huggingface.co/{name}, then use --trust (in Python trust=True)"
         )
+    config = fetch_config or FetchConfig()
     try:
         folder = snapshot_download(
             name,
@@ -77,7 +82,7 @@ def find_folder(
             token=config.token or None,
             cache_dir=savedir or config.huggingface_cache_dir,
             local_files_only=not config.allow_network,
-            allow_patterns=["*.yaml", "*.py", "*.ckpt"],
+            allow_patterns=list(patterns),
         )
     except (OSError, ValueError, HTTPError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__

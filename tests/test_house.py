@@ -23,7 +23,7 @@ RANKS = (
     "evaluation recordings hub tuning",
     "brain steps training_log trackers curves checkpoints dataio manifest corpus "
     "inference finetuning recognition",
-    "models objectives losses metrics longform pretrained schedules composing postprocessing",
+    "models objectives losses metrics longform pretrained schedules composing postprocessing onnx",
     "mmipc remixing audio selective_scan hparams limits distributed markdown weights",
     "processes layout tabular yaml_trees decoding packs",
     "errors files",

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +92,16 @@ sources = model.separate_batch(mixtures)
 ```
 {folded}"""
 
+_WITHOUT_TORCH = """
+Without PyTorch (`pip install onnxruntime soundfile numpy`), from a copy of this folder:
+
+```
+python separate_onnx.py talk.wav --output_folder separated/
+```
+
+It takes `model.onnx`.{option}
+"""
+
 _FOLDED = """
 It was trained with {norm_eps:g} in its normalisations, where SpeechBrain's classes have
 1e-8. Its weights are rescaled so that these compute the same. For half precision take
@@ -121,8 +132,10 @@ class CardFacts:
     results: str | None = None  # the evaluation's table, Markdown
 
 
-def write_card(recipe: "ModelRecipe", separator: nn.Module, facts: CardFacts) -> str:
-    """A model card with its front matter."""
+def write_card(
+    recipe: "ModelRecipe", separator: nn.Module, facts: CardFacts, graphs: Sequence[str] = ()
+) -> str:
+    """A model card with its front matter; ``graphs`` are the runtimes that have one."""
     separates = recipe.keys["task"] == "SB"
     task_words, output_words = _TASKS[recipe.keys["task"]]
     training = facts.training
@@ -141,12 +154,17 @@ def write_card(recipe: "ModelRecipe", separator: nn.Module, facts: CardFacts) ->
         task_words=task_words,
         output_words=output_words,
         order_words=", and speakers keep their places" if separates else "",
-        stock=stock if recipe.is_masking else "",
+        stock=(stock if recipe.is_masking else "") + _graph_words(graphs),
         results=_results_words(facts.results),
         parameters=sum(p.numel() for p in separator.parameters()),
         variants=", ".join(training.get("train_variants") or ["unknown"]),
         hyperparameters="\n".join([*lines, recipe.sizes()]),
     )
+
+
+def _graph_words(graphs: Sequence[str]) -> str:
+    option = " `--graph model_int8.onnx` takes weights of eight bits." * ("onnx-int8" in graphs)
+    return _WITHOUT_TORCH.format(option=option) if graphs else ""
 
 
 def quote(text: str) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,10 +23,14 @@ from custom_modules.hub.card import CardFacts, quote, write_card
 from custom_modules.hub.recipe import ModelRecipe
 from custom_modules.inference import PolSESSSeparation
 from custom_modules.models.masking import MaskingSeparator, fold_norm_eps
+from custom_modules.onnx.graphs import quantise, write_graph
+from custom_modules.onnx.sessions import GRAPHS
 from custom_modules.pretrained import INTERFACE_FILE
 
 PROJECT = "custom_modules"
 _ROOT = Path(custom_modules.__file__).parent
+#: What separates recordings by a graph, without any of this project.
+SCRIPT = "separate_onnx.py"
 #: The most that an exported model may differ from the trained one.
 _TOLERANCE = 1e-5
 
@@ -139,19 +143,21 @@ def write_folder(
     separator: nn.Module,
     facts: CardFacts,
     overwrite: bool = False,
+    graphs: Sequence[str] = (),
 ) -> None:
     """Writes a folder that SpeechBrain loads, and loads it to make sure.
 
     The separator is the recipe's, with trained weights; ``overwrite`` replaces a hub
-    folder of that name. Raises InputError if the folder cannot be written, or does not
-    compute what the separator does.
+    folder of that name; ``graphs`` are the runtimes to write a graph for, onnx first.
+    Raises InputError if the folder cannot be written, or does not compute what the
+    separator does.
     """
     separator = copy.deepcopy(separator).cpu().eval()
     exported = copy.deepcopy(separator)
     if isinstance(exported, MaskingSeparator) and recipe.is_folded:
         fold_norm_eps(exported)
     package, interface = bundle(recipe.project_modules(), facts.source, recipe.own_modules)
-    card = write_card(recipe, separator, facts)
+    card = write_card(recipe, separator, facts, graphs)
     with new_folder(folder, overwrite) as partial:
         (partial / HPARAMS_FILE).write_text(recipe.write(package), "utf-8")
         (partial / INTERFACE_FILE).write_text(interface, "utf-8")
@@ -160,6 +166,20 @@ def write_folder(
             state = recipe.tables_of(name) | module.state_dict()
             torch.save(state, partial / f"{name}.ckpt")
         _check(partial, separator, recipe.keys["sample_rate"])
+        if graphs:
+            _add_graphs(partial, recipe, separator, graphs)
+
+
+def _add_graphs(
+    folder: Path, recipe: ModelRecipe, separator: nn.Module, graphs: Sequence[str]
+) -> None:
+    """Graphs, and the script that needs nothing else."""
+    facts = {"model_name": recipe.keys["model_name"], "sample_rate": recipe.keys["sample_rate"]}
+    path = folder / GRAPHS["onnx"]
+    write_graph(separator, path, facts | {"num_spks": recipe.num_sources}, recipe.architecture)
+    if "onnx-int8" in graphs:
+        quantise(path, folder / GRAPHS["onnx-int8"])
+    shutil.copyfile(_ROOT / "onnx" / SCRIPT, folder / SCRIPT)
 
 
 def _check(folder: Path, separator: nn.Module, sample_rate: int) -> None:

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from custom_modules.models.layers import FrameNorm, ScaleNorm, float32, rotate, sinusoids
+from custom_modules.models.layers import FrameNorm, ScaleNorm, float32, rotate, sinusoids, smallest
 
 
 class ScaledPositions(nn.Module):
@@ -83,7 +83,7 @@ class GatedAttention(nn.Module):
         time = values.shape[1]
         query, all_query, key, all_key = heads.unbind(1)
         over_all = all_query @ (all_key.mT @ values / time)
-        size = min(self.group_size, time)
+        size = smallest(self.group_size, time)
         # Keys of zero add nothing, so what fills the last group needs no mask.
         query, key, values = (
             F.pad(x, (0, 0, 0, -time % size)).unflatten(1, (-1, size)) for x in (query, key, values)

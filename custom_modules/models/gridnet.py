@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from custom_modules.models.layers import largest
 from custom_modules.models.mamba import BidirectionalMamba
 
 #: Points at a time along a path: on a CPU few enough for its allocator to reuse
@@ -91,7 +92,7 @@ class GridBlock(nn.Module):
     def _run_path(self, path: nn.Module, points: Tensor) -> Tensor:
         """Along each sequence; some sequences at a time where memory counts."""
         on_cpu = points.device.type == "cpu"
-        if not on_cpu and not self.checkpoint_parts:
+        if torch.jit.is_tracing() or (not on_cpu and not self.checkpoint_parts):
             return self._run(path, points)
         most = CPU_POINTS if on_cpu else DEVICE_POINTS
         sequences = max(1, most // (points.shape[0] * points.shape[2]))
@@ -129,7 +130,7 @@ class GridPath(nn.Module):
 
     def missing(self, time: int) -> int:
         """Points to be added to an axis, for its last step to be whole."""
-        return max(self.kernel_size - time, (self.kernel_size - time) % self.stride)
+        return largest(self.kernel_size - time, (self.kernel_size - time) % self.stride)
 
 
 class FrameAttention(nn.Module):

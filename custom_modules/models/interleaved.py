@@ -88,7 +88,7 @@ class MultiScale(nn.Module):
         for make_coarser in self.coarser:
             scales.append(scale := make_coarser(scale))
         shortest = scale.shape[2]
-        pooled = torch.stack([F.adaptive_avg_pool1d(s, shortest) for s in scales]).sum(0)
+        pooled = torch.stack([F.adaptive_avg_pool1d(s, [shortest]) for s in scales]).sum(0)
         seen = self.together(pooled)
         used = scales[:-1] if len(scales) > 2 else scales
         selected = [select(s, seen) for select, s in zip(self.selections, used, strict=False)]

@@ -84,9 +84,33 @@ def root_mean_square(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x, dim=-1, keepdim=True) * x.shape[-1] ** -0.5
 
 
+def largest(*sizes: int) -> int:
+    """``max``, which a trace for ONNX follows: sizes are tensors there, and stay symbols.
+
+    >>> largest(3, 5)
+    5
+    """
+    if not torch.jit.is_tracing():
+        return max(sizes)
+    first, *others = (torch.as_tensor(size) for size in sizes)
+    for other in others:
+        first = torch.maximum(first, other)
+    return first  # type: ignore[return-value]
+
+
+def smallest(*sizes: int) -> int:
+    """``min``, in the same way."""
+    return -largest(*(-size for size in sizes))
+
+
 def deviation(mixture: Tensor) -> Tensor:
     """Standard deviation of ``[batch, time]``, ``[batch, 1]``; a lone sample's is its level."""
     mixture = float32(mixture)
+    if torch.jit.is_tracing():  # of any length: no branch
+        squares = (mixture - mixture.mean(1, keepdim=True)).square().sum(1, keepdim=True)
+        time = torch.as_tensor(mixture.shape[1])
+        spread = (squares / (time - 1).clamp(min=1)).sqrt()
+        return torch.where(time == 1, mixture[:, :1].abs(), spread)
     if mixture.shape[1] == 1:
         return mixture.abs()
     return mixture.std(dim=1, keepdim=True)

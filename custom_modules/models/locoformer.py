@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from custom_modules.models.layers import float32, root_mean_square, rotate
+from custom_modules.models.layers import float32, largest, root_mean_square, rotate
 
 
 class LocoformerBlock(nn.Module):
@@ -116,7 +116,7 @@ class ConvSwiGLU(nn.Module):
         time, overlap = x.shape[1], self.kernel_size - self.stride
         # The first and last points are in as many windows as those between, all whole.
         right = overlap + (self.kernel_size - time - 2 * overlap) % self.stride
-        right = max(right, self.kernel_size - time - overlap)
+        right = largest(right, self.kernel_size - time - overlap)
         value, gate = self.conv(F.pad(x, (0, 0, overlap, right)).mT).chunk(2, dim=1)
         out = self.deconv(self.dropout(value * F.silu(gate)))
         return out[:, :, overlap : overlap + time].mT

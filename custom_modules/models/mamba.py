@@ -137,7 +137,9 @@ class Projection(nn.Linear):
 
 
 def suits_onednn(x: Tensor) -> bool:
-    """Whether :class:`Projection` convolves: float64 goes to a slow loop there."""
+    """Whether :class:`Projection` convolves: float64 goes to a slow loop there, traces do not."""
+    if torch.jit.is_tracing():
+        return False
     if x.dim() != 3 or x.device.type != "cpu" or x.dtype != torch.float32:
         return False
     return _HAS_ONEDNN and bool(torch.backends.mkldnn.enabled)

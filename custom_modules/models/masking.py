@@ -15,6 +15,7 @@ from speechbrain.lobes.models.dual_path import Dual_Computation_Block, Dual_Path
 from speechbrain.nnet.CNN import Conv1d
 from torch import Tensor, nn
 
+from custom_modules.models.layers import largest
 from custom_modules.models.references import Predecessor, Settings, rename
 
 _STOCK_NORMS = (conv_tasnet.GlobalLayerNorm, conv_tasnet.ChannelwiseLayerNorm)
@@ -44,7 +45,7 @@ class MaskingSeparator(nn.Module):
         masks = self.masknet(features)  # [sources, batch, channels, frames]
         masked = (features * masks).flatten(0, 1)
         estimates = self.decoder(masked)  # [sources * batch, padded time]
-        if (missing := time - estimates.shape[-1]) > 0:
+        if (missing := largest(0, time - estimates.shape[-1])) or torch.jit.is_tracing():
             estimates = F.pad(estimates, (0, missing))
         return estimates.view(-1, batch, estimates.shape[-1]).permute(1, 2, 0)[:, :time]
 
@@ -52,8 +53,9 @@ class MaskingSeparator(nn.Module):
         """Pads with zeros, so that the frames reach the last sample, or cuts the last off."""
         kernel, stride = self.decoder.kernel_size[0], self.decoder.stride[0]
         time = mixture.shape[1]
-        steps = (time - kernel) // stride if self.whole_frames else -((kernel - time) // stride)
-        frames = max(1 + max(0, steps), getattr(self.masknet, "min_frames", 1))
+        # Nothing negative is rounded where it matters: ONNX does so towards zero.
+        steps = (time - kernel + (0 if self.whole_frames else stride - 1)) // stride
+        frames = largest(1 + steps, getattr(self.masknet, "min_frames", 1))
         missing = kernel + (frames - 1) * stride - time
         return F.pad(mixture, (0, missing)) if missing else mixture
 

@@ -63,7 +63,7 @@ def _align(scores: Tensor) -> Tensor:
     """
     frames = scores.shape[-2]
     rows = F.pad(scores, (0, 1)).flatten(-2)[..., frames - 1 : -1]
-    return rows.unflatten(-1, (frames, -1))[..., :frames] if frames > 1 else scores
+    return rows.unflatten(-1, (frames, -1))[..., :frames]
 
 
 class FeedForward(nn.Module):
@@ -102,7 +102,7 @@ class GlobalBlock(nn.Module):
 
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:
         """``[items, frames, channels]`` to the same shape; ``positions`` of the averages."""
-        averages = F.adaptive_avg_pool1d(x.mT, (len(positions) + 1) // 2).mT
+        averages = F.adaptive_avg_pool1d(x.mT, [(positions.shape[0] + 1) // 2]).mT
         seen = F.interpolate(self.attention(averages, positions).mT, x.shape[1]).mT
         return self.feed_forward(x + torch.sigmoid(self.gate(x)) * seen)
 

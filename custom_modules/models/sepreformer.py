@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from custom_modules.errors import InputError, check_number
-from custom_modules.models.layers import GlobalNorm, float32
+from custom_modules.models.layers import GlobalNorm, float32, largest
 from custom_modules.models.references import as_named_there
 from custom_modules.models.reformer import Downsampling, FeedForward, Positions, SpeakerSplit, Stage
 from custom_modules.models.reformer_names import NAMES, convert_config, convert_state_dict
@@ -99,13 +99,13 @@ class SepReformer(nn.Module):
                 waveforms.append(head(_stretch(x, features.shape[1]), encoded))
         # [batch, outputs * sources, time]
         waves = torch.cat([w.unflatten(0, (batch, -1)) for w in waveforms], dim=1)
-        return F.pad(waves, (0, max(0, time - waves.shape[2])))[..., :time].mT
+        return F.pad(waves, (0, largest(0, time - waves.shape[2])))[..., :time].mT
 
     def _fit_frames(self, mixture: Tensor) -> Tensor:
         """Pads with zeros, so that the frames reach the last sample, or cuts the last off."""
         over = mixture.shape[1] - self.kernel_size
-        steps = over // self.stride if self.whole_frames else -(-over // self.stride)
-        return F.pad(mixture, (0, max(0, steps) * self.stride - over))
+        steps = (over + (0 if self.whole_frames else self.stride - 1)) // self.stride
+        return F.pad(mixture, (0, largest(0, steps) * self.stride - over))
 
     def _separate(self, features: Tensor) -> tuple[Tensor, list[Tensor]]:
         """``[batch, frames, channels]`` → ``[batch * sources, frames, channels]``.
@@ -114,7 +114,7 @@ class SepReformer(nn.Module):
         """
         frames = features.shape[1]
         x = F.pad(features, (0, 0, 0, -frames % 2**self.num_stages))
-        positions = self.positions(x.shape[1] >> self.num_stages)
+        positions = self.positions(x.shape[1] // 2**self.num_stages)
         skips = []
         for stage, downsampling in zip(self.encoder_stages, self.downsamplings, strict=False):
             skips.append(stage(x, positions))

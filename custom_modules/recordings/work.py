@@ -29,7 +29,8 @@ def load_model(
     are those of :class:`PolSESSSeparation`. What cannot be loaded is an InputError;
     a fault of the model's own code is not.
     """
-    if device is None and torch.cuda.is_available():
+    is_graph = options.get("runtime", "torch") != "torch"
+    if device is None and torch.cuda.is_available() and not is_graph:
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     run_opts = {"device": device or "cpu", "precision": precision}
     check_device(run_opts["device"])

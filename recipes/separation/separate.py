@@ -12,6 +12,11 @@ finished, and replaces no file that it did not write itself, unless with --overw
 Several processes share the work under torchrun, or with --shard 1/4 to 4/4. A file that
 cannot be separated does not stop the others; the exit status is 1 then, and 2 if an
 INPUT is not there.
+
+    arecord -t raw -f S16_LE -r 16000 | python recipes/separation/separate.py exported/dprnn \
+        --stream --rate 16000 > two_channels.raw
+
+separates standard input while it comes, raw samples or a wav file: a second and a half later.
 """
 
 from custom_modules.startup import prepare_process
@@ -29,28 +34,35 @@ from custom_modules import errors
 from custom_modules.files import prepare_folder
 from custom_modules.inference import NORMALIZATIONS
 from custom_modules.limits import option
+from custom_modules.longform import live
 from custom_modules.longform.stitching import CHUNK_SECONDS
+from custom_modules.onnx.sessions import RUNTIMES
+from custom_modules.recordings import pipes
 from custom_modules.recordings.jobs import find_recordings
 from custom_modules.recordings.streams import CHANNELS
 from custom_modules.recordings.work import Separation, load_model
 
 EXIT_SOME_FAILED = 1
-CHUNK_HELP = f"default: {CHUNK_SECONDS:g}"
+CHUNK_HELP = f"default: {CHUNK_SECONDS:g}; with --stream {live.CHUNK_SECONDS:g}"
 BATCH_HELP = "chunks at once; default: 1 on a CPU, else 8"
 OBSERVATION_HELP = "adds the mixture at that level, dB, to each output; -6 say, for a recogniser"
+RUNTIME_HELP = "onnx: MODEL's graph, which export.py --onnx wrote; default: torch"
 LEVELS = "sources sum to the mixture's (default), have a peak of 1, or are as they come"
 
 
 def main(argv: list[str]) -> int:
     """Lists, loads, separates and reports; returns the exit status."""
     options = parse(argv)
+    if options.stream:
+        return separate_stream(options)
     recordings, missing = find_recordings(options.inputs, options.output_folder)
     index, count = options.shard
     model = load_model(
         options.model,
         options.device,
         options.precision,
-        chunk_seconds=options.chunk_seconds,
+        runtime=options.runtime,
+        chunk_seconds=options.chunk_seconds or CHUNK_SECONDS,
         overlap_seconds=options.overlap_seconds,
         batch_size=options.batch_size,
         observation_db=options.observation_db,
@@ -74,6 +86,22 @@ def main(argv: list[str]) -> int:
     return EXIT_SOME_FAILED if failed else 0
 
 
+def separate_stream(options: argparse.Namespace) -> int:
+    """From standard input to standard output."""
+    choice = {"trust": options.trust, "runtime": options.runtime}
+    model = load_model(options.model, options.device, options.precision, **choice)
+    raw = pipes.PipeFormat(options.rate or model.hparams.sample_rate, options.pcm)
+    chunk = options.chunk_seconds or live.CHUNK_SECONDS
+    seconds = (chunk, options.look_ahead_seconds, options.context_seconds)
+    source, sink = sys.stdin.buffer, sys.stdout.buffer
+    sys.stdout = sys.stderr  # nothing else goes there
+    try:
+        pipes.separate_pipe(model, source, sink, raw, *seconds)
+    except BrokenPipeError:  # who listened has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return 0
+
+
 def wait_for_others() -> None:
     """Under torchrun, which ends all processes as soon as one has failed."""
     if torch.distributed.is_torchelastic_launched():
@@ -91,20 +119,31 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("model", metavar="MODEL", help="folder, or hf:owner/name of a hub")
     add("--trust", action="store_true", help="run the code of a hub's MODEL")
-    add("inputs", metavar="INPUT", nargs="+", help="files, folders, patterns")
-    add("--output_folder", required=True)
+    add("inputs", metavar="INPUT", nargs="*", help="files, folders, patterns")
+    add("--output_folder", help="where wav files go; not with --stream")
     add("--channels", choices=CHANNELS, default="mix", help="of stereo (default: mix)")
     add("--normalize", choices=NORMALIZATIONS, default="mixture", help=LEVELS)
     add("--device", help="cpu, cuda, cuda:1; default: a GPU if there is one")
+    add("--runtime", choices=RUNTIMES, default="torch", help=RUNTIME_HELP)
     add("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
-    add("--chunk_seconds", type=option("chunk_seconds"), default=CHUNK_SECONDS, help=CHUNK_HELP)
+    add("--chunk_seconds", type=option("chunk_seconds"), help=CHUNK_HELP)
     add("--overlap_seconds", type=option("overlap_seconds"), help="default: a 16th of a chunk")
     add("--batch_size", type=option("batch_size"), help=BATCH_HELP)
     add("--observation_db", type=option("observation_db"), help=OBSERVATION_HELP)
     add("--shard", type=parse_shard, metavar="I/N", help="the I-th of N parts")
     add("--overwrite", action="store_true", help="also if finished or not made here")
     add("--plot", action="store_true", help="draw <name>.png: spectrograms")
+    add("--stream", action="store_true", help="standard input to standard output")
+    add("--rate", type=option("sample_rate", "--rate"), help="of raw samples, Hz; default: MODEL's")
+    add("--pcm", choices=tuple(pipes.FORMS), default="s16le", help="raw samples, of one channel")
+    ahead, context = live.AHEAD_SECONDS, live.CONTEXT_SECONDS
+    add("--look_ahead_seconds", type=option("look_ahead_seconds"), default=ahead)
+    add("--context_seconds", type=option("context_seconds"), default=context)
     options = parser.parse_args(argv)
+    if not options.stream and not (options.inputs and options.output_folder):
+        parser.error("INPUT and --output_folder are required, or --stream")
+    if options.stream and (options.inputs or options.output_folder):
+        parser.error("--stream takes standard input alone, and writes to standard output")
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     if options.shard and world_size > 1:
         raise errors.InputError("--shard and torchrun both split the work; use one")

@@ -192,6 +192,11 @@ def test_processes_share_the_work(folder, tmp_path, monkeypatch, capsys, parts):
         ("separate", ["x", "x", "--output_folder=x", "--overlap_seconds=nan"], "from 0 up"),
         ("separate", ["x", "x", "--output_folder=x", "--overlap_seconds=inf"], "from 0 up"),
         ("export", ["hparams/dprnn.yaml", "x", "--nn=3"], "no key 'nn'"),
+        ("export", ["hparams/dprnn.yaml", "x", "--quantize=int8"], "give both"),
+        ("separate", ["x", OLD, "--output_folder=x", "--runtime=onnx"], "no such folder"),
+        ("separate", ["x"], "INPUT and --output_folder are required"),
+        ("separate", ["x", OLD, "--stream"], "standard input alone"),
+        ("separate", ["x", "--stream", "--context_seconds=-1"], "--context_seconds=-1"),
         ("import_checkpoint", ["README.md", "x"], "README.md: no checkpoint"),
     ],
 )

@@ -1,0 +1,1 @@
+"""Separators as ONNX graphs: written, checked, and run without PyTorch."""
