@@ -126,6 +126,8 @@ CHECKS: dict[str, Check] = {
     "segment_seconds": _null_or(_number(above=0, most=3600)),
     "chunk_seconds": _number(least=0.1, most=3600),
     "overlap_seconds": _number(least=0, most=1800),
+    "port": _whole(0, 65_535),
+    **_all(_number(above=0, most=60 * 24), "max_minutes", "keep_minutes"),
     **_all(_null_or(_whole()), "early_stopping_patience", "optimizer_step_limit"),
     **_all(_whole(), "number_of_epochs", "batch_size", "test_batch_size"),
     **_all(_whole(), "max_samples", "trials"),
