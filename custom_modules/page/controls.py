@@ -21,6 +21,9 @@ _HERE = Path(__file__).parent
 #: What the browser adds to each event: language and visit of its tab.
 _TAB = "visitPage.language, visitPage.visit()"
 
+#: White on Gradio's orange is hard to read.
+_BUTTON = {"background_fill": "#0b6e8a", "background_fill_hover": "#095a71", "text_color": "white"}
+
 Shown = tuple[Any, Any, Any]  # status, players, results
 
 
@@ -30,10 +33,10 @@ class Desk:
     def __init__(self, queue: Queue) -> None:
         self.queue = queue
 
-    def look(self, recording: str | None, language: str, _tab: str) -> Any:
-        """What a recording is, as soon as it is given."""
+    def look(self, recording: str | None, language: str, tab: str) -> Any:
+        """What a recording is, as soon as it is given; a visit's own sentence stays."""
         if not recording:
-            return gr.skip()
+            return gr.skip() if tab in self.queue.visits else ""
         try:
             seconds, rate = self.queue.shelf.check(recording)
         except Refusal as refusal:
@@ -98,6 +101,7 @@ def build(queue: Queue, examples: list[Path]) -> gr.Blocks:
             label=words("recording"),
             elem_id="recording",
             editable=False,
+            buttons=[],
             waveform_options=gr.WaveformOptions(show_recording_waveform=False),
         )
         if examples:
@@ -128,9 +132,14 @@ def build(queue: Queue, examples: list[Path]) -> gr.Blocks:
 
 def appearance(queue: Queue) -> dict[str, Any]:
     """How the page looks and speaks, for Gradio to mount it; no font is fetched."""
-    fonts = ["system-ui", "sans-serif"]
+    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
+    colours = {
+        f"button_primary_{part}{mode}": colour
+        for part, colour in _BUTTON.items()
+        for mode in ("", "_dark")
+    }
     return {
-        "theme": gr.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"]),
+        "theme": gr.themes.Default(**fonts).set(**colours),
         "css": (_HERE / "page.css").read_text("utf-8"),
         "head": f"<script>{(_HERE / 'page.js').read_text('utf-8')}</script>",
         "i18n": _translations(queue),
@@ -165,4 +174,13 @@ def _heading(queue: Queue) -> str:
         for language in LANGUAGES
     ]
     links = '<a href="?language=en" lang="en">English</a><a href="?language=pl" lang="pl">Polski</a>'
-    return f'<div class="heading">{"".join(parts[:2])}<nav>{links}</nav>{"".join(parts[2:])}</div>'
+    megabytes = queue.shelf.most_bytes // 10**6
+    large = "".join(
+        f'<span class="text" lang="{language}">{say(language, "too_large", megabytes=megabytes)}'
+        "</span>"
+        for language in LANGUAGES
+    )
+    return (
+        f'<div class="heading">{"".join(parts[:2])}<nav>{links}</nav>{"".join(parts[2:])}'
+        f'<template id="too_large">{large}</template></div>'
+    )

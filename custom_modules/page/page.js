@@ -23,6 +23,11 @@
 			told.setAttribute("role", "status");
 			told.setAttribute("aria-live", "polite");
 		}
+		// Gradio says it in English alone.
+		const large = document.getElementById("too_large");
+		for (const toast of document.querySelectorAll(".toast-text")) {
+			if (large && toast.textContent.includes("maximum allowed size")) toast.innerHTML = large.innerHTML;
+		}
 		// Lengths are read when all is there: a connection for each track would keep the
 		// few that a browser has to one server.
 		if (document.querySelector(".status.finished")) {
