@@ -130,6 +130,11 @@ def build(queue: Queue, examples: list[Path]) -> gr.Blocks:
     return page
 
 
+def script() -> str:
+    """What must run before Gradio's own scripts."""
+    return (_HERE / "page.js").read_text("utf-8")
+
+
 def appearance(queue: Queue) -> dict[str, Any]:
     """How the page looks and speaks, for Gradio to mount it; no font is fetched."""
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
@@ -141,7 +146,6 @@ def appearance(queue: Queue) -> dict[str, Any]:
     return {
         "theme": gr.themes.Default(**fonts).set(**colours),
         "css": (_HERE / "page.css").read_text("utf-8"),
-        "head": f"<script>{(_HERE / 'page.js').read_text('utf-8')}</script>",
         "i18n": _translations(queue),
         "footer_links": [],
         "run_history": False,

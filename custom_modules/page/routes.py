@@ -37,13 +37,20 @@ _HEADERS = [
 
 
 class Guarded:
-    """An application whose answers carry the policy."""
+    """An application whose answers carry the policy, and whose page begins with a script.
 
-    def __init__(self, application: ASGIApp) -> None:
-        self.application = application
+    Gradio's own ``head`` comes too late: the language of its labels is chosen by then.
+    """
+
+    def __init__(self, application: ASGIApp, script: str = "") -> None:
+        self.application, self.script = application, f"<script>{script}</script>".encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As ASGI's."""
+        if scope["type"] == "http" and scope["path"] == "/":
+            # What is compressed cannot be added to.
+            headers = [pair for pair in scope["headers"] if pair[0] != b"accept-encoding"]
+            scope, send = {**scope, "headers": headers}, self._with_script(send)
 
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -51,6 +58,25 @@ class Guarded:
             await send(message)
 
         await self.application(scope, receive, guarded)
+
+    def _with_script(self, send: Send) -> Send:
+        start: Message = {}
+        body = b""
+
+        async def add(message: Message) -> None:
+            nonlocal start, body
+            if message["type"] == "http.response.start":
+                start = message
+                return
+            body += message.get("body", b"")
+            if not message.get("more_body"):
+                whole = body.replace(b"<head>", b"<head>" + self.script, 1)
+                kept = [pair for pair in start["headers"] if pair[0] != b"content-length"]
+                start["headers"] = [*kept, (b"content-length", str(len(whole)).encode())]
+                await send(start)
+                await send({"type": "http.response.body", "body": whole})
+
+        return add
 
 
 def visit_route(queue: Queue) -> Route:

@@ -85,13 +85,13 @@ def application(queue: Queue, examples: list[Path]) -> "ASGIApp":
     import gradio
     from fastapi import FastAPI
 
-    from custom_modules.page.controls import appearance, build
+    from custom_modules.page.controls import appearance, build, script
     from custom_modules.page.routes import Guarded, visit_route
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.router.routes.append(visit_route(queue))
     page = build(queue, examples)
-    return Guarded(gradio.mount_gradio_app(app, page, path="/", **appearance(queue)))
+    return Guarded(gradio.mount_gradio_app(app, page, path="/", **appearance(queue)), script())
 
 
 @contextmanager
