@@ -1,6 +1,7 @@
 # For a fresh machine with Python, make and gcc:
 #   make demo   makes a small Polish corpus, trains a separator on it, shows the result
 #   make test   runs the tests, but for a few that take a minute each
+#   make page   serves a page in the browser, on this machine alone, with the demo's model
 # and for those who stay longer:
 #   make results   trains and tests all architectures, small, on one budget, and
 #                  writes recipes/separation/README.md: some three hours of two CPU cores
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO := demo
 
-.PHONY: help demo results test test-slow lint install benchmark clean
+.PHONY: help demo page results test test-slow lint install benchmark clean
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -41,6 +42,14 @@ demo: $(INSTALLED)
 		--output_folder=$(DEMO)/MiniPolSESS --n_train=1500 --n_val=60 --n_test=100
 	$(BIN)/python recipes/separation/train.py hparams/demo.yaml \
 		--data_folder=$(DEMO)/MiniPolSESS --output_folder=$(DEMO)/results
+
+page: $(DEMO)/exported
+	$(BIN)/python recipes/separation/app.py $(DEMO)/exported \
+		--examples '$(DEMO)/results/audio/*_mixture.wav'
+
+$(DEMO)/exported: | $(INSTALLED)
+	$(MAKE) demo
+	$(BIN)/python recipes/separation/export.py $(DEMO)/results/hyperparams.yaml $@
 
 results: $(INSTALLED)
 	$(BIN)/python recipes/separation/benchmark_all.py --preset small --budget 8 --jobs 2

@@ -19,6 +19,7 @@ FILES = sorted(
 #: Rooms by rank, the highest first: imports go down, or stay within a rank.
 RANKS = (
     "recipes polsess_prepare",
+    "page",
     "evaluation recordings hub tuning",
     "brain steps training_log trackers curves checkpoints inference dataio manifest corpus",
     "models objectives metrics longform pretrained schedules",

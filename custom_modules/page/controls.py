@@ -105,8 +105,8 @@ def build(queue: Queue, examples: list[Path]) -> gr.Blocks:
             waveform_options=gr.WaveformOptions(show_recording_waveform=False),
         )
         if examples:
-            given = [[str(path)] for path in examples]
-            gr.Examples(given, [recording], label=words("examples"), api_visibility="private")
+            rows = [[str(path)] for path in examples]
+            gr.Examples(rows, [recording], label=words("examples"), api_visibility="private")
         names = list(queue.studio.models)
         model = gr.Dropdown(names, value=names[0], label=words("model"), visible=len(names) > 1)
         with gr.Row():
@@ -120,11 +120,11 @@ def build(queue: Queue, examples: list[Path]) -> gr.Blocks:
             "concurrency_limit": None,
             "api_visibility": "private",
         }
-        given = [recording, model, language, tab]
-        separate.click(desk.separate, given, shown, js=f"(r, m) => [r, m, {_TAB}]", **options)
-        given = [recording, language, tab]
-        recording.change(desk.look, given, [status], js=f"(r) => [r, {_TAB}]", **options)
         here = [language, tab]
+        given = [recording, model, *here]
+        separate.click(desk.separate, given, shown, js=f"(r, m) => [r, m, {_TAB}]", **options)
+        given = [recording, *here]
+        recording.change(desk.look, given, [status], js=f"(r) => [r, {_TAB}]", **options)
         stop.click(desk.stop, here, None, js=f"() => [{_TAB}]", **options)
         page.load(desk.resume, here, shown, js=f"() => [{_TAB}]", **options)
     return page
@@ -137,7 +137,10 @@ def script() -> str:
 
 def appearance(queue: Queue) -> dict[str, Any]:
     """How the page looks and speaks, for Gradio to mount it; no font is fetched."""
-    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
+    fonts: dict[str, Any] = {
+        "font": ["system-ui", "sans-serif"],
+        "font_mono": ["ui-monospace", "monospace"],
+    }
     colours = {
         f"button_primary_{part}{mode}": colour
         for part, colour in _BUTTON.items()
@@ -177,7 +180,9 @@ def _heading(queue: Queue) -> str:
         for tag, key in (("h1", "title"), ("p", "intro"))
         for language in LANGUAGES
     ]
-    links = '<a href="?language=en" lang="en">English</a><a href="?language=pl" lang="pl">Polski</a>'
+    links = (
+        '<a href="?language=en" lang="en">English</a><a href="?language=pl" lang="pl">Polski</a>'
+    )
     megabytes = queue.shelf.most_bytes // 10**6
     large = "".join(
         f'<span class="text" lang="{language}">{say(language, "too_large", megabytes=megabytes)}'

@@ -30,14 +30,8 @@ TEXTS: dict[str, tuple[str, str]] = {
         "{name}: {done} of {length} separated. What is done can be heard.",
         "{name}: rozdzielono {done} z {length}. Gotowej części można już słuchać.",
     ),
-    "drawing": (
-        "{name}: looking for who speaks when.",
-        "{name}: szukam, kto kiedy mówi.",
-    ),
-    "reading": (
-        "{name}: writing down the words.",
-        "{name}: spisuję słowa.",
-    ),
+    "drawing": ("{name}: looking for who speaks when.", "{name}: szukam, kto kiedy mówi."),
+    "reading": ("{name}: writing down the words.", "{name}: spisuję słowa."),
     "finished": ("{name}: done, {length}.", "{name}: gotowe, {length}."),
     "stopped": ("{name}: stopped.", "{name}: przerwano."),
     # Why it goes no further.

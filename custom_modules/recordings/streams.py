@@ -38,8 +38,8 @@ def separate_recording(
     separates each on its own: there is an output for each channel and source, in that
     order. ``normalize`` is as for ``PolSESSSeparation.separate_file``; the files carry
     the ``comment``. ``watch`` sees each part, ``[outputs, time]``, before it is written,
-    at the level that ``"peak"`` has not scaled yet. Returns what the user should know of them. If it raises InputError,
-    an output is as it was before.
+    at the level that ``"peak"`` has not scaled yet. Returns what the user should know of
+    them. If it raises InputError, an output is as it was before.
     """
     with audio.open_audio(path) as recording, ExitStack() as stack:
         if channels == "right" and recording.channels < 2:

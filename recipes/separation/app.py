@@ -57,9 +57,7 @@ def named(folders: list[str]) -> dict[str, str]:
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """The options."""
-    parser = OptionParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = OptionParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("models", metavar="MODEL", nargs="+", help="folders that export.py wrote")
     add("--recogniser", metavar="SPEC", help="writes down the words, as whisper:small")

@@ -375,7 +375,7 @@ def gated(tmp_path):
 def test_two_visitors_chunks_and_a_reload_in_between(gated, visitor, tmp_path):
     url, queue = gated
     gate = queue.studio.models["gate"].mods.separator
-    talk = noise(tmp_path / "talk.wav", 5)
+    talk = noise(tmp_path / "talk.wav", 5, 44_100)
     first, second = visitor(url), visitor(url, "pl-PL")
     give(first, talk)
     told(first, "0:05")
@@ -406,4 +406,4 @@ def test_two_visitors_chunks_and_a_reload_in_between(gated, visitor, tmp_path):
     second.click("#stop")
     gate.let(9)
     told(second, "przerwano|gotowe")
-    assert sf.info(next(tmp_path.glob("*/separated/talk_s2.wav"))).frames == 5 * RATE
+    assert sf.info(next(tmp_path.glob("*/separated/talk_s2.wav"))).frames == 5 * 44_100

@@ -30,7 +30,9 @@ def shelf(tmp_path):
 
 def noise(path, seconds=1.0, rate=8000, **options):
     path.parent.mkdir(parents=True, exist_ok=True)
-    sf.write(path, 0.1 * np.random.default_rng(0).normal(size=round(seconds * rate)), rate, **options)
+    sf.write(
+        path, 0.1 * np.random.default_rng(0).normal(size=round(seconds * rate)), rate, **options
+    )
     return path
 
 
@@ -94,7 +96,7 @@ def test_a_value_that_is_no_number_is_refused(shelf, tmp_path):
 def test_all_texts_are_there_in_both_languages():
     for key, texts in TEXTS.items():
         assert len(texts) == len(LANGUAGES), key
-        english, polish = (set(part.split("}")[0] for part in t.split("{")[1:]) for t in texts)
+        english, polish = ({part.split("}")[0] for part in t.split("{")[1:]} for t in texts)
         assert english == polish, key
 
 
