@@ -12,7 +12,7 @@ import gradio as gr
 
 from custom_modules.page import views
 from custom_modules.page.shelf import shown_name
-from custom_modules.page.texts import LANGUAGES, TEXTS, Refusal, clock_time, say
+from custom_modules.page.texts import LANGUAGES, TEXTS, RefusedError, clock_time, say
 from custom_modules.page.visits import Queue, Visit
 
 #: Between two looks at a visit, s.
@@ -39,7 +39,7 @@ class Desk:
             return gr.skip() if tab in self.queue.visits else ""
         try:
             seconds, rate = self.queue.shelf.check(recording)
-        except Refusal as refusal:
+        except RefusedError as refusal:
             return views.problem(refusal.told(language))
         values = {"length": clock_time(seconds), "rate": rate}
         return views.told(say(language, "chosen", name=shown_name(Path(recording)), **values))
@@ -51,7 +51,7 @@ class Desk:
         self.queue.stop(tab)
         try:
             visit = await asyncio.to_thread(self.queue.join, recording, model)
-        except Refusal as refusal:
+        except RefusedError as refusal:
             yield views.problem(refusal.told(language)), "", ""
             return
         async for shown in self.follow(visit, language):

@@ -25,7 +25,7 @@
 		}
 		// Gradio says it in English alone.
 		const large = document.getElementById("too_large");
-		for (const toast of document.querySelectorAll(".toast-text")) {
+		for (const toast of document.querySelectorAll("[data-testid=toast-text]")) {
 			if (large && toast.textContent.includes("maximum allowed size")) toast.innerHTML = large.innerHTML;
 		}
 		// Lengths are read when all is there: a connection for each track would keep the

@@ -14,7 +14,7 @@ import numpy as np
 
 from custom_modules.audio import open_audio
 from custom_modules.errors import InputError
-from custom_modules.page.texts import Refusal, clock_time
+from custom_modules.page.texts import RefusedError, clock_time
 
 #: Bytes of a second of 32-bit stereo at 48 kHz: larger files are not taken in at all.
 _SECOND_BYTES = 48_000 * 2 * 4
@@ -42,30 +42,30 @@ class Shelf:
         return round(self.max_minutes * 60 * _SECOND_BYTES)
 
     def check(self, upload: str | Path | None) -> tuple[float, int]:
-        """Length in s and rate in Hz of what a visitor chose; Refusal if it is not taken."""
+        """Length in s and rate in Hz of what a visitor chose; RefusedError if it is not taken."""
         if not upload:
-            raise Refusal("nothing")
+            raise RefusedError("nothing")
         path = Path(upload)
         name = shown_name(path)
         if not path.is_file():
-            raise Refusal("gone")
+            raise RefusedError("gone")
         if not (size := path.stat().st_size):
-            raise Refusal("empty", name=name)
+            raise RefusedError("empty", name=name)
         if size > self.most_bytes:
-            raise Refusal("too_large", megabytes=self.most_bytes // 10**6)
+            raise RefusedError("too_large", megabytes=self.most_bytes // 10**6)
         try:
             with open_audio(path) as audio:
                 seconds, rate = audio.frames / audio.samplerate, audio.samplerate
                 first = audio.read(1)
         except InputError as error:
-            raise Refusal("unreadable", name=name) from error
+            raise RefusedError("unreadable", name=name) from error
         if not len(first):
-            raise Refusal("silent", name=name)
+            raise RefusedError("silent", name=name)
         if not np.isfinite(first).all():
-            raise Refusal("not_numbers", name=name)
+            raise RefusedError("not_numbers", name=name)
         if seconds > 60 * self.max_minutes:
             length, limit = clock_time(seconds), f"{self.max_minutes:g}"
-            raise Refusal("too_long", name=name, length=length, limit=limit)
+            raise RefusedError("too_long", name=name, length=length, limit=limit)
         return seconds, rate
 
     def take(self, upload: str | Path) -> tuple[Path, Path]:
@@ -80,7 +80,7 @@ class Shelf:
             os.link(path, recording)
         except FileNotFoundError:
             self.release(place)
-            raise Refusal("gone") from None
+            raise RefusedError("gone") from None
         os.utime(place, (self.clock(), self.clock()))
         return place, recording
 

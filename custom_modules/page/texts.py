@@ -109,7 +109,7 @@ def is_polish(language: str) -> bool:
     return language.lower().split("-")[0] == "pl"
 
 
-class Refusal(InputError):
+class RefusedError(InputError):
     """What a visitor can do nothing about but give something else, in his language.
 
     The key of a text and its values; those that are still unknown are given to :meth:`told`.

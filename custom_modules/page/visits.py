@@ -15,7 +15,7 @@ from custom_modules.audio import open_audio, read_blocks
 from custom_modules.errors import InputError
 from custom_modules.inference import PolSESSSeparation
 from custom_modules.page.shelf import Shelf, shown_name
-from custom_modules.page.texts import Refusal
+from custom_modules.page.texts import RefusedError
 from custom_modules.page.tracks import Track
 from custom_modules.page.turns import Recogniser, Turn, find_turns, with_words
 from custom_modules.recordings import jobs
@@ -31,7 +31,7 @@ MOST_WAITING = 20
 logger = logging.getLogger(__name__)
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """The visitor wants no more of it."""
 
 
@@ -46,7 +46,7 @@ class Visit:
     rate: int
     stage: str = WAITING
     share: float = 0.0  # done of the stage
-    problem: Refusal | None = None
+    problem: RefusedError | None = None
     notes: list[str] = field(default_factory=list)  # keys of texts
     tracks: dict[str, Track] = field(default_factory=dict)  # to listen to: mixture, s1 …
     files: list[Path] = field(default_factory=list)  # to take away: one for each source
@@ -71,9 +71,9 @@ class Visit:
         return self.stage in OVER
 
     def reach(self, stage: str, share: float = 0.0) -> None:
-        """Goes on; Stopped if the visitor wants no more."""
+        """Goes on; StoppedError if the visitor wants no more."""
         if self.is_stopped:
-            raise Stopped
+            raise StoppedError
         self.stage, self.share = stage, share
         self.changes += 1
 
@@ -156,13 +156,13 @@ class Queue:
         threading.Thread(target=self._run, daemon=True).start()
 
     def join(self, upload: str | Path | None, model: str) -> Visit:
-        """A visit at the end of the queue; Refusal if it is not taken."""
+        """A visit at the end of the queue; RefusedError if it is not taken."""
         if model not in self.studio.models:
-            raise Refusal("no_model")
+            raise RefusedError("no_model")
         seconds, rate = self.shelf.check(upload)
         with self._change:
             if len(self._waiting) > MOST_WAITING:
-                raise Refusal("full")
+                raise RefusedError("full")
             place, recording = self.shelf.take(str(upload))
             visit = Visit(place, recording, model, seconds, rate)
             self.visits[visit.token] = visit
@@ -199,7 +199,7 @@ class Queue:
         stage = FINISHED
         try:
             self.studio.work(visit)
-        except Stopped:
+        except StoppedError:
             stage = STOPPED
         except Exception as error:  # this visit's end, and not the page's
             stage, visit.problem = FAILED, _problem(error, visit)
@@ -221,11 +221,11 @@ class Queue:
             self.work_off()
 
 
-def _problem(error: Exception, visit: Visit) -> Refusal:
+def _problem(error: Exception, visit: Visit) -> RefusedError:
     """What the visitor is told; a bug's traceback is for the log."""
     if isinstance(error, InputError):
         logger.warning("%s", error)
         spoilt = f"{visit.recording}: a value that is no number" in str(error)
-        return Refusal("not_numbers" if spoilt else "failed", name=visit.name)
+        return RefusedError("not_numbers" if spoilt else "failed", name=visit.name)
     logger.error("a visit failed", exc_info=error)
-    return Refusal("fault", name=visit.name)
+    return RefusedError("fault", name=visit.name)

@@ -9,7 +9,7 @@ import pytest
 import soundfile as sf
 
 from custom_modules.page.shelf import Shelf
-from custom_modules.page.texts import LANGUAGES, TEXTS, Refusal
+from custom_modules.page.texts import LANGUAGES, TEXTS, RefusedError
 
 
 class Clock:
@@ -43,7 +43,7 @@ def test_length_and_rate_are_told(shelf, tmp_path):
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.mp3"])
 def test_at_most_so_many_minutes(shelf, tmp_path, name):
     shelf.check(noise(tmp_path / name, 5.9))
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(RefusedError) as refused:
         shelf.check(noise(tmp_path / f"longer_{name}", 7))
     assert refused.value.told("en") == f"longer_{name} lasts 0:07; at most 0.1 min are taken here."
 
@@ -70,7 +70,7 @@ def test_what_is_refused(shelf, tmp_path, content, key):
     path = tmp_path / "a.wav"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(RefusedError) as refused:
         shelf.check(path)
     assert refused.value.key == key
     for language in LANGUAGES:
@@ -83,13 +83,13 @@ def test_too_large_is_refused_unread(shelf, tmp_path):
     path = tmp_path / "a.wav"
     path.touch()
     os.truncate(path, shelf.most_bytes + 1)
-    with pytest.raises(Refusal, match="too_large"):
+    with pytest.raises(RefusedError, match="too_large"):
         shelf.check(path)
 
 
 def test_a_value_that_is_no_number_is_refused(shelf, tmp_path):
     sf.write(tmp_path / "a.wav", np.r_[np.nan, np.zeros(9)], 8000, subtype="FLOAT")
-    with pytest.raises(Refusal, match="not_numbers"):
+    with pytest.raises(RefusedError, match="not_numbers"):
         shelf.check(tmp_path / "a.wav")
 
 

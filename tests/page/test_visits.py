@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 from custom_modules.page import views, visits
 from custom_modules.page.routes import POLICY, Guarded, visit_route
 from custom_modules.page.shelf import Shelf
-from custom_modules.page.texts import Refusal
+from custom_modules.page.texts import RefusedError
 from custom_modules.page.visits import Queue, Studio
 from custom_modules.recordings import jobs
 from custom_modules.recordings.work import Separation
@@ -97,7 +97,7 @@ def test_who_is_ahead(queue, gate, talk):
 def test_who_comes_when_too_many_wait(queue, talk):
     for _ in range(visits.MOST_WAITING + 1):
         queue.join(talk, "gate")
-    with pytest.raises(Refusal, match="full"):
+    with pytest.raises(RefusedError, match="full"):
         queue.join(talk, "gate")
 
 
