@@ -326,7 +326,8 @@ def test_bad_uploads_are_a_sentence_each_and_the_page_goes_on(page, visitor, tmp
     silence.touch()
     os.truncate(silence, 400_000_000)
     give(tab, silence)
-    tab.locator("[data-testid=toast-text]", has_text="The file is too large: at most 11 MB").wait_for()
+    large = "The file is too large: at most 11 MB"
+    tab.locator("[data-testid=toast-text]", has_text=large).wait_for()
     tab.reload()
     tab.wait_for_selector("#separate")
     give(tab, {"name": "good.wav", "mimeType": "audio/wav", "buffer": wav(tmp_path)})

@@ -13,6 +13,7 @@ from custom_modules.page import views, visits
 from custom_modules.page.routes import POLICY, Guarded, visit_route
 from custom_modules.page.shelf import Shelf
 from custom_modules.page.texts import RefusedError
+from custom_modules.page.tracks import Track
 from custom_modules.page.visits import Queue, Studio
 from custom_modules.recordings import jobs
 from custom_modules.recordings.work import Separation
@@ -202,24 +203,29 @@ def test_stretches_of_a_track(queue, gate, talk, client, wanted, status, span):
 
 
 def test_a_track_is_served_while_it_is_made(queue, gate, talk, client):
-    """The answer begins with the first chunk, and ends when the last one is done."""
+    """The answer waits for what is not there yet; stretches are for what is finished."""
     visit = queue.join(talk, "gate")
     thread = threading.Thread(target=queue.work_off)
     thread.start()
-    gate.let(2)
-    # All that the other thread can do: two chunks of a second, of which one is final.
-    while not visit.tracks or visit.tracks["s1"].ready < 44 + 2 * RATE:
+    while not visit.tracks:
         thread.join(0.01)
         assert thread.is_alive()
-    headers = {"range": f"bytes=0-{43 + 2 * RATE}"}
-    first = client.get(f"/visits/{visit.token}/s1.wav", headers=headers)
-    assert visit.stage == visits.SEPARATING
-    assert len(first.content) == 44 + 2 * RATE
-    threading.Timer(0, gate.let, [20]).start()
-    whole = client.get(f"/visits/{visit.token}/s1.wav").content
+    opening = threading.Thread(target=gate.let, args=[20])
+    opening.start()
+    whole = client.get(f"/visits/{visit.token}/s1.wav")
+    opening.join()
     thread.join()
-    assert whole[: len(first.content)] == first.content
-    assert whole == visit.tracks["s1"].path.read_bytes()
+    assert len(whole.content) == int(whole.headers["content-length"])
+    assert whole.content == visit.tracks["s1"].path.read_bytes()
+
+
+def test_what_ends_early_is_no_endless_answer(queue, talk, client):
+    visit = queue.join(talk, "gate")
+    visit.tracks["s1"] = Track(visit.place / "s1.wav", RATE, 99)
+    queue.stop(visit.token)
+    answer = client.get(f"/visits/{visit.token}/s1.wav", headers={"range": "bytes=50-"})
+    assert (answer.status_code, len(answer.content)) == (200, 44)
+    assert answer.headers["accept-ranges"] == "none"
 
 
 def test_a_visit_is_forgotten_with_its_folder(queue, gate, talk, client):
