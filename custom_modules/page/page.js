@@ -14,21 +14,6 @@
 		visit: () => sessionStorage.getItem("visit") || "",
 	};
 
-	// Lengths are read when all is there: a connection for each track would keep the few that
-	// a browser has to one server. What was loaded before cannot be searched through.
-	function complete(audio) {
-		if (audio.dataset.complete) return;
-		audio.dataset.complete = "yes";
-		const reload = () => {
-			const at = audio.currentTime;
-			audio.preload = "metadata";
-			audio.load();
-			audio.currentTime = at;
-		};
-		if (audio.paused) reload();
-		else audio.addEventListener("pause", reload, { once: true });
-	}
-
 	function look() {
 		if (root.lang !== language) root.lang = language;
 		const status = document.querySelector("[data-visit]");
@@ -43,8 +28,13 @@
 		for (const toast of document.querySelectorAll("[data-testid=toast-text]")) {
 			if (large && toast.textContent.includes("maximum allowed size")) toast.innerHTML = large.innerHTML;
 		}
+		// Lengths are read when all is there: a connection for each track would keep the
+		// few that a browser has to one server.
 		if (document.querySelector(".status.finished")) {
-			document.querySelectorAll(".players audio").forEach(complete);
+			for (const audio of document.querySelectorAll(".players audio[preload=none]")) {
+				audio.preload = "metadata";
+				if (audio.paused && audio.readyState === 0) audio.load();
+			}
 		}
 	}
 	new MutationObserver(look).observe(document, { childList: true, subtree: true });

@@ -111,11 +111,8 @@ def _nothing() -> Response:
 
 
 def _stream(visit: Visit, track: Track, wanted: str) -> Response:
-    """A stretch of a track; all of one that is being made, as fast as that goes."""
+    """A stretch of a track, or all of it, as fast as it is made."""
     span, headers, status = (0, track.size), {"accept-ranges": "bytes"}, 200
-    if track.ready < track.size:
-        # A browser that may ask for any stretch asks for the end first, and waits.
-        headers, wanted = {"accept-ranges": "none"}, ""
     if match := re.fullmatch(r"bytes=(\d+)-(\d*)", wanted):
         start, last = int(match[1]), int(match[2] or track.size - 1)
         if start >= track.size or last < start:

@@ -376,7 +376,7 @@ def gated(tmp_path):
 def test_two_visitors_chunks_and_a_reload_in_between(gated, visitor, tmp_path):
     url, queue = gated
     gate = queue.studio.models["gate"].mods.separator
-    talk = noise(tmp_path / "talk.wav", 5, 44_100)
+    talk = noise(tmp_path / "talk.wav", 5, 192_000)
     first, second = visitor(url), visitor(url, "pl-PL")
     give(first, talk)
     told(first, "0:05")
@@ -389,7 +389,8 @@ def test_two_visitors_chunks_and_a_reload_in_between(gated, visitor, tmp_path):
 
     gate.let(3)
     told(first, "0:02 of 0:05|0:03 of 0:05")
-    # The beginning is heard while the rest is made, and goes on being heard.
+    # The beginning is heard while the rest is made, and goes on being heard. Chromium plays
+    # when it has some 256 KiB.
     first.eval_on_selector(".players .s1 audio", "a => { a.muted = true; return a.play() }")
     first.wait_for_function("document.querySelector('.players .s1 audio').currentTime > 0.2")
     assert first.eval_on_selector(".players .s1 audio", "a => a.duration") == 5
@@ -407,4 +408,4 @@ def test_two_visitors_chunks_and_a_reload_in_between(gated, visitor, tmp_path):
     second.click("#stop")
     gate.let(9)
     told(second, "przerwano|gotowe")
-    assert sf.info(next(tmp_path.glob("*/separated/talk_s2.wav"))).frames == 5 * 44_100
+    assert sf.info(next(tmp_path.glob("*/separated/talk_s2.wav"))).frames == 5 * 192_000
