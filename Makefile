@@ -2,6 +2,7 @@
 #   make demo   makes a small Polish corpus, trains a separator and a recogniser on it,
 #               shows what the one makes of voices, and how much of it the other understands
 #   make test   runs the tests, but for a few that take a minute each
+#   make page   serves a page in the browser, on this machine alone, with the demo's model
 # and for those who stay longer:
 #   make results   trains and tests all architectures, small, on one budget, and
 #                  writes recipes/separation/README.md: some three hours of two CPU cores
@@ -15,7 +16,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO := demo
 
-.PHONY: help demo results test test-slow lint install benchmark clean
+.PHONY: help demo page results test test-slow lint install benchmark clean
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -46,6 +47,14 @@ demo: $(INSTALLED)
 		--data_folder=$(DEMO)/MiniPolSESS --output_folder=$(DEMO)/results
 	$(BIN)/python recipes/recognition/train.py hparams/recognition/demo.yaml \
 		--data_folder=$(DEMO)/MiniPolSESS --output_folder=$(DEMO)/recogniser
+
+page: $(DEMO)/exported
+	$(BIN)/python recipes/separation/app.py $(DEMO)/exported \
+		--examples '$(DEMO)/results/audio/*_mixture.wav'
+
+$(DEMO)/exported: | $(INSTALLED)
+	$(MAKE) demo
+	$(BIN)/python recipes/separation/export.py $(DEMO)/results/hyperparams.yaml $@
 
 results: $(INSTALLED)
 	$(BIN)/python recipes/separation/benchmark_all.py --preset small --budget 8 --jobs 2

@@ -173,6 +173,8 @@ CHECKS: dict[str, Check] = {
     "overlap_seconds": _number(least=0, most=1800),
     "observation_db": _number(least=-100, most=20),
     **_all(_number(least=0, most=600), "look_ahead_seconds", "context_seconds"),
+    "port": _whole(0, 65_535),
+    **_all(_number(above=0, most=60 * 24), "max_minutes", "keep_minutes"),
     **_all(_null_or(_whole()), "early_stopping_patience", "optimizer_step_limit"),
     **_all(_whole(), "number_of_epochs", "batch_size", "test_batch_size"),
     **_all(_whole(), "max_samples", "trials"),

@@ -19,7 +19,7 @@ FILES = sorted(
 #: Rooms by rank, the highest first: imports go down, or stay within a rank.
 RANKS = (
     "recipes polsess_prepare",
-    "conversation",
+    "page conversation",
     "evaluation recordings hub tuning",
     "brain steps training_log trackers curves checkpoints dataio manifest corpus "
     "inference finetuning recognition",

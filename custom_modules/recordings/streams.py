@@ -6,7 +6,7 @@ Start reading at :func:`separate_recording`.
 import glob
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -30,14 +30,16 @@ def separate_recording(
     normalize: str = "mixture",
     comment: str = "",
     show_progress: bool = False,
+    watch: Callable[[np.ndarray], None] | None = None,
 ) -> list[str]:
     """Separates a file into wav files of its length, rate and subtype, as streams.
 
     ``channels="mix"`` averages them, ``"left"`` and ``"right"`` take one, ``"each"``
     separates each on its own: there is an output for each channel and source, in that
     order. ``normalize`` is as for ``PolSESSSeparation.separate_file``; the files carry
-    the ``comment``. Returns what the user should know of them. If it raises InputError,
-    an output is as it was before.
+    the ``comment``. ``watch`` sees each part, ``[outputs, time]``, before it is written,
+    at the level that ``"peak"`` has not scaled yet. Returns what the user should know of
+    them. If it raises InputError, an output is as it was before.
     """
     with audio.open_audio(path) as recording, ExitStack() as stack:
         if channels == "right" and recording.channels < 2:
@@ -53,7 +55,8 @@ def separate_recording(
         subtype = subtype if subtype in audio.WAV_BYTES else "PCM_16"
         # A second pass scales to the peak: what is written first must not be cut.
         first = "FLOAT" if normalize == "peak" else subtype
-        peaks, clipped = _write_sources(recording, sources, partial, first, comment)
+        heard = _watched(sources, watch) if watch else sources
+        peaks, clipped = _write_sources(recording, heard, partial, first, comment)
         if normalize == "peak":
             for written, peak in zip(partial, peaks, strict=True):
                 _scale_file(written, 1 / peak if peak else 1, subtype, comment)
@@ -104,6 +107,14 @@ def _separate(
         part.transpose(1, 2).flatten(0, 1).numpy() for part in model.stream(mixtures, normalize)
     )
     return audio.resample_blocks(sources, model_rate, rate)
+
+
+def _watched(
+    parts: Iterator[np.ndarray], watch: Callable[[np.ndarray], None]
+) -> Iterator[np.ndarray]:
+    for part in parts:
+        watch(part)
+        yield part
 
 
 def _write_sources(
