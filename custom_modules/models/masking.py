@@ -107,7 +107,7 @@ def fold_norm_eps(separator: MaskingSeparator) -> None:
     fold = fold_of_norm_eps(separator, norm_eps_of(separator), conv_tasnet.EPS)
     with torch.no_grad():
         for name, parameter in separator.named_parameters():
-            parameter *= fold.get(name, 1.0)
+            parameter.mul_(fold.get(name, 1.0))
     for norm in _norms(separator):
         norm.eps = conv_tasnet.EPS
 
