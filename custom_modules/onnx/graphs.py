@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from custom_modules.errors import InputError
 from custom_modules.files import atomic_path
-from custom_modules.onnx.operators import DOMAIN, OPSET, our_operators, scan_function
+from custom_modules.onnx.loops import DOMAIN, OPSET, functions
+from custom_modules.onnx.operators import our_operators
 from custom_modules.onnx.rewriting import find_scans, rewrite
 from custom_modules.onnx.sessions import open_session
 
@@ -43,8 +44,8 @@ def write_graph(
         with _explained(name):
             _trace(separator, partial)
         graph = onnx.load(str(partial))
-        if any(opset.domain == DOMAIN for opset in graph.opset_import):
-            graph.functions.append(scan_function())
+        called = {node.op_type for node in graph.graph.node if node.domain == DOMAIN}
+        graph.functions.extend(functions(called))
         onnx.helper.set_model_props(graph, {key: str(value) for key, value in facts.items()})
         onnx.save(graph, str(partial))
         worst = difference(separator, partial, name)
@@ -98,7 +99,6 @@ def _trace(separator: nn.Module, path: Path) -> None:
                 input_names=["mixture"],
                 output_names=["sources"],
                 dynamic_axes={"mixture": _AXES, "sources": _AXES},
-                custom_opsets={DOMAIN: 1} if scans else None,
             )
     finally:
         torch.backends.mha.set_fastpath_enabled(is_fast)

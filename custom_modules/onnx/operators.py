@@ -8,118 +8,7 @@ from typing import Any
 import torch
 from torch.onnx import register_custom_op_symbolic, symbolic_helper, unregister_custom_op_symbolic
 
-OPSET = 17
-#: Of our own functions, which a graph carries along.
-DOMAIN = "polsess"
-#: Steps of the scan that one turn of its loop unrolls: a turn costs as much as several.
-_STEPS = 8
-#: Floats of all states that a turn holds, for a CPU's second-level cache.
-_TILE = 1 << 18
-
-
-def scan_function() -> Any:
-    """The selective scan as a function of ONNX: loops over sequences and over time.
-
-    ``y[t] = C[t] · h[t]`` with ``h[t] = exp(delta[t] A) h[t-1] + delta[t] u[t] B[t]``;
-    shapes as for :func:`custom_modules.selective_scan.selective_scan`. A few sequences
-    and steps at a time, so that memory grows with neither.
-    """
-    import onnx.parser
-
-    return onnx.parser.parse_function(_SCAN)
-
-
-def _unrolled() -> str:
-    lines = []
-    for i in range(_STEPS):
-        before = f"h{i}" if i else "before"
-        lines += [f"kept{i} = Mul (decay{i}, {before})", f"h{i + 1} = Add (kept{i}, drive{i})"]
-    return "\n".join(lines)
-
-
-def _numbered(name: str, first: int = 0) -> str:
-    return ", ".join(f"{name}{i}" for i in range(first, first + _STEPS))
-
-
-def _cut(name: str) -> str:
-    """``[batch, channels, time]`` → ``[tiles, chunks, steps, sequences, channels]``."""
-    return f"""
-  {name}_whole = Pad ({name}, pads)
-  {name}_channels = Shape <start = 1, end = 2> ({name})
-  {name}_shape = Concat <axis = 0> (tiles, sequences, {name}_channels, chunks, steps)
-  {name}_cut = Reshape ({name}_whole, {name}_shape)
-  {name}_tiles = Transpose <perm = [0, 3, 4, 1, 2]> ({name}_cut)
-"""
-
-
-_INNER = f"""chunk (float[S, N, D] before0, float[K, S, D] u_c, float[K, S, D] delta_c,
-    float[K, S, N] B_c, float[K, S, N] C_c) => (float[S, N, D] after, float[K, S, D] y_c) {{
-  before = Identity (before0)
-  delta_row = Unsqueeze (delta_c, two)
-  exponent = Mul (delta_row, rates)
-  decay = Exp (exponent)
-  driven = Mul (delta_c, u_c)
-  driven_row = Unsqueeze (driven, two)
-  B_column = Unsqueeze (B_c, three)
-  drive = Mul (driven_row, B_column)
-  {_numbered("decay")} = Split <axis = 0> (decay)
-  {_numbered("drive")} = Split <axis = 0> (drive)
-  {_unrolled()}
-  states = Concat <axis = 0> ({_numbered("h", 1)})
-  C_row = Unsqueeze (C_c, two)
-  y_row = MatMul (C_row, states)
-  y_c = Squeeze (y_row, two)
-  after = Squeeze (h{_STEPS}, zero)
-}}"""
-
-_OUTER = f"""tile (float[M, K, S, D] u_t, float[M, K, S, D] delta_t, float[M, K, S, N] B_t,
-    float[M, K, S, N] C_t) => (float[M, K, S, D] y_t) {{
-  last, y_t = Scan <num_scan_inputs = 4, body = {_INNER}> (silence, u_t, delta_t, B_t, C_t)
-}}"""
-
-_SCAN = f"""<opset_import: ["" : {OPSET}], domain: "{DOMAIN}">
-SelectiveScan (u, delta, A, B, C) => (y)
-{{
-  zero = Constant <value_ints = [0]> ()
-  one = Constant <value_ints = [1]> ()
-  two = Constant <value_ints = [2]> ()
-  three = Constant <value_ints = [3]> ()
-  steps = Constant <value_ints = [{_STEPS}]> ()
-  budget = Constant <value_ints = [{_TILE // _STEPS}]> ()
-  batch = Shape <start = 0, end = 1> (u)
-  channels = Shape <start = 1, end = 2> (u)
-  time = Shape <start = 2, end = 3> (u)
-  count = Shape <start = 1, end = 2> (B)
-  floats = Mul (channels, count)
-  fit = Div (budget, floats)
-  most = Max (fit, one)
-  most_less = Sub (most, one)
-  batch_more = Add (batch, most_less)
-  tiles = Div (batch_more, most)
-  tiles_less = Sub (tiles, one)
-  batch_rounded = Add (batch, tiles_less)
-  sequences = Div (batch_rounded, tiles)
-  filled = Mul (tiles, sequences)
-  extra = Sub (filled, batch)
-  steps_less = Sub (steps, one)
-  time_more = Add (time, steps_less)
-  chunks = Div (time_more, steps)
-  whole = Mul (chunks, steps)
-  rest = Sub (whole, time)
-  pads = Concat <axis = 0> (zero, zero, zero, extra, zero, rest)
-  {_cut("u")} {_cut("delta")} {_cut("B")} {_cut("C")}
-  rates = Transpose <perm = [1, 0]> (A)
-  state_shape = Concat <axis = 0> (sequences, count, channels)
-  silence = ConstantOfShape (state_shape)
-  y_tiles = Scan <num_scan_inputs = 4, body = {_OUTER}> (u_tiles, delta_tiles, B_tiles, C_tiles)
-  y_cut = Transpose <perm = [0, 3, 4, 1, 2]> (y_tiles)
-  y_shape = Concat <axis = 0> (filled, channels, whole)
-  y_whole = Reshape (y_cut, y_shape)
-  ends = Concat <axis = 0> (batch, time)
-  begins = Concat <axis = 0> (zero, zero)
-  axes = Concat <axis = 0> (zero, two)
-  y = Slice (y_whole, begins, ends, axes)
-}}"""
+from custom_modules.onnx.loops import DOMAIN, OPSET
 
 
 def _constant(g: Any, value: Any) -> Any:
@@ -173,6 +62,22 @@ def _scan(g: Any, u: Any, delta: Any, A: Any, B: Any, C: Any, *others: Any) -> A
         y = g.op("Mul", y, g.op("Mul", z, g.op("Sigmoid", z)))
     y.setType(u.type().with_sizes([None] * 3))
     return y, last, last
+
+
+def _attention(
+    g: Any, query: Any, key: Any, value: Any, mask: Any, dropout: Any, causal: Any, *others: Any
+) -> Any:
+    """Without a mask a few items at a time: PyTorch's own holds no scores either."""
+    if symbolic_helper._get_const(causal, "b", "is_causal"):
+        raise NotImplementedError("causal attention")
+    if symbolic_helper._is_none(mask):
+        y = g.op(f"{DOMAIN}::Attention", query, key, value)
+        y.setType(query.type().with_sizes([None] * 4))
+        return y
+    root = g.op("Sqrt", _float(g, _size(g, query, 3)))
+    scores = g.op("MatMul", g.op("Div", query, root), g.op("Transpose", key, perm_i=[0, 1, 3, 2]))
+    weights = g.op("Softmax", g.op("Add", scores, mask), axis_i=-1)
+    return g.op("MatMul", weights, value)
 
 
 def _transpose_last(g: Any, x: Any) -> Any:
@@ -281,6 +186,7 @@ def _group_norm(g: Any, x: Any, groups: Any, weight: Any, bias: Any, eps: Any, *
 
 
 _SYMBOLICS: dict[str, Callable[..., Any]] = {
+    "aten::scaled_dot_product_attention": _attention,
     "aten::mT": _transpose_last,
     "aten::unflatten": _unflatten,
     "aten::unfold": _unfold,

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from custom_modules.onnx.graphs import relative
-from custom_modules.onnx.operators import DOMAIN, OPSET, our_operators, scan_function
+from custom_modules.onnx.loops import DOMAIN, OPSET, functions
+from custom_modules.onnx.operators import our_operators
 from custom_modules.selective_scan.reference import reference_scan
 
 onnx = pytest.importorskip("onnx")
@@ -20,37 +21,46 @@ def run(model, inputs):
     return torch.from_numpy(session.run(None, values)[0])
 
 
-@pytest.fixture(scope="module")
-def scan_model():
-    names = ["u", "delta", "A", "B", "C"]
+def model_of(function, **axes):
+    """A graph of one of our functions, of any sizes; ``axes`` of each argument."""
     given = [
-        onnx.helper.make_tensor_value_info(n, 1, ["x"] * (2 if n == "A" else 3)) for n in names
+        onnx.helper.make_tensor_value_info(name, 1, [f"{name}{axis}" for axis in range(count)])
+        for name, count in axes.items()
     ]
-    # Any size of any axis: names that differ would be checked.
-    for value in given:
-        for axis, size in enumerate(value.type.tensor_type.shape.dim):
-            size.dim_param = f"{value.name}{axis}"
-    node = onnx.helper.make_node("SelectiveScan", names, ["y"], domain=DOMAIN)
-    result = onnx.helper.make_tensor_value_info("y", 1, ["a", "b", "c"])
-    graph = onnx.helper.make_graph([node], "scan", given, [result])
+    node = onnx.helper.make_node(function, list(axes), ["y"], domain=DOMAIN)
+    rank = next(iter(axes.values()))
+    result = onnx.helper.make_tensor_value_info("y", 1, [f"y{axis}" for axis in range(rank)])
+    graph = onnx.helper.make_graph([node], function, given, [result])
     opsets = [onnx.helper.make_opsetid(d, v) for d, v in (("", OPSET), (DOMAIN, 1))]
-    model = onnx.helper.make_model(
-        graph, functions=[scan_function()], opset_imports=opsets, ir_version=8
-    )
-    return model.SerializeToString()
+    options = {"functions": functions([function]), "opset_imports": opsets, "ir_version": 8}
+    return onnx.helper.make_model(graph, **options).SerializeToString()
 
 
 # One step; whole turns of the loop and rests; more sequences than a tile holds
 @pytest.mark.parametrize(
     "shape", [(1, 3, 1, 2), (2, 5, 16, 4), (3, 8, 100, 16), (1, 64, 333, 16), (70, 128, 18, 16)]
 )
-def test_the_scan_is_the_published_one(scan_model, shape):
+def test_the_scan_is_the_published_one(shape):
     torch.manual_seed(sum(shape))
     batch, dim, time, state = shape
     u, delta = torch.randn(batch, dim, time), torch.rand(batch, dim, time)
     A, B, C = -torch.rand(dim, state) * 3, *torch.randn(2, batch, state, time)
+    model = model_of("SelectiveScan", u=3, delta=3, A=2, B=3, C=3)
     expected, _ = reference_scan(u, delta, A, B, C, None, None, None, False)
-    assert relative(run(scan_model, (u, delta, A, B, C)), expected) < 1e-5
+    assert relative(run(model, (u, delta, A, B, C)), expected) < 1e-5
+
+
+# One item; many small ones; several tiles, of which the last is not full
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1, 3, 5), (1, 4, 700, 8, 8), (5000, 4, 2, 8, 8), (37, 2, 300, 4, 6)]
+)
+def test_attention_is_pytorchs(shape):
+    torch.manual_seed(sum(shape))
+    batch, heads, time, channels, outputs = shape
+    query, key = torch.randn(2, batch, heads, time, channels)
+    value = torch.randn(batch, heads, time, outputs)
+    found = run(model_of("Attention", q=4, k=4, v=4), (query, key, value))
+    assert relative(found, F.scaled_dot_product_attention(query, key, value)) < 1e-5
 
 
 class Pieces(nn.Module):
