@@ -19,7 +19,7 @@ from custom_modules.errors import InputError
 from custom_modules.longform.stitching import CHUNK_SECONDS, LongForm
 from custom_modules.models.masking import MaskingSeparator, improve_conv_tasnet
 from custom_modules.models.resepformer import improve_resepformer
-from custom_modules.onnx.sessions import load_graph
+from custom_modules.onnx.runtimes import load_graph
 from custom_modules.postprocessing import observed
 from custom_modules.pretrained import HUB, find_folder, load_pretrained
 

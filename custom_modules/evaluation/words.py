@@ -28,7 +28,7 @@ from custom_modules.evaluation.summary import (
     resampled_ratios,
     split_by_variant,
 )
-from custom_modules.evaluation.transcripts import Transcripts, TranscriptStore, transcribe_test_set
+from custom_modules.evaluation.transcribing import Transcripts, TranscriptStore, transcribe_test_set
 from custom_modules.mmipc import variants_of
 from custom_modules.recognition import text
 from custom_modules.recognition.packages import imported

@@ -24,7 +24,7 @@ from custom_modules.hub.recipe import ModelRecipe
 from custom_modules.inference import PolSESSSeparation
 from custom_modules.models.masking import MaskingSeparator, fold_norm_eps
 from custom_modules.onnx.graphs import quantise, write_graph
-from custom_modules.onnx.sessions import GRAPHS
+from custom_modules.onnx.runtimes import GRAPHS
 from custom_modules.pretrained import INTERFACE_FILE
 
 PROJECT = "custom_modules"

@@ -19,7 +19,7 @@ from custom_modules.files import atomic_path
 from custom_modules.onnx.loops import DOMAIN, OPSET, functions
 from custom_modules.onnx.operators import our_operators
 from custom_modules.onnx.rewriting import find_scans, rewrite
-from custom_modules.onnx.sessions import open_session
+from custom_modules.onnx.runtimes import open_session
 
 #: The most that a graph may differ, as a share of the largest sample.
 TOLERANCE = 1e-4

@@ -14,8 +14,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from custom_modules.page import views
-from custom_modules.page.tracks import Track
-from custom_modules.page.turns import transcript
+from custom_modules.page.growing import Track
+from custom_modules.page.speaking import transcript
 from custom_modules.page.visits import Queue, Visit
 
 _PIECE_BYTES = 2**16

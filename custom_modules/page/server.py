@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from custom_modules.audio import find_recordings
 from custom_modules.errors import InputError
 from custom_modules.page.shelf import Shelf
-from custom_modules.page.turns import Recogniser
+from custom_modules.page.speaking import Recogniser
 from custom_modules.page.visits import Queue, Studio
 
 if TYPE_CHECKING:

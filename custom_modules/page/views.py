@@ -5,8 +5,8 @@ from html import escape
 from urllib.parse import quote
 
 from custom_modules.page import visits
+from custom_modules.page.speaking import Turn
 from custom_modules.page.texts import clock_time, say
-from custom_modules.page.turns import Turn
 from custom_modules.page.visits import Visit
 
 #: Files of a visit that are not sources.

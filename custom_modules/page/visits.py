@@ -14,10 +14,10 @@ import numpy as np
 from custom_modules.audio import open_audio, read_blocks
 from custom_modules.errors import InputError
 from custom_modules.inference import PolSESSSeparation
+from custom_modules.page.growing import Track
 from custom_modules.page.shelf import Shelf, shown_name
+from custom_modules.page.speaking import Recogniser, Turn, find_turns, with_words
 from custom_modules.page.texts import RefusedError
-from custom_modules.page.tracks import Track
-from custom_modules.page.turns import Recogniser, Turn, find_turns, with_words
 from custom_modules.recordings import jobs
 from custom_modules.recordings.spectrograms import plot_spectrograms
 from custom_modules.recordings.streams import separate_recording

@@ -25,7 +25,7 @@ from custom_modules.errors import InputError, exit_cleanly
 from custom_modules.hub.recipe import ModelRecipe
 from custom_modules.markdown import DASH, number, table
 from custom_modules.onnx.graphs import difference, quantise, write_graph
-from custom_modules.onnx.sessions import OnnxSeparator
+from custom_modules.onnx.runtimes import OnnxSeparator
 from recipes.benchmark.campaign.runs import models_in
 from recipes.benchmark.marked import Kept, replace_marked
 

@@ -36,7 +36,7 @@ from custom_modules.inference import NORMALIZATIONS
 from custom_modules.limits import option
 from custom_modules.longform import live
 from custom_modules.longform.stitching import CHUNK_SECONDS
-from custom_modules.onnx.sessions import RUNTIMES
+from custom_modules.onnx.runtimes import RUNTIMES
 from custom_modules.recordings import pipes
 from custom_modules.recordings.jobs import find_recordings
 from custom_modules.recordings.streams import CHANNELS

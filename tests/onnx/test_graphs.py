@@ -9,7 +9,7 @@ from torch import nn
 from custom_modules.errors import InputError
 from custom_modules.hparams import load_hparams
 from custom_modules.onnx.graphs import TOLERANCE, difference, quantise, write_graph
-from custom_modules.onnx.sessions import OnnxSeparator
+from custom_modules.onnx.runtimes import OnnxSeparator
 from tests.models.contract import HPARAMS, perturb
 from tests.onnx.bands import RATE, Bands
 

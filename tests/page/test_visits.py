@@ -10,10 +10,10 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from custom_modules.page import views, visits
+from custom_modules.page.growing import Track
 from custom_modules.page.routes import POLICY, Guarded, visit_route
 from custom_modules.page.shelf import Shelf
 from custom_modules.page.texts import RefusedError
-from custom_modules.page.tracks import Track
 from custom_modules.page.visits import Queue, Studio
 from custom_modules.recordings import jobs
 from custom_modules.recordings.work import Separation

@@ -12,7 +12,7 @@ import soundfile as sf
 from custom_modules.errors import InputError
 from custom_modules.inference import PolSESSSeparation
 from custom_modules.onnx.graphs import write_graph
-from custom_modules.onnx.sessions import GRAPHS
+from custom_modules.onnx.runtimes import GRAPHS
 from custom_modules.recordings.jobs import Recording
 from custom_modules.recordings.pipes import PipeFormat, separate_pipe
 from custom_modules.recordings.streams import separate_recording

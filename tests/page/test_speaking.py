@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from custom_modules.page.turns import Turn, find_turns, transcript, with_words
+from custom_modules.page.speaking import Turn, find_turns, transcript, with_words
 
 RATE = 8000
 

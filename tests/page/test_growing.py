@@ -7,7 +7,7 @@ import soundfile as sf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from custom_modules.page.tracks import Track
+from custom_modules.page.growing import Track
 
 
 @given(st.lists(st.integers(0, 50), max_size=8), st.integers(8000, 48_000))
