@@ -226,6 +226,7 @@ _SIZES = (
     *("n_head", "qk_dim", "emb_dim", "emb_ks", "emb_hs", "d_state", "d_conv", "expand"),
     *("segment_size", "conv_size", "max_distance"),
     *("group_size", "fsmn_channels", "n_heads", "attention_dim", "ffn_dim", "ffn_kernel"),
+    "n_mels",
 )
 #: What our models are made from; a model of a user's own may have other meanings.
 _MODEL_CHECKS: dict[str, Check] = {
