@@ -180,7 +180,6 @@ CHECKS: dict[str, Check] = {
     "overlap_seconds": _number(least=0, most=1800),
     **_all(text_or_null, "start_from"),
     "separator": _text_or_object,
-    "n_mels": _whole(1, 1000),
     **_all(_share, "noisy_share", "second_share", "fade_share", "separated_share"),
     "observation_db": _number(least=-100, most=20),
     **_all(_number(least=0, most=600), "look_ahead_seconds", "context_seconds"),
