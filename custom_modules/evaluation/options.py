@@ -5,7 +5,7 @@ import argparse
 from custom_modules.errors import OptionParser
 from custom_modules.evaluation.comparison import COMPARISON_FOLDER
 from custom_modules.evaluation.runner import Scope
-from custom_modules.evaluation.testing import chosen_batch_size
+from custom_modules.evaluation.testing import check_recogniser, chosen_batch_size
 from custom_modules.files import check_output
 from custom_modules.hparams import print_help
 from custom_modules.layout import SUBSETS
@@ -28,6 +28,7 @@ def split_options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         groups = checked_groups(options.metrics, "--metrics")
     if options.output:
         check_output(options.output)
+    check_recogniser(options.recogniser)
     options.groups = tuple(g for g in groups if not getattr(options, f"no_{g}"))
     return options, rest
 

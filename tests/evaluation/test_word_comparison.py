@@ -6,8 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from custom_modules.evaluation.comparison import compare_results
+from custom_modules.errors import InputError
+from custom_modules.evaluation.comparison import compare_results, read_results
 from custom_modules.evaluation.summary import describe
+from custom_modules.evaluation.word_comparison import compare_words
 from custom_modules.tabular import write_record, write_table
 
 WORDS = {"recogniser": "mini:x", "version": "1", "options": {}, "text_rules": "1"}
@@ -80,24 +82,19 @@ def test_rates_are_sums_and_differences_are_paired(tmp_path):
 def test_what_cannot_be_compared_is_said(tmp_path, words, length, said):
     folders = [results(tmp_path / "a", "a", 1, [1, 2])]
     folders.append(results(tmp_path / "b", "b", 1, [1, 2], words, length))
-    compare_results(folders, tmp_path / "out")
-    assert said in (tmp_path / "out" / "comparison.md").read_text()
-    assert not (tmp_path / "out" / "comparison_words.csv").exists()
+    assert compare_words(read_results(folders)) == (None, said)
 
 
 def test_results_without_words_say_nothing_of_them(tmp_path):
     folders = [results(tmp_path / name, name, 1, [1, 2], words=None) for name in "ab"]
-    compare_results(folders, tmp_path / "out")
-    assert "words" not in (tmp_path / "out" / "comparison.md").read_text().lower()
+    assert compare_words(read_results(folders)) == (None, "")
 
 
 def test_a_damaged_table_is_one_line(tmp_path):
-    from custom_modules.errors import InputError
-
     folders = [results(tmp_path / name, name, 1, [1, 2]) for name in "ab"]
     (folders[1] / "words" / "counts.csv").write_text("id,variant\n")
     with pytest.raises(
         InputError, match=r"counts\.csv: .* run evaluate.py with --recogniser again"
     ):
-        compare_results(folders, tmp_path / "out")
+        compare_words(read_results(folders))
     assert json.loads((folders[0] / "test_run.json").read_text())["words"] == WORDS
