@@ -197,6 +197,7 @@ def resampled_ratios(sums: np.ndarray, clusters: np.ndarray | None = None) -> np
     ``clusters``, ``[n]``, are drawn whole. NaN, which is missing, where nothing is divided by,
     and of fewer than two clusters.
     """
+    sums = np.asarray(sums, dtype=float)
     codes = (
         np.arange(len(sums)) if clusters is None else np.unique(clusters, return_inverse=True)[1]
     )
