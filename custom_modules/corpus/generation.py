@@ -34,6 +34,8 @@ from custom_modules.limits import check_values
 from custom_modules.processes import begin_worker, worker_pool
 
 NOTE, ROWS = "generator.json", ".rows"
+#: Options that earlier versions had not → what they did.
+NEWER = {"sentences": "text", "utterances": "cut"}
 WAV_HEADER = 44  # bytes that soundfile writes before the samples
 ELSEWHERE = "choose another --output_folder"
 ROLES = ("speech", "scene", "event")
@@ -132,7 +134,8 @@ class State:
             shutil.rmtree(self.root / folder, ignore_errors=True)
 
     def _is_of(self, options: dict) -> bool:
-        return self._read_note().get("options") == json.loads(json.dumps(options))
+        known = self._read_note().get("options")
+        return known == _as_known(json.loads(json.dumps(options)), known)
 
     def _read_note(self) -> dict:
         content = read_mapping(self._note)
@@ -144,6 +147,17 @@ class State:
     def _write_note(self, content: dict) -> None:
         with atomic_path(self._note) as partial:
             partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def _as_known(options: Any, known: Any) -> Any:
+    """Options without what is newer than a note, and as it was before there was a choice."""
+    if not isinstance(options, dict) or not isinstance(known, dict):
+        return options
+    return {
+        key: _as_known(value, known.get(key))
+        for key, value in options.items()
+        if key in known or NEWER.get(key) != value
+    }
 
 
 def read_mapping(path: Path) -> dict:

@@ -104,6 +104,16 @@ def test_other_options_are_refused_unless_overwritten(state):
     state.check({"seed": 2})
 
 
+def test_a_corpus_of_before_an_option_is_one_of_what_was_done_then(state):
+    before = {"seed": 1, "speech": {"class": "x"}}
+    state.claim(before)
+    now = {"seed": 1, "sentences": "text", "speech": {"class": "x", "utterances": "cut"}}
+    state.check(now)
+    for changed in (now | {"sentences": "matrix"}, now | {"speech": {"class": "y"}}):
+        with pytest.raises(InputError, match="--overwrite=True"):
+            state.check(changed)
+
+
 def test_changed_recordings_are_refused(state):
     state.pin("abc")
     state.pin("abc")
