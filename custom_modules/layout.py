@@ -23,6 +23,11 @@ SUBSETS = ("train", "val", "test")
 #: In the corpus folder of the generator: columns ``speaker``, ``gender`` and others.
 SPEAKERS_FILE = "speakers.csv"
 
+#: What PolSESS's generator draws from, dB: whole speech-to-speech ratios, and the scene's
+#: level relative to the speech mix.
+SSR_RANGE = -5, 5
+SCENE_RANGE = -14.0, 0.0
+
 #: Between the paths of recordings that were joined to one segment.
 JOIN = ";"
 

@@ -15,12 +15,9 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from custom_modules.errors import InputError, check_number
+from custom_modules.layout import SCENE_RANGE, SSR_RANGE
 from custom_modules.mmipc import CANCELLED_LAYERS, draw_fraction, generator
 
-#: What PolSESS's generator draws from where a corpus does not say, dB: whole speech-to-speech
-#: ratios, and the scene's level relative to the speech mix.
-SSR_RANGE = -5, 5
-SCENE_RANGE = -14.0, 0.0
 #: Steps of a speed: ratios of small numbers are resampled fast.
 SPEED_STEP = 0.01
 

@@ -26,8 +26,8 @@ from custom_modules.corpus.utterances import GOLDEN_RATIO, Pairs
 from custom_modules.errors import InputError
 from custom_modules.mmipc import generator
 
-SMALLEST_SSR, LARGEST_SSR = -5, 5  # dB
-LOWEST_SCENE, HIGHEST_SCENE = -14.0, 0.0  # dB relative to the speech mix
+SMALLEST_SSR, LARGEST_SSR = layout.SSR_RANGE
+LOWEST_SCENE, HIGHEST_SCENE = layout.SCENE_RANGE
 REJECTED_PEAK = 0.9999
 #: Share of a mixture in which both talk at the same time, at least.
 SMALLEST_OVERLAP = 0.3

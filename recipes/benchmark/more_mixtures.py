@@ -37,10 +37,9 @@ from custom_modules.limits import option
 from custom_modules.manifest.reading import open_manifest
 from custom_modules.mmipc import VARIANTS
 from custom_modules.objectives import si_sdr
-from custom_modules.tabular import write_text
 from custom_modules.tuning.trainings import Trainings
-from recipes.benchmark.campaign.page import around_marks
 from recipes.benchmark.campaign.runs import Run, do_runs
+from recipes.benchmark.marked import replace_marked
 from recipes.benchmark.measuring import device_name
 
 PAGE = "docs/training.md"
@@ -124,8 +123,7 @@ def main(argv: list[str]) -> None:
         text = page(study)
     print(text)
     if options.page != "none":
-        before, after = around_marks(options.page, "more mixtures")
-        write_text(options.page, "\n\n".join([before, text, after]))
+        replace_marked(Path(options.page), "more mixtures", text)
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
