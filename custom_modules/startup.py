@@ -24,6 +24,7 @@ _M_MMAP_THRESHOLD = -3
 _ONE_GIB = 1 << 30
 
 _begun = _interrupted = False
+_command = 0  # the process that answers signals
 _leaving = threading.Lock()  # held from the first call of _leave on
 
 
@@ -77,6 +78,8 @@ def interruptible() -> Iterator[None]:
 
 
 def _answer_signals() -> None:
+    global _command
+    _command = os.getpid()
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer)
@@ -90,6 +93,10 @@ def _answer_signals() -> None:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     global _interrupted
+    if os.getpid() != _command:  # a worker forked a moment ago
+        _leave_signals_to_parent()
+        os.kill(os.getpid(), number)
+        return
     if _interrupted:
         return
     _interrupted = True

@@ -58,8 +58,8 @@ from custom_modules.processes import worker_pool
 """
 
 
-def run(program: str, *options: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-c", BEGIN + program, *options]
+def run(program: str, *options: str, before: str = "") -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", before + BEGIN + program, *options]
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
@@ -125,6 +125,19 @@ with exit_cleanly(), worker_pool(2, "again") as pool:
     assert len(done.stdout.split()) == 2
     for pid in done.stdout.split():
         assert not Path(f"/proc/{pid}").exists()
+
+
+def test_an_interrupt_that_meets_a_worker_at_its_fork_is_the_commands():
+    before = """
+import os, signal
+os.register_at_fork(after_in_child=lambda: signal.raise_signal(signal.SIGINT))
+"""
+    program = """
+with exit_cleanly(), worker_pool(1, "again") as pool:
+    print(pool.submit(os.getppid).result() == os.getpid())
+"""
+    done = run(program, before=before)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
 
 
 def test_a_signal_to_a_worker_is_not_the_commands():
