@@ -39,7 +39,7 @@ class Spelling(ExactSteps):
         batch = batch.to(self.device)
         signals, lengths = batch.signal
         if stage == Stage.TRAIN:
-            signals = self.hparams.speed_perturb(signals)
+            signals = self.hparams.random_filter(self.hparams.speed_perturb(signals))
         features = self.hparams.features(signals)
         if stage == Stage.TRAIN:
             features = self.hparams.frequency_drop(features)
