@@ -41,9 +41,15 @@ $(INSTALLED): requirements.txt pyproject.toml $(if $(ALIVE),,always)
 demo: export OMP_NUM_THREADS ?= 1
 demo: $(INSTALLED)
 	$(BIN)/python recipes/corpus/generate.py hparams/corpus/mini_polsess.yaml \
-		--output_folder=$(DEMO)/MiniPolSESS --n_train=1500 --n_val=60 --n_test=100
+		--output_folder=$(DEMO)/MiniPolSESS --n_train=1500 --n_val=60 --n_test=100 \
+		--sentences=matrix
 	$(BIN)/python recipes/separation/train.py hparams/demo.yaml \
 		--data_folder=$(DEMO)/MiniPolSESS --output_folder=$(DEMO)/results
+	$(BIN)/python recipes/recognition/train.py hparams/recognition/demo.yaml \
+		--data_folder=$(DEMO)/MiniPolSESS --output_folder=$(DEMO)/recogniser
+	$(BIN)/python recipes/separation/evaluate.py $(DEMO)/results/hyperparams.yaml \
+		--recogniser mini:$(DEMO)/recogniser --variants C --metrics= \
+		--output_folder=$(DEMO)/words
 
 page: $(DEMO)/exported
 	$(BIN)/python recipes/separation/app.py $(DEMO)/exported \

@@ -5,8 +5,12 @@ import numpy as np
 from custom_modules.evaluation.summary import RESAMPLES, SEED
 
 
-def interval_over_voices(values: np.ndarray, voices: np.ndarray) -> tuple[float, float]:
+def interval_over_voices(
+    values: np.ndarray, voices: np.ndarray, lengths: np.ndarray | None = None
+) -> tuple[float, float]:
     """95 % percentile bootstrap interval of a mean ``[mixtures]``, voices drawn with replacement.
+
+    With ``lengths``, ``[mixtures]``, of the sum of values over that of lengths.
 
     ``voices``, ``[mixtures, 2]``, are who talks. A mixture counts as often as its first
     voice is drawn times as often as its second: mixtures of one voice are alike, and
@@ -24,7 +28,7 @@ def interval_over_voices(values: np.ndarray, voices: np.ndarray) -> tuple[float,
     codes, rng = codes.reshape(voices.shape), np.random.default_rng(SEED)
     drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=RESAMPLES)
     weights = drawn[:, codes].prod(axis=2)  # [resamples, mixtures]
-    total = weights.sum(axis=1)
+    total = weights @ (np.ones(len(values)) if lengths is None else lengths)
     means = (weights @ values)[total > 0] / total[total > 0]
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)

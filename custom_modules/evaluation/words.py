@@ -51,6 +51,8 @@ ARMS = (
 #: In a results folder: statistics; SegLST of references and arms, and counts by mixture.
 WORDS_FILE, WORDS_FOLDER, COUNTS_FILE = "test_words.csv", "words", "counts.csv"
 
+_CLOSING = ("targets", "mixture", "model")
+
 _NOTE = """Per cent of the references' words that are wrong (insertions, deletions and
 substitutions, summed over mixtures), by {recogniser}. `targets`: each dry source, the floor;
 `oracle`: each talker alone with the background; `mixture`: its one transcript against all texts
@@ -227,6 +229,15 @@ class WordResults(NamedTuple):
         part = self.summary[(self.summary.group == EVERY) & (self.summary.arm == "model")]
         cells = {x.variant: markdown.number(x.wer, 1) for x in part.itertuples()}
         return "pseudo-WER" if self.facts["pseudo_references"] else "WER", cells
+
+    def closing_line(self) -> str:
+        """What a command ends with: rates on C, where it was tested, or on all mixtures."""
+        every = self.summary[self.summary.group == EVERY]
+        place = "C" if (every.variant == "C").any() else ALL_MIXTURES
+        rates = every[every.variant == place].set_index("arm").wer
+        arms = [f"{arm} {markdown.number(rates[arm], 1)}" for arm in _CLOSING if arm in rates]
+        against = ", against pseudo-references" if self.facts["pseudo_references"] else ""
+        return f"Words wrong on {place}, per cent{against}: {', '.join(arms)}"
 
     def sections(self) -> list[str]:
         """Parts of a page of Markdown."""

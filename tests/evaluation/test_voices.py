@@ -29,3 +29,16 @@ def test_two_voices_say_nothing_of_others():
 def test_a_constant_has_no_width():
     pairs = np.array([["a", "b"], ["b", "c"], ["a", "c"]])
     assert interval_over_voices(np.full(3, 2.5), pairs) == pytest.approx((2.5, 2.5))
+
+
+def test_lengths_make_it_a_ratio_of_sums():
+    """Errors that are a share of each length are that share, however long the mixtures are."""
+    rng = np.random.default_rng(3)
+    pairs = np.array([rng.choice(8, 2, replace=False) for _ in range(30)])
+    lengths = rng.integers(1, 30, 30).astype(float)
+    assert interval_over_voices(0.3 * lengths, pairs, lengths) == pytest.approx((0.3, 0.3))
+    errors = rng.integers(0, 9, 30).astype(float)
+    low, high = interval_over_voices(errors, pairs, lengths)
+    assert low < errors.sum() / lengths.sum() < high
+    alike = interval_over_voices(errors, pairs, np.full(30, 5.0))
+    assert alike == pytest.approx([x / 5 for x in interval_over_voices(errors, pairs)])
