@@ -13,6 +13,7 @@ from custom_modules.curves import save
 from custom_modules.errors import InputError
 from custom_modules.evaluation import summary
 from custom_modules.evaluation.bootstrap import interval_of_mean
+from custom_modules.evaluation.pairwise import PAIRS_FILE, compare_pairs, sections
 from custom_modules.evaluation.plots import plot_comparison
 from custom_modules.evaluation.record import RECORD_FILE, RESULTS_FILE, command, without_folders
 from custom_modules.evaluation.voices import (
@@ -23,7 +24,12 @@ from custom_modules.evaluation.voices import (
     read_voices,
     with_units,
 )
-from custom_modules.evaluation.word_comparison import compare_words, words_by_variant
+from custom_modules.evaluation.word_comparison import (
+    compare_words,
+    count_words,
+    outputs_of,
+    words_by_variant,
+)
 from custom_modules.metrics import METRICS, Metric
 from custom_modules.mmipc import CANCELLED_LAYERS, VARIANTS
 from custom_modules.tabular import read_record, read_table, write_table, write_text
@@ -56,9 +62,10 @@ def compare_results(
 ) -> pd.DataFrame:
     """Compares results folders and writes ``comparison.csv``, ``.md`` and ``.png``.
 
-    Where all count words alike, also ``comparison_words.csv``. Seeds of one model are
-    pooled. Every other model is compared with the first, on the mixtures and variants that
-    all have. ``output`` is another path for the CSV. Returns what :func:`compare` does.
+    Also every pair of models, ``comparison_pairs.csv``, and where all count words alike
+    ``comparison_words.csv``. Seeds of one model are pooled. Every other model is compared
+    with the first, on the mixtures and variants that all have. ``output`` is another path
+    for the CSV. Returns what :func:`compare` does.
     """
     results = read_results(folders)
     common = in_common(results)
@@ -66,10 +73,15 @@ def compare_results(
     folder = Path(output_folder)
     for path in (folder / "comparison.csv", *([output] if output else [])):
         write_table(table, path, digits=6)
-    words, without = compare_words(results)
+    counts, without = count_words(results)
+    words = None if counts is None else compare_words(results, counts)
+    pooled = over_seeds(common)
+    scores = [name for name in improvements() if name in common_scores(common)]
+    pairs = compare_pairs(pooled, scores, counts and outputs_of(counts))
+    write_table(pairs, folder / PAIRS_FILE, digits=6)
     missing = "; ".join(filter(None, (left_out(results, common), without)))
-    note = caption(next(iter(over_seeds(common).values())))
-    text = report(table, missing, words, note)
+    note = caption(next(iter(pooled.values())))
+    text = report(table, missing, words, sections(pairs), note)
     if words is not None:
         write_table(words, folder / "comparison_words.csv", digits=6)
     write_text(folder / "comparison.md", text)
@@ -240,10 +252,10 @@ def compare(results: Results) -> pd.DataFrame:
 
     Of results :func:`in_common`. A row per model, variant (and average) and score:
     ``model``, ``seeds``, ``variant``, ``metric``, ``n`` (mixtures), ``voices`` (none where
-    it is not known who talks, and intervals are over mixtures), ``mean``, ``ci_low``, ``ci_high``, ``std_over_seeds``; and for all but the first
-    ``difference`` (mean over mixtures of this model's score minus the first's),
-    ``difference_ci_low``, ``difference_ci_high`` and ``won``, the share of mixtures in
-    which this model is better.
+    it is not known who talks, and intervals are over mixtures), ``mean``, ``ci_low``,
+    ``ci_high``, ``std_over_seeds``; and for all but the first ``difference`` (mean over
+    mixtures of this model's score minus the first's), ``difference_ci_low``,
+    ``difference_ci_high`` and ``won``, the share of mixtures in which this model is better.
     """
     scores = common_scores(results)
     parts, reference = [], None
@@ -293,9 +305,15 @@ def _mean(variant: str, table: pd.DataFrame, scores: list[str]) -> np.ndarray:
 
 
 def report(
-    table: pd.DataFrame, missing: str = "", words: pd.DataFrame | None = None, note: str = ""
+    table: pd.DataFrame,
+    missing: str = "",
+    words: pd.DataFrame | None = None,
+    pairs: Sequence[str] = (),
+    note: str = "",
 ) -> str:
     """What :func:`compare` returns as Markdown; ``missing`` is what was left out.
+
+    ``pairs`` are sections of :mod:`~custom_modules.evaluation.pairwise`, ``note`` a caption.
 
     ``words`` are of :func:`~custom_modules.evaluation.word_comparison.compare_words`.
     """
@@ -316,6 +334,7 @@ def report(
         scores_by(averages[averages.metric.isin(improvements())], "metric"),
         *(["## Words (word error rate, %)", words_by_variant(words)] if words is not None else []),
         f"{note}.",
+        *(["## Which is better", *pairs] if pairs else []),
         *([f"Left out, as not all results have them: {missing}."] if missing else []),
     ]
     facts = [f"- {name}: {n} seed{'s' * (n > 1)}" for name, n in seeds.items()]

@@ -71,8 +71,8 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     ``group``: ``"all"``, or an environment, gender pairing or speech-to-speech ratio;
     ``metric``: a column of ``rows``; ``mean``, ``std``, ``ci_low``, ``ci_high``: 95 %
     bootstrap over voices, ``voices`` of them, none where it is not known who talks and the
-    interval is over mixtures; ``n``: mixtures in their variants; ``failed``: sources without this score; ``incomplete``:
-    sources without some score, the same for all metrics.
+    interval is over mixtures; ``n``: mixtures in their variants; ``failed``: sources without
+    this score; ``incomplete``: sources without some score, the same for all metrics.
     """
     table = with_units(over_sources(rows))
     scores = [name for name in table if f"failed:{name}" in table]

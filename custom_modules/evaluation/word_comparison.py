@@ -28,14 +28,24 @@ _KEY = ["id", "variant", "arm"]
 _ARMS = ("targets", "mixture", "model", "model_gated")
 
 
-def compare_words(
-    results: Mapping[str, Mapping[str, pd.DataFrame]],
-) -> tuple[pd.DataFrame | None, str]:
-    """A row for each model, variant and arm, and what is left out, as far as words go.
+#: Model → folder of each of its seeds → its scores.
+Results = Mapping[str, Mapping[str, pd.DataFrame]]
 
-    ``results`` are those of :func:`custom_modules.evaluation.comparison.read_results`.
+
+def compare_words(results: Results, pooled: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """A row for each model, variant and arm; ``pooled`` of :func:`count_words`.
+
     ``wer`` in per cent, over all seeds; ``difference`` from the first model's, with its 95 %
-    bootstrap interval over voices. None if not all have words, counted alike.
+    bootstrap interval over voices.
+    """
+    return _compared(pooled, {model: len(seeds) for model, seeds in results.items()})
+
+
+def count_words(results: Results) -> tuple[dict[str, pd.DataFrame] | None, str]:
+    """Errors and words by mixture, variant and arm over each model's seeds; what is left out.
+
+    ``results`` are those of :func:`custom_modules.evaluation.comparison.read_results`. None if
+    not all have words, counted alike.
     """
     folders = [Path(folder) for seeds in results.values() for folder in seeds]
     facts = [read_record(folder / RECORD_FILE).get("words") for folder in folders]
@@ -65,7 +75,7 @@ def compare_words(
         model: sum(x.loc[common, ["errors", "length"]] for x in seeds).join(known)
         for model, seeds in tables.items()
     }
-    return _compared(pooled, {model: len(seeds) for model, seeds in tables.items()}), ""
+    return pooled, ""
 
 
 def _read(folder: Path, scores: pd.DataFrame) -> pd.DataFrame:
@@ -94,6 +104,14 @@ def _compared(pooled: Mapping[str, pd.DataFrame], seeds: Mapping[str, int]) -> p
                 row |= _rates(_sums(of_arm), first_sums if model != first else None, of_arm)
                 parts.append(row)
     return pd.DataFrame(parts)
+
+
+def outputs_of(counts: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """What :func:`count_words` returns, of the models' outputs alone."""
+    return {
+        model: table[table.index.get_level_values("arm") == "model"]
+        for model, table in counts.items()
+    }
 
 
 def _sums(counts: pd.DataFrame) -> np.ndarray:

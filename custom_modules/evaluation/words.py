@@ -193,7 +193,10 @@ def summarise_words(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(parts, columns=_COLUMNS)
 
 
-_COLUMNS = [*("variant", "group", "arm", *WordErrors._fields), *("wer", "low", "high", "n", "voices")]
+_COLUMNS = [
+    *("variant", "group", "arm", *WordErrors._fields),
+    *("wer", "low", "high", "n", "voices"),
+]
 
 
 def _sums(variant: str, group: str, arm: str, part: pd.DataFrame) -> dict[str, Any]:
