@@ -54,6 +54,7 @@ def interval_of_ratio(
     >>> interval_of_ratio(sums, np.arange(9))
     (array([0.25]), array([0.25]))
     """
+    sums = np.asarray(sums, dtype=float)
     ratios = resampled_ratios(sums, units)
     if less is not None:
         ratios = ratios - resampled_ratios(less, units)

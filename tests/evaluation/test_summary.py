@@ -118,7 +118,7 @@ def test_many_ratios_are_gathered():
 def test_intervals_are_over_the_voices_of_the_rows():
     random = np.random.default_rng(8)
     pairs = np.array([random.choice(list("abcdefgh"), 2, replace=False) for _ in range(40)])
-    rows = [row(f"m{n}", "C", "indoor", s, x) for n, x in enumerate(pairs) for s in (1, 2)]
+    rows = [row(f"m{n}", "C", "indoor", source, 0.0) for n in range(40) for source in (1, 2)]
     rows = pd.DataFrame(rows).assign(voice1=np.repeat(pairs[:, 0], 2))
     rows = rows.assign(voice2=np.repeat(pairs[:, 1], 2), si_sdri=random.normal(size=80))
     table = summarise(rows)

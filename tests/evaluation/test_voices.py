@@ -4,7 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from custom_modules.evaluation.bootstrap import interval_of_mean, interval_of_ratio
+from custom_modules.evaluation.bootstrap import (
+    interval_of_mean,
+    interval_of_ratio,
+    resampled_ratios,
+)
 from custom_modules.evaluation.voices import (
     UNIT_KEYS,
     caption,
@@ -53,11 +57,15 @@ def test_draws_are_those_of_a_plain_loop():
         times = np.bincount(rng.integers(9, size=9), minlength=9)
         errors, words = (times[pairs].prod(1)[:, None] * counts).sum(0)
         ratios.append(errors / words if words else np.nan)
-    low, high = interval_of_ratio(counts[:, None], pairs)
+    draws = resampled_ratios(counts[:, None], pairs)[:, 0]
+    places = [0.05, 0.25, 0.5, 0.75, 0.95]
+    expected = np.nanquantile(ratios, places)
+    width = expected[-1] - expected[0]
+    assert np.nanquantile(draws, places) == pytest.approx(expected, abs=0.06 * width)
     # As far out as Student's t of 8 degrees of freedom, 2.306, times (9 / 8) ** 0.5.
-    expected = np.nanquantile(ratios, [0.00724, 1 - 0.00724])
-    width = expected[1] - expected[0]
-    assert [low[0], high[0]] == pytest.approx(expected, abs=0.07 * width)
+    (low,), (high,) = interval_of_ratio(counts[:, None], pairs)
+    bounds = np.nanquantile(draws, [0.00723, 1 - 0.00723])
+    assert (low, high) == pytest.approx(bounds, abs=0.01 * width)
 
 
 def test_one_voice_of_a_mixture_is_drawn_once():
