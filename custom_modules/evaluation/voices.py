@@ -36,7 +36,7 @@ def with_units(table: pd.DataFrame) -> pd.DataFrame:
     voices = table.reindex(columns=[*VOICE_KEYS]).astype(object)
     voices = voices.where(voices.notna() & (voices != ""))
     filled = voices.bfill(axis=1).ffill(axis=1).to_numpy()
-    codes, _ = pd.factorize(filled.ravel())
+    codes, _ = pd.factorize(filled.ravel(), sort=True)  # whatever the order of rows
     units, mixtures = codes.reshape(-1, 2), -1 - pd.factorize(table.id)[0]
     units = np.where(units < 0, mixtures[:, None], units)
     return table.assign(**dict(zip(UNIT_KEYS, units.T, strict=True)))
