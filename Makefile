@@ -7,7 +7,7 @@
 #   make results   trains and tests all architectures, small, on one budget, and
 #                  writes recipes/separation/README.md: some three hours of two CPU cores
 #   make test-slow runs those few, which .ci/run does too
-#   make lint      checks style and types
+#   make lint      checks style and types, and that pages say what their figures do
 # Each makes its own virtual environment in .venv first, if it is missing or stale.
 
 PYTHON ?= python3
@@ -74,6 +74,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/python recipes/benchmark/check_pages.py
 
 benchmark: $(INSTALLED)
 	$(BIN)/python recipes/benchmark/data.py

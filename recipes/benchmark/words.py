@@ -28,6 +28,7 @@ import pandas as pd
 
 from custom_modules import markdown
 from custom_modules.errors import OptionParser, exit_cleanly
+from custom_modules.evaluation.bootstrap import interval_of_ratio
 from custom_modules.evaluation.record import git_commit
 from custom_modules.evaluation.voices import interval_over_voices
 from custom_modules.files import lock
@@ -241,11 +242,11 @@ def words_of(
     rows = pd.concat([pd.read_csv(path, dtype={"id": str}) for path in paths])
     rows = rows[rows.variant.isin(variants) & (rows.arm == arm)]
     sums = rows.groupby("id")[["errors", "length"]].sum()
-    errors, lengths = sums.to_numpy(dtype=float).T
-    of_mixtures = voices.loc[sums.index].to_numpy()
-    low, high = interval_over_voices(100 * errors, of_mixtures, lengths)
-    wer = 100 * errors.sum() / lengths.sum() if lengths.sum() else np.nan
-    return [markdown.number(wer, 1), markdown.interval(low, high, 1)]
+    counts = sums.to_numpy(dtype=float)
+    (low,), (high,) = interval_of_ratio(counts[:, None], voices.loc[sums.index].to_numpy())
+    errors, length = counts.sum(axis=0)
+    wer = 100 * errors / length if length else np.nan
+    return [markdown.number(wer, 1), markdown.interval(100 * low, 100 * high, 1)]
 
 
 if __name__ == "__main__":
