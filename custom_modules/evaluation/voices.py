@@ -89,6 +89,12 @@ def read_voices(folder: Path, record: dict[str, Any], ids: pd.Series) -> pd.Data
     return pd.DataFrame([voices[name] for name in ids], index=ids.index, columns=[*VOICE_KEYS])
 
 
+def tested_voices(folder: Path) -> pd.DataFrame:
+    """Who talks in each mixture of a test that left its results in a folder, by its id."""
+    manifest = open_manifest(folder / "test_scores" / "test.json", "")
+    return pd.DataFrame.from_dict({x: voices_of(manifest[x]) for x in manifest}, orient="index")
+
+
 def interval_over_voices(values: np.ndarray, voices: np.ndarray) -> tuple[float, float]:
     """95 % interval of a mean ``[mixtures]``; ``voices``, ``[mixtures, 2]``, are who talks.
 

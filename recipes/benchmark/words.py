@@ -30,10 +30,9 @@ from custom_modules import markdown
 from custom_modules.errors import OptionParser, exit_cleanly
 from custom_modules.evaluation.bootstrap import interval_of_ratio
 from custom_modules.evaluation.record import git_commit
-from custom_modules.evaluation.voices import interval_over_voices
+from custom_modules.evaluation.voices import interval_over_voices, tested_voices
 from custom_modules.files import lock
 from custom_modules.limits import option
-from custom_modules.manifest.reading import open_manifest
 from custom_modules.mmipc import VARIANTS
 from custom_modules.tuning.trainings import Trainings
 from recipes.benchmark.campaign.costs import make_work
@@ -201,7 +200,7 @@ def page(study: Study) -> str:
 def table(study: Study) -> str:
     """A row for each way of separating in each group of variants."""
     lines = [["", "SI-SDRi, dB", "95 %", "words wrong", "95 %", "recogniser tuned", "95 %"]]
-    voices = voices_of(study.of_arm(FIRST)[0] / "words" / TESTS[0])
+    voices = tested_voices(study.of_arm(FIRST)[0] / "words" / TESTS[0])
     for (group, variants), (row, (arm, test, words)) in itertools.product(
         GROUPS.items(), ROWS.items()
     ):
@@ -213,13 +212,6 @@ def table(study: Study) -> str:
             line += words_of([x / f"{name}{test}" for x in folders], variants, words, voices)
         lines.append(line)
     return markdown.table(lines)
-
-
-def voices_of(folder: Path) -> pd.DataFrame:
-    """Who speaks in each mixture: ``speaker1`` and ``speaker2`` by its id."""
-    manifest = open_manifest(folder / "test_scores" / "test.json", "")
-    rows = {x: [str(manifest[x].get(f"speaker{n}")) for n in (1, 2)] for x in manifest}
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["speaker1", "speaker2"])
 
 
 def gains_of(
