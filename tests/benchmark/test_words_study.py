@@ -110,7 +110,7 @@ def test_all_of_it_from_a_corpus_to_a_page_and_again(tmp_path, monkeypatch, caps
     assert "minutes in all, with 2 at a time" in capsys.readouterr().out
     text = file.read_text("utf-8")
     assert text.startswith("before") and text.endswith("after\n")
-    assert text.count("\n| ") == 1 + len(GROUPS) * len(words.ROWS)
+    assert text.count("\n| ") == 2 + len(GROUPS) * len(words.ROWS)
     finished = {x: x.stat().st_mtime_ns for x in tmp_path.glob("out/**/finished.json")}
     assert len(finished) == 1 + 2 * len(kept)
     words.main(argv)
