@@ -116,7 +116,7 @@ def sections(table: pd.DataFrame, heading: str = "###") -> list[str]:
         ]
     note = (
         "Above the diagonal: the row's model minus the column's, mixture by mixture, with its 95 % "
-        f"interval. Below it: p, corrected for {len(part)} comparisons (Holm 1979); sentences are "
+        f"interval. Below it: p, corrected for {_several(len(part))} (Holm 1979); sentences are "
         f"of p below {LEVEL:g}."
     )
     return [*parts, note]
@@ -178,6 +178,10 @@ def _sentence(name: str, better: list[str], worse: list[str], nothing: list[str]
 def _and(names: Sequence[str]) -> str:
     *others, last = names or [""]
     return f"{', '.join(others)} and {last}" if others else last
+
+
+def _several(comparisons: int) -> str:
+    return f"{comparisons} comparison{'s' * (comparisons > 1)}"
 
 
 def _p(value: float) -> str:
