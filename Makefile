@@ -7,7 +7,7 @@
 #   make results   trains and tests all architectures, small, on one budget, and
 #                  writes recipes/separation/README.md: some three hours of two CPU cores
 #   make test-slow runs those few, which .ci/run does too
-#   make lint      checks style and types
+#   make lint      checks style and types, and that pages say what their figures do
 # Each makes its own virtual environment in .venv first, if it is missing or stale.
 
 PYTHON ?= python3
@@ -41,9 +41,15 @@ $(INSTALLED): requirements.txt pyproject.toml $(if $(ALIVE),,always)
 demo: export OMP_NUM_THREADS ?= 1
 demo: $(INSTALLED)
 	$(BIN)/python recipes/corpus/generate.py hparams/corpus/mini_polsess.yaml \
-		--output_folder=$(DEMO)/MiniPolSESS --n_train=1500 --n_val=60 --n_test=100
+		--output_folder=$(DEMO)/MiniPolSESS --n_train=1500 --n_val=60 --n_test=100 \
+		--sentences=matrix
 	$(BIN)/python recipes/separation/train.py hparams/demo.yaml \
 		--data_folder=$(DEMO)/MiniPolSESS --output_folder=$(DEMO)/results
+	$(BIN)/python recipes/recognition/train.py hparams/recognition/demo.yaml \
+		--data_folder=$(DEMO)/MiniPolSESS --output_folder=$(DEMO)/recogniser
+	$(BIN)/python recipes/separation/evaluate.py $(DEMO)/results/hyperparams.yaml \
+		--recogniser mini:$(DEMO)/recogniser --variants C --metrics= \
+		--output_folder=$(DEMO)/words
 
 page: $(DEMO)/exported
 	$(BIN)/python recipes/separation/app.py $(DEMO)/exported \
@@ -68,6 +74,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/python recipes/benchmark/check_pages.py
 
 benchmark: $(INSTALLED)
 	$(BIN)/python recipes/benchmark/data.py

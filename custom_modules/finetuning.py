@@ -16,9 +16,11 @@ from custom_modules.checkpoints import (
     mean_of_checkpoints,
 )
 from custom_modules.errors import InputError
-from custom_modules.hparams import HPARAMS_FILE, read_hparams
+from custom_modules.hparams import CONSISTENT, HPARAMS_FILE, read_hparams
+from custom_modules.models.consistency import without_consistency
 from custom_modules.models.masking import fold_of_norm_eps, norm_eps_of
 from custom_modules.weights import read_weights
+from custom_modules.yaml_trees import below, tag_of
 
 #: What a model may be trained for or on, other than this one is.
 _PURPOSE = ("task", "sample_rate")
@@ -38,7 +40,7 @@ def begin(hparams: Mapping[str, Any]) -> list[str]:
 
     A run that has checkpoints goes on from its own. Writes nothing.
     """
-    separator, notes = hparams["modules"]["separator"], []
+    separator, notes = without_consistency(hparams["modules"]["separator"]), []
     folder = hparams.get("pretrained")
     if folder and hparams["checkpointer"].has_checkpoints():
         own = hparams["checkpointer"].checkpoints_dir
@@ -112,8 +114,15 @@ def _of_training(folder: Path, tree: Mapping[str, Any]) -> Source:
     if not best:
         raise InputError(f"--pretrained={folder}: {save} has no checkpoint; {TRAIN_FIRST}")
     weights = mean_of_checkpoints(best, "separator")
+    if tree.get("mixture_consistency"):
+        weights = _inner(weights)
     norm_eps = tree.get("norm_eps", EPS)
     return Source(weights, describe_epochs(best), tree, float(norm_eps))
+
+
+def _inner(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """By the names that a separator has outside of a ``MixtureConsistent``."""
+    return {name.removeprefix("separator."): value for name, value in weights.items()}
 
 
 def _exported(folder: Path, tree: Mapping[str, Any]) -> Source:
@@ -125,7 +134,17 @@ def _exported(folder: Path, tree: Mapping[str, Any]) -> Source:
             raise InputError(f"{folder / part}.ckpt: holds no weights by name; export it again")
         prefix = "" if part == "separator" else f"{part}."
         weights |= {f"{prefix}{name}": value for name, value in state.items()}
-    return Source(weights, "exported", tree, EPS)
+    norm_eps = EPS
+    if tag_of(tree.get("separator")).endswith(CONSISTENT.rpartition(".")[2]):
+        weights, norm_eps = _inner(weights), _norm_eps_in(tree)  # nothing is folded there
+    return Source(weights, "exported", tree, norm_eps)
+
+
+def _norm_eps_in(node: Any) -> float:
+    """The first ``norm_eps`` of a tree; SpeechBrain's if there is none."""
+    if isinstance(node, Mapping) and "norm_eps" in node:
+        return float(node["norm_eps"])
+    return next((eps for eps in map(_norm_eps_in, below(node)) if eps != EPS), EPS)
 
 
 def freeze(separator: nn.Module, patterns: str | Sequence[str]) -> int:

@@ -19,6 +19,8 @@ from typing import Any, NoReturn
 
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, TaggedScalar
+from ruamel.yaml.tag import Tag
 from speechbrain.utils.distributed import main_process_only
 from speechbrain.utils.run_opts import HELP_TEXTS, RunOptions
 
@@ -41,6 +43,8 @@ RUN_OPTIONS = frozenset(HELP_TEXTS) | {"jit_module_keys", "compile_module_keys"}
 #: What --debug trains on unless the command line says otherwise: few batches, each a step.
 DEBUG_SIZES = {"batch_size": 2, "segment_seconds": 1.0, "grad_accumulation_factor": 1}
 
+#: What ``mixture_consistency`` puts around a separator.
+CONSISTENT = "custom_modules.models.consistency.MixtureConsistent"
 _OBJECTS = ("!new", "!name", "!apply")
 #: What models of ours are made of.
 _OURS = {"custom_modules", "speechbrain", "torch"}
@@ -91,7 +95,7 @@ def load_hparams(hparams_file: str | Path, overrides: Mapping[str, Any]) -> dict
     Its values are checked before anything is made of them.
     """
     paths, tree, changes = _read_chain(hparams_file, overrides)
-    text = yaml_stream(paths[-1], _update(tree, changes))
+    text = yaml_stream(paths[-1], _consistent(_update(tree, changes)))
     with _complaints_in_one_line(hparams_file):
         values = YAML().load(resolve_references(text))
     plain = {key: value for key, value in values.items() if not tag_of(value).startswith("!")}
@@ -139,7 +143,8 @@ def resolve(hparams_file: str | Path, overrides: Mapping[str, Any]) -> dict[str,
     """An hparams file with its references resolved, nothing in it constructed."""
     with _complaints_in_one_line(hparams_file):
         paths, tree, changes = _read_chain(hparams_file, overrides)
-        return YAML().load(resolve_references(yaml_stream(paths[-1], _update(tree, changes))))
+        text = yaml_stream(paths[-1], _consistent(_update(tree, changes)))
+        return YAML().load(resolve_references(text))
 
 
 def _update(tree: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,6 +157,17 @@ def _update(tree: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
             _update(tree[key], value)
         else:
             raise InputError(f"--{key}: takes a value, not a mapping")
+    return tree
+
+
+def _consistent(tree: dict[str, Any]) -> dict[str, Any]:
+    """With ``mixture_consistency``, puts the separator into what has its sources sum up."""
+    if tree.get("mixture_consistency") is True and tree.get("separator") is not None:
+        node = CommentedMap(separator=tree["separator"])
+        if "num_sources" in tree:
+            node["num_sources"] = TaggedScalar("<num_sources>", tag=Tag(suffix="!ref"))
+        node.yaml_set_ctag(Tag(suffix=f"!new:{CONSISTENT}"))
+        tree["separator"] = node
     return tree
 
 

@@ -12,7 +12,7 @@ import posixpath
 import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from custom_modules.errors import InputError
 from custom_modules.files import atomic_path, regular_file
@@ -188,6 +188,18 @@ def speaker_of(recording: str, speakers: Collection[str]) -> str:
     """
     folders = recording.replace("\\", "/").split("/")[:-1]
     return next((name for name in folders if name in speakers), "")
+
+
+def talkers_of(entry: Mapping[str, Any]) -> tuple[str, str]:
+    """Who speaks in a mixture of a manifest, as far as speakers.csv or paths say, or ``""``.
+
+    >>> talkers_of({"speaker1": "ada", "source2": "tapes", "corpus": "a"})
+    ('a: ada', 'a: tapes')
+    """
+    names = [entry.get(f"speaker{n}") or entry.get(f"source{n}") or "" for n in (1, 2)]
+    corpus = entry.get("corpus")
+    first, second = (f"{corpus}: {name}" if corpus and name else name for name in names)
+    return first, second
 
 
 def with_speaker(recording: str, speaker: str, speakers: Collection[str]) -> str:

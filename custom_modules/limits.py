@@ -164,6 +164,7 @@ CHECKS: dict[str, Check] = {
     "valid_recogniser_every": _whole(),
     "best": _choice("si_sdr", "wer"),
     **_all(_truth, "skip_prep", "skip_bad_rows", "allow_leakage", "per_variant_validation"),
+    "mixture_consistency": _truth,
     **_all(_truth, "save_all_checkpoints", "test_after_training", "overwrite", "decay_states"),
     **_all(_mapping, "speakers", "scene_classes", "event_classes"),
     **_all(_variants, "train_variants", "valid_variants"),
@@ -245,7 +246,11 @@ _MODEL_CHECKS: dict[str, Check] = {
     "rnn_type": _choice("RNN", "LSTM", "GRU"),
 }
 #: What a model stays when its training is over.
-FIXED = {*_MODEL_CHECKS, "sample_rate", "task"} - {"dropout", "attn_dropout", "checkpoint_blocks"}
+FIXED = {*_MODEL_CHECKS, "sample_rate", "task", "mixture_consistency"} - {
+    "dropout",
+    "attn_dropout",
+    "checkpoint_blocks",
+}
 #: Heads divide channels among themselves; frames of SPMamba overlap.
 _PAIRS: tuple[tuple[str, str, Callable[[int, int], bool], str], ...] = (
     ("nhead", "N", lambda heads, channels: channels % heads == 0, "must divide"),
@@ -270,8 +275,22 @@ def check_values(values: Mapping[str, Any], model: bool = False) -> None:
         wanted = num_sources(values["task"])
         if values["num_sources"] != wanted:
             raise InputError(f"--num_sources: must be {wanted} for --task={values['task']}")
+    if values.get("mixture_consistency"):
+        _check_consistency(values)
     if model:
         _check_model(values)
+
+
+def _check_consistency(values: Mapping[str, Any]) -> None:
+    """Sources can be made to sum to what is fed where the targets do: two of them, on C."""
+    told = "--mixture_consistency=True"
+    if num_sources(values.get("task", "SB")) == 1:
+        raise InputError(f"{told}: one source would be the mixture itself; use it with --task=SB")
+    if {*checked_variants(values.get("train_variants", "C"))} != {"C"}:
+        raise InputError(
+            f"{told}: the speakers sum to the mixture on C alone; add --train_variants='[C]' "
+            "--valid_variants='[C]' --curriculum=null"
+        )
 
 
 def _check_model(values: Mapping[str, Any]) -> None:

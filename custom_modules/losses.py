@@ -185,6 +185,7 @@ LOSSES: dict[str, Callable[[], Loss]] = {
     "clamped_si_sdr": lambda: SiSdr(clamp=30),
     "sa_sdr": SaSdr,
     "thresholded_snr": ThresholdedSnr,
+    "snr": lambda: ThresholdedSnr(snr_max=1000),  # dB: no threshold that anything reaches
     "multi": MultiLoss,
 }
 

@@ -123,7 +123,8 @@ def map_pieces(
 class TrialProcess:
     """Runs a command that writes ``history.csv`` into a folder; reads its ``metric``.
 
-    What it prints goes to ``output.txt``. It ends with this process, whatever ends it.
+    An empty ``metric`` is of a command that writes none. What it prints goes to
+    ``output.txt``. It ends with this process, whatever ends it.
     """
 
     def __init__(
@@ -177,7 +178,7 @@ class TrialProcess:
         """Why it failed, in a line; None if it did not."""
         status = self.process.wait()
         if not status:
-            return None if self.rows() else f"no {self.metric} in history.csv"
+            return None if self.rows() or not self.metric else f"no {self.metric} in history.csv"
         printed = self.output.read_bytes()[self.begin :]
         lines = printed.decode("utf-8", errors="replace").splitlines()
         errors = [line for line in lines if line.startswith("error: ")]

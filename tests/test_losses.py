@@ -292,6 +292,25 @@ def test_a_sum_of_losses_takes_each_as_it_is():
     assert torch.equal(permutation, expected)
 
 
+@given(st.integers(0, 10**6), st.floats(-40, 40))
+@settings(max_examples=20, deadline=None)
+def test_snr_is_that_of_the_best_order_at_any_level(seed, gain_db):
+    """Plain: an estimate at another level is another one, and nothing ends at 30 dB."""
+    generator = torch.Generator().manual_seed(seed)
+    targets = torch.randn(2, 300, 2, generator=generator)
+    noise = 10 ** (-gain_db / 20) * torch.randn(2, 300, 2, generator=generator)
+    estimates = targets.flip(2) + noise
+    found, order = LOSSES["snr"]()(estimates, targets)
+    for example, (e, t) in enumerate(zip(estimates, targets, strict=True)):
+        by_order = {
+            places: float(signal_noise_ratio(e.T[[*places]].double(), t.T.double()).mean())
+            for places in permutations(range(2))
+        }
+        best = max(by_order, key=by_order.get)
+        assert tuple(order[example].tolist()) == best
+        assert -float(found[example]) == pytest.approx(by_order[best], abs=1e-3)
+
+
 def test_losses_are_found_by_name_and_other_names_are_refused_in_one_line():
     assert find_loss("si_sdr") is pit_si_sdr_loss
     for name in LOSSES:

@@ -17,7 +17,7 @@ from custom_modules.conversation.arms import ARMS, KEYS
 from custom_modules.conversation.measures import COLLAR, MEASURES, WORD_COLLAR, Measure
 from custom_modules.curves import PALETTE, save
 from custom_modules.errors import InputError
-from custom_modules.evaluation.summary import interval_of_ratio
+from custom_modules.evaluation.bootstrap import interval_of_ratio
 from custom_modules.tabular import read_record, read_table, write_table, write_text
 
 SCORES, SUMMARY = "conversation_scores.csv", "conversation_summary.csv"
@@ -35,7 +35,8 @@ PANELS = (
 )
 NOTE = (
     "Sums over conversations are divided, not rates averaged; dB are means over tracks. "
-    "Intervals are 95 % bootstrap intervals over conversations; n is their number. "
+    "Intervals are 95 % bootstrap intervals over conversations, of three or more; n is their "
+    "number. "
     f"tcpWER: collar {WORD_COLLAR:g} s. ORC-WER: meeteval's greedy assignment, as the exact one "
     f"takes exponential time. DER: collar {COLLAR} s on each side of a boundary, overlaps "
     "scored; missed, false alarm and confusion are its parts. Leakage: level of others "
@@ -48,7 +49,7 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     parts = []
     for arm in _in_order(rows.arm, ARMS):
         sums, metrics = _sums(rows[rows.arm == arm])
-        low, high = interval_of_ratio(sums)
+        low, high = interval_of_ratio(sums, np.arange(len(sums)))
         scale = np.array([MEASURES[name].scale for name in metrics])
         part = pd.DataFrame({"arm": arm, "metric": metrics, "value": _ratio(sums) * scale})
         part = part.assign(low=low * scale, high=high * scale)
@@ -188,7 +189,7 @@ def _differences(rows: pd.DataFrame, first: pd.DataFrame) -> pd.DataFrame:
         sums, metrics = _sums(rows[rows.arm == arm])
         other, _ = _sums(first[first.arm == arm])
         scale = np.array([MEASURES[name].scale for name in metrics])
-        low, high = interval_of_ratio(sums, other)
+        low, high = interval_of_ratio(sums, np.arange(len(sums)), less=other)
         value = _ratio(sums) - _ratio(other)
         part = pd.DataFrame({"arm": arm, "metric": metrics, "difference": value * scale})
         parts.append(part.assign(difference_low=low * scale, difference_high=high * scale))

@@ -1,7 +1,8 @@
 """Several results side by side, as table, CSV and plot."""
 
+import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,19 +12,36 @@ from custom_modules import markdown
 from custom_modules.curves import save
 from custom_modules.errors import InputError
 from custom_modules.evaluation import summary
+from custom_modules.evaluation.bootstrap import interval_of_mean
+from custom_modules.evaluation.pairwise import PAIRS_FILE, compare_pairs, sections
 from custom_modules.evaluation.plots import plot_comparison
 from custom_modules.evaluation.record import RECORD_FILE, RESULTS_FILE, command, without_folders
-from custom_modules.evaluation.word_comparison import compare_words, words_by_variant
+from custom_modules.evaluation.voices import (
+    UNIT_KEYS,
+    VOICE_KEYS,
+    caption,
+    count_voices,
+    read_voices,
+    with_units,
+)
+from custom_modules.evaluation.word_comparison import (
+    compare_words,
+    count_words,
+    outputs_of,
+    words_by_variant,
+)
 from custom_modules.metrics import METRICS, Metric
 from custom_modules.mmipc import CANCELLED_LAYERS, VARIANTS
 from custom_modules.tabular import read_record, read_table, write_table, write_text
+
+logger = logging.getLogger(__name__)
 
 COMPARISON_FOLDER = "results/comparison"
 
 #: Columns of ``test_results.csv`` that hold no numbers.
 TEXT_COLUMNS = (
     *("id", "variant", "environment", "genders"),
-    *("scene_class", "event_class", "failures"),
+    *("scene_class", "event_class", *VOICE_KEYS, "failures"),
 )
 
 #: What must be the same of all results, and how it is named.
@@ -44,9 +62,10 @@ def compare_results(
 ) -> pd.DataFrame:
     """Compares results folders and writes ``comparison.csv``, ``.md`` and ``.png``.
 
-    Where all count words alike, also ``comparison_words.csv``. Seeds of one model are
-    pooled. Every other model is compared with the first, on the mixtures and variants that
-    all have. ``output`` is another path for the CSV. Returns what :func:`compare` does.
+    Also every pair of models, ``comparison_pairs.csv``, and where all count words alike
+    ``comparison_words.csv``. Seeds of one model are pooled. Every other model is compared
+    with the first, on the mixtures and variants that all have. ``output`` is another path
+    for the CSV. Returns what :func:`compare` does.
     """
     results = read_results(folders)
     common = in_common(results)
@@ -54,9 +73,15 @@ def compare_results(
     folder = Path(output_folder)
     for path in (folder / "comparison.csv", *([output] if output else [])):
         write_table(table, path, digits=6)
-    words, without = compare_words(results)
+    counts, without = count_words(results)
+    words = None if counts is None else compare_words(results, counts)
+    pooled = over_seeds(common)
+    scores = [name for name in improvements() if name in common_scores(common)]
+    pairs = compare_pairs(pooled, scores, counts and outputs_of(counts))
+    write_table(pairs, folder / PAIRS_FILE, digits=6)
     missing = "; ".join(filter(None, (left_out(results, common), without)))
-    text = report(table, missing, words)
+    note = caption(next(iter(pooled.values())))
+    text = report(table, missing, words, sections(pairs), note)
     if words is not None:
         write_table(words, folder / "comparison_words.csv", digits=6)
     write_text(folder / "comparison.md", text)
@@ -75,9 +100,11 @@ def read_results(folders: Sequence[str | Path]) -> Results:
     there are fewer than two models, one is named twice, or they are not of one task,
     sample rate and split.
     """
-    runs = {str(folder): _read(Path(folder)) for folder in folders}
-    if len(runs) < len(folders):
-        raise InputError(f"{', '.join(runs)}: one is named twice; name each once")
+    names = [*map(str, folders)]
+    if len({Path(name).resolve() for name in names}) < len(names):
+        raise InputError(f"{', '.join(names)}: one is named twice; name each once")
+    runs = {name: _read(Path(name)) for name in names}
+    _share_voices({name: table for name, (_, table) in runs.items()})
     for key, name in SHARED.items():
         known = {str(record.get(key)): folder for folder, (record, _) in runs.items()}
         if len(known) > 1:
@@ -115,7 +142,27 @@ def _read(folder: Path) -> tuple[dict, pd.DataFrame]:
     if rows.groupby(["id", "variant"]).source.nunique().nunique() > 1:
         raise InputError(f"{path}: lacks sources of some mixtures; {remedy}")
     table = summary.over_sources(rows)
+    if not set(VOICE_KEYS) <= set(table):  # as of before they were written
+        found = read_voices(folder, record, table.id)
+        table = table if found is None else table.join(found)
     return record, table.set_index([table.id.to_numpy(), table.variant.to_numpy()])
+
+
+def _share_voices(tables: Mapping[str, pd.DataFrame]) -> None:
+    """Gives every table the voices that any of them knows, and says which knew none."""
+    old = [name for name, table in tables.items() if not set(VOICE_KEYS) <= set(table)]
+    known = [table[["id", *VOICE_KEYS]] for name, table in tables.items() if name not in old]
+    voices = pd.concat([pd.DataFrame(columns=["id", *VOICE_KEYS], dtype=object), *known])
+    voices = voices.dropna(how="all", subset=[*VOICE_KEYS]).drop_duplicates("id").set_index("id")
+    for name, table in tables.items():
+        for key in VOICE_KEYS:
+            table[key] = table.id.map(voices[key])
+        if name in old and not set(table.id) <= set(voices.index):
+            logger.warning(
+                "%s: does not say who talks, so a mixture counts as a voice of its own; "
+                "run evaluate.py on it again, which scores nothing again",
+                Path(name, RESULTS_FILE),
+            )
 
 
 def in_common(results: Results) -> Results:
@@ -167,7 +214,7 @@ def left_out(results: Results, common: Results) -> str:
     _, kept = _tables(common)[0]
     variants = set().union(*(table.variant for table in tables)) - set(kept.variant)
     mixtures = set().union(*(table.id for table in tables)) - set(kept.id)
-    of_all = _common_scores(common)
+    of_all = common_scores(common)
     metrics = [
         metric.heading
         for name, metric in METRICS.items()
@@ -183,28 +230,37 @@ def left_out(results: Results, common: Results) -> str:
     return "; ".join(parts)
 
 
-def _common_scores(results: Results) -> list[str]:
+def common_scores(results: Results) -> list[str]:
+    """Metrics and improvements that all have."""
     names = [name for metric in METRICS for name in (metric, f"{metric}i")]
     return [n for n in names if all(n in table for _, table in _tables(results))]
+
+
+def over_seeds(results: Results) -> dict[str, pd.DataFrame]:
+    """The mean over each model's seeds, a row per mixture and variant, and its units."""
+    scores, pooled = common_scores(results), {}
+    for model, tables in results.items():
+        # Of a mixture that failed with one seed there is none.
+        values = [table[scores].to_numpy(float) for table in tables.values()]
+        pooled[model] = with_units(next(iter(tables.values())))
+        pooled[model][scores] = np.mean(values, axis=0)
+    return pooled
 
 
 def compare(results: Results) -> pd.DataFrame:
     """Means of each model, and paired differences from the first.
 
     Of results :func:`in_common`. A row per model, variant (and average) and score:
-    ``model``, ``seeds``, ``variant``, ``metric``, ``n`` (mixtures), ``mean``,
-    ``ci_low``, ``ci_high``, ``std_over_seeds``; and for all but the first
-    ``difference`` (mean over mixtures of this model's score minus the first's),
-    ``difference_ci_low``, ``difference_ci_high`` and ``won``, the share of mixtures in
-    which this model is better.
+    ``model``, ``seeds``, ``variant``, ``metric``, ``n`` (mixtures), ``voices`` (none where
+    it is not known who talks, and intervals are over mixtures), ``mean``, ``ci_low``,
+    ``ci_high``, ``std_over_seeds``; and for all but the first ``difference`` (mean over
+    mixtures of this model's score minus the first's), ``difference_ci_low``,
+    ``difference_ci_high`` and ``won``, the share of mixtures in which this model is better.
     """
-    scores = _common_scores(results)
+    scores = common_scores(results)
     parts, reference = [], None
-    for model, tables in results.items():
-        pooled = next(iter(tables.values())).copy()
-        # Of a mixture that failed with one seed there is none.
-        values = [table[scores].to_numpy(float) for table in tables.values()]
-        pooled[scores] = np.mean(values, axis=0)
+    for model, pooled in over_seeds(results).items():
+        tables = results[model]
         differences = pooled.copy()
         differences[scores] -= np.nan if reference is None else reference[scores]
         reference = pooled if reference is None else reference
@@ -213,13 +269,15 @@ def compare(results: Results) -> pd.DataFrame:
             seeds = [_mean(variant, subset, scores) for subset in subsets]
             several = len(seeds) > 1
             paired = differences.loc[part.index]
+            units, present = part[UNIT_KEYS].to_numpy(), part[scores].notna().to_numpy()
             won = (paired[scores] > 0).where(paired[scores].notna()).mean()
             columns = {
                 "model": model,
                 "seeds": len(seeds),
                 "variant": variant,
                 "metric": scores,
-                "n": part[scores].notna().sum().to_numpy(),
+                "n": present.sum(axis=0),
+                "voices": [count_voices(units[column]) for column in present.T],
                 **_mean_and_interval(variant, part, scores, "mean", "ci"),
                 "std_over_seeds": np.std(seeds, axis=0, ddof=1) if several else np.nan,
                 **_mean_and_interval(variant, paired, scores, "difference", "difference_ci"),
@@ -235,7 +293,7 @@ def _mean_and_interval(
     """Columns with these names."""
     strata = table.variant.to_numpy() if variant == summary.ALL_VARIANTS else None
     values = table[scores].to_numpy(dtype=float)
-    low, high = summary.interval_of_mean(values, table.id.to_numpy(), strata)
+    low, high = interval_of_mean(values, table[UNIT_KEYS].to_numpy(), strata)
     means = _mean(variant, table, scores)
     return {mean: means, f"{interval}_low": low, f"{interval}_high": high}
 
@@ -246,8 +304,16 @@ def _mean(variant: str, table: pd.DataFrame, scores: list[str]) -> np.ndarray:
     return table.groupby("variant")[scores].mean().mean(skipna=False).to_numpy()
 
 
-def report(table: pd.DataFrame, missing: str = "", words: pd.DataFrame | None = None) -> str:
+def report(
+    table: pd.DataFrame,
+    missing: str = "",
+    words: pd.DataFrame | None = None,
+    pairs: Sequence[str] = (),
+    note: str = "",
+) -> str:
     """What :func:`compare` returns as Markdown; ``missing`` is what was left out.
+
+    ``pairs`` are sections of :mod:`~custom_modules.evaluation.pairwise`, ``note`` a caption.
 
     ``words`` are of :func:`~custom_modules.evaluation.word_comparison.compare_words`.
     """
@@ -255,8 +321,8 @@ def report(table: pd.DataFrame, missing: str = "", words: pd.DataFrame | None = 
     models = list(seeds)
     averages = table[table.variant == summary.ALL_MIXTURES]
     note = (
-        f"Differences are from {models[0]}, mixture by mixture, with 95 % bootstrap "
-        "intervals; `won` is the share of mixtures in which the model is better"
+        f"Differences are from {models[0]}, mixture by mixture; `won` is the share of mixtures "
+        f"in which the model is better. {note}"
     )
     if table.seeds.max() > 1:
         note += "; ± is the standard deviation over seeds"
@@ -268,6 +334,7 @@ def report(table: pd.DataFrame, missing: str = "", words: pd.DataFrame | None = 
         scores_by(averages[averages.metric.isin(improvements())], "metric"),
         *(["## Words (word error rate, %)", words_by_variant(words)] if words is not None else []),
         f"{note}.",
+        *(["## Which is better", *pairs] if pairs else []),
         *([f"Left out, as not all results have them: {missing}."] if missing else []),
     ]
     facts = [f"- {name}: {n} seed{'s' * (n > 1)}" for name, n in seeds.items()]
@@ -284,7 +351,8 @@ def scores_by(table: pd.DataFrame, key: str, intervals: bool = False) -> str:
     models = list(dict.fromkeys(table.model))
     compared = [] if intervals else models[1:]
     cells = table.set_index(["model", key], drop=False)
-    lines = [[key, "n", *models]]
+    voices = ["voices"] if "voices" in table and table.voices.notna().any() else []
+    lines = [[key, "n", *voices, *models]]
     for name in compared:
         lines[0] += [f"{name} − {models[0]}", "95 % interval", "won"]
     for row in dict.fromkeys(table[key]):
@@ -292,6 +360,7 @@ def scores_by(table: pd.DataFrame, key: str, intervals: bool = False) -> str:
         first = of_model[models[0]]
         metric = improvements()[first.metric]
         line = [metric.heading if key == "metric" else row, str(first.n)]
+        line += [markdown.number(first[x], 0) for x in voices]
         line += [_score_cell(cell, metric.decimals, intervals) for cell in of_model.values()]
         for cell in (of_model[name] for name in compared):
             bounds = (cell.difference_ci_low, cell.difference_ci_high)

@@ -32,6 +32,7 @@ from custom_modules.hparams import (
 )
 from custom_modules.limits import CHECKS, check_values
 from custom_modules.manifest.reading import open_manifest
+from custom_modules.onnx.runtimes import graph_of
 from custom_modules.postprocessing import Observing
 from custom_modules.processes import available_cores
 
@@ -179,11 +180,12 @@ class FoundModel(NamedTuple):
     load: Callable[[], tuple[Model, str]]  # the model, and what it is for the record
 
 
-def find_model(argv: list[str]) -> FoundModel:
+def find_model(argv: list[str], runtime: str = "torch") -> FoundModel:
     """What is to be tested: an hparams file, results or exported folder; overrides.
 
-    InputError if it is none of these, an override does not fit, or there is no
-    checkpoint. Nothing is written by then.
+    An exported folder's graph is run by another ``runtime``, on a CPU. InputError if it is
+    none of these, an override does not fit, or there is no checkpoint. Nothing is written
+    by then.
     """
     wanted = "a results folder, an exported folder or an hparams file"
     if not argv or argv[0].startswith("--"):
@@ -195,8 +197,11 @@ def find_model(argv: list[str]) -> FoundModel:
             raise InputError(f"{argv[0]}: holds no {HPARAMS_FILE}; name {wanted}")
     if "checkpointer" not in read_hparams(file):
         if file.name == HPARAMS_FILE:
-            return _exported([str(file.parent), *argv[1:]])
+            return _exported([str(file.parent), *argv[1:]], runtime)
         raise InputError(f"{file}: is not of a training; name {wanted}")
+    if runtime != "torch":
+        graph = "an exported folder, which export.py --onnx wrote"
+        raise InputError(f"--runtime={runtime}: {argv[0]} is of a training; name {graph}")
     argv = [argv[0], *_folders_beside(file), *argv[1:]]
     _, hparams, run_opts, overrides = load_experiment(argv)
     _checkpointer(hparams)  # refuses one without a checkpoint before anything is written
@@ -218,7 +223,7 @@ def _folders_beside(file: Path) -> list[str]:
     return [f"--{key}={folder}" for key, folder in folders.items() if folder.is_dir()]
 
 
-def _exported(argv: list[str]) -> FoundModel:
+def _exported(argv: list[str], runtime: str) -> FoundModel:
     folder, file = argv[0], f"{argv[0]}/{HPARAMS_FILE}"
     _, run_arguments, overrides = split_arguments([file, *argv[1:]], known=EXPORT_KEYS)
     run_opts = read_run_options(run_arguments)
@@ -230,6 +235,8 @@ def _exported(argv: list[str]) -> FoundModel:
             )
     check_values(overrides)
     known = read_yaml(file)
+    if runtime != "torch":
+        graph_of(Path(folder), runtime)  # refused before anything is written
     hparams = EXPORT_KEYS | {"data_folder": os.environ.get(DATA_ROOT_VARIABLE)}
     hparams["output_folder"] = f"results/{Path(folder).resolve().name}"
     for key in ("task", "sample_rate", "model_name"):
@@ -242,16 +249,24 @@ def _exported(argv: list[str]) -> FoundModel:
         raise InputError("no corpus: use --data_folder or set POLSESS_DATA_ROOT")
 
     def load() -> tuple[Model, str]:
-        from custom_modules.inference import PolSESSSeparation
-
-        device, dtype = _placement(run_opts)
-        run_options = {"device": str(device)}
-        separation = PolSESSSeparation.from_hparams(source=folder, run_opts=run_options)
-        rate = int(hparams["sample_rate"])
-        model = Model(separation.estimate, separation.mods, rate, device, dtype)
-        return model, f"exported, {folder}"
+        return _load_exported(folder, runtime, run_opts, int(hparams["sample_rate"]))
 
     return FoundModel(hparams, overrides, _on_this_machine(run_opts), load)
+
+
+def _load_exported(folder: str, runtime: str, run_opts: RunOptions, rate: int) -> tuple[Model, str]:
+    from custom_modules.inference import PolSESSSeparation
+
+    device, dtype = _placement(run_opts)
+    options: dict[str, Any] = {"run_opts": {"device": str(device)}}
+    checkpoint = f"exported, {folder}"
+    if runtime != "torch":
+        torch.set_num_threads(1)  # of a graph, too: a test runs several side by side
+        device = run_opts.device or "cpu"
+        chosen = {"device": str(device), "precision": run_opts.eval_precision}
+        options, checkpoint = {"run_opts": chosen, "runtime": runtime}, f"{checkpoint}, {runtime}"
+    separation = PolSESSSeparation.from_hparams(source=folder, **options)
+    return Model(separation.estimate, separation.mods, rate, device, dtype), checkpoint
 
 
 def _on_this_machine(run_opts: RunOptions) -> RunOptions:

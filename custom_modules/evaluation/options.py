@@ -12,6 +12,7 @@ from custom_modules.layout import SUBSETS
 from custom_modules.limits import checked_variants, option
 from custom_modules.metrics import METRICS, checked_groups, metric_groups
 from custom_modules.mmipc import VARIANTS
+from custom_modules.onnx.runtimes import RUNTIMES
 
 
 def split_options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -96,6 +97,8 @@ def _parser() -> OptionParser:
     add("--pseudo_references", action="store_true", help=pseudo)
     level = "adds the mixture at that level, dB, to each output, before all metrics"
     add("--observation_db", type=option("observation_db"), help=level)
+    graph = "onnx: an exported folder's graph, on a CPU, which export.py --onnx wrote"
+    add("--runtime", choices=RUNTIMES, default="torch", help=f"{graph}; default: torch")
     folders = "results folders to put side by side; seeds of one model are pooled"
     add("--compare", nargs="+", metavar="FOLDER", help=folders)
     return parser

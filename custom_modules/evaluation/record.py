@@ -18,7 +18,7 @@ import torch
 
 from custom_modules import packs
 from custom_modules.errors import InputError
-from custom_modules.layout import corpus_names
+from custom_modules.layout import corpus_names, talkers_of
 from custom_modules.tabular import read_record
 
 if TYPE_CHECKING:
@@ -117,7 +117,8 @@ def size_of(dataset: MixtureDataset) -> dict[str, int | None]:
     An interval over many mixtures of few voices says little about other voices.
     """
     entries = [dataset.data[name] for name in dataset.data_ids]
-    voices = {entry.get(f"speaker{number}") or "" for entry in entries for number in (1, 2)}
+    heard = 1 if dataset.task == "ES" else 2
+    voices = {voice for entry in entries for voice in talkers_of(entry)[:heard]}
     return {"mixtures": len(entries), "voices": None if "" in voices else len(voices)}
 
 

@@ -1,19 +1,20 @@
 """From rows of scores to statistics: per variant, environment, gender and SSR."""
 
-import functools
 import warnings
 from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
 
+from custom_modules.evaluation.bootstrap import interval_of_mean
+from custom_modules.evaluation.voices import (
+    UNIT_KEYS,
+    VOICE_KEYS,
+    count_voices,
+    voices_of,
+    with_units,
+)
 from custom_modules.mmipc import CANCELLED_LAYERS, VARIANTS
-
-#: Enough for the second digit of the bounds of a 95 % interval.
-RESAMPLES = 2000
-
-#: Always the same, so that the same scores give the same interval.
-SEED = 42
 
 ALL_VARIANTS = "all variants"
 ALL_MIXTURES = "all mixtures"
@@ -24,14 +25,14 @@ EVERY = "all"
 #: What a row says beside its scores.
 ROW_KEYS = (
     *("id", "variant", "environment", "source"),
-    *("genders", "ssr_db", "scene_class", "event_class"),
+    *("genders", "ssr_db", "scene_class", "event_class", *VOICE_KEYS),
 )
 
 #: More levels than this are gathered into bins of :data:`SSR_BIN` dB.
 MAX_SSR_LEVELS, SSR_BIN = 12, 5
 
 
-def describe(entry: dict) -> dict[str, object]:
+def describe(entry: dict, task: str = "SB") -> dict[str, object]:
     """What a manifest entry knows of a mixture as far as results use it, or None.
 
     >>> entry = {"environment": "indoor", "ssr_db": -2}
@@ -44,6 +45,7 @@ def describe(entry: dict) -> dict[str, object]:
         "environment": entry["environment"],
         "genders": "-".join(sorted(genders)) if len(genders) == 2 else None,
         **{key: entry.get(key) for key in ("ssr_db", "scene_class", "event_class")},
+        **voices_of(entry, task),
     }
 
 
@@ -68,10 +70,11 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     ``variant``: in their order, C of both environments also apart, then the averages;
     ``group``: ``"all"``, or an environment, gender pairing or speech-to-speech ratio;
     ``metric``: a column of ``rows``; ``mean``, ``std``, ``ci_low``, ``ci_high``: 95 %
-    bootstrap; ``n``: mixtures; ``failed``: sources without this score; ``incomplete``:
-    sources without some score, the same for all metrics.
+    bootstrap over voices, ``voices`` of them, none where it is not known who talks and the
+    interval is over mixtures; ``n``: mixtures in their variants; ``failed``: sources without
+    this score; ``incomplete``: sources without some score, the same for all metrics.
     """
-    table = over_sources(rows)
+    table = with_units(over_sources(rows))
     scores = [name for name in table if f"failed:{name}" in table]
     parts = [
         _statistics(variant, group, part, scores)
@@ -135,7 +138,7 @@ def ssr_labels(ratios: pd.Series) -> pd.Series:
 
 def _statistics(variant: str, group: str, table: pd.DataFrame, scores: list[str]) -> pd.DataFrame:
     """A row per score of one group of mixtures."""
-    values = table[scores].to_numpy(dtype=float)
+    values, units = table[scores].to_numpy(dtype=float), table[UNIT_KEYS].to_numpy()
     strata = table.variant.to_numpy() if variant == ALL_VARIANTS else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # nothing but failures
@@ -144,121 +147,10 @@ def _statistics(variant: str, group: str, table: pd.DataFrame, scores: list[str]
         else:
             by_variant = [np.nanmean(values[strata == v], 0) for v in np.unique(strata)]
             means, stds = np.nanmean(by_variant, axis=0), np.nan
-        low, high = interval_of_mean(values, table.id.to_numpy(), strata)
+    low, high = interval_of_mean(values, units, strata)
     parts = pd.DataFrame({"variant": variant, "group": group, "metric": scores})
     parts = parts.assign(mean=means, std=stds, ci_low=low, ci_high=high)
     parts["n"] = (~np.isnan(values)).sum(axis=0)
+    parts["voices"] = [count_voices(units[column]) for column in (~np.isnan(values)).T]
     parts["failed"] = table[[f"failed:{name}" for name in scores]].sum().to_numpy()
     return parts.assign(incomplete=table.incomplete.sum())
-
-
-def interval_of_mean(
-    values: np.ndarray, clusters: np.ndarray, strata: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """95 % percentile bootstrap interval of a mean, for many columns at once.
-
-    ``[n, columns]``, NaN being missing → lower and upper bounds, ``[columns]``, NaN if
-    fewer than two mixtures have a value. ``clusters``, ``[n]``, names the mixture, and
-    whole mixtures are drawn with replacement: the variants of a mixture share its
-    voices, and drawing them independently would give too narrow an interval. With
-    ``strata``, ``[n]``, it is the mean of the means of the strata that have any value,
-    which are here the variants.
-
-    Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", ch. 13.
-
-    >>> values = np.random.default_rng(1).standard_normal((400, 1))
-    >>> low, high = interval_of_mean(values, np.arange(400))
-    >>> bool(abs(high - low - 2 * 1.96 / 20) < 0.03)
-    True
-    """
-    _, codes = np.unique(clusters, return_inverse=True)
-    count = codes.max() + 1
-    strata = np.zeros(len(values)) if strata is None else strata
-    present = ~np.isnan(values)
-    means = np.zeros((RESAMPLES, values.shape[1]))
-    counted = np.zeros(values.shape[1])
-    for stratum in np.unique(strata):
-        inside = strata == stratum
-        known = present[inside].any(axis=0)
-        resampled = _resampled_means(values[inside], codes[inside], count)
-        means = means + np.where(known, resampled, 0)
-        counted += known
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # nothing but failures
-        # Few values, and some resamples have none of them.
-        low, high = np.nanpercentile(means / counted, [2.5, 97.5], axis=0)
-    several = np.array([len(set(codes[column])) > 1 for column in present.T])
-    return np.where(several, low, np.nan), np.where(several, high, np.nan)
-
-
-def resampled_ratios(sums: np.ndarray, clusters: np.ndarray | None = None) -> np.ndarray:
-    """Sum over sum, ``[n, columns, 2]``, of each bootstrap resample: ``[resamples, columns]``.
-
-    ``clusters``, ``[n]``, are drawn whole. NaN, which is missing, where nothing is divided by,
-    and of fewer than two clusters.
-    """
-    sums = np.asarray(sums, dtype=float)
-    codes = (
-        np.arange(len(sums)) if clusters is None else np.unique(clusters, return_inverse=True)[1]
-    )
-    present = ~np.isnan(sums).any(axis=2, keepdims=True)
-    by_cluster = np.zeros((codes.max(initial=0) + 1, *sums.shape[1:]))
-    np.add.at(by_cluster, codes, np.where(present, sums, 0))
-    if len(by_cluster) < 2:
-        return np.full((RESAMPLES, sums.shape[1]), np.nan)
-    totals = np.einsum("rn,nck->rck", _weights(len(by_cluster)), by_cluster)
-    ratios = np.full(totals.shape[:2], np.nan)
-    return np.divide(totals[..., 0], totals[..., 1], out=ratios, where=totals[..., 1] > 0)
-
-
-def interval_of_draws(draws: np.ndarray) -> tuple[float, float]:
-    """The 95 % percentile interval of resamples; NaN if they are."""
-    known = draws[~np.isnan(draws)]
-    if not len(known):
-        return np.nan, np.nan
-    low, high = np.percentile(known, [2.5, 97.5])
-    return float(low), float(high)
-
-
-def interval_of_ratio(
-    sums: np.ndarray, less: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """95 % percentile bootstrap interval of sum over sum, for many columns at once.
-
-    ``[n, columns, 2]``, what is divided and by what, NaN being missing → bounds,
-    ``[columns]``, NaN if fewer than two have a value. As of errors and words: long
-    recordings weigh more. With ``less``, of the difference from its ratio, the same
-    recordings being drawn.
-
-    >>> sums = np.stack([np.full((9, 1), 2.0), np.full((9, 1), 8.0)], axis=2)
-    >>> interval_of_ratio(sums)
-    (array([0.25]), array([0.25]))
-    """
-    ratios = resampled_ratios(sums)
-    if less is not None:
-        ratios = ratios - resampled_ratios(less)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # some resamples have none of few
-        low, high = np.nanpercentile(ratios, [2.5, 97.5], axis=0)
-    several = (~np.isnan(sums).any(axis=2)).sum(axis=0) > 1
-    return np.where(several, low, np.nan), np.where(several, high, np.nan)
-
-
-def _resampled_means(values: np.ndarray, codes: np.ndarray, count: int) -> np.ndarray:
-    """Means of each resample, ``[resamples, columns]``."""
-    present = ~np.isnan(values)
-    sums, sizes = np.zeros((2, count, values.shape[1]))
-    np.add.at(sums, codes, np.where(present, values, 0))
-    np.add.at(sizes, codes, present)
-    weights = _weights(count)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return (weights @ sums) / (weights @ sizes)
-
-
-@functools.lru_cache(maxsize=8)
-def _weights(count: int) -> np.ndarray:
-    """How often each of ``count`` mixtures is drawn, ``[resamples, count]``."""
-    drawn = np.random.default_rng(SEED).integers(count, size=(RESAMPLES, count))
-    drawn += count * np.arange(RESAMPLES)[:, None]
-    times = np.bincount(drawn.ravel(), minlength=RESAMPLES * count)
-    return times.reshape(RESAMPLES, count).astype(np.float32)

@@ -14,6 +14,7 @@ from custom_modules.evaluation.record import RECORD_FILE, RESULTS_FILE, record_l
 from custom_modules.evaluation.scoring import DECIMALS, Failure, SignalScores
 from custom_modules.evaluation.store import ScoreStore
 from custom_modules.evaluation.summary import ALL_MIXTURES, EVERY, ROW_KEYS, describe, summarise
+from custom_modules.evaluation.voices import caption
 from custom_modules.evaluation.words import WordResults
 from custom_modules.metrics import METRICS, Metric, columns_of, metrics_of
 from custom_modules.mmipc import VARIANTS, is_target, num_sources, variants_of
@@ -26,8 +27,8 @@ NOTE = (
     "Means over mixtures, of which each is the mean over its sources; {in_db} in dB, "
     "PESQ {{mode}} (MOS-LQO). `i` is the improvement over the mixture, `oracle` what "
     "removing the background alone, without parting the speakers, would give. "
-    "Intervals are 95 % bootstrap intervals over mixtures; all variants is the mean of "
-    "the variants' means, all mixtures weighs every mixture and variant alike."
+    "{{intervals}}; all variants is the mean of the variants' means, all mixtures weighs "
+    "every mixture and variant alike."
 )
 
 
@@ -43,7 +44,7 @@ def result_rows(
     chosen = set(dataset.data_ids)
     scored = []
     for name in (name for name in dataset.data if name in chosen):
-        known = {"id": name, **describe(dataset.data[name])}
+        known = {"id": name, **describe(dataset.data[name], dataset.task)}
         for variant in variants_of(known["environment"], dataset.variants):
             scores = store.scores(name, variant, metrics)
             scored.append((known | {"variant": variant}, scores))
@@ -138,7 +139,7 @@ def report(
     parts = [
         f"# {record['model_name']}, task {record['task']}, {record['split']} set",
         main_table(summary, words),
-        textwrap.fill(note, 83, break_on_hyphens=False).format(mode=mode),
+        textwrap.fill(note.format(mode=mode, intervals=caption(rows)), 83, break_on_hyphens=False),
         "## Scores beside the mixture and the oracle",
         scores_table(every),
         "## Spread: mean ± standard deviation [95 % interval]",
@@ -171,6 +172,8 @@ def gains_table(
     (base, first), *others = _metrics(summary).items()
     main, oracle = _column(summary, f"{base}i"), _column(summary, f"{base}i_oracle")
     columns = {key: main[key], "n": main.n.map("{:.0f}".format)}
+    if main.voices.notna().any():
+        columns["voices"] = [markdown.number(x, 0) for x in main.voices]
     if main.incomplete.any():
         columns["incomplete"] = main.incomplete.map(str)
     columns[f"{first.heading}i"] = _numbers(main["mean"], first)

@@ -71,6 +71,8 @@ def evaluate_model(
     if counted:
         print("", *counted.sections(), sep="\n\n")
     _say_where(folder, dataset, scope, pictures)
+    if counted:
+        print(f"\n{counted.closing_line()}")
 
 
 def scope_of_training(hparams: dict, progressbar: bool) -> Scope:

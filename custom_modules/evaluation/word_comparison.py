@@ -8,13 +8,10 @@ import numpy as np
 import pandas as pd
 
 from custom_modules import markdown
+from custom_modules.evaluation.bootstrap import interval_of_ratio
 from custom_modules.evaluation.record import RECORD_FILE
-from custom_modules.evaluation.summary import (
-    ALL_VARIANTS,
-    interval_of_draws,
-    resampled_ratios,
-    split_by_variant,
-)
+from custom_modules.evaluation.summary import ALL_VARIANTS, split_by_variant
+from custom_modules.evaluation.voices import UNIT_KEYS, VOICE_KEYS, count_voices, with_units
 from custom_modules.evaluation.words import COUNTS_FILE, WORDS_FOLDER
 from custom_modules.recognition.word_errors import WordErrors
 from custom_modules.tabular import read_record, read_table
@@ -31,14 +28,24 @@ _KEY = ["id", "variant", "arm"]
 _ARMS = ("targets", "mixture", "model", "model_gated")
 
 
-def compare_words(
-    results: Mapping[str, Mapping[str, pd.DataFrame]],
-) -> tuple[pd.DataFrame | None, str]:
-    """A row for each model, variant and arm, and what is left out, as far as words go.
+#: Model → folder of each of its seeds → its scores.
+Results = Mapping[str, Mapping[str, pd.DataFrame]]
 
-    ``results`` are those of :func:`custom_modules.evaluation.comparison.read_results`.
+
+def compare_words(results: Results, pooled: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """A row for each model, variant and arm; ``pooled`` of :func:`count_words`.
+
     ``wer`` in per cent, over all seeds; ``difference`` from the first model's, with its 95 %
-    bootstrap interval over mixtures. None if not all have words, counted alike.
+    bootstrap interval over voices.
+    """
+    return _compared(pooled, {model: len(seeds) for model, seeds in results.items()})
+
+
+def count_words(results: Results) -> tuple[dict[str, pd.DataFrame] | None, str]:
+    """Errors and words by mixture, variant and arm over each model's seeds; what is left out.
+
+    ``results`` are those of :func:`custom_modules.evaluation.comparison.read_results`. None if
+    not all have words, counted alike.
     """
     folders = [Path(folder) for seeds in results.values() for folder in seeds]
     facts = [read_record(folder / RECORD_FILE).get("words") for folder in folders]
@@ -62,22 +69,23 @@ def compare_words(
         return None, "words, whose references are of different texts"
     if not len(common):
         return None, "words, of which the results have no mixture in common"
+    known = every[0].loc[common, ["environment", *VOICE_KEYS]].reset_index()
+    known = with_units(known).set_index(_KEY)
     pooled = {
-        model: sum(x.loc[common, ["errors", "length"]] for x in seeds).join(
-            every[0].loc[common, ["environment"]]
-        )
+        model: sum(x.loc[common, ["errors", "length"]] for x in seeds).join(known)
         for model, seeds in tables.items()
     }
-    return _compared(pooled, {model: len(seeds) for model, seeds in tables.items()}), ""
+    return pooled, ""
 
 
 def _read(folder: Path, scores: pd.DataFrame) -> pd.DataFrame:
-    """Counts of a results folder, of the arms that are compared, with environments."""
+    """Counts of a results folder, of the arms that are compared, with who talks where."""
     path = folder / WORDS_FOLDER / COUNTS_FILE
     remedy = "run evaluate.py with --recogniser again"
     table = read_table(path, [*_KEY, *WordErrors._fields], _KEY, remedy)
-    environments = dict(zip(scores.id, scores.environment, strict=True))
-    table["environment"] = table.id.map(environments)
+    known = scores.drop_duplicates("id").set_index("id")
+    for name in ("environment", *VOICE_KEYS):
+        table[name] = table.id.map(known[name])
     table = table[table.arm.isin(_ARMS) & table.environment.notna()]
     return table.set_index(_KEY)
 
@@ -91,35 +99,57 @@ def _compared(pooled: Mapping[str, pd.DataFrame], seeds: Mapping[str, int]) -> p
                 continue
             for arm, of_arm in part.groupby("arm", sort=False):
                 index = pd.MultiIndex.from_frame(of_arm[_KEY])
-                draws, rates = [], []
-                for counts in (of_arm, pooled[first].loc[index]):
-                    sums = counts[["errors", "length"]].to_numpy()
-                    ratios = resampled_ratios(sums[:, None], of_arm.id.to_numpy())
-                    draws.append(100 * ratios[:, 0])
-                    errors, length = sums.sum(axis=0)
-                    rates.append(100 * errors / length if length else np.nan)
-                low, high = interval_of_draws(draws[0])
+                first_sums = _sums(pooled[first].loc[index])
                 row = {"model": model, "seeds": seeds[model], "variant": variant, "arm": arm}
-                row |= {"n": of_arm.id.nunique(), "wer": rates[0], "low": low, "high": high}
-                if model != first:
-                    low, high = interval_of_draws(draws[0] - draws[1])
-                    row["difference"] = rates[0] - rates[1]
-                    row |= {"difference_low": low, "difference_high": high}
+                row |= _rates(_sums(of_arm), first_sums if model != first else None, of_arm)
                 parts.append(row)
     return pd.DataFrame(parts)
+
+
+def outputs_of(counts: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """What :func:`count_words` returns, of the models' outputs alone."""
+    return {
+        model: table[table.index.get_level_values("arm") == "model"]
+        for model, table in counts.items()
+    }
+
+
+def _sums(counts: pd.DataFrame) -> np.ndarray:
+    """Errors and words of each mixture, ``[n, 1, 2]``."""
+    return counts[["errors", "length"]].to_numpy(float)[:, None]
+
+
+def _rates(sums: np.ndarray, less: np.ndarray | None, rows: pd.DataFrame) -> dict[str, Any]:
+    """The rate, per cent, and with ``less`` its difference from that, with intervals."""
+    units = rows[UNIT_KEYS].to_numpy()
+    (low,), (high,) = interval_of_ratio(sums, units)
+    row = {"n": rows.id.nunique(), "voices": count_voices(units), "wer": _rate(sums)}
+    row |= {"low": 100 * low, "high": 100 * high}
+    if less is not None:
+        (low,), (high,) = interval_of_ratio(sums, units, less)
+        row["difference"] = row["wer"] - _rate(less)
+        row |= {"difference_low": 100 * low, "difference_high": 100 * high}
+    return row
+
+
+def _rate(sums: np.ndarray) -> float:
+    errors, length = sums.sum(axis=(0, 1))
+    return 100 * errors / length if length else np.nan
 
 
 def words_by_variant(table: pd.DataFrame) -> str:
     """Of what :func:`compare_words` returns, the outputs' rates beside the mixture's."""
     models = list(dict.fromkeys(table.model))
     cells = table.set_index(["model", "variant", "arm"])
-    lines = [["variant", "n", "mixture once", *models]]
+    voices = ["voices"] * bool(table.voices.notna().any())
+    lines = [["variant", "n", *voices, "mixture once", *models]]
     for name in models[1:]:
         lines[0] += [f"{name} − {models[0]}", "95 % interval"]
     for variant in dict.fromkeys(table.variant):
         of_model = [cells.loc[(name, variant, "model")] for name in models]
         once = cells.loc[(models[0], variant, "mixture")].wer
         line = [variant, f"{of_model[0].n:.0f}"]
+        line += [markdown.number(of_model[0][x], 0) for x in voices]
         line += [markdown.number(x, 1) for x in (once, *(cell.wer for cell in of_model))]
         for cell in of_model[1:]:
             line.append(markdown.number(cell.difference, 1))

@@ -15,6 +15,7 @@ import torch
 from custom_modules import markdown
 from custom_modules.dataio import MixtureDataset
 from custom_modules.errors import InputError
+from custom_modules.evaluation.bootstrap import interval_of_ratio
 from custom_modules.evaluation.loading import Model
 from custom_modules.evaluation.record import digest_of
 from custom_modules.evaluation.store import SCORES_FOLDER
@@ -24,11 +25,10 @@ from custom_modules.evaluation.summary import (
     EVERY,
     describe,
     groups_of,
-    interval_of_draws,
-    resampled_ratios,
     split_by_variant,
 )
 from custom_modules.evaluation.transcribing import Transcripts, TranscriptStore, transcribe_test_set
+from custom_modules.evaluation.voices import UNIT_KEYS, caption, count_voices, with_units
 from custom_modules.mmipc import variants_of
 from custom_modules.recognition import text
 from custom_modules.recognition.packages import imported
@@ -51,12 +51,14 @@ ARMS = (
 #: In a results folder: statistics; SegLST of references and arms, and counts by mixture.
 WORDS_FILE, WORDS_FOLDER, COUNTS_FILE = "test_words.csv", "words", "counts.csv"
 
+_CLOSING = ("targets", "mixture", "model")
+
 _NOTE = """Per cent of the references' words that are wrong (insertions, deletions and
 substitutions, summed over mixtures), by {recogniser}. `targets`: each dry source, the floor;
 `oracle`: each talker alone with the background; `mixture`: its one transcript against all texts
 (ORC-WER); `mixture_twice`: the same as each talker's; `mixture_single`: as one talker's, the
 other silent; `model`: its outputs (cpWER); `model_gated`: outputs 20 dB below the other are
-silent. Intervals are 95 % bootstrap intervals over mixtures."""
+silent. {intervals}."""
 _PSEUDO = """**Against pseudo-references**: the recogniser's own transcripts of the dry targets,
 which are wrong themselves; so `targets` is 0, and the other figures are none of a word error
 rate."""
@@ -111,7 +113,7 @@ class WordTest:
                 if heard := self.store.heard.get((name, variant)):
                     session = f"{name}/{variant}"
                     keys.append({"session": session, "id": name, "variant": variant})
-                    keys[-1] |= describe(entry)
+                    keys[-1] |= describe(entry, self.dataset.task)
                     self._add_session(sides, session, entry, heard)
         counted = pd.concat([_counts(arm, sides) for arm in ARMS], ignore_index=True)
         rows = pd.DataFrame(keys, columns=["session", "id", "variant", *describe(_ANY)])
@@ -180,11 +182,11 @@ def _counts(arm: str, sides: dict[str, list]) -> pd.DataFrame:
 def summarise_words(rows: pd.DataFrame) -> pd.DataFrame:
     """Sums over mixtures, a row for each variant, group and arm.
 
-    ``wer``, ``low`` and ``high`` (95 % bootstrap) in per cent; ``n`` mixtures. Errors are
-    summed, never averaged: there is no row of all variants, but of all mixtures.
+    ``wer``, ``low`` and ``high`` (95 % bootstrap) in per cent; ``n`` mixtures and ``voices``.
+    Errors are summed, never averaged: there is no row of all variants, but of all mixtures.
     """
     parts = []
-    rows = rows.assign(cluster=pd.factorize(rows.id)[0])
+    rows = with_units(rows)
     for group, subset in ((EVERY, rows), *groups_of(rows)):
         for variant, part in split_by_variant(subset, apart=group == EVERY):
             if variant != ALL_VARIANTS:
@@ -193,16 +195,20 @@ def summarise_words(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(parts, columns=_COLUMNS)
 
 
-_COLUMNS = [*("variant", "group", "arm", *WordErrors._fields), *("wer", "low", "high", "n")]
+_COLUMNS = [
+    *("variant", "group", "arm", *WordErrors._fields),
+    *("wer", "low", "high", "n", "voices"),
+]
 
 
 def _sums(variant: str, group: str, arm: str, part: pd.DataFrame) -> dict[str, Any]:
-    counts, clusters = part[[*WordErrors._fields]].to_numpy(), part.cluster.to_numpy()
+    counts, units = part[[*WordErrors._fields]].to_numpy(), part[UNIT_KEYS].to_numpy()
     sums = WordErrors(*counts.sum(axis=0).tolist())
-    low, high = interval_of_draws(100 * resampled_ratios(counts[:, None, :2], clusters)[:, 0])
+    (low,), (high,) = interval_of_ratio(counts[:, None, :2], units)
     wer = 100 * sums.errors / sums.length if sums.length else np.nan
     row = {"variant": variant, "group": group, "arm": arm, **sums._asdict()}
-    return row | {"wer": wer, "low": low, "high": high, "n": len(np.unique(clusters))}
+    row |= {"wer": wer, "low": 100 * low, "high": 100 * high}
+    return row | {"n": part.id.nunique(), "voices": count_voices(units)}
 
 
 class WordResults(NamedTuple):
@@ -228,10 +234,19 @@ class WordResults(NamedTuple):
         cells = {x.variant: markdown.number(x.wer, 1) for x in part.itertuples()}
         return "pseudo-WER" if self.facts["pseudo_references"] else "WER", cells
 
+    def closing_line(self) -> str:
+        """What a command ends with: rates on C, where it was tested, or on all mixtures."""
+        every = self.summary[self.summary.group == EVERY]
+        place = "C" if (every.variant == "C").any() else ALL_MIXTURES
+        rates = every[every.variant == place].set_index("arm").wer
+        arms = [f"{arm} {markdown.number(rates[arm], 1)}" for arm in _CLOSING if arm in rates]
+        against = ", against pseudo-references" if self.facts["pseudo_references"] else ""
+        return f"Words wrong on {place}, per cent{against}: {', '.join(arms)}"
+
     def sections(self) -> list[str]:
         """Parts of a page of Markdown."""
         recogniser = f"{self.facts['recogniser']} ({self.facts['version']})"
-        note = " ".join(_NOTE.format(recogniser=recogniser).split())
+        note = " ".join(_NOTE.format(recogniser=recogniser, intervals=caption(self.rows)).split())
         pseudo = [" ".join(_PSEUDO.split())] if self.facts["pseudo_references"] else []
         every = self.summary[self.summary.group == EVERY]
         of_groups = (self.summary.group != EVERY) & (self.summary.variant == ALL_MIXTURES)
@@ -251,13 +266,15 @@ class WordResults(NamedTuple):
 def arms_table(summary: pd.DataFrame, key: str = "variant") -> str:
     """The word error rate of each arm; beside the model's its interval."""
     arms = [arm for arm in ARMS if (summary.arm == arm).any()]
-    lines = [[key, "n", "words", *arms, "95 % of model"]]
+    voices = ["voices"] * bool(summary.voices.notna().any())
+    lines = [[key, "n", *voices, "words", *arms, "95 % of model"]]
     for name, part in summary.groupby(key, sort=False):
         by_arm = part.set_index("arm")
         model = by_arm.loc["model"]
         rates = [markdown.number(x, 1) for x in by_arm.wer.reindex(arms)]
         interval = markdown.interval(model.low, model.high, 1)
-        lines.append([str(name), str(model.n), str(int(model.length)), *rates, interval])
+        sizes = [str(model.n), *(markdown.number(model[x], 0) for x in voices)]
+        lines.append([str(name), *sizes, str(int(model.length)), *rates, interval])
     return markdown.table(lines)
 
 

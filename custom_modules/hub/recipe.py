@@ -93,6 +93,8 @@ class ModelRecipe:
     def architecture(self) -> str:
         """The name in the field, or of its class."""
         node = self._separator
+        if hparams.tag_of(node).endswith(hparams.CONSISTENT):
+            node = node["separator"]
         node = node.get("masknet", node) if isinstance(node, dict) else node
         names = [name.rpartition(".")[2] for name in _classes(node)]
         if names[0] == "DualPathMaskNet":

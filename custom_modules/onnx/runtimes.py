@@ -66,10 +66,15 @@ def read_facts(session: Any, path: str | Path) -> dict[str, Any]:
 
 def load_graph(folder: Path, runtime: str) -> OnnxSeparator:
     """The graph of an exported folder; raises InputError where it is not there."""
+    return OnnxSeparator(graph_of(folder, runtime))
+
+
+def graph_of(folder: Path, runtime: str) -> Path:
+    """The file that a runtime takes; raises InputError where it is not there."""
     if runtime not in GRAPHS:
         raise InputError(f"runtime={runtime}: is unknown; there are {', '.join(RUNTIMES)}")
     path = folder / GRAPHS[runtime]
     if not path.exists():
         option = "--onnx --quantize int8" if runtime == "onnx-int8" else "--onnx"
         raise InputError(f"{path}: no such file; export.py … {option} writes it")
-    return OnnxSeparator(path)
+    return path

@@ -19,7 +19,9 @@ import os
 import shutil
 import tempfile
 import warnings
+from collections import deque
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ from speechbrain.dataio.dataloader import make_dataloader
 from speechbrain.nnet.losses import get_si_snr_with_pitwrapper
 from torch import Tensor
 
+from custom_modules.composing import Part
 from custom_modules.dataio import Manifest, MixtureDataset, collate
 from custom_modules.layout import DRY_LAYERS, LAYERS
 from custom_modules.manifest.packing import pack_corpus
@@ -70,22 +73,24 @@ def benchmark_prepare(folder: Path, rows: int) -> list[Row]:
 def benchmark_loading(folder: Path, rows: int, batch_size: int = 8) -> list[Row]:
     """Times a training epoch's reading, of files and of a pack, against soundfile and numpy alone.
 
-    The bare loop knows beforehand which files; the loader draws variants and batches.
+    Of mixtures as they are stored, and remixed. The bare loops know beforehand which files;
+    the loader draws variants, donors and batches.
     """
     corpus, packed = folder / "Links", folder / "packed"
     manifest = _prepare_links(folder, rows, rows)  # no links: each file is read once
     pack_corpus(corpus, packed, ["train"])
-    dataset = _dataset(manifest, corpus)
-    recipes = [_files_of(dataset, name) for name in dataset.data_ids]
-    options = {"batch_size": batch_size, "collate_fn": collate}
-    from_files = make_dataloader(dataset, **options)
-    from_pack = make_dataloader(_dataset(manifest, packed), **options)
-    ways = {
-        "soundfile and numpy": lambda: [_read_and_add(*files) for files in recipes],
-        "loader, files, 1 process": lambda: [len(batch) for batch in from_files],
-        "loader, packed, 1 process": lambda: [len(batch) for batch in from_pack],
-    }
-    return speeds(time_alternately(ways), rows, "mixtures")
+    options, table = {"batch_size": batch_size, "collate_fn": collate}, []
+    for name, remix in (("stored", None), ("remixed", True)):
+        datasets = {at.name: _dataset(manifest, at, remix) for at in (corpus, packed)}
+        recipes = [_files_of(item, datasets["Links"]) for item in datasets["Links"]]
+        loaders = {at: make_dataloader(dataset, **options) for at, dataset in datasets.items()}
+        ways: dict[str, Callable[[], object]] = {
+            f"{name}: soundfile and numpy": partial(_read_and_add, recipes),
+            f"{name}: loader, files": partial(deque, loaders["Links"], maxlen=0),
+            f"{name}: loader, packed": partial(deque, loaders["packed"], maxlen=0),
+        }
+        table += speeds(time_alternately(ways), rows, "mixtures")
+    return table
 
 
 def _prepare_links(folder: Path, rows: int, mixtures: int = MIXTURES) -> Path:
@@ -95,24 +100,26 @@ def _prepare_links(folder: Path, rows: int, mixtures: int = MIXTURES) -> Path:
     return folder / "train.json"
 
 
-def _dataset(manifest: Path, corpus: Path) -> MixtureDataset:
+def _dataset(manifest: Path, corpus: Path, remix: bool | None = None) -> MixtureDataset:
     entries = Manifest(manifest, {"data_root": str(corpus)})
-    return MixtureDataset(entries, VARIANTS, "SB", SEED)
+    return MixtureDataset(entries, VARIANTS, "SB", SEED, remixing={"remix": remix})
 
 
-def _files_of(dataset: MixtureDataset, name: str) -> tuple[str, list[str], list[str]]:
-    entry = dataset.data[name]
-    (variant,) = dataset.draw_variants(name, entry["environment"])
-    return entry["mix"], [entry["s1"], entry["s2"]], entry["variants"][variant]
+def _files_of(item: dict[str, Any], dataset: MixtureDataset) -> tuple[list[Part], list[str]]:
+    """What a mixture is the sum of, and the targets' files that are not among it."""
+    layers = {part.layer for part in item["recipe"]}
+    entry = dataset.data[item["id"]]
+    return item["recipe"], [entry[name] for name in ("s1", "s2") if name not in layers]
 
 
-def _read_and_add(
-    mix: str, sources: list[str], cancelled: list[str]
-) -> tuple[np.ndarray, np.ndarray]:
-    mixture, _ = soundfile.read(mix, dtype="float32")
-    for path in cancelled:
-        mixture -= soundfile.read(path, dtype="float32")[0]
-    return mixture, np.stack([soundfile.read(p, dtype="float32")[0] for p in sources])
+def _read_and_add(recipes: list[tuple[list[Part], list[str]]]) -> None:
+    for parts, others in recipes:
+        read = [np.float32(x.gain) * soundfile.read(x.path, dtype="float32")[0] for x in parts]
+        mixture = np.zeros_like(read[0])
+        for samples in read:
+            mixture += samples
+        others = [soundfile.read(path, dtype="float32")[0] for path in others]
+        np.stack((others or read)[:2])
 
 
 def benchmark_pit(batch: int = 8, time: int = 32_000, repeats: int = 20) -> list[Row]:

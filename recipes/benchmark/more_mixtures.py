@@ -31,7 +31,7 @@ from custom_modules.dataio import MixtureDataset
 from custom_modules.errors import OptionParser, exit_cleanly
 from custom_modules.evaluation.loading import find_model
 from custom_modules.evaluation.record import git_commit
-from custom_modules.evaluation.voices import interval_over_voices
+from custom_modules.evaluation.voices import interval_over_voices, tested_voices
 from custom_modules.files import lock
 from custom_modules.limits import option
 from custom_modules.manifest.reading import open_manifest
@@ -150,7 +150,7 @@ def unseen_voices(study: Study) -> str:
         test = improvements(study.of_arm(arm, size), "test")
         stored = improvements(study.of_arm("as stored", size), "test")
         train = improvements(study.of_arm(arm, size), "train")
-        pairs = voices_of(study.of_arm(arm, size)[0], test.index)
+        pairs = tested_voices(study.of_arm(arm, size)[0]).loc[test.index].to_numpy()
         cells = [markdown.number(test.mean(), 2), _interval(test, pairs)]
         if arm != "as stored":
             gain = test - stored
@@ -169,12 +169,6 @@ def improvements(folders: list[Path], split: str) -> pd.Series:
         rows = pd.read_csv(path)
         tables.append(rows.assign(gain=rows.si_sdr - rows.si_sdr_mixture))
     return pd.concat(tables).groupby("id").gain.mean()
-
-
-def voices_of(folder: Path, ids: pd.Index) -> np.ndarray:
-    """Who speaks in each mixture, ``[mixtures, 2]``."""
-    manifest = open_manifest(folder / "test_scores" / "test.json", "")
-    return np.array([[manifest[name][f"speaker{n}"] for n in (1, 2)] for name in ids])
 
 
 def _interval(values: pd.Series, voices: np.ndarray) -> str:

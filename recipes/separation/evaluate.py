@@ -50,7 +50,7 @@ def main(argv: list[str]) -> None:
     if options.compare:
         compare_results(options.compare, comparison_folder(rest), options.output)
         return
-    found = loading.find_model(rest)
+    found = loading.find_model(rest, options.runtime)
     join_processes(found.run_opts)
     folder = loading.results_folder(found, options.split)
     for preparation in loading.prepare_options(found, folder, options.split):

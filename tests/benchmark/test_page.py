@@ -74,11 +74,15 @@ def tables_of(text):
 
 def check_scores(table, scores, key):
     """Every cell of a table, against a lookup of its own in the CSV."""
-    (_, _, *models), _, *lines = table
+    heading, _, *lines = table
+    has_voices = heading[2] == "voices"
+    models = heading[2 + has_voices :]
     names = {"SI-SDRi": "si_sdri", "SDRi": "sdri", "SIRi": "siri", "PESQi": "pesqi"}
     names |= {"STOIi": "stoii", "ESTOIi": "estoii"}
     for name, n, *cells in lines:
         row = names[name] if key == "metric" else name
+        if has_voices:
+            assert int(cells.pop(0)) == scores[scores[key] == row].voices.iloc[0]
         for model, cell in zip(models, cells, strict=True):
             found = scores[(scores.model == model) & (scores[key] == row)]
             assert len(found) == 1
@@ -133,7 +137,8 @@ def check_costs(table, costs, runs):
 
 def check_page(text, folder):
     scores = pd.read_csv(folder / pages.COMPARISON)
-    by_variant, by_metric, costs = tables_of(text)
+    by_variant, by_metric, *pairs, costs = tables_of(text)
+    assert len(pairs) == (folder / pages.PAIRS).exists()
     check_scores(by_variant, scores[scores.metric == "si_sdri"], "variant")
     check_scores(by_metric, scores[scores.variant == "all mixtures"], "metric")
     check_costs(costs, pd.read_csv(folder / pages.COSTS), pd.read_csv(folder / pages.RUNS))
@@ -161,6 +166,22 @@ def test_a_page_without_marks_is_left_alone(tmp_path):
     with pytest.raises(InputError, match="begin x"):
         pages.update_page(page, "x", write_figures(tmp_path / "figures/x"))
     assert page.read_text() == "<!-- end x --> <!-- begin x -->"
+
+
+def test_pairs_and_voices_are_shown_where_a_campaign_has_them(tmp_path):
+    folder = write_figures(tmp_path / "figures/x")
+    scores = pd.read_csv(folder / pages.COMPARISON).assign(voices=16)
+    scores.to_csv(folder / pages.COMPARISON, index=False)
+    pair = {"metric": "si_sdri", "model": "dprnn", "other": "spmamba", "n": 60, "voices": 16}
+    pair |= {"difference": 1.234, "low": 0.5, "high": 2.0, "p": 0.004, "p_holm": 0.004}
+    pd.DataFrame([pair]).to_csv(folder / pages.PAIRS, index=False)
+    page = tmp_path / "README.md"
+    page.write_text("<!-- begin x -->\n<!-- end x -->\n")
+    pages.update_page(page, "x", folder)
+    text = page.read_text(encoding="utf-8")
+    check_page(text, folder)
+    assert "| 1.23 [0.50 … 2.00] |" in text and "p 0.004" in text
+    assert "- dprnn is better than spmamba." in text
 
 
 @pytest.mark.parametrize("preset", ["small", "full"])

@@ -125,9 +125,46 @@ def test_files_and_words(tmp_path, capsys):
     text = (tmp_path / "out" / "comparison.md").read_text()
     assert text in capsys.readouterr().out
     assert "| b − a | 95 % interval |" in text
+    assert "over mixtures, as it is not known who talks" in text
+    assert "- a is worse than b" in text or "- a: against b nothing can be said." in text
+    assert len(pd.read_csv(tmp_path / "out" / "comparison_pairs.csv")) == 2  # of two metrics
     assert "±" not in text  # one seed each
     assert "Left out" not in text
     assert (tmp_path / "out" / "comparison.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def with_voices(folder, voices):
+    rows = pd.read_csv(folder / "test_results.csv")
+    pairs = rows.id.map(voices)
+    rows.assign(voice1=pairs.str[0], voice2=pairs.str[1]).to_csv(
+        folder / "test_results.csv", index=False
+    )
+    return folder
+
+
+def test_voices_that_one_knows_are_known_of_all(tmp_path, caplog):
+    """Results of before voices were written: others' voices, a manifest's, or a line."""
+    voices = {"a": "xy", "b": "yz", "c": "zx", "d": "xy"}
+    old = results(tmp_path / "a", "a", 0, noise=1, split="test", data_folder="none")
+    new = with_voices(results(tmp_path / "b", "b", 1, seed=3, noise=1, split="test"), voices)
+    table = compare(in_common(read_results([old, new])))
+    assert set(table.voices) == {3} and not caplog.text
+    other = results(tmp_path / "c", "c", 1, seed=4, noise=1, split="test")
+    assert compare(in_common(read_results([old, other]))).voices.isna().all()
+    assert caplog.text.count("run evaluate.py on it again") == 2
+    entry = {"duration": 1.0, "sample_rate": 8000, "environment": "indoor", "s2_layers": []}
+    entry |= dict.fromkeys(("mix", "s1", "s2"), "{data_root}/x.wav")
+    entry["variants"] = {v: [] for v in ("SER", "SR", "ER", "R", "C")}
+    manifest = {
+        name: entry | {"speaker1": first, "speaker2": second}
+        for name, (first, second) in voices.items()
+    }
+    (old / "test_scores").mkdir()
+    (old / "test_scores" / "test.json").write_text(json.dumps(manifest))
+    again = compare(in_common(read_results([old, other])))
+    assert set(again.voices) == {3}
+    expected = table[table.model == "a"].ci_low.to_numpy()
+    np.testing.assert_array_equal(again[again.model == "a"].ci_low, expected)
 
 
 def test_what_is_left_out_is_said(tmp_path, capsys):
@@ -149,6 +186,8 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
         read_results([a])
     with pytest.raises(InputError, match="named twice"):
         read_results([a, a])
+    with pytest.raises(InputError, match="named twice"):
+        read_results([a, a / ".." / "a"])
     with pytest.raises(InputError, match=r"none.*cannot be read"):
         read_results([a, tmp_path / "none"])
     elsewhere = results(tmp_path / "c", "c", 0, mixtures="xyz")

@@ -77,5 +77,5 @@ def test_the_voices_behind_the_mixtures_are_counted(test_set, tmp_path):
 
     assert size() == {"mixtures": len(entries), "voices": len(entries) + 1}
     assert size(max_samples=1) == {"mixtures": 1, "voices": 2}
-    entry["speaker1"] = None
+    entry |= {"speaker1": None, "source1": None}
     assert size()["voices"] is None

@@ -3,9 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import bootstrap
+from scipy.stats import bootstrap, norm, t
 
-from custom_modules.evaluation.summary import interval_of_mean, over_sources, ssr_labels, summarise
+from custom_modules.evaluation.bootstrap import interval_of_mean
+from custom_modules.evaluation.summary import over_sources, ssr_labels, summarise
+from custom_modules.evaluation.voices import interval_over_voices
 
 NAN = float("nan")
 
@@ -61,7 +63,7 @@ def test_sources_are_averaged_within_a_mixture_and_then_mixtures():
     assert table["std"]["C"] == pytest.approx(np.std([6, 11], ddof=1))
     assert table["std"]["all mixtures"] == pytest.approx(np.std([3, 6, 11, 1], ddof=1))
     assert np.isnan(table["std"]["all variants"])
-    assert (table.ci_low["C"], table.ci_high["C"]) == (6, 11)
+    assert table[["ci_low", "ci_high"]].isna().all(axis=None)  # two say nothing of others
 
 
 def test_groups_are_what_the_manifest_knows():
@@ -97,8 +99,6 @@ def test_a_variant_without_scores_is_left_out_of_the_mean_over_variants():
     table = table.set_index("variant")
     assert np.isnan(table["mean"]["C"])
     assert table["mean"]["all variants"] == table["mean"]["all mixtures"] == 2
-    # Each of the others is of one mixture: both are in what is drawn, or neither.
-    assert table.ci_low["all variants"] == table.ci_high["all variants"] == 2
 
 
 def test_the_number_of_sources_without_a_score_is_kept():
@@ -115,14 +115,30 @@ def test_many_ratios_are_gathered():
     assert pd.isna(labels[40])
 
 
+def test_intervals_are_over_the_voices_of_the_rows():
+    random = np.random.default_rng(8)
+    pairs = np.array([random.choice(list("abcdefgh"), 2, replace=False) for _ in range(40)])
+    rows = [row(f"m{n}", "C", "indoor", source, 0.0) for n in range(40) for source in (1, 2)]
+    rows = pd.DataFrame(rows).assign(voice1=np.repeat(pairs[:, 0], 2))
+    rows = rows.assign(voice2=np.repeat(pairs[:, 1], 2), si_sdri=random.normal(size=80))
+    table = summarise(rows)
+    cell = table[(table.metric == "si_sdri") & (table.variant == "C")].iloc[0]
+    expected = interval_over_voices(rows.si_sdri.to_numpy().reshape(40, 2).mean(1), pairs)
+    assert (cell.ci_low, cell.ci_high) == pytest.approx(expected)
+    assert (cell.n, cell.voices) == (40, 8)
+    assert summarise(rows.assign(voice1=None, voice2=None)).voices.isna().all()
+
+
 def test_the_interval_is_scipy_s_percentile_interval():
     random = np.random.default_rng(5)
     values = random.gamma(2, 2, (60, 2))
     low, high = interval_of_mean(values, np.arange(60))
+    level = 1 - 2 * norm.sf(t.ppf(0.975, 59) * (60 / 59) ** 0.5)
+    options = {"method": "percentile", "n_resamples": 20_000, "rng": 1}
     for column in range(2):
-        expected = bootstrap(
-            (values[:, column],), np.mean, method="percentile", n_resamples=20_000, rng=1
-        ).confidence_interval
+        sample = (values[:, column],)
+        expected = bootstrap(sample, np.mean, confidence_level=level, **options)
+        expected = expected.confidence_interval
         width = expected.high - expected.low
         assert low[column] == pytest.approx(expected.low, abs=0.05 * width)
         assert high[column] == pytest.approx(expected.high, abs=0.05 * width)

@@ -37,7 +37,7 @@ def test_gains_have_interval_deviation_oracle_and_failures():
         *("oracle SI-SDRi", "PESQi", "STOIi"),
     ]
     by_name = {line[0]: line for line in lines}
-    expected = ["C", "2", "1", "8.50", "6.00 … 11.00", "3.54", "1.00", "0.25", "0.123"]
+    expected = ["C", "2", "1", "8.50", "–", "3.54", "1.00", "0.25", "0.123"]
     assert by_name["C"] == expected
     assert by_name["SER"][4:6] == ["–", "–"]
     assert list(by_name)[-2:] == ["all variants", "all mixtures"]
@@ -67,10 +67,20 @@ def test_model_mixture_and_oracle_stand_together():
     assert lines[1][2:] == ["1.00", "1.00", "1.000"]
 
 
+def test_voices_stand_beside_the_number_of_mixtures():
+    names = pd.DataFrame({"id": list("abc"), "voice1": list("xyz"), "voice2": list("yzx")})
+    rows = FULL[FULL.variant == "C"].assign(environment="indoor")
+    rows = pd.concat([rows, rows[:2].assign(id="c", si_sdri=8.0)]).merge(names)
+    head, _, first, *_ = cells(gains_table(every(rows)))
+    assert head[:3] == ["variant", "n", "voices"] and first[:3] == ["C", "3", "3"]
+    low, high = map(float, first[head.index("95 % interval")].split(" … "))
+    assert 6 <= low < (6 + 11 + 8) / 3 < high <= 11
+
+
 def test_spread_is_shown_of_every_metric():
     _, _, *lines = cells(spread_table(every(FULL)))
-    assert lines[1][1] == "8.50 ± 3.54 [6.00 … 11.00]"
-    assert lines[1][3] == "0.123 ± 0.000 [0.123 … 0.123]"
+    assert lines[1][1] == "8.50 ± 3.54 [–]"
+    assert lines[1][3] == "0.123 ± 0.000 [–]"
 
 
 def test_failures_are_counted_by_name():

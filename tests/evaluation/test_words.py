@@ -187,10 +187,24 @@ def test_table_files_and_meeteval_agree_to_the_digit(tmp_path, blur, spoken, scr
         assert line.endswith(f" {cell} |")
         assert "## Words (word error rate, %)" in text
     assert "- Recogniser: scripted, 1; ; text rules 1" in page
+    assert_ends_with_rates(printed, table)
     assert (tmp_path / "test_words.png").read_bytes()[:4] == b"\x89PNG"
     sides = json.loads((tmp_path / "words" / "references.json").read_text())
     assert {x["text"] for x in sides} == {text for pair in TEXTS for text in pair}
     assert all(x["words"] == normalise(x["text"]) for x in sides)
+
+
+def assert_ends_with_rates(printed, table):
+    """The last line says what is wrong on C, by the sums of the table."""
+    rows = table[(table.group == "all") & (table.variant == "C")].set_index("arm")
+    rates = 100 * rows.errors / rows.length
+    arms = ", ".join(f"{arm} {rates[arm]:.1f}" for arm in ("targets", "mixture", "model"))
+    assert printed.rstrip().splitlines()[-1] == f"Words wrong on C, per cent: {arms}"
+
+
+def test_the_last_line_is_of_all_mixtures_where_c_is_not_tested(tmp_path, blur, spoken, scripted):
+    words = count(blur(), spoken(variants=("SER", "SE")), tmp_path)
+    assert words.closing_line().startswith("Words wrong on all mixtures, per cent: targets ")
 
 
 def test_intervals_are_those_of_drawn_mixtures_and_groups_those_of_all_metrics(
@@ -295,6 +309,7 @@ def test_pseudo_references_are_said_everywhere(tmp_path, blur, test_set, scripte
     assert len(said) == len(tables) == 3
     assert words.column()[0] == "pseudo-WER"
     assert words.facts["pseudo_references"]
+    assert ", per cent, against pseudo-references: targets 0.0" in words.closing_line()
 
 
 def test_without_texts_it_is_one_line_before_anything_is_scored(

@@ -195,6 +195,7 @@ def test_a_bug_in_one_s_own_model_keeps_its_traceback(corpus, tmp_path, monkeypa
         (["hparams/dprnn.yaml", "--data_folder=x", "--variants"], "--variants"),
         (["hparams/dprnn.yaml", "--variants=SER,XX"], "choose one or more of SER"),
         (["--compare", "tests", "hparams"], "run evaluate.py first"),
+        (["--compare", "tests", "tests/../tests"], "one is named twice"),
     ],
 )
 def test_mistakes_end_in_one_line(tmp_path, capsys, arguments, message):

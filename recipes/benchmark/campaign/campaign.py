@@ -16,7 +16,15 @@ from custom_modules.evaluation.comparison import compare_results
 from custom_modules.evaluation.record import RECORD_FILE, command, without_folders
 from custom_modules.tabular import read_record, read_table, write_record, write_table
 from recipes.benchmark.campaign.costs import measure_costs
-from recipes.benchmark.campaign.page import COMPARISON, COST_COLUMNS, COSTS, PICTURE, RECORD, RUNS
+from recipes.benchmark.campaign.page import (
+    COMPARISON,
+    COST_COLUMNS,
+    COSTS,
+    PAIRS,
+    PICTURE,
+    RECORD,
+    RUNS,
+)
 from recipes.benchmark.campaign.runs import Run
 from recipes.benchmark.measuring import device_name
 
@@ -89,7 +97,7 @@ def collect(runs: Sequence[Run], budget: float, folder: Path, figures: Path) -> 
     write_table(pd.DataFrame(map(_figures_of, runs)), figures / RUNS, digits=4)
     write_table(pd.read_csv(folder / COSTS).drop(columns="what"), figures / COSTS, digits=6)
     write_record(_record_of(runs, budget), figures / RECORD)
-    for name in (COMPARISON, PICTURE):
+    for name in (COMPARISON, PAIRS, PICTURE):
         shutil.copyfile(folder / name, figures / name)
 
 

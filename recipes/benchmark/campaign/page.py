@@ -10,11 +10,13 @@ import pandas as pd
 from custom_modules import markdown
 from custom_modules.errors import InputError
 from custom_modules.evaluation.comparison import improvements, scores_by
+from custom_modules.evaluation.pairwise import PAIRS_FILE, sections
 from custom_modules.evaluation.summary import ALL_MIXTURES
 from custom_modules.tabular import write_text
 
 #: In the folder of a campaign's figures.
 COMPARISON, COSTS, RUNS = "comparison.csv", "costs.csv", "runs.csv"
+PAIRS = PAIRS_FILE  # campaigns of before have none
 PICTURE, RECORD = "comparison.png", "campaign.json"
 
 #: Column of ``costs.csv`` or ``runs.csv`` → heading, divisor, decimals.
@@ -34,8 +36,13 @@ def update_page(page: str | Path, name: str, folder: str | Path) -> None:
     """Writes the figures in ``folder`` into a page, between the marks of their name."""
     page, folder = Path(page), Path(folder)
     before, after = around_marks(page, name)
+    write_text(page, "\n\n".join([before, render(page, folder), after]))
+
+
+def render(page: Path, folder: Path) -> str:
+    """What a page shows of the figures in a folder."""
     picture = f"![SI-SDRi by variant]({folder.relative_to(page.parent)}/{PICTURE})"
-    write_text(page, "\n\n".join([before, *_sections(folder), picture, after]))
+    return "\n\n".join([*_sections(folder), picture])
 
 
 def around_marks(page: str | Path, name: str) -> tuple[str, str]:
@@ -58,9 +65,11 @@ def _sections(folder: Path) -> list[str]:
     by_variant = scores_by(scores[scores.metric == "si_sdri"], "variant", intervals=True)
     by_metric = scores_by(of_all, "metric", intervals=True)
     made_by = _made_by(json.loads((folder / RECORD).read_text(encoding="utf-8")))
+    pairs = sections(pd.read_csv(folder / PAIRS), "####") if (folder / PAIRS).exists() else []
     return [
         *("#### SI-SDRi by variant, dB", by_variant, made_by),
         *("#### Every metric's improvement, over all mixtures", by_metric, made_by),
+        *([*pairs, made_by] if pairs else []),
         *("#### What it costs", _cost_table(costs, runs), made_by),
     ]
 

@@ -45,6 +45,7 @@ class Run(NamedTuple):
     folder: Path
     commands: list[list[str]]  # to train, then to test
     steps: int  # of the training
+    metric: str = "valid_si_sdr"  # that history.csv must hold; empty without one
 
     @property
     def name(self) -> str:
@@ -123,7 +124,7 @@ def _do(run: Run, trainings: Trainings) -> str | None:
     for script, *arguments in run.commands:
         start, command = time.monotonic(), [sys.executable, script, *arguments]
         try:
-            training = trainings.run(command, run.folder, "valid_si_sdr", one_thread)
+            training = trainings.run(command, run.folder, run.metric, one_thread)
             with training as process:
                 before = dict(process.rows())  # of an earlier run; it has just begun
                 for epoch, value in process.values():
