@@ -90,7 +90,8 @@ def _options(key: str, kind: type[Options], value: object) -> Options | None:
     if not isinstance(value, Mapping):
         raise InputError(f"--{key}={value!s:.60}: neither a mapping of {', '.join(known)} nor null")
     if unknown := set(value) - set(known):
-        raise InputError(f"--{key}: {', '.join(map(str, unknown))}; it has {', '.join(known)}")
+        names = ", ".join(map(str, unknown))
+        raise InputError(f"--{key}: no option is called {names}; it has {', '.join(known)}")
     return kind(**value)
 
 

@@ -315,7 +315,11 @@ def test_bad_values_name_their_key(value):
     ("reader", "value", "words"),
     [
         (remix_of, {"probability": 2}, "--remix, probability=2: must be a number from 0 up to 1"),
-        (remix_of, {"talker": "any"}, "--remix: talker; it has probability, talkers"),
+        (
+            remix_of,
+            {"talker": "any"},
+            "--remix: no option is called talker; it has probability, talkers",
+        ),
         (remix_of, "yes", "--remix=yes: neither a mapping"),
         (speeds_of, [1.1, 0.9], "the slowest comes first"),
         (speeds_of, 1.1, "must be null or"),
