@@ -379,7 +379,7 @@ def _score_cell(cell: pd.Series, decimals: int, interval: bool) -> str:
         return text
     if cell.seeds > 1:
         text += f" ± {markdown.number(cell.std_over_seeds, decimals)}"
-    if interval:
+    if interval and pd.notna(cell.ci_low):
         text += f" [{markdown.interval(cell.ci_low, cell.ci_high, decimals)}]"
     return text
 

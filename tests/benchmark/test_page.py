@@ -12,7 +12,7 @@ from recipes.benchmark.campaign import page as pages
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "recipes/separation/README.md"
-CELL = re.compile(r"(-?[\d.]+)(?: ± (-?[\d.]+))? \[(-?[\d.]+) … (-?[\d.]+)\]")
+CELL = re.compile(r"(-?[\d.]+)(?: ± (-?[\d.]+))?(?: \[(-?[\d.]+) … (-?[\d.]+)\])?")
 
 
 def write_figures(folder):
