@@ -142,14 +142,7 @@ def _all(check: Check, *keys: str) -> dict[str, Check]:
     return dict.fromkeys(keys, check)
 
 
-def _text_or_object(option: str, value: Any) -> None:
-    """The name of a folder, where other files make an object of that name."""
-    if value is None or isinstance(value, str | int | float | list):
-        text_or_null(option, value)
-
-
 text_or_null = _null_or(check_text)
-_share = _number(least=0, most=1)
 _precision = _choice("fp32", "fp16", "bf16")
 
 #: What our commands and hparams files take, by key.
@@ -179,9 +172,9 @@ CHECKS: dict[str, Check] = {
     "segment_seconds": _null_or(_number(above=0, most=3600)),
     "chunk_seconds": _number(least=0.1, most=3600),
     "overlap_seconds": _number(least=0, most=1800),
-    **_all(text_or_null, "start_from"),
-    "separator": _text_or_object,
-    **_all(_share, "noisy_share", "second_share", "fade_share", "separated_share"),
+    **_all(text_or_null, "separator", "start_from"),
+    **_all(_number(least=0, most=1), "noisy_share", "second_share", "fade_share"),
+    "separated_share": _number(least=0, most=1),
     "observation_db": _number(least=-100, most=20),
     **_all(_number(least=0, most=600), "look_ahead_seconds", "context_seconds"),
     "port": _whole(0, 65_535),
@@ -207,9 +200,6 @@ CHECKS: dict[str, Check] = {
     "seconds_per_voice": _number(above=0, most=3600),
     "indoor_share": _null_or(_number(least=0, most=1)),
     "val_speakers": _choice("disjoint", "train"),
-    **_all(_number(least=0, most=1), "noisy_share", "second_share", "fade_share"),
-    "separated_share": _number(least=0, most=1),
-    **_all(text_or_null, "separator", "start_from"),
     "utterances": _choice("cut", "whole"),
     "sentences": _choice("text", "matrix"),
     **_all(_whole(1, 10_000), "scene_recordings", "event_recordings"),
