@@ -201,6 +201,15 @@ def find_loss(loss: Any) -> Loss:
     return loss
 
 
+def check_loss(loss: Any, silent_talker: Any = None) -> None:
+    """InputError of a loss that is none, or that learns nothing from silence though it shall."""
+    if find_loss(loss) is pit_si_sdr_loss and silent_talker:
+        raise InputError(
+            f"--silent_talker={silent_talker}: --loss=si_sdr learns nothing from silence; "
+            "choose sa_sdr, thresholded_snr or multi"
+        )
+
+
 def loss_of(
     loss: Loss,
     estimates: Tensor,

@@ -1,4 +1,4 @@
-"""Augmentation of a recogniser's training: voices through filters."""
+"""Augmentation of a recogniser's training: voices through filters, and of other throats."""
 
 import math
 
@@ -27,3 +27,37 @@ class RandomFilter(nn.Module):
         curves = torch.lerp(gains[:, below], gains[:, below + 1], place - below)
         factors = (10 ** (curves / 20)).to(signals)
         return torch.fft.irfft(spectra * factors, n=signals.shape[1])
+
+
+class RandomWarp(nn.Module):
+    """Moves the formants of each example of mel features ``[batch, frames, mels]``.
+
+    What is at a frequency comes to a multiple of it, log-uniform from 1 / ``most`` to
+    ``most``; time stays. Vocal tract length perturbation, after Jaitly and Hinton (2013).
+    """
+
+    def __init__(self, sample_rate: int, most: float = 1.2) -> None:
+        super().__init__()
+        self.top, self.most = sample_rate / 2, most
+
+    def forward(self, features: Tensor) -> Tensor:
+        bands = features.shape[2]
+        # Bands' centres are evenly in mel between 0 Hz and the Nyquist frequency.
+        hertz = _hertz(torch.arange(1, bands + 1) / (bands + 1) * _mel(torch.tensor(self.top)))
+        factors = self.most ** (2 * torch.rand(len(features), 1) - 1)
+        source = _mel(hertz / factors) / _mel(torch.tensor(self.top)) * (bands + 1) - 1
+        source = source.clamp(0, bands - 1).to(features.device)
+        below = source.long().clamp_max(bands - 2)
+
+        def bands_at(places: Tensor) -> Tensor:
+            return features.gather(2, places[:, None].expand_as(features))
+
+        return torch.lerp(bands_at(below), bands_at(below + 1), (source - below)[:, None])
+
+
+def _mel(hertz: Tensor) -> Tensor:
+    return 2595 * torch.log10(1 + hertz / 700)
+
+
+def _hertz(mel: Tensor) -> Tensor:
+    return 700 * (10 ** (mel / 2595) - 1)

@@ -125,15 +125,20 @@ class LogMel(nn.Module):
 class SpellingNet(nn.Module):
     """Convolutions that spell what they hear, for CTC.
 
-    Features ``[batch, frames, mels]`` → log-probabilities ``[batch, frames / 2, letters]``.
+    Features ``[batch, frames, mels]`` → log-probabilities ``[batch, frames / stride, letters]``.
     Ordinary convolutions: with depthwise ones nothing was learnt in three minutes.
     """
 
     def __init__(
-        self, n_mels: int = 40, hidden: int = 160, blocks: int = 4, dropout: float = 0.1
+        self,
+        n_mels: int = 40,
+        hidden: int = 160,
+        blocks: int = 4,
+        stride: int = 2,
+        dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        self.first = _convolution(n_mels, hidden, 5, stride=2, dropout=dropout)
+        self.first = _convolution(n_mels, hidden, 2 * stride + 1, stride, dropout=dropout)
         self.blocks = nn.ModuleList(
             _convolution(hidden, hidden, 7, stride=1, dropout=dropout) for _ in range(blocks)
         )

@@ -32,8 +32,10 @@ Per cent of words wrong on voices that it never heard; *as spelt* without its le
 def write_card(folder: str | Path, facts: Mapping[str, Any]) -> None:
     """Writes the card of what :func:`mini.write_recogniser` has written."""
     origin = f"Trained for {facts['number_of_epochs']} epochs, seed {facts['seed']}"
+    if facts["start_from"] is not None:
+        origin += f", from {facts['start_from']} on"
     if facts["separator"] is not None:
-        origin += f", from {facts['start_from']} on, half of it on outputs of {facts['separator']}"
+        origin += f", half of it on outputs of {facts['separator']}"
     rows = [
         [r["condition"], str(r["n"]), f"{r['wer']:.1f}", f"{r['wer_as_spelt']:.1f}"]
         for r in facts["test"]

@@ -42,7 +42,7 @@ class Spelling(ExactSteps):
             signals = self.hparams.random_filter(self.hparams.speed_perturb(signals))
         features = self.hparams.features(signals)
         if stage == Stage.TRAIN:
-            features = self.hparams.frequency_drop(features)
+            features = self.hparams.frequency_drop(self.hparams.random_warp(features))
         return {"log_probs": self.modules["recogniser"](features), "lengths": lengths}
 
     def compute_objectives(self, predictions: Outputs, batch: PaddedBatch, stage: Stage) -> Tensor:

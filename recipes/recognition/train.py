@@ -55,8 +55,8 @@ def main(argv: list[str]) -> None:
     argv = with_own_folder(argv)
     _, hparams, run_opts, overrides = load_experiment(argv)
     logging.basicConfig(level=logging.INFO, format="%(name)s - %(message)s")
-    if (hparams["separator"] is None) != (hparams["start_from"] is None):
-        raise InputError("--separator and --start_from go together; set both, or none")
+    if hparams["separator"] is not None and hparams["start_from"] is None:
+        raise InputError("--separator needs --start_from, the recogniser that is trained further")
     with lock(hparams["output_folder"]):
         train(hparams, run_opts, split_arguments(argv)[0], overrides)
 
@@ -109,9 +109,9 @@ def datasets_of(hparams: dict[str, Any], device: str) -> dict[str, SingleTalkers
     shares = {key: hparams[key] for key in ("noisy_share", "second_share")}
     manifest = manifest_of(hparams, "train")
     training, separated = Conditions(hparams["seed"], **shares), None
-    if hparams["separator"] is None:
+    if hparams["start_from"] is None:
         training.fade_epochs = hparams["fade_share"] * hparams["number_of_epochs"]
-    else:
+    if hparams["separator"] is not None:
         separated = Path(hparams["output_folder"], "separated")
         training.separated_share = hparams["separated_share"]
         separate_mixtures(hparams["separator"], manifest, separated, hparams["seed"], device)

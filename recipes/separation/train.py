@@ -47,7 +47,7 @@ from custom_modules.hparams import (
     write_hparams,
 )
 from custom_modules.layout import corpora
-from custom_modules.losses import find_loss
+from custom_modules.losses import check_loss
 from custom_modules.trackers import check_tracker
 from custom_modules.training_log import HISTORY_FILE, read_history
 from polsess_prepare import prepare_polsess
@@ -78,7 +78,7 @@ def train(
     """What one command at a time does to an output folder."""
     distributed.join_processes(run_opts)
     check_tracker(hparams["tracker"])
-    find_loss(hparams.get("loss", "si_sdr"))
+    check_loss(hparams.get("loss", "si_sdr"), hparams.get("silent_talker"))
     # Whatever can be refused is refused before the output folder is touched.
     for key in NEEDED:
         hparams[key]

@@ -48,20 +48,25 @@ def study(tmp_path):
     return study
 
 
-def test_each_training_has_its_seeds_folder_and_both_recognisers(study):
+def test_each_training_has_its_seeds_folder_and_all_recognisers(study):
     runs = [*study.trainings(), *study.tests()]
     assert len({run.folder for run in runs}) == len(runs) == 1 + 2 * 2 * len(ARMS)
     (recogniser,) = [run for run in runs if run.model == "recogniser"]
+    further = recogniser.commands[1]
+    assert f"--output_folder={study.further}" in further
+    assert f"--start_from={recogniser.folder}" in further
+    assert not any(option.startswith("--separator") for option in further)
     for run in study.tests():
         tune, *tests = run.commands
         assert f"--start_from={recogniser.folder}" in tune
         heard = {x for test in tests for x in test if x.startswith("--recogniser=")}
         assert heard == {
             f"--recogniser=mini:{recogniser.folder}",
+            f"--recogniser=mini:{study.further}",
             f"--recogniser=mini:{run.folder / 'recogniser'}",
         }
         is_first = run.model == f"{FIRST}, words"
-        assert sum("--observation_db=-6" in test for test in tests) == (2 if is_first else 0)
+        assert sum("--observation_db=-6" in test for test in tests) == (3 if is_first else 0)
     other = study._replace(steps=200)
     assert not {r.folder for r in other.tests()} & {r.folder for r in study.tests()}
 
@@ -74,7 +79,7 @@ def test_its_table_is_sums_over_seeds(study):
         (x, y) for x in GROUPS.items() for y in ROWS.items()
     ):
         line = rows[f"{group}: {row}"]
-        for column, name in ((3, TESTS[0]), (5, TESTS[1])):
+        for column, name in zip((3, 5, 7), TESTS, strict=True):
             errors = length = 0
             for seed in (1, 2):
                 place = study.place(arm, seed) / "words" / f"{name}{test}"
@@ -91,7 +96,7 @@ def test_an_hour_of_two_cores_is_what_it_takes(tmp_path):
     options = words.parse([])
     epochs = options.recogniser_epochs, options.tuning_epochs
     study = Study(tmp_path, tmp_path, options.steps, options.seeds, *epochs)
-    assert study.minutes(0.2, 2) < 60
+    assert study.minutes(0.2, 2) < 66
     assert study.minutes(0.2, 1) == 2 * study.minutes(0.2, 2)
 
 

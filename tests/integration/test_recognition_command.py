@@ -139,10 +139,17 @@ def test_a_corpus_without_texts_is_refused(tmp_path):
     )
 
 
-def test_a_start_without_a_separator_is_refused(corpus, trained, tmp_path):
+def test_it_is_trained_further_without_a_separator(corpus, trained, tmp_path):
     done = train(corpus, tmp_path, f"--start_from={trained[0]}")
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "separated").exists()
+    assert f"from {trained[0]} on." in (tmp_path / "README.md").read_text("utf-8")
+
+
+def test_a_separator_without_a_start_is_refused(corpus, separator, tmp_path):
+    done = train(corpus, tmp_path, f"--separator={separator}", "--start_from=null")
     assert done.returncode == 2
-    assert "go together" in training.error_line(done)
+    assert "--separator needs --start_from" in training.error_line(done)
 
 
 def test_a_separator_has_its_own_folder():

@@ -31,7 +31,7 @@ TINY = {
     "--num_layers=3 --nhead=2",
 }
 REMIXED = [
-    *("--remix=True", "--speed=[0.9, 1.1]"),
+    *("--remix=True", "--speed=[0.9, 1.1]", "--loss=sa_sdr"),
     "--silent_talker={share: 0.3, both: 0.3, from_epoch: 2}",
 ]
 SHARED = "--num_workers=0 --noprogressbar --device=cpu --save_audio=0"

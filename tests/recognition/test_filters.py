@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from custom_modules.recognition.filters import RandomFilter
+from custom_modules.recognition.filters import RandomFilter, RandomWarp
+from custom_modules.recognition.mini import LogMel
 
 RATE = 8000
 
@@ -38,3 +39,25 @@ def test_a_tone_is_scaled_alone():
     filtered = RandomFilter(RATE)(tone)
     gain = filtered[0] @ tone[0] / (tone[0] @ tone[0])
     torch.testing.assert_close(filtered, gain * tone, atol=1e-6, rtol=0)
+
+
+def tones(hertz):
+    """A second of each frequency ``[tones]``, ``[tones, time]``."""
+    return (2 * torch.pi * torch.as_tensor(hertz)[:, None] * torch.arange(RATE) / RATE).sin()
+
+
+def test_a_warp_of_one_changes_nothing():
+    features = torch.rand(3, 9, 40)
+    torch.testing.assert_close(RandomWarp(RATE, most=1)(features), features, atol=1e-4, rtol=0)
+
+
+def test_a_warped_tone_is_where_a_tone_of_a_multiple_of_its_frequency_is():
+    """Each example at a frequency of its own within the bounds, in all of its frames at one."""
+    torch.manual_seed(1)
+    features = LogMel(RATE)(tones([1500.0] * 64))[:, 20:80]
+    peaks = RandomWarp(RATE, most=1.2)(features).argmax(2)
+    assert (peaks == peaks[:, :1]).all()
+    bounds = LogMel(RATE)(tones([1500 / 1.2, 1500 * 1.2]))[:, 50].argmax(1)
+    assert abs(peaks.min() - bounds[0]) <= 1
+    assert abs(peaks.max() - bounds[1]) <= 1
+    assert len(peaks.unique()) > 4
