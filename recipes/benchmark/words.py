@@ -71,7 +71,7 @@ ROWS = {
 TESTS = {"plain": "words wrong", "further": "recogniser further", "tuned": "recogniser tuned"}
 AS_IT_IS = "plain"
 #: Minutes of one core: an epoch of the recogniser, what comes before one, a test.
-EPOCH_MINUTES, SEPARATING_MINUTES, TEST_MINUTES = 0.45, 1.0, 1.0
+EPOCH_MINUTES, SEPARATING_MINUTES, TEST_MINUTES = 0.55, 1.0, 0.6
 ENDLESS = 10**9  # steps that no training reaches
 SOURCES = ["--noprogressbar", "--device=cpu"]
 

@@ -96,7 +96,7 @@ def test_an_hour_of_two_cores_is_what_it_takes(tmp_path):
     options = words.parse([])
     epochs = options.recogniser_epochs, options.tuning_epochs
     study = Study(tmp_path, tmp_path, options.steps, options.seeds, *epochs)
-    assert study.minutes(0.2, 2) < 66
+    assert study.minutes(0.2, 2) < 60
     assert study.minutes(0.2, 1) == 2 * study.minutes(0.2, 2)
 
 
