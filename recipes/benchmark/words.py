@@ -46,7 +46,7 @@ PAGE, MARK = "docs/words.md", "experiment"
 HPARAMS, RECOGNISER = "hparams/demo.yaml", "hparams/recognition/mini.yaml"
 SEEDS = [42, 123, 456]
 #: Mixtures to train, validate and test on.
-SIZES = {"n_train": 1000, "n_val": 60, "n_test": 60}
+SIZES = {"n_train": 1500, "n_val": 60, "n_test": 60}
 #: Training → what it changes of the hparams file. All learn on clean mixtures, as the demo.
 ARMS = {
     "SI-SDR": [],
