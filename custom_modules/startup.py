@@ -45,7 +45,8 @@ def prepare_process(name: str = "") -> None:
     # Idle OpenMP threads sleep: with another job on a core, spinning made training
     # steps up to 50 times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    for noisy in ("numba", "matplotlib"):  # thousands of lines for a log file
+    # A line for each signal, or thousands for a log file.
+    for noisy in ("faster_whisper", "matplotlib", "numba"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     logging.getLogger("speechbrain.utils.train_logger").addFilter(
         lambda record: "torchvision" not in record.getMessage()  # nothing needs it

@@ -38,6 +38,7 @@ from custom_modules.recognition.word_errors import (
     best_order,
     count_sessions,
     segments,
+    texts_of,
     write_seglst,
 )
 from custom_modules.tabular import write_table
@@ -62,13 +63,6 @@ silent. {intervals}."""
 _PSEUDO = """**Against pseudo-references**: the recogniser's own transcripts of the dry targets,
 which are wrong themselves; so `targets` is 0, and the other figures are none of a word error
 rate."""
-
-
-def texts_of(entry: dict, task: str) -> list[str] | None:
-    """What is said in a mixture's targets, None if it is not known of all."""
-    keys = ("text1",) if task == "ES" else ("text1", "text2")
-    texts = [entry.get(key) for key in keys]
-    return None if None in texts else [str(x) for x in texts]
 
 
 def check_texts(dataset: MixtureDataset, pseudo_references: bool = False) -> list[str]:

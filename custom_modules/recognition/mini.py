@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from custom_modules import audio
 from custom_modules.errors import InputError
 from custom_modules.files import atomic_path, regular_file
+from custom_modules.recognition.interface import SILENT_PEAK
 from custom_modules.weights import load_exactly, read_weights
 
 #: In a results folder: all that a recogniser is loaded from.
@@ -28,8 +29,6 @@ DESCRIPTION_FILE, WEIGHTS_FILE = "recogniser.json", "recogniser.ckpt"
 #: What it spells with; the blank of CTC comes before them.
 ALPHABET = " aąbcćdeęfghijklłmnńoópqrsśtuvwxyzźż"
 BLANK = 0
-#: Below this peak, −80 dB of full scale, a signal is silence.
-SILENT_PEAK = 1e-4
 #: Features reach so far below the loudest frames.
 RANGE_DB = 40.0
 LOUDEST_FRAMES = 10

@@ -1,6 +1,5 @@
 """What a separator makes of training mixtures, for a recogniser that shall hear it."""
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from tqdm import tqdm
 from custom_modules import audio
 from custom_modules.dataio import Manifest
 from custom_modules.errors import InputError
+from custom_modules.evaluation.record import digest_of
 from custom_modules.files import atomic_path
 from custom_modules.inference import PolSESSSeparation
 from custom_modules.metrics import align
@@ -38,7 +38,10 @@ def separate_mixtures(
             f"{source}: separates {model.hparams.num_spks} at {model.hparams.sample_rate} Hz; "
             f"two at {first['sample_rate']} Hz are needed, a model of --task=SB for this corpus"
         )
-    record = json.dumps({"weights": _digest(Path(source)), "seed": seed})
+    # All that an exported folder computes with.
+    files = sorted(path for path in Path(source).glob("*") if path.is_file())
+    contents = (path.name.encode() + path.read_bytes() for path in files)
+    record = json.dumps({"weights": digest_of(contents), "seed": seed})
     path = folder / RECORD_FILE
     if not path.exists() or path.read_text() != record:
         for old in folder.glob("*.wav"):
@@ -68,12 +71,3 @@ def _estimates(model: PolSESSSeparation, entry: dict, mixture: str, seed: int) -
     targets = [torch.from_numpy(audio.read_layer(entry[key], 0, frames)) for key in ("s1", "s2")]
     estimates = model.estimate(torch.from_numpy(mixed)[None]).cpu()
     return align(estimates, torch.stack(targets, 1)[None])[0].nan_to_num(0, 0, 0)
-
-
-def _digest(folder: Path) -> str:
-    """Of all that an exported folder computes with."""
-    digest = hashlib.blake2b(digest_size=16)
-    for path in sorted(folder.glob("*")):
-        if path.is_file():
-            digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()

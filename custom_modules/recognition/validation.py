@@ -11,7 +11,7 @@ from torch import Tensor
 from custom_modules.dataio import MixtureDataset
 from custom_modules.postprocessing import at_level_of
 from custom_modules.recognition.recognisers import load_recogniser
-from custom_modules.recognition.word_errors import count_errors
+from custom_modules.recognition.word_errors import count_errors, texts_of
 
 
 class ValidationWords:
@@ -43,7 +43,7 @@ class ValidationWords:
         mixtures, estimates = outputs["mixture"].float().cpu(), outputs["estimates"].float().cpu()
         sources, lengths = outputs["targets"].shape[2], outputs["lengths"]
         signals: list[Tensor] = []
-        texts = [self._texts(name) for name in ids]
+        texts = [texts_of(self.data.data[name], self.data.task) for name in ids]
         known = [place for place, listed in enumerate(texts) if listed]
         for place in known:
             end = mixtures.shape[1] if lengths is None else int(lengths[place])
@@ -52,16 +52,8 @@ class ValidationWords:
         heard = self.recogniser.transcribe([x.numpy() for x in signals], self.rate)
         for number, place in enumerate(known):
             streams = heard[number * sources : (number + 1) * sources]
-            counts = count_errors(texts[place], streams)
+            counts = count_errors(texts[place] or [], streams)
             self.sums += torch.tensor([counts.errors, counts.length])
-
-    def _texts(self, mixture_id: str) -> list[str]:
-        """What its targets say; nothing if that is not known."""
-        assert self.data is not None
-        entry = self.data.data[mixture_id]
-        keys = ("text1",) if self.data.task == "ES" else ("text1", "text2")
-        texts = [entry.get(key) for key in keys]
-        return [] if None in texts else [str(text) for text in texts]
 
     def stats(self) -> dict[str, float]:
         """``wer`` in per cent, of all processes, if this epoch counts words and has any."""

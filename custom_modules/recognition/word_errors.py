@@ -30,6 +30,13 @@ class WordErrors(NamedTuple):
 Texts = Sequence[str]
 
 
+def texts_of(entry: dict, task: str) -> list[str] | None:
+    """What is said in a mixture's targets, None if it is not known of all."""
+    keys = ("text1",) if task == "ES" else ("text1", "text2")
+    texts = [entry.get(key) for key in keys]
+    return None if None in texts else [str(x) for x in texts]
+
+
 def segments(
     session: str, texts: Texts, seconds: float, order: Sequence[int] | None = None
 ) -> list[dict[str, Any]]:
