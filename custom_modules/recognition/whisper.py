@@ -11,13 +11,17 @@ from custom_modules.recognition.packages import imported
 
 _COMPUTE_TYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "int8"}
 _BEAM_SIZE = 5  # faster-whisper's own default
+#: A text that zlib makes so much shorter repeats itself; also the tool's own threshold.
+_REPETITIVE = 2.4
+_NO_LOOP = {"no_repeat_ngram_size": 3}  # tokens
 
 
 class WhisperRecogniser(Recogniser):
     """Transcribes without voice activity filter and without what was said before.
 
-    A batch are so many signals side by side. Where the tool would try again with sampled
-    words, this does not: the same signal has the same text.
+    A batch are so many signals side by side. Nothing is sampled, so that the same signal has
+    the same text: where the tool would try again with sampled words because a text repeats
+    itself, as of noise, this tries again without anything that is said twice.
     """
 
     sample_rate, gives_times = 16_000, True
@@ -42,7 +46,8 @@ class WhisperRecogniser(Recogniser):
             "temperature": 0.0,
         }
         self.version = f"faster-whisper {tool.__version__}"
-        self.options = self.decoding | {"compute_type": self.model.model.compute_type}
+        settings = {"of_loops": _NO_LOOP, "compute_type": self.model.model.compute_type}
+        self.options = self.decoding | settings
 
     def _texts(self, signals: list[np.ndarray]) -> list[str]:
         parts = ([s.text.strip() for s in segments] for segments in self._segments(signals))
@@ -55,10 +60,15 @@ class WhisperRecogniser(Recogniser):
         ]
 
     def _segments(self, signals: list[np.ndarray], **more: Any) -> list[list[Any]]:
-        def segments_of(signal: np.ndarray) -> list[Any]:
-            return list(self.model.transcribe(signal, **self.decoding, **more)[0])
+        def segments_of(signal: np.ndarray, **avoiding: int) -> list[Any]:
+            return list(self.model.transcribe(signal, **self.decoding, **more, **avoiding)[0])
+
+        def without_loops(signal: np.ndarray) -> list[Any]:
+            segments = segments_of(signal)
+            loops = any(segment.compression_ratio > _REPETITIVE for segment in segments)
+            return segments_of(signal, **_NO_LOOP) if loops else segments
 
         if len(signals) == 1:
-            return [segments_of(signals[0])]
+            return [without_loops(signals[0])]
         with ThreadPoolExecutor(len(signals)) as threads:
-            return list(threads.map(segments_of, signals))
+            return list(threads.map(without_loops, signals))

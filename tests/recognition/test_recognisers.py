@@ -12,6 +12,7 @@ from scipy.signal import resample_poly
 
 from custom_modules.errors import InputError
 from custom_modules.recognition.recognisers import load_recogniser, parse_spec
+from tests.recognition import tiny_models
 
 KINDS = ("ctc", "seq2seq", "whisper", "speechbrain")
 
@@ -56,6 +57,23 @@ def test_batches_say_the_same(specs, recognisers, kind):
     signals = [noise(8000, seed) for seed in range(3)] + [noise(7000, 4)]
     together = load_recogniser(f"{specs[kind]},batch_size=3")
     assert together.transcribe(signals, 16000) == recognisers[kind].transcribe(signals, 16000)
+
+
+def test_what_whisper_says_again_and_again_is_heard_once_more(tmp_path):
+    """By the tool's own rule against it, where its own measure says that a text repeats."""
+    folder = tiny_models.faster_whisper(tmp_path / "whisper", says="tak" * 20)
+    recogniser, signal = load_recogniser(f"whisper:{folder},beam_size=1"), noise(16000)
+
+    def segments(**options):
+        options |= recogniser.decoding
+        return [*recogniser.model.transcribe(signal, **options)[0]]
+
+    def joined(segments):
+        return " ".join(segment.text.strip() for segment in segments)
+
+    assert max(segment.compression_ratio for segment in segments()) > 2.4
+    (text,) = recogniser.transcribe([signal], 16000)
+    assert text == joined(segments(no_repeat_ngram_size=3)) != joined(segments())
 
 
 @pytest.mark.parametrize("kind", ["ctc", "whisper"])

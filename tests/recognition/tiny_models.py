@@ -40,7 +40,7 @@ def wav2vec2(folder):
     return folder
 
 
-def whisper(folder):
+def whisper(folder, says="abdobrywiecz"):
     """A transformers Whisper that knows of Polish, with a tokenizer of bytes."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import (
@@ -87,7 +87,7 @@ def whisper(folder):
     model = WhisperForConditionalGeneration(config).eval()
     # Each place says a letter of its own, and the end comes soon.
     end = number(special[0])
-    said = [number(x) for x in "abdobrywieczorpanu"[:12]] + [end] * (448 - 12)
+    said = [number(x) for x in says] + [end] * (448 - len(says))
     with torch.no_grad():
         tokens, places = model.model.decoder.embed_tokens, model.model.decoder.embed_positions
         tokens.weight[end] = tokens.weight[0].flip(0)  # that of padding is zero
@@ -103,11 +103,11 @@ def whisper(folder):
     return folder
 
 
-def faster_whisper(folder):
+def faster_whisper(folder, **options):
     """The same Whisper, converted by CTranslate2."""
     from ctranslate2.converters import TransformersConverter
 
-    source = whisper(folder.with_name(f"{folder.name}_transformers"))
+    source = whisper(folder.with_name(f"{folder.name}_transformers"), **options)
     copied = ["tokenizer.json", "preprocessor_config.json"]
     TransformersConverter(str(source), copy_files=copied).convert(str(folder))
     return folder
