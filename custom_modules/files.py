@@ -1,12 +1,13 @@
-"""Writing files so that a killed process never leaves half of one."""
+"""Writing files so that a killed process never leaves half of one, and digests of them."""
 
 import errno
 import fcntl
+import hashlib
 import logging
 import math
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -160,3 +161,11 @@ def check_output(target: str | Path) -> None:
         raise InputError(f"{target!r}: cannot be a file's name ({error})") from error
     if kind:
         raise InputError(f"{target}: cannot be written (is {kind}); name a file")
+
+
+def digest_of(pieces: Iterable[bytes], size: int = 16) -> str:
+    """A hexadecimal digest of ``size`` bytes of pieces of bytes, one after another."""
+    digest = hashlib.blake2b(digest_size=size)
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()

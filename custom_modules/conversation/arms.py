@@ -22,8 +22,7 @@ from custom_modules.conversation.measures import MEASURES, Case, Sums, measure
 from custom_modules.conversation.passages import Passage
 from custom_modules.conversation.truths import RTTM, SEGLST, Reference
 from custom_modules.errors import InputError
-from custom_modules.evaluation.record import digest_of
-from custom_modules.files import regular_file
+from custom_modules.files import digest_of, regular_file
 from custom_modules.tabular import write_record
 
 #: Raise it when the same settings would give other scores.

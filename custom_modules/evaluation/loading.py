@@ -19,8 +19,9 @@ from custom_modules import layout
 from custom_modules.checkpoints import TRAIN_FIRST, AtomicCheckpointer, describe_epochs
 from custom_modules.dataio import MixtureDataset, check_rate
 from custom_modules.errors import InputError
-from custom_modules.evaluation.record import digest_of, recorded_corpus
+from custom_modules.evaluation.record import recorded_corpus
 from custom_modules.evaluation.store import SCORES_FOLDER
+from custom_modules.files import digest_of
 from custom_modules.hparams import (
     DATA_ROOT_VARIABLE,
     HPARAMS_FILE,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 
 from custom_modules import packs
 from custom_modules.errors import InputError
+from custom_modules.files import digest_of
 from custom_modules.layout import corpus_names, talkers_of
 from custom_modules.tabular import read_record
 
@@ -95,14 +95,6 @@ def fingerprint(modules: torch.nn.Module) -> str:
                 yield samples.numpy().tobytes()
 
     return digest_of(pieces())
-
-
-def digest_of(pieces: Iterable[bytes], size: int = 16) -> str:
-    """A hexadecimal digest of ``size`` bytes of pieces of bytes, one after another."""
-    digest = hashlib.blake2b(digest_size=size)
-    for piece in pieces:
-        digest.update(piece)
-    return digest.hexdigest()
 
 
 def facts_of(hparams: dict) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from custom_modules.dataio import MixtureDataset
 from custom_modules.errors import InputError
 from custom_modules.evaluation.bootstrap import interval_of_ratio
 from custom_modules.evaluation.loading import Model
-from custom_modules.evaluation.record import digest_of
 from custom_modules.evaluation.store import SCORES_FOLDER
 from custom_modules.evaluation.summary import (
     ALL_MIXTURES,
@@ -29,6 +28,7 @@ from custom_modules.evaluation.summary import (
 )
 from custom_modules.evaluation.transcribing import Transcripts, TranscriptStore, transcribe_test_set
 from custom_modules.evaluation.voices import UNIT_KEYS, caption, count_voices, with_units
+from custom_modules.files import digest_of
 from custom_modules.mmipc import variants_of
 from custom_modules.recognition import text
 from custom_modules.recognition.packages import imported

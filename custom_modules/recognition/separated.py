@@ -11,8 +11,7 @@ from tqdm import tqdm
 from custom_modules import audio
 from custom_modules.dataio import Manifest
 from custom_modules.errors import InputError
-from custom_modules.evaluation.record import digest_of
-from custom_modules.files import atomic_path
+from custom_modules.files import atomic_path, digest_of
 from custom_modules.inference import PolSESSSeparation
 from custom_modules.metrics import align
 from custom_modules.mmipc import draw_variant, variants_of
