@@ -169,3 +169,16 @@ def digest_of(pieces: Iterable[bytes], size: int = 16) -> str:
     for piece in pieces:
         digest.update(piece)
     return digest.hexdigest()
+
+
+def digest_of_files(folder: Path, files: Iterable[Path]) -> str:
+    """Of the names and contents of files in a folder, wherever it is; hidden ones left out."""
+
+    def pieces() -> Iterator[bytes]:
+        for path in sorted(files):
+            if path.is_file() and not path.name.startswith("."):
+                yield f"{path.relative_to(folder)}\n".encode()
+                with open(path, "rb") as stream:
+                    yield hashlib.file_digest(stream, "sha256").digest()
+
+    return digest_of(pieces(), size=6)

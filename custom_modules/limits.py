@@ -158,6 +158,7 @@ CHECKS: dict[str, Check] = {
     "best": _choice("si_sdr", "wer"),
     **_all(_truth, "skip_prep", "skip_bad_rows", "allow_leakage", "per_variant_validation"),
     "mixture_consistency": _truth,
+    "loss": check_text,  # losses.py knows the names
     **_all(_truth, "save_all_checkpoints", "test_after_training", "overwrite", "decay_states"),
     **_all(_mapping, "speakers", "scene_classes", "event_classes"),
     **_all(_variants, "train_variants", "valid_variants"),

@@ -21,7 +21,7 @@ class RandomFilter(nn.Module):
     def forward(self, signals: Tensor) -> Tensor:
         spectra = torch.fft.rfft(signals)
         hertz = torch.linspace(0, self.sample_rate / 2, spectra.shape[1])
-        place = torch.log1p(hertz / 700) / math.log1p(self.sample_rate / 1400) * (self.points - 1)
+        place = _of_mel(hertz, self.sample_rate) * (self.points - 1)
         below = place.long().clamp_max(self.points - 2)
         gains = (2 * torch.rand(len(signals), self.points) - 1) * self.gain_db
         curves = torch.lerp(gains[:, below], gains[:, below + 1], place - below)
@@ -38,14 +38,14 @@ class RandomWarp(nn.Module):
 
     def __init__(self, sample_rate: int, most: float = 1.2) -> None:
         super().__init__()
-        self.top, self.most = sample_rate / 2, most
+        self.sample_rate, self.most = sample_rate, most
 
     def forward(self, features: Tensor) -> Tensor:
         bands = features.shape[2]
         # Bands' centres are evenly in mel between 0 Hz and the Nyquist frequency.
-        hertz = _hertz(torch.arange(1, bands + 1) / (bands + 1) * _mel(torch.tensor(self.top)))
+        hertz = _hertz(torch.arange(1, bands + 1) / (bands + 1), self.sample_rate)
         factors = self.most ** (2 * torch.rand(len(features), 1) - 1)
-        source = _mel(hertz / factors) / _mel(torch.tensor(self.top)) * (bands + 1) - 1
+        source = _of_mel(hertz / factors, self.sample_rate) * (bands + 1) - 1
         source = source.clamp(0, bands - 1).to(features.device)
         below = source.long().clamp_max(bands - 2)
 
@@ -55,9 +55,11 @@ class RandomWarp(nn.Module):
         return torch.lerp(bands_at(below), bands_at(below + 1), (source - below)[:, None])
 
 
-def _mel(hertz: Tensor) -> Tensor:
-    return 2595 * torch.log10(1 + hertz / 700)
+def _of_mel(hertz: Tensor, sample_rate: int) -> Tensor:
+    """Where frequencies are in mel, as parts of the Nyquist frequency's."""
+    return torch.log1p(hertz / 700) / math.log1p(sample_rate / 1400)
 
 
-def _hertz(mel: Tensor) -> Tensor:
-    return 700 * (10 ** (mel / 2595) - 1)
+def _hertz(of_mel: Tensor, sample_rate: int) -> Tensor:
+    """The inverse of :func:`_of_mel`."""
+    return 700 * torch.expm1(of_mel * math.log1p(sample_rate / 1400))

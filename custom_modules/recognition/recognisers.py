@@ -3,9 +3,8 @@
 Start reading at :func:`load_recogniser`; a kind is one entry of :data:`KINDS`.
 """
 
-import hashlib
 import importlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ import numpy as np
 from speechbrain.utils.logger import get_logger
 
 from custom_modules.errors import InputError, check_number
+from custom_modules.files import digest_of_files
 from custom_modules.recognition.interface import Options, Recogniser, Source
 
 logger = get_logger(__name__)
@@ -90,7 +90,7 @@ def _made(module: Any, kind: Kind, source: Source, options: Options) -> Recognis
         files = (
             source.folder.rglob("*") if kind.and_others else map(source.folder.joinpath, kind.files)
         )
-        recogniser.version += f", files {_digest(source.folder, files)}"
+        recogniser.version += f", files {digest_of_files(source.folder, files)}"
     recogniser.batch_size = options.rows
     recogniser.options |= {"batch_size": options.rows, "device": options.device.split(":")[0]}
     return recogniser
@@ -144,17 +144,6 @@ def _options(spec: str, chosen: dict[str, str], device: str) -> Options:
     if values.get("precision") == "int8" and not spec.startswith("whisper:"):
         raise InputError(f"{spec}: int8 is for whisper: alone; use bf16 or fp32")
     return Options(**values)
-
-
-def _digest(folder: Path, files: Iterable[Path]) -> str:
-    """Of the names and contents of files in a folder, wherever it is."""
-    digest = hashlib.blake2b(digest_size=6)
-    for path in sorted(files):
-        if path.is_file() and not path.name.startswith("."):
-            digest.update(f"{path.relative_to(folder)}\n".encode())
-            with open(path, "rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
 
 
 @contextmanager

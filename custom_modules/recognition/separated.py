@@ -11,7 +11,7 @@ from tqdm import tqdm
 from custom_modules import audio
 from custom_modules.dataio import Manifest
 from custom_modules.errors import InputError
-from custom_modules.files import atomic_path, digest_of
+from custom_modules.files import atomic_path, digest_of_files
 from custom_modules.inference import PolSESSSeparation
 from custom_modules.metrics import align
 from custom_modules.mmipc import draw_variant, variants_of
@@ -38,9 +38,8 @@ def separate_mixtures(
             f"two at {first['sample_rate']} Hz are needed, a model of --task=SB for this corpus"
         )
     # All that an exported folder computes with.
-    files = sorted(path for path in Path(source).glob("*") if path.is_file())
-    contents = (path.name.encode() + path.read_bytes() for path in files)
-    record = json.dumps({"weights": digest_of(contents), "seed": seed})
+    weights = digest_of_files(Path(source), Path(source).glob("*"))
+    record = json.dumps({"weights": weights, "seed": seed})
     path = folder / RECORD_FILE
     if not path.exists() or path.read_text() != record:
         for old in folder.glob("*.wav"):
