@@ -1,42 +1,33 @@
-"""Who speaks when, from a separator, a detector of speech and a voice embedding.
+"""Who speaks when, from a detector of speech, a voice embedding and a separator.
 
-The whole recording was separated: where both outputs are active, two speak. Start reading
-at :func:`diarize`.
+Voices are told apart in the recording itself, window by window; the separator's outputs say
+where a second one speaks. Start reading at :func:`diarize`.
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 
 from custom_modules.conversation.activity import Detector
-from custom_modules.conversation.identity import Embedding, centroids, cluster
+from custom_modules.conversation.clustering import centroids, cluster
+from custom_modules.conversation.identity import Embedding
+from custom_modules.conversation.noise import SteadyNoise
 from custom_modules.conversation.passages import Passage, Span, tidy
 from custom_modules.conversation.samples import Samples
 
 _FRAME_SECONDS = 0.02
-#: An output so far below the louder one holds what leaks from it, dB.
-_LEAKAGE_DB = 12.0
-#: Levels are compared over so many frames.
-_SMOOTHING = 11
-#: Passages are cut into pieces of about this length, to find changes of speakers, s.
-_PIECE_SECONDS = 2.0
-#: Pieces from so long on say whose voices there are; shorter ones only whose they are, s.
+#: A voice is heard in windows of this length, s, one each step.
+_WINDOW, _STEP = 1.6, 0.8
+#: Windows from so long on say whose voices there are; shorter ones only whose they are, s.
 _TELLING_SECONDS = 0.8
-#: Shorter overlaps and turns are errors of measuring, s.
-_LEAST_SECONDS = 0.15
-#: The mixture's activity counts so much around it, s.
-_MARGIN = 0.1
-
-
-class Piece(NamedTuple):
-    """A stretch of one output in which one voice speaks, s."""
-
-    start: float
-    end: float
-    output: int
-    alone: bool  # the other outputs are silent
+#: An output so far below the louder one holds what leaks from it, dB.
+_LEAKAGE_DB = 10.0
+#: Levels are compared over so many frames.
+_SMOOTHING = 25
+#: A shorter pause is within a passage, s.
+_PAUSE = 0.3
+#: Shorter overlaps are errors of measuring; an output's voice is heard in so much, s.
+_LEAST_OVERLAP, _VOICE_SECONDS = 0.3, 1.2
 
 
 def diarize(
@@ -49,49 +40,112 @@ def diarize(
     """Who speaks when in a recording, given its ``sources``, at any rate.
 
     Speakers are named ``spk1``, ``spk2``, … in the order in which they begin. Two may speak
-    at a time, more in all; ``number`` is how many, else voices' distances decide.
+    at a time, more in all; ``number`` is how many, else their voices decide.
     """
     heard = detector(recording.blocks(), recording.rate)
-    if not heard:
+    windows = [*_windows(heard)]
+    if not windows:
         return []
-    spans = [detector(source.blocks(), source.rate) for source in sources]
-    active = _active(sources, spans, heard)
-    pieces = [*_pieces(active)]
-    if not pieces:
-        return []
-    vectors = np.stack([_voice(piece, recording, sources, embedding) for piece in pieces])
-    labels = _label(pieces, vectors, number, embedding.threshold)
-    passages = tidy(
-        (
-            Passage(f"spk{label + 1}", piece.start, piece.end)
-            for piece, label in zip(pieces, labels, strict=True)
-        ),
-        gap=1e-6,
-    )
-    return _renamed([p for p in passages if p.end - p.start >= _LEAST_SECONDS])
+    noise = SteadyNoise(recording, heard)
+    heard_voices = [embedding(noise.less(_read(recording, x)), recording.rate) for x in windows]
+    vectors = np.stack(heard_voices)
+    voices = _voices(windows, vectors, number, embedding.threshold)
+    turns = _turns(windows, vectors, voices, round(recording.seconds / _FRAME_SECONDS) + 1)
+    speaking = np.arange(len(voices))[:, None] == turns
+    speaking &= _mask(heard, len(turns))
+    if len(voices) > 1 and len(sources) > 1:
+        _add_overlaps(speaking, turns, sources, detector, embedding, voices)
+    return _named(speaking)
 
 
-def _active(
-    sources: Sequence[Samples], spans: Sequence[Sequence[Span]], heard: Sequence[Span]
+def _windows(heard: Sequence[Span]) -> Iterator[Span]:
+    """Windows that cover each span of speech; what is shorter is one."""
+    for start, end in heard:
+        room = end - start - _WINDOW
+        for first in np.linspace(0, max(room, 0), max(1, round(room / _STEP) + 1)).tolist():
+            yield start + first, min(end, start + first + _WINDOW)
+
+
+def _read(signal: Samples, span: Span) -> np.ndarray:
+    start, stop = (round(second * signal.rate) for second in span)
+    return signal.read(start, max(stop, start + signal.rate // 10))
+
+
+def _voices(
+    windows: Sequence[Span], vectors: np.ndarray, number: int | None, threshold: float
 ) -> np.ndarray:
-    """Which outputs are active, ``[outputs, frames]``, where the mixture is.
+    """Each voice in the recording, ``[voices, features]``, as the telling windows have them."""
+    lengths = np.array([end - start for start, end in windows])
+    telling = lengths >= min(_TELLING_SECONDS, float(lengths.max()))
+    if telling.sum() < (number or 1):
+        telling[:] = True
+    some, seconds = vectors[telling], np.minimum(lengths[telling], _STEP)
+    labels = cluster(some, seconds, number, threshold)
+    return centroids(some, labels, np.unique(labels), seconds)
 
-    Leakage is not; where somebody speaks and no output is active, the loudest is.
+
+def _turns(
+    windows: Sequence[Span], vectors: np.ndarray, voices: np.ndarray, frames: int
+) -> np.ndarray:
+    """Who speaks in each frame, ``[frames]``, by the windows around it, the nearest most.
+
+    Voices are compared by how they differ from their mean, which has the room in it.
+    """
+    mean = voices.mean(0) if len(voices) > 1 else 0.0
+    likeness = _unit(vectors - mean) @ _unit(voices - mean).T
+    scores = np.zeros((frames, len(voices)))
+    for (start, end), row in zip(windows, likeness, strict=True):
+        first, last = round(start / _FRAME_SECONDS), round(end / _FRAME_SECONDS)
+        shape = np.bartlett(max(last - first, 1) + 2)[1:-1, None]
+        part = scores[first : first + len(shape)]
+        part += shape[: len(part)] * row
+    return scores.argmax(1)
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
+
+
+def _add_overlaps(
+    speaking: np.ndarray,
+    turns: np.ndarray,
+    sources: Sequence[Samples],
+    detector: Detector,
+    embedding: Embedding,
+    voices: np.ndarray,
+) -> None:
+    """Another one speaks, too, where two outputs are speech, as loud, and of two voices.
+
+    So a voice that a separator tears over its outputs is not taken for two.
     """
     levels = _levels(sources)
-    frames = levels.shape[1]
+    frames = min(levels.shape[1], speaking.shape[1])
+    spans = [detector(source.blocks(), source.rate) for source in sources]
     active = np.stack([_mask(found, frames) for found in spans])
-    loudest = np.max(np.where(active, levels, -np.inf), axis=0, initial=-np.inf)
-    active &= levels > loudest - _LEAKAGE_DB
-    mixture = _mask(heard, frames)
-    unheard = mixture & ~active.any(0)
-    active[levels.argmax(0), np.arange(frames)] |= unheard
-    widened = _mask([(start - _MARGIN, end + _MARGIN) for start, end in heard], frames)
-    return _without_flicker(active & widened)
+    ranked = np.sort(np.where(active, levels[:, :frames], -np.inf), axis=0)
+    both = (active.sum(0) > 1) & speaking[:, :frames].any(0)
+    both[both] = (ranked[-2] > ranked[-1] - _LEAKAGE_DB)[both] if both.any() else False
+    for first, last in _runs(both):
+        if (last - first) * _FRAME_SECONDS < _LEAST_OVERLAP:
+            continue
+        loudest = levels[:, first:last].mean(1).argsort()[-2:]
+        heard = np.stack([_voice(sources[i], first, last, embedding) for i in loudest]) @ voices.T
+        one, other = heard.argmax(1)
+        if one != other:
+            here = turns[first:last]
+            speaking[np.where(here == one, other, one), np.arange(first, last)] = True
+
+
+def _voice(source: Samples, first: int, last: int, embedding: Embedding) -> np.ndarray:
+    """Of an output around a stretch of frames."""
+    middle, length = (first + last) / 2, max(last - first, _VOICE_SECONDS / _FRAME_SECONDS)
+    start, end = ((middle + side * length / 2) * _FRAME_SECONDS for side in (-1, 1))
+    return embedding(_read(source, (max(start, 0.0), end)), source.rate)
 
 
 def _levels(sources: Sequence[Samples]) -> np.ndarray:
     """Smoothed levels in dB, ``[outputs, frames]``."""
+    window = np.hanning(_SMOOTHING + 2)[1:-1]
     rows = []
     for source in sources:
         size = round(_FRAME_SECONDS * source.rate)
@@ -99,7 +153,8 @@ def _levels(sources: Sequence[Samples]) -> np.ndarray:
         for block in source.blocks(size=size * 2**14):
             padded = np.pad(block, (0, -len(block) % size)).astype("float64")
             power.append(np.square(padded.reshape(-1, size)).mean(1))
-        rows.append(np.convolve(np.concatenate(power), np.ones(_SMOOTHING) / _SMOOTHING, "same"))
+        joined = np.concatenate(power)
+        rows.append(np.convolve(joined, window / window.sum())[_SMOOTHING // 2 :][: len(joined)])
     fewest = min(map(len, rows))
     return 10 * np.log10(np.stack([row[:fewest] for row in rows]) + 1e-12)
 
@@ -111,72 +166,14 @@ def _mask(spans: Sequence[Span], frames: int) -> np.ndarray:
     return mask
 
 
-def _without_flicker(active: np.ndarray) -> np.ndarray:
-    """An output that joins or leaves for a moment does not, where another one is active."""
-    least = round(_LEAST_SECONDS / _FRAME_SECONDS)
-    calm = active.copy()
-    for output, row in enumerate(calm):
-        elsewhere = np.any(np.delete(active, output, axis=0), axis=0, keepdims=True)[0]
-        for start, stop in _runs(row):
-            if stop - start < least and elsewhere[start:stop].all():
-                row[start:stop] = False
-        for start, stop in _runs(~row):
-            if stop - start < least and start > 0 and stop < len(row):
-                row[start:stop] = True
-    return calm
-
-
 def _runs(mask: np.ndarray) -> list[tuple[int, int]]:
     edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(int)))
     return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
 
 
-def _pieces(active: np.ndarray) -> Iterator[Piece]:
-    """Passages of all outputs, cut where another one joins or leaves, and when long."""
-    together = active.sum(0) > 1
-    changes = np.flatnonzero(np.diff(together.astype(int))) + 1
-    longest = round(_PIECE_SECONDS / _FRAME_SECONDS)
-    for output, row in enumerate(active):
-        for start, stop in _runs(row):
-            inner = changes[(changes > start) & (changes < stop)].tolist()
-            for a, b in zip([start, *inner], [*inner, stop], strict=True):
-                parts = max(1, round((b - a) / longest))
-                edges = np.linspace(a, b, parts + 1).round().astype(int).tolist()
-                for first, last in pairwise(edges):
-                    alone = not together[first]
-                    yield Piece(first * _FRAME_SECONDS, last * _FRAME_SECONDS, output, alone)
-
-
-def _voice(
-    piece: Piece, recording: Samples, sources: Sequence[Samples], embedding: Embedding
-) -> np.ndarray:
-    """Of the recording itself where one speaks alone, which no separator has touched."""
-    signal = recording if piece.alone else sources[piece.output]
-    start, stop = (round(second * signal.rate) for second in (piece.start, piece.end))
-    return embedding(signal.read(start, max(stop, start + signal.rate // 10)), signal.rate)
-
-
-def _label(
-    pieces: Sequence[Piece], vectors: np.ndarray, number: int | None, threshold: float
-) -> np.ndarray:
-    """Whose each piece is: voices are found in the telling ones, the rest goes to the nearest."""
-    seconds = np.array([piece.end - piece.start for piece in pieces])
-    alone = np.array([piece.alone for piece in pieces])
-    telling = (seconds >= _TELLING_SECONDS) & alone
-    if telling.sum() < max(2, number or 0):
-        telling = seconds >= min(_TELLING_SECONDS, float(seconds.max()))
-    if telling.sum() < (number or 1):
-        telling = np.ones(len(pieces), bool)
-    labels = np.zeros(len(pieces), int)
-    labels[telling] = cluster(vectors[telling], seconds[telling], number, threshold)
-    known = np.unique(labels[telling])
-    centres = centroids(vectors[telling], labels[telling], known, seconds[telling])
-    labels[~telling] = known[(vectors[~telling] @ centres.T).argmax(1)]
-    return labels
-
-
-def _renamed(passages: list[Passage]) -> list[Passage]:
-    names: dict[str, str] = {}
-    for passage in passages:
-        names.setdefault(passage.speaker, f"spk{len(names) + 1}")
-    return [Passage(names[p.speaker], p.start, p.end) for p in passages]
+def _named(speaking: np.ndarray) -> list[Passage]:
+    """Passages of ``[voices, frames]``, speakers named in the order in which they begin."""
+    rows = [[(a * _FRAME_SECONDS, b * _FRAME_SECONDS) for a, b in _runs(row)] for row in speaking]
+    told = sorted(spans for spans in rows if spans)
+    passages = [Passage(f"spk{i}", *span) for i, spans in enumerate(told, 1) for span in spans]
+    return tidy(passages, _PAUSE)

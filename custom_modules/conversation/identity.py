@@ -1,4 +1,4 @@
-"""Who it is that speaks: voice embeddings, and passages of one voice put together.
+"""Who it is that speaks: voice embeddings.
 
 An embedding is a vector of length one for a waveform; a new one is an entry of
 :data:`EMBEDDINGS`.
@@ -18,16 +18,12 @@ from custom_modules.conversation.packaged import packaged_file
 from custom_modules.errors import InputError
 
 _RATE = 16000
-#: More passages are not compared pair by pair: the rest goes to the nearest voice.
-_MOST_COMPARED = 3000
-#: Voices that have said less than this share of all, and less than so long, are none, s.
-LEAST_SHARE, LEAST_SECONDS = 0.02, 3.0
 
 
 class Embedding(Protocol):
     """Says whose voice it is."""
 
-    #: Cosine distance between groups of passages above which two speak.
+    #: Cosine distance between the means of two halves of a recording above which two speak.
     threshold: float
 
     def __call__(self, waveform: np.ndarray, rate: int) -> np.ndarray:
@@ -41,7 +37,7 @@ class Resemblyzer(nn.Module):
     package's own code, which needs librosa and webrtcvad, is not imported.
     """
 
-    threshold = 0.26
+    threshold = 0.1
     _WINDOW, _STEP = 160, 77  # frames of 10 ms; 1.3 windows a second, as there
     _LEVEL = 10 ** (-30 / 20)  # there, only what is quieter is brought to this
 
@@ -90,7 +86,7 @@ class Resemblyzer(nn.Module):
 class Ecapa:
     """An ECAPA-TDNN (Desplanques et al. 2020), from a local folder of SpeechBrain's."""
 
-    threshold = 0.6
+    threshold = 0.35
 
     def __init__(self, folder: str) -> None:
         from speechbrain.inference.classifiers import EncoderClassifier
@@ -127,48 +123,3 @@ def load_embedding(name: str) -> Embedding:
     if (kind == "ecapa") != bool(colon and argument):
         raise InputError(f"--embedding={name}: must be resemblyzer or ecapa:FOLDER")
     return EMBEDDINGS[kind](*([argument] if colon else []))
-
-
-def cluster(
-    vectors: np.ndarray, seconds: np.ndarray, number: int | None, threshold: float
-) -> np.ndarray:
-    """Which voice each passage is of, ``[passages]``, from 0 on in order of appearance.
-
-    Agglomerative, by the average cosine distance of ``[passages, features]``, to so many
-    voices or up to a threshold; then voices that say next to nothing (by the passages'
-    ``seconds``) go to their nearest.
-
-    >>> cluster(np.eye(2)[[1, 0, 1]], np.full(3, 5.0), None, 0.5)
-    array([0, 1, 0])
-    """
-    count = len(vectors)
-    if count < 2 or number == 1:
-        return np.zeros(count, int)
-    from scipy.cluster.hierarchy import fcluster, linkage
-
-    compared = np.unique(np.linspace(0, count - 1, min(count, _MOST_COMPARED)).round().astype(int))
-    tree = linkage(vectors[compared], "average", metric="cosine")
-    cut = (number, "maxclust") if number else (threshold, "distance")
-    labels = fcluster(tree, *cut) - 1
-    weights = seconds[compared]
-    totals = np.bincount(labels, weights)
-    if number is None:
-        least = min(LEAST_SECONDS, LEAST_SHARE * totals.sum())
-        kept = np.flatnonzero(totals >= min(least, totals.max()))
-    else:
-        kept = np.arange(len(totals))
-    centres = centroids(vectors[compared], labels, kept, weights)
-    nearest = (vectors @ centres.T).argmax(1)
-    places = {label: place for place, label in enumerate(kept)}
-    for index, label in zip(compared, labels, strict=True):
-        nearest[index] = places.get(label, nearest[index])
-    order = list(dict.fromkeys(nearest.tolist()))
-    return np.array([order.index(label) for label in nearest.tolist()])
-
-
-def centroids(
-    vectors: np.ndarray, labels: np.ndarray, wanted: np.ndarray, seconds: np.ndarray
-) -> np.ndarray:
-    """The mean voice of each wanted label, ``[labels, features]``, of length one."""
-    sums = [np.sum(vectors[labels == x] * seconds[labels == x, None], axis=0) for x in wanted]
-    return np.stack([total / max(float(np.linalg.norm(total)), 1e-9) for total in sums])

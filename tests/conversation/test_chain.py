@@ -161,7 +161,7 @@ def test_a_recording_whose_speakers_are_found():
     found = [(p.speaker, round(p.start, 1), round(p.end, 1)) for p in made.passages]
     wanted = [("spk1", 0.5, 4.0), ("spk2", 3.0, 7.0), ("spk1", 6.0, 9.5)]
     assert [row[0] for row in found] == [row[0] for row in wanted]
-    np.testing.assert_allclose([row[1:] for row in found], [row[1:] for row in wanted], atol=0.11)
+    np.testing.assert_allclose([row[1:] for row in found], [row[1:] for row in wanted], atol=0.3)
     assert {p.speaker for p in passages} == {"a", "b"}
 
 

@@ -13,8 +13,9 @@ from scipy.fft import rfft
 
 from custom_modules.audio import resample
 from custom_modules.conversation.activity import DETECTORS, Silero
+from custom_modules.conversation.clustering import cluster
 from custom_modules.conversation.diarization import diarize
-from custom_modules.conversation.identity import Ecapa, Resemblyzer, cluster, load_embedding
+from custom_modules.conversation.identity import Ecapa, Resemblyzer, load_embedding
 from custom_modules.conversation.overlaps import assign
 from custom_modules.conversation.packaged import packaged_file
 from custom_modules.conversation.passages import Span, intersect, merge
@@ -118,7 +119,7 @@ def test_a_voice_is_itself_at_any_level_and_rate_and_no_other(voice):
     half = len(signal) // 2
     first, second = voice(signal[:half], rate), voice(signal[half:], rate)
     higher = voice(resample(signal, 5, 4), rate)  # as if said a quarter faster
-    assert first @ second > 1 - voice.threshold > max(first @ higher, second @ higher)
+    assert first @ second > 0.1 + max(first @ higher, second @ higher)
     assert np.linalg.norm(first) == pytest.approx(1)
     assert first @ voice(0.01 * signal[:half], rate) > 0.99
     assert first @ voice(resample(signal[:half], rate, 44100), 44100) > 0.99
