@@ -8,7 +8,7 @@ import json
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +60,13 @@ class Evaluation:
     true_number: bool = False  # the chain is told how many talkers there are
     normalise: Callable[[str], str] = str  # of texts, true ones and others
     show_progress: bool = True
+    failed: dict[str, str] = field(default_factory=dict)  # session → why it has no scores
 
     def scores(self, references: Sequence[Reference], arms: Collection[str]) -> pd.DataFrame:
-        """Rows as of :func:`rows_of`, of what is stored and of what is made now."""
+        """Rows as of :func:`rows_of`, of what is stored and of what is made now.
+
+        A recording with an arm that fails is in no arm's rows, but in ``failed``.
+        """
         tasks = [(r, a) for r in references for a in arms if self._possible(r, ARMS[a])]
         if not tasks:
             raise InputError(
@@ -71,9 +75,17 @@ class Evaluation:
         found: dict[tuple[str, str], dict[str, Sums]] = {}
         with tqdm(tasks, dynamic_ncols=True, disable=not self.show_progress) as bar:
             for reference, name in bar:
-                bar.set_description(f"{reference.session}, {name}")
-                found[reference.session, name] = self._scores_of(reference, name)
-        return rows_of(found)
+                if (session := reference.session) in self.failed:
+                    continue
+                bar.set_description(f"{session}, {name}")
+                try:
+                    found[session, name] = self._scores_of(reference, name)
+                except InputError as error:
+                    self.failed[session] = str(error)
+        scored = {key: sums for key, sums in found.items() if key[0] not in self.failed}
+        if not scored:
+            raise InputError(next(iter(self.failed.values())))
+        return rows_of(scored)
 
     def _possible(self, reference: Reference, arm: Arm) -> bool:
         words = self.chain.recogniser is not None

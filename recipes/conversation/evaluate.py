@@ -44,13 +44,13 @@ RESULTS = Path("results/conversation")
 CHOICES = ("num_speakers", "activity", "embedding", "context_seconds", "chunk_seconds")
 
 
-def main(argv: list[str]) -> None:
-    """Evaluates, or compares."""
+def main(argv: list[str]) -> int:
+    """Evaluates, or compares; returns the exit status, 1 if a recording failed."""
     options = parse(argv)
     if options.compare:
         folder = Path(options.output_folder or RESULTS / "comparison")
         print(reporting.write_comparison(reporting.compare(options.compare), folder))
-        return
+        return 0
     references = find_references(options.data_folder, options.split)
     check_packages(words=bool(options.recogniser))
     chain, settings = load(options)
@@ -60,10 +60,11 @@ def main(argv: list[str]) -> None:
         evaluation.normalise = text_rules().normalise
     with lock(folder):
         rows = evaluation.scores(references, options.arms)
+        scored = [r for r in references if r.session not in evaluation.failed]
         record = {
             "model": Path(options.model).name,
-            "conversations": len(references),
-            "minutes": round(sum(r.length[0] for r in references) / 60, 1),
+            "conversations": len(scored),
+            "minutes": round(sum(r.length[0] for r in scored) / 60, 1),
             "recogniser": settings["recogniser"] or "none: words are not scored",
             **{key: settings[key] for key in CHOICES},
             "command": f"`{without_folders(command())}`",
@@ -73,6 +74,9 @@ def main(argv: list[str]) -> None:
     print(f"{reporting.main_table(summary)}\n\nTo look at:")
     for name in (reporting.PAGE, reporting.PICTURE, reporting.SUMMARY):
         print(f"  {folder / name}")
+    for session, why in evaluation.failed.items():
+        print(f"failed: {session}: {why}", file=sys.stderr)
+    return 1 if evaluation.failed else 0
 
 
 def load(options: argparse.Namespace) -> tuple[Chain, dict[str, Any]]:
@@ -154,4 +158,4 @@ def parse_number(text: str) -> int | str:
 
 if __name__ == "__main__":
     with exit_cleanly():
-        main(sys.argv[1:])
+        sys.exit(main(sys.argv[1:]))

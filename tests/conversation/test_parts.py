@@ -16,6 +16,7 @@ from custom_modules.conversation.activity import DETECTORS, Silero
 from custom_modules.conversation.clustering import cluster
 from custom_modules.conversation.diarization import diarize
 from custom_modules.conversation.identity import Ecapa, Resemblyzer, load_embedding
+from custom_modules.conversation.noise import SteadyNoise
 from custom_modules.conversation.overlaps import assign
 from custom_modules.conversation.packaged import packaged_file
 from custom_modules.conversation.passages import Span, intersect, merge
@@ -189,6 +190,58 @@ def test_voices_are_clustered_by_number_or_by_distance():
     brief = np.where(truth == 2, 0.01, 100.0)
     assert set(cluster(vectors, brief, None, 0.5)) == {0, 1}
     assert cluster(vectors, brief, 3, 0.5).tolist() == truth.tolist()
+
+
+@pytest.mark.parametrize("number", [None, 3])
+def test_an_outlier_takes_no_voice(number):
+    """A cough is no talker, and does not make two talkers one."""
+    rng = np.random.default_rng(1)
+    truth = rng.permutation(np.repeat([0, 1, 2], 40))
+    voices = rng.normal(size=(3, 64))
+    cough = 5 * rng.normal(size=64)
+    vectors = np.vstack([voices[truth] + rng.normal(0, 0.6, (120, 64)), cough])
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    found = cluster(vectors, np.full(121, 0.8), number, 0.1)[:-1]
+    _, names = np.unique(truth, return_index=True)
+    names = {int(truth[first]): int(found[first]) for first in names}
+    assert len(set(names.values())) == 3
+    assert np.mean([names[int(t)] == f for t, f in zip(truth, found, strict=True)]) > 0.95
+
+
+def test_steady_noise_is_less_and_speech_is_left(tmp_path):
+    signal, _ = speech(RATE)
+    noise = np.random.default_rng(0).normal(0, 0.02, len(signal)).astype("float32")
+    recording = Samples.filled(tmp_path / "a", RATE, [signal + noise])
+    heard = [(2.0, recording.seconds - 2.0)]
+    quiet = SteadyNoise(recording, heard).less(recording.read())
+    spoken = slice(2 * RATE, len(signal) - 2 * RATE)
+    errors = [np.square((x - signal)[spoken]).sum() for x in (signal + noise, quiet)]
+    assert errors[1] < errors[0] / 2
+    assert np.square(quiet[:RATE]).sum() < np.square(noise[:RATE]).sum() / 15
+    everywhere = SteadyNoise(recording, [(0.0, recording.seconds)])
+    np.testing.assert_array_equal(everywhere.less(signal), signal)
+
+
+def test_turns_of_two_voices_in_noise(tmp_path):
+    """Whatever a separator does that has learnt nothing: its outputs make no overlap."""
+    first, own = sf.read(SPEECH)
+    turns = [resample(first, own, RATE), resample(resample(first, 5, 4), own, RATE)] * 3
+    clean = np.concatenate([np.pad(turn, (0, RATE // 2)) for turn in turns])
+    noise = np.random.default_rng(0).normal(0, 0.1 * clean.std(), len(clean))
+    signal = (clean + noise).astype("float32")
+    recording = Samples.filled(tmp_path / "a", RATE, [signal])
+    outputs = [Samples.filled(tmp_path / name, RATE, [signal]) for name in "bc"]
+    found = diarize(recording, outputs, Silero(), Resemblyzer(), 2)
+    edges = np.cumsum([0, *(len(turn) / RATE + 0.5 for turn in turns)])
+    for place, (start, end) in enumerate(itertools.pairwise(edges)):
+        inside = {
+            name: seconds(intersect([(p.start, p.end) for p in found if p.speaker == name],
+                                    [(start, end)]))
+            for name in ("spk1", "spk2")
+        }  # fmt: skip
+        mine = f"spk{1 + place % 2}"
+        assert inside[mine] > 0.8 * sum(inside.values()) > 0
+    assert {p.speaker for p in found} == {"spk1", "spk2"}
 
 
 def test_a_voice_that_is_torn_over_both_outputs_is_one(tmp_path):
