@@ -21,13 +21,13 @@ _WINDOW, _STEP = 1.6, 0.8
 #: Windows from so long on say whose voices there are; shorter ones only whose they are, s.
 _TELLING_SECONDS = 0.8
 #: An output so far below the louder one holds what leaks from it, dB.
-_LEAKAGE_DB = 10.0
+_LEAKAGE_DB = 8.0
 #: Levels are compared over so many frames.
 _SMOOTHING = 25
 #: A shorter pause is within a passage, s.
 _PAUSE = 0.3
 #: Shorter overlaps are errors of measuring; an output's voice is heard in so much, s.
-_LEAST_OVERLAP, _VOICE_SECONDS = 0.3, 1.2
+_LEAST_OVERLAP, _VOICE_SECONDS = 0.2, 1.2
 
 
 def diarize(

@@ -23,25 +23,18 @@ from pathlib import Path
 from typing import Any
 
 from custom_modules.conversation import reporting
-from custom_modules.conversation.activity import DETECTORS
 from custom_modules.conversation.arms import ARMS, Evaluation
 from custom_modules.conversation.chain import Chain
 from custom_modules.conversation.measures import check_packages
-from custom_modules.conversation.stretches import ModelSeparator
-from custom_modules.conversation.transcripts import load_recogniser
+from custom_modules.conversation.parts import CHOICES, add_options, load_chain
 from custom_modules.conversation.truths import find_references
-from custom_modules.errors import InputError, OptionParser, check_number, exit_cleanly
-from custom_modules.evaluation.record import command, fingerprint, without_folders
+from custom_modules.errors import InputError, OptionParser, exit_cleanly
+from custom_modules.evaluation.record import command, without_folders
 from custom_modules.files import lock
 from custom_modules.layout import SUBSETS
-from custom_modules.limits import option
-from custom_modules.longform.stitching import CHUNK_SECONDS
-from custom_modules.recordings.work import load_model
 from custom_modules.tabular import write_record
 
 RESULTS = Path("results/conversation")
-#: Options that scores depend on.
-CHOICES = ("num_speakers", "activity", "embedding", "context_seconds", "chunk_seconds")
 
 
 def main(argv: list[str]) -> int:
@@ -66,7 +59,7 @@ def main(argv: list[str]) -> int:
             "conversations": len(scored),
             "minutes": round(sum(r.length[0] for r in scored) / 60, 1),
             "recogniser": settings["recogniser"] or "none: words are not scored",
-            **{key: settings[key] for key in CHOICES},
+            **{key: settings[key] for key in ("num_speakers", *CHOICES)},
             "command": f"`{without_folders(command())}`",
         }
         write_record(record, folder / reporting.RECORD)
@@ -81,30 +74,11 @@ def main(argv: list[str]) -> int:
 
 def load(options: argparse.Namespace) -> tuple[Chain, dict[str, Any]]:
     """The chain, and all that its scores depend on beside the recordings."""
-    loading = {"device": options.device, "chunk_seconds": options.chunk_seconds}
-    paths = [path for path in (options.model, options.enhancer) if path]
-    models = [load_model(path, **loading) for path in paths]
-    separators = [ModelSeparator(model) for model in models]
-    recogniser = None
-    if options.recogniser:
-        recogniser = load_recogniser(options.recogniser, options.device or "cpu")
     number = options.num_speakers if isinstance(options.num_speakers, int) else None
-    chain = Chain(
-        separators[0],
-        recogniser,
-        separators[1] if options.enhancer else None,
-        num_speakers=number,
-        activity=options.activity,
-        embedding=options.embedding,
-        context_seconds=options.context_seconds,
-    )
-    chain.check()
-    named = [str(getattr(recogniser, key, "")) for key in ("name", "version", "options")]
-    settings = {key: getattr(options, key) for key in CHOICES}
-    settings["models"] = [fingerprint(model.mods) for model in models]
+    chain, settings = load_chain(options, number)
     if options.recogniser:
         settings["text_rules"] = text_rules().VERSION
-    return chain, settings | {"recogniser": " ".join(filter(None, named)) or options.recogniser}
+    return chain, settings | {"num_speakers": options.num_speakers}
 
 
 def text_rules() -> Any:
@@ -122,20 +96,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--data_folder", help="conversations, or recordings with their truth")
     add("--split", choices=SUBSETS, default="test", help="of generated ones (default: test)")
     add("--output_folder", help=f"default: {RESULTS}/<MODEL's name>")
-    add("--recogniser", metavar="KIND:FOLDER", help="without one, words are not scored")
+    add_options(parser)
     add("--arms", type=parse_arms, default=[*ARMS], help=f"of {','.join(ARMS)}")
     add("--num_speakers", type=parse_number, default="auto", metavar="N|auto|true")
-    add("--enhancer", metavar="MODEL", help="an exported EB model, for where one speaks")
-    add("--activity", choices=[*DETECTORS], default="silero", help="finds speech")
-    add("--embedding", default="resemblyzer", help="of voices: resemblyzer or ecapa:FOLDER")
-    add("--context_seconds", type=float, default=4.0, help="around an overlap (default: 4)")
-    add("--chunk_seconds", type=option("chunk_seconds"), default=CHUNK_SECONDS)
-    add("--device", help="cpu, cuda, cuda:1; default: a GPU if there is one")
     add("--compare", nargs="+", metavar="RESULTS", help="results of several, side by side")
     options = parser.parse_args(argv)
     if not options.compare and not (options.model and options.data_folder):
         raise InputError("name a MODEL and --data_folder, or --compare RESULTS; see --help")
-    check_number("--context_seconds", options.context_seconds, least=0, most=60)
     return options
 
 
