@@ -140,7 +140,9 @@ class Stretches:
         # A whole sample at both rates, so that a separator's time is the recording's.
         unit = rate // math.gcd(rate, own_rate)
         start = max(0, group[0].start - self.context) // unit * unit
-        stop = min(self.base.length, group[-1].stop + self.context)
+        # In whole seconds: torch keeps some MB for each length that it has not met before.
+        stop = start + math.ceil((group[-1].stop + self.context - start) / rate) * rate
+        stop = min(self.base.length, stop)
         first, last = max(start, group[0].start - fade), min(stop, group[-1].stop + fade)
         lay(self.tracks, self.base, self.covered, first, last)
         outputs = self._outputs(start, stop)
