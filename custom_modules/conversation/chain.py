@@ -15,6 +15,7 @@ import numpy as np
 
 from custom_modules import audio
 from custom_modules.conversation.activity import DETECTORS, Detector
+from custom_modules.conversation.clustering import check_package
 from custom_modules.conversation.diarization import diarize
 from custom_modules.conversation.formats import Transcript
 from custom_modules.conversation.identity import Embedding, load_embedding
@@ -145,6 +146,8 @@ class Chain:
         self._check_models(not diarization_is_given)
         if not diarization_is_given or self.separate != "none":
             _ = self.voices
+        if not diarization_is_given and self.num_speakers != 1:
+            check_package()
         _ = self.detector
 
     def _check_models(self, diarizes: bool) -> None:

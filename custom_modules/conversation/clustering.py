@@ -49,6 +49,11 @@ def cluster(
     return np.array([order.index(label) for label in nearest.tolist()])
 
 
+def check_package() -> None:
+    """Refuses, in a line, what would fail when a recording has been separated."""
+    _sklearn("cluster")
+
+
 def centroids(
     vectors: np.ndarray, labels: np.ndarray, wanted: Sequence[int] | np.ndarray, seconds: np.ndarray
 ) -> np.ndarray:

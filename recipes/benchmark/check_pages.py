@@ -16,10 +16,12 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
+from custom_modules.conversation import reporting
 from custom_modules.errors import InputError, OptionParser, exit_cleanly
 from recipes.benchmark import gpu
 from recipes.benchmark.campaign.page import render
@@ -87,8 +89,15 @@ def source_of(block: Block, root: Path) -> Source | None:
         found = Source(path, lambda: "\n\n".join(gpu.sections(read_figures(folder), names)))
     else:
         path = block.page.parent / "figures" / block.name
-        found = Source(path, lambda: render(page, root / path))
+        make = conversations if block.name.startswith("conversations") else partial(render, page)
+        found = Source(path, lambda: make(root / path))
     return found if (root / path).exists() else None
+
+
+def conversations(folder: Path) -> str:
+    """The table of recipes/conversation/evaluate.py."""
+    _, rows = reporting.read_results(folder)
+    return reporting.main_table(reporting.summarise(rows))
 
 
 def differences(block: Block, source: Source) -> Iterator[str]:

@@ -13,9 +13,10 @@ PAGES = (
     "README.md",
     "docs/training.md",
     "recipes/benchmark/README.md",
+    "recipes/conversation/evaluation.md",
     "recipes/separation/README.md",
 )
-FIGURES = (gpu.COMMITTED, "recipes/separation/figures/small")
+FIGURES = (gpu.COMMITTED, "recipes/separation/figures/small", "recipes/conversation/figures")
 
 
 @pytest.fixture
@@ -41,7 +42,12 @@ def test_the_pages_are_as_committed():
 
 
 @pytest.mark.parametrize(
-    ("page", "name"), [("README.md", "gpu"), ("recipes/separation/README.md", "small")]
+    ("page", "name"),
+    [
+        ("README.md", "gpu"),
+        ("recipes/separation/README.md", "small"),
+        ("recipes/conversation/evaluation.md", "conversations"),
+    ],
 )
 def test_a_changed_digit_is_named(copy, capsys, page, name):
     assert check(copy, capsys)[0] == 0

@@ -1,6 +1,7 @@
 """Activity, voices, who speaks when, utterances: each part of the chain alone."""
 
 import itertools
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from scipy.fft import rfft
 
 from custom_modules.audio import resample
 from custom_modules.conversation.activity import DETECTORS, Silero
+from custom_modules.conversation.chain import Chain
 from custom_modules.conversation.clustering import cluster
 from custom_modules.conversation.diarization import diarize
 from custom_modules.conversation.identity import Ecapa, Resemblyzer, load_embedding
@@ -83,6 +85,15 @@ def test_silero_leaves_the_threads_of_torch_as_they_are():
 def test_what_is_not_installed_is_one_line():
     with pytest.raises(InputError, match="nowhere is not installed; run `pip install nowhere`"):
         packaged_file("nowhere", "a", "pip install nowhere")
+
+
+def test_a_missing_scikit_learn_is_told_before_a_recording_is_read(monkeypatch):
+    for module in ("sklearn", "sklearn.cluster"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(InputError, match="pip install scikit-learn"):
+        Chain(Twice(), activity="energy").check()
+    Chain(Twice(), activity="energy", num_speakers=1).check()
+    Chain(Twice(), activity="energy").check(diarization_is_given=True)
     with pytest.raises(InputError, match="is not a SpeechBrain folder"):
         load_embedding("ecapa:nowhere")
     for name in ("ecapa", "resemblyzer:x", "x"):
