@@ -84,6 +84,7 @@ class Chain:
     embedding: str = "resemblyzer"  # one of identity.EMBEDDINGS
     channels: str = "mix"  # one of CHANNELS
     context_seconds: float = 4.0  # on each side of an overlap
+    observation_db: float | None = None  # of the recording in what was separated
 
     def __post_init__(self) -> None:
         for option, known in (
@@ -278,7 +279,8 @@ class Chain:
         whole = self._whole(progress, signal) if self.separate == "all" else []
         voices = voices_of(signal, cuts, self.voices)
         context = round(self.context_seconds * signal.rate)
-        parts = (self.separator, self.voices, voices, context, whole)
+        observed = 0.0 if self.observation_db is None else audio.from_db(self.observation_db)
+        parts = (self.separator, self.voices, voices, context, observed, whole)
         return Stretches(signal, base, tracks, cuts, covered, *parts)
 
     def _notes(self, cuts: Sequence[Atom], rate: int) -> list[str]:

@@ -40,7 +40,7 @@ def load_chain(
     """The chain, checked, and all that its outputs depend on beside the recordings."""
     check_number("--context_seconds", options.context_seconds, least=0, most=60)
     loading = {"device": options.device, "chunk_seconds": options.chunk_seconds}
-    models = [load_model(options.model, **loading, observation_db=options.observation_db)]
+    models = [load_model(options.model, **loading)]
     if options.enhancer:
         models.append(load_model(options.enhancer, **loading))
     separators = [ModelSeparator(model) for model in models]
@@ -55,6 +55,7 @@ def load_chain(
         activity=options.activity,
         embedding=options.embedding,
         context_seconds=options.context_seconds,
+        observation_db=options.observation_db,
         **more,
     )
     chain.check(diarization_is_given)

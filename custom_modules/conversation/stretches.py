@@ -103,6 +103,7 @@ class Stretches:
     embedding: Embedding
     voices: Mapping[str, np.ndarray]
     context: int  # on both sides, in samples
+    observed: float = 0.0  # times base, added to what was separated
     whole: Sequence[Samples] = ()
 
     def groups(self) -> list[list[Atom]]:
@@ -146,13 +147,15 @@ class Stretches:
         first, last = max(start, group[0].start - fade), min(stop, group[-1].stop + fade)
         lay(self.tracks, self.base, self.covered, first, last)
         outputs = self._outputs(start, stop)
-        base = resample(self.base.read(start, stop), rate, own_rate)
+        here = self.base.read(start, stop)
+        base = resample(here, rate, own_rate)
         long = np.stack([resample(row, own_rate, rate)[: stop - start] for row in outputs])
         for atom in group:
             gains = self._assigned(atom, start, outputs, base)
             first, last = max(start, atom.start - fade), min(stop, atom.stop + fade)
             for who, (output, gain) in gains.items():
-                part = gain * long[output, first - start : last - start]
+                place = slice(first - start, last - start)
+                part = gain * long[output, place] + self.observed * here[place]
                 fade_into(self.tracks[who], first, part.astype("float32"), fade)
 
     def _outputs(self, start: int, stop: int) -> np.ndarray:

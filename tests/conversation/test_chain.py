@@ -42,6 +42,20 @@ def test_the_truth_in_is_the_truth_out(separate, turns):
     assert made.notes == []
 
 
+def test_some_of_the_recording_is_added_where_it_was_separated_and_only_there():
+    tracks, passages = talk(turns=THREE)
+    mixture = tracks.sum(0)
+    made = chain(Oracle(tracks), observation_db=-20)(mixture, RATE, passages)
+    inside, around = (np.zeros(len(mixture), bool) for _ in range(2))
+    for start, end in made.overlaps:
+        inside[round((start + 0.01) * RATE) : round((end - 0.01) * RATE)] = True
+        around[round((start - 0.1) * RATE) : round((end + 0.1) * RATE)] = True
+    for who, track in zip("ab", tracks, strict=True):
+        found = made.tracks[who].read()
+        np.testing.assert_allclose(found[inside], (track + 0.1 * mixture)[inside], atol=1e-5)
+        np.testing.assert_allclose(found[~around], track[~around], atol=1e-5)
+
+
 def test_only_overlaps_with_their_context_are_separated():
     tracks, passages = talk(turns=((0, 0.5, 15.0), (1, 14.0, 30.0)), seconds=31)
     oracle = Oracle(tracks)
