@@ -123,8 +123,7 @@ def _add_overlaps(
     spans = [detector(source.blocks(), source.rate) for source in sources]
     active = np.stack([_mask(found, frames) for found in spans])
     ranked = np.sort(np.where(active, levels[:, :frames], -np.inf), axis=0)
-    both = (active.sum(0) > 1) & speaking[:, :frames].any(0)
-    both[both] = (ranked[-2] > ranked[-1] - _LEAKAGE_DB)[both] if both.any() else False
+    both = speaking[:, :frames].any(0) & (ranked[-2] > ranked[-1] - _LEAKAGE_DB)
     for first, last in _runs(both):
         if (last - first) * _FRAME_SECONDS < _LEAST_OVERLAP:
             continue
