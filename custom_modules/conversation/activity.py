@@ -114,10 +114,19 @@ def _hysteresis(scores: np.ndarray, begin: float, go_on: float) -> np.ndarray:
     return active
 
 
+def runs(mask: np.ndarray) -> list[tuple[int, int]]:
+    """First frame of each run of true ones, and the one behind its last.
+
+    >>> runs(np.array([True, False, True, True]))
+    [(0, 1), (2, 4)]
+    """
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(int)))
+    return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
+
+
 def _spans(active: np.ndarray, hop: float) -> list[Span]:
     """Spans of frames that are active, without clicks and short pauses."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], active, [False]]).astype(int)))
-    joined = merge(((float(a * hop), float(b * hop)) for a, b in edges.reshape(-1, 2)), LEAST_PAUSE)
+    joined = merge(((a * hop, b * hop) for a, b in runs(active)), LEAST_PAUSE)
     kept = [(a, b) for a, b in joined if b - a >= LEAST_SPEECH - 1e-9]
     last = len(active) * hop
     return merge((max(0.0, a - PADDING), min(last, b + PADDING)) for a, b in kept)

@@ -59,10 +59,11 @@ def centroids(
 ) -> np.ndarray:
     """The mean voice of each wanted label, ``[labels, features]``, of length one."""
     sums = [np.sum(vectors[labels == x] * seconds[labels == x, None], axis=0) for x in wanted]
-    return _normalised(np.stack(sums))
+    return unit_rows(np.stack(sums))
 
 
-def _normalised(rows: np.ndarray) -> np.ndarray:
+def unit_rows(rows: np.ndarray) -> np.ndarray:
+    """Vectors of length one; zeros stay."""
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
 
 
@@ -70,7 +71,7 @@ def _differences(vectors: np.ndarray, components: int) -> np.ndarray:
     """What a room, a microphone and a language have in common taken off, and small noise."""
     decomposition = _sklearn("decomposition")
     fewest = min(components, *vectors.shape)
-    return _normalised(decomposition.PCA(fewest, svd_solver="full").fit_transform(vectors))
+    return unit_rows(decomposition.PCA(fewest, svd_solver="full").fit_transform(vectors))
 
 
 def _groups(points: np.ndarray, seconds: np.ndarray, number: int) -> np.ndarray:
@@ -104,7 +105,7 @@ def _least_distance(vectors: np.ndarray, labels: np.ndarray) -> float:
     known, places, counts = np.unique(labels, return_inverse=True, return_counts=True)
     means = np.stack([vectors[labels == label].mean(0) for label in known])
     spread = np.square(vectors - means[places]).sum() / (len(vectors) - len(known))
-    unit = _normalised(means)
+    unit = unit_rows(means)
     chance = (spread / counts[:, None] + spread / counts) / 2
     distances = 1 - unit @ unit.T - chance
     return float(distances[np.triu_indices(len(known), 1)].min())

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from custom_modules.conversation.activity import Detector
-from custom_modules.conversation.clustering import centroids, cluster
+from custom_modules.conversation.activity import Detector, runs
+from custom_modules.conversation.clustering import centroids, cluster, unit_rows
 from custom_modules.conversation.identity import Embedding
 from custom_modules.conversation.noise import SteadyNoise
 from custom_modules.conversation.passages import Passage, Span, tidy
@@ -92,7 +92,7 @@ def _turns(
     Voices are compared by how they differ from their mean, which has the room in it.
     """
     mean = voices.mean(0) if len(voices) > 1 else 0.0
-    likeness = _unit(vectors - mean) @ _unit(voices - mean).T
+    likeness = unit_rows(vectors - mean) @ unit_rows(voices - mean).T
     scores = np.zeros((frames, len(voices)))
     for (start, end), row in zip(windows, likeness, strict=True):
         first, last = round(start / _FRAME_SECONDS), round(end / _FRAME_SECONDS)
@@ -100,10 +100,6 @@ def _turns(
         part = scores[first : first + len(shape)]
         part += shape[: len(part)] * row
     return scores.argmax(1)
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
 
 
 def _add_overlaps(
@@ -124,7 +120,7 @@ def _add_overlaps(
     active = np.stack([_mask(found, frames) for found in spans])
     ranked = np.sort(np.where(active, levels[:, :frames], -np.inf), axis=0)
     both = speaking[:, :frames].any(0) & (ranked[-2] > ranked[-1] - _LEAKAGE_DB)
-    for first, last in _runs(both):
+    for first, last in runs(both):
         if (last - first) * _FRAME_SECONDS < _LEAST_OVERLAP:
             continue
         loudest = levels[:, first:last].mean(1).argsort()[-2:]
@@ -165,14 +161,9 @@ def _mask(spans: Sequence[Span], frames: int) -> np.ndarray:
     return mask
 
 
-def _runs(mask: np.ndarray) -> list[tuple[int, int]]:
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(int)))
-    return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
-
-
 def _named(speaking: np.ndarray) -> list[Passage]:
     """Passages of ``[voices, frames]``, speakers named in the order in which they begin."""
-    rows = [[(a * _FRAME_SECONDS, b * _FRAME_SECONDS) for a, b in _runs(row)] for row in speaking]
+    rows = [[(a * _FRAME_SECONDS, b * _FRAME_SECONDS) for a, b in runs(row)] for row in speaking]
     told = sorted(spans for spans in rows if spans)
     passages = [Passage(f"spk{i}", *span) for i, spans in enumerate(told, 1) for span in spans]
     return tidy(passages, _PAUSE)

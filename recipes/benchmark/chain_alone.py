@@ -13,7 +13,6 @@ from custom_modules.startup import prepare_process
 
 prepare_process(__name__)
 
-import argparse
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
@@ -25,6 +24,7 @@ from custom_modules.conversation.measures import MEASURES, Case, Sums
 from custom_modules.conversation.passages import Passage
 from custom_modules.conversation.transcripts import Recogniser, load_recogniser
 from custom_modules.conversation.truths import Reference, find_references
+from custom_modules.errors import OptionParser, exit_cleanly
 from custom_modules.recognition.text import normalise
 
 
@@ -80,7 +80,7 @@ def _plain(said: list[Passage]) -> list[Passage]:
 
 def main() -> None:
     """Prints cpWER in per cent."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = OptionParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data_folder", required=True)
     parser.add_argument("--recogniser", metavar="KIND:FOLDER", required=True)
     options = parser.parse_args()
@@ -93,4 +93,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with exit_cleanly():
+        main()
