@@ -1,10 +1,11 @@
 """How many voices there are, and which passage is whose. Start reading at :func:`cluster`."""
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.cluster import hierarchy
 
 from custom_modules.errors import InputError
 
@@ -39,7 +40,7 @@ def cluster(
     some, weights = vectors[compared], seconds[compared]
     points = _differences(some, max(_COMPONENTS, number or 0))
     if number:
-        labels = _groups(points, weights, min(number, len(points)))
+        (labels,) = _groupings(points, weights, [min(number, len(points))])
     else:
         labels = _best_groups(some, points, weights, threshold)
     known = np.unique(labels)
@@ -74,27 +75,31 @@ def _differences(vectors: np.ndarray, components: int) -> np.ndarray:
     return unit_rows(decomposition.PCA(fewest, svd_solver="full").fit_transform(vectors))
 
 
-def _groups(points: np.ndarray, seconds: np.ndarray, number: int) -> np.ndarray:
-    """Labels of so many groups, as far as there are so many different points."""
+def _groupings(
+    points: np.ndarray, seconds: np.ndarray, numbers: Sequence[int]
+) -> Iterator[np.ndarray]:
+    """Labels of as many groups as each number says, by one tree."""
     clusters = _sklearn("cluster")
-    labels = clusters.AgglomerativeClustering(number).fit_predict(points)
-    means = [np.average(points[labels == x], 0, seconds[labels == x]) for x in range(number)]
-    fitted = clusters.KMeans(number, init=np.stack(means), n_init=1).fit(points, None, seconds)
-    found: np.ndarray = fitted.labels_
-    return found
+    tree = hierarchy.linkage(points, "ward")
+    for number, labels in zip(numbers, hierarchy.cut_tree(tree, numbers).T, strict=True):
+        means = [np.average(points[labels == x], 0, seconds[labels == x]) for x in range(number)]
+        fitted = clusters.KMeans(number, init=np.stack(means), n_init=1).fit(points, None, seconds)
+        yield fitted.labels_
 
 
 def _best_groups(
     vectors: np.ndarray, points: np.ndarray, seconds: np.ndarray, threshold: float
 ) -> np.ndarray:
     """Labels of the number of groups that are parted best, one if two are not apart enough."""
-    one = np.zeros(len(points), int)
-    if len(points) < 3 or _least_distance(vectors, _groups(points, seconds, 2)) < threshold:
-        return one
     ratio = _sklearn("metrics").calinski_harabasz_score
-    best = (-np.inf, one)
-    for number in range(2, min(_MOST_VOICES, len(points) - 1) + 1):
-        labels = _without_small(points, _groups(points, seconds, number), seconds)
+    best = (-np.inf, np.zeros(len(points), int))
+    numbers = range(2, min(_MOST_VOICES, len(points) - 1) + 1)
+    if not numbers:
+        return best[1]
+    for number, labels in zip(numbers, _groupings(points, seconds, numbers), strict=True):
+        if number == 2 and _least_distance(vectors, labels) < threshold:
+            break
+        labels = _without_small(points, labels, seconds)
         if len(np.unique(labels)) > 1 and _least_distance(vectors, labels) >= threshold / 2:
             best = max(best, (ratio(points, labels), labels), key=lambda scored: scored[0])
     return best[1]

@@ -23,9 +23,8 @@ from typing import NamedTuple
 
 from custom_modules.conversation import reporting
 from custom_modules.errors import InputError, OptionParser, exit_cleanly
-from recipes.benchmark import gpu
-from recipes.benchmark.campaign.page import render
-from recipes.benchmark.gpu_figures import FIGURES_FILE, read_figures
+from recipes.benchmark import gpu, laptop, models, onnx_export
+from recipes.benchmark.campaign import page as campaign
 
 _BLOCK = re.compile(r"<!-- begin (.+?) -->\n(.*?)<!-- end \1 -->", re.DOTALL)
 _MARK = re.compile(r"<!-- (?:begin|end) .+? -->")
@@ -80,18 +79,19 @@ def blocks(root: Path) -> Iterator[Block]:
 
 
 def source_of(block: Block, root: Path) -> Source | None:
-    """By the block's name; None if it is not known, or not committed."""
-    page = root / block.page
+    """The folder beside its page that has the block's name; None if it is not committed."""
+    page, folder = root / block.page, block.page.parent / "figures" / block.name
     if block.name == "gpu":
-        path = Path(gpu.COMMITTED, FIGURES_FILE)
-        names = gpu.PAGES[str(block.page)]
-        folder = root / gpu.COMMITTED
-        found = Source(path, lambda: "\n\n".join(gpu.sections(read_figures(folder), names)))
-    else:
-        path = block.page.parent / "figures" / block.name
-        make = conversations if block.name.startswith("conversations") else partial(render, page)
-        found = Source(path, lambda: make(root / path))
-    return found if (root / path).exists() else None
+        folder = Path(gpu.COMMITTED)  # one, for several pages
+    makers: dict[str, Callable[[Path], str]] = {
+        "gpu": partial(gpu.render, names=gpu.PAGES.get(str(block.page), ())),
+        "conversations": conversations,
+        "laptop": laptop.render,
+        "models": models.render,
+        "onnx": onnx_export.render,
+    }
+    make = makers.get(block.name, partial(campaign.render, page))
+    return Source(folder, lambda: make(root / folder)) if (root / folder).exists() else None
 
 
 def conversations(folder: Path) -> str:

@@ -24,18 +24,26 @@ import os
 import subprocess
 import sys
 import time
-from datetime import date
 from pathlib import Path
 
 import torch
 
 from custom_modules.errors import InputError, OptionParser, check_number, exit_cleanly
-from custom_modules.evaluation.record import git_commit
 from custom_modules.files import atomic_path, prepare_folder
 from custom_modules.processes import TrialProcess
-from recipes.benchmark.campaign.page import around_marks
-from recipes.benchmark.gpu_figures import MACHINE, Figures, read_figures, read_lines, record, table
+from recipes.benchmark.campaign.page import replace_marked
 from recipes.benchmark.gpu_parts import NO_TIME, Part, Run, parts
+from recipes.benchmark.kept_figures import (
+    MACHINE,
+    Figures,
+    check_setting,
+    read_figures,
+    read_lines,
+    record,
+    setting_line,
+    table,
+    units_of,
+)
 from recipes.benchmark.measuring import describe
 
 #: Where the figures of the pages are kept, and which tables stand on which page.
@@ -60,7 +68,7 @@ def main(argv: list[str]) -> None:
     deadline = time.monotonic() + 60 * options.minutes - RESERVE_SECONDS
     prepare_folder(options.output)
     run = Run(options.output, options.data_folder, options.tiny)
-    check_machine(run)
+    check_setting(run.output, describe_machine(), run.tiny)
     for name, part in parts(run.tiny).items():
         measure(name, part, run, deadline)
         write_tables(run)
@@ -85,20 +93,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
         raise InputError("--output=FOLDER is needed; see --help")
     check_number("--minutes", options.minutes, above=0)
     return options
-
-
-def check_machine(run: Run) -> None:
-    """Records what is measured on; figures of two machines are never mixed."""
-    facts = {"on": describe_machine(), "tiny": run.tiny}
-    dated = facts | {"commit": git_commit(), "date": date.today().isoformat()}
-    known = read_figures(run.output).get(MACHINE, {}).get("figures")
-    if known is None:
-        record(run.output, *MACHINE, figures=dated)
-    elif known != known | facts:
-        tiny = " with --tiny" * known["tiny"]
-        raise InputError(
-            f"{run.output}: holds figures of {known['on']}{tiny}; name another --output"
-        )
 
 
 def describe_machine() -> str:
@@ -170,10 +164,12 @@ def update_pages(folder: str | Path, root: str | Path = ".") -> None:
     if figures.get(MACHINE, {}).get("figures", {}).get("tiny"):
         raise InputError(f"{folder}: figures of --tiny are none for a page")
     for page, names in PAGES.items():
-        before, after = around_marks(Path(root, page), "gpu")
-        text = [before, *sections(figures, names), after]
-        with atomic_path(Path(root, page)) as path:
-            path.write_text("\n\n".join(text), encoding="utf-8")
+        replace_marked(Path(root, page), "gpu", "\n\n".join(sections(figures, names)))
+
+
+def render(folder: str | Path, names: tuple[str, ...]) -> str:
+    """What a page shows of the figures in a folder."""
+    return "\n\n".join(sections(read_figures(folder), names))
 
 
 def sections(figures: Figures, names: tuple[str, ...]) -> list[str]:
@@ -182,12 +178,11 @@ def sections(figures: Figures, names: tuple[str, ...]) -> list[str]:
         return [NOT_MEASURED]
     blocks = []
     for name, part in parts(tiny=False).items():
-        units = {unit: line for (owner, unit), line in figures.items() if owner == name}
+        units = units_of(figures, name)
         title = (part.measure.__doc__ or "").rstrip(".")
         if name in names:
             blocks += [f"**{title}**", table(part.headings, units) if units else NOT_MEASURED]
-    facts = figures[MACHINE]["figures"]
-    return [*blocks, f"<sub>{facts['on']}; commit {facts['commit']}, {facts['date']}</sub>"]
+    return [*blocks, setting_line(figures)]
 
 
 if __name__ == "__main__":

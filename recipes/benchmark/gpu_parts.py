@@ -35,7 +35,7 @@ from custom_modules.hparams import read_yaml
 from custom_modules.inference import PolSESSSeparation
 from custom_modules.losses import find_loss
 from recipes.benchmark.campaign.costs import load_model
-from recipes.benchmark.gpu_figures import read_figures, record
+from recipes.benchmark.kept_figures import read_figures, record
 from recipes.benchmark.selective_scan import make_scan
 from recipes.separation import evaluate, train
 

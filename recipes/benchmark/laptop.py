@@ -2,13 +2,13 @@
 """Separating a long recording on a laptop: time and memory of PyTorch, ONNX and SpeechBrain.
 
     python recipes/benchmark/laptop.py
-    python recipes/benchmark/laptop.py --models dprnn --sizes small --minutes 1 --output none
+    python recipes/benchmark/laptop.py --models dprnn --sizes small --minutes 1
 
 Each architecture, untrained, of hparams/small/ and hparams/, on noise at its rate: by
 ``PolSESSSeparation``; by separate_onnx.py, which loads no PyTorch; and, where its parts are
-SpeechBrain's, by ``SepformerSeparation`` with the same weights, which takes all of it at once
-(a dash: not within ``--limit_gib``). Each in a process of its own. The tables go between the
-marks of README.md beside this file; what was measured is kept, and not measured again.
+SpeechBrain's, by ``SepformerSeparation`` with the same weights, which takes all of it at once.
+Each in a process of its own, within ``--limit_gib``. Goes on where it was interrupted;
+``--page`` writes the tables into README.md beside this file.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from recipes.benchmark.measuring import MIB, describe, host_peak, in_fresh_process
 
@@ -27,21 +28,29 @@ import soundfile as sf  # isort: skip  (after what sets up the process)
 import torch
 from speechbrain.inference.separation import SepformerSeparation
 
-from custom_modules.distributed import is_out_of_memory
-from custom_modules.errors import InputError, exit_cleanly
+from custom_modules.errors import OptionParser, exit_cleanly
 from custom_modules.hub.card import CardFacts
 from custom_modules.hub.folder import SCRIPT, write_folder
 from custom_modules.hub.recipe import ModelRecipe
 from custom_modules.inference import PolSESSSeparation
-from custom_modules.markdown import DASH, number, table
+from custom_modules.markdown import number, table
 from custom_modules.recordings.jobs import Recording
 from custom_modules.recordings.streams import separate_recording
-from recipes.benchmark.campaign.runs import models_in
-from recipes.benchmark.marked import Kept, replace_marked
+from recipes.benchmark.campaign.page import replace_marked
+from recipes.benchmark.campaign.runs import FOLDERS, chosen_models, hparams_folder
+from recipes.benchmark.kept_figures import (
+    MACHINE,
+    PAGE,
+    check_setting,
+    measure_missing,
+    options_with_page,
+    read_figures,
+    reasons,
+    setting_line,
+    units_of,
+)
 
-FOLDERS = {"small": Path("hparams/small"), "published": Path("hparams")}
-#: Clock seconds and peak MiB; None: not within the memory.
-Figures = tuple[float, float] | None
+Figures = tuple[float, float]  # clock seconds and peak MiB
 
 
 def export(hparams: str, folder: str, path: str, seconds: float) -> None:
@@ -82,7 +91,9 @@ def by_script(folder: str, path: str) -> Figures:
 WAYS = {"PyTorch": by_ours, "ONNX": by_script, "SpeechBrain": by_speechbrain}
 
 
-def separate_once(way: str, folder: str, path: str, threads: int, limit_gib: float) -> Figures:
+def separate_once(
+    way: str, folder: str, path: str, threads: int, limit_gib: float
+) -> dict[str, float]:
     """One way in this process; allocations fail before the machine is out of memory."""
     torch.set_num_threads(threads)
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
@@ -90,76 +101,69 @@ def separate_once(way: str, folder: str, path: str, threads: int, limit_gib: flo
         mapped = int(stream.read().split()[0]) * resource.getpagesize()
     room = mapped + round(limit_gib * (1 << 30))
     resource.setrlimit(resource.RLIMIT_AS, (room, room))
-    try:
-        return WAYS[way](folder, path)
-    except (MemoryError, RuntimeError) as error:
-        if is_out_of_memory(error):
-            return None
-        raise
+    seconds, mib = WAYS[way](folder, path)
+    return {"seconds": seconds, "MiB": mib}
 
 
-def measure_model(
-    size: str, model: str, kept: Kept, options: argparse.Namespace
-) -> dict[str, Figures]:
-    """Figures of each way that there is for a model."""
-    hparams, seconds = str(FOLDERS[size] / f"{model}.yaml"), 60 * options.minutes
+def measure_model(size: str, model: str, options: argparse.Namespace) -> None:
+    """Records what is not known of a model, each way in a process of its own."""
+    hparams, seconds = f"{FOLDERS[size]}/{model}.yaml", 60 * options.minutes
     recipe = ModelRecipe(hparams, {"data_folder": "none"})
     ways = [way for way in WAYS if way != "SpeechBrain" or recipe.is_masking]
-    setting = f"{options.minutes:g} min, {options.threads} threads, {options.limit_gib:g} GiB"
-    keys = {way: f"{setting}, {size} {model}, {way}" for way in ways}
+    part = part_of(size, options.minutes)
+    known = units_of(read_figures(options.output), part)
+    if all("figures" in known.get(f"{model} {way}", ()) for way in ways):
+        return
     with tempfile.TemporaryDirectory() as place:
         folder, path = f"{place}/exported", f"{place}/noise.wav"
-        if not set(keys.values()) <= kept.figures.keys():
-            in_fresh_process(export, hparams, folder, path, seconds)
-        limits = (options.threads, options.limit_gib)
-        return {
-            way: kept.measure(key, in_fresh_process, separate_once, way, folder, path, *limits)
-            for way, key in keys.items()
-        }
+        in_fresh_process(export, hparams, folder, path, seconds)
+        for way in ways:
+            work = (separate_once, way, folder, path, options.threads, options.limit_gib)
+            measure_missing(options.output, part, f"{model} {way}", in_fresh_process, *work)
 
 
-def size_table(size: str, models: list[str], kept: Kept, options: argparse.Namespace) -> str:
+def part_of(size: str, minutes: float) -> str:
+    return f"{size}, {minutes:g} minutes"
+
+
+def render(folder: str | Path) -> str:
+    """A table of each size, and what they were measured on."""
+    figures = read_figures(folder)
+    parts = dict.fromkeys(part for part, _ in figures if (part, "") != MACHINE)
+    tables = [part_table(part, units_of(figures, part)) for part in parts]
+    return "\n\n".join([*tables, setting_line(figures)])
+
+
+def part_table(part: str, units: dict[str, dict[str, Any]]) -> str:
     """The table of one size, and below it what could not be measured and why."""
     headings = [f"{way}, {what}" for way in WAYS for what in ("real-time factor", "MiB")]
-    lines, reasons = [["architecture", *headings]], []
-    for model in models:
-        print(f"{size} {model} …", file=sys.stderr, flush=True)
-        cells = [DASH] * len(headings)
-        try:
-            figures = measure_model(size, model, kept, options)
-        except InputError as error:  # no graph, say; the others go on
-            reasons.append(f"{model}: {error}")
-        else:
-            found = [figures.get(way) or (math.nan, math.nan) for way in WAYS]
-            pairs = ((s / (60 * options.minutes), mib) for s, mib in found)
-            cells = [cell for rtf, mib in pairs for cell in (number(rtf, 4), number(mib, 0))]
+    lines, seconds = [["architecture", *headings]], 60 * float(part.split()[1])
+    for model in sorted({unit.split()[0] for unit in units}):
+        found = [units.get(f"{model} {way}", {}).get("figures", {}) for way in WAYS]
+        pairs = [(f.get("seconds", math.nan) / seconds, f.get("MiB")) for f in found]
+        cells = [cell for rtf, mib in pairs for cell in (number(rtf, 3), number(mib, 0))]
         lines.append([model, *cells])
-    return "\n\n".join([f"**{size}, {options.minutes:g} minutes**", table(lines), *reasons])
+    return "\n\n".join([f"**{part}**", table(lines), *reasons(units)])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--models", default="", help="names with commas; default: all")
-    parser.add_argument("--sizes", default=",".join(FOLDERS))
+    """Measures what is not known, and shows all; or writes the page."""
+    parser = OptionParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--sizes", default="small,published")
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--limit_gib", type=float, default=8, help="of memory, each")
-    parser.add_argument("--output", default="recipes/benchmark/README.md", help="none: only print")
-    parser.add_argument("--kept", default="results/laptop.json", help="figures so far")
-    options = parser.parse_args()
-    kept, parts = Kept(options.kept), []
-    for size in options.sizes.split(","):
-        if size not in FOLDERS:
-            parser.error(f"--sizes={size}: choose from {', '.join(FOLDERS)}")
-        found = models_in(FOLDERS[size])
-        chosen = options.models.split(",") if options.models else found
-        if unknown := set(chosen) - set(found):
-            parser.error(f"--models: no {FOLDERS[size]}/{sorted(unknown)[0]}.yaml")
-        parts.append(size_table(size, chosen, kept, options))
-    text = "\n\n".join([*parts, f"<sub>{describe()}, {options.threads} threads</sub>"])
-    print(text)
-    if options.output != "none":
-        replace_marked(Path(options.output), "laptop", text)
+    options = options_with_page(parser, "laptop")
+    if options.page:
+        return replace_marked(Path(PAGE), "laptop", render(options.output))
+    sizes = options.sizes.split(",")
+    chosen = {size: chosen_models(hparams_folder(size), options.models) for size in sizes}
+    setting = f"{options.threads} threads, up to {options.limit_gib:g} GiB each"
+    check_setting(options.output, f"{describe()}, {setting}")
+    for size, model in [(s, m) for s in sizes for m in chosen[s]]:
+        print(f"{size} {model} …", file=sys.stderr, flush=True)
+        measure_model(size, model, options)
+    print(render(options.output))
 
 
 if __name__ == "__main__":

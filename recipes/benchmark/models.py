@@ -5,22 +5,33 @@
 
 Takes every architecture of hparams/ (published size) and of hparams/small/ on mixtures
 of 4 s, one at a time, in float32, untrained. Each runs in processes of its own: one for
-inference, one for training steps, one to count. Prints Markdown.
+inference, one for training steps, one to count. Goes on where it was interrupted; --page
+writes the tables into README.md beside this file.
 """
 
-import argparse
+import os
 import sys
 from pathlib import Path
+from typing import Any
 
-from recipes.benchmark.measuring import describe, options_on_cpu
+from recipes.benchmark.measuring import describe
 
-from custom_modules.markdown import DASH, number, table  # isort: skip  (after torch)
+from custom_modules.errors import OptionParser, exit_cleanly  # isort: skip  (after torch)
+from custom_modules.markdown import DASH, number, table
 from recipes.benchmark.campaign.costs import measure_costs
-from recipes.benchmark.campaign.page import COST_COLUMNS
-from recipes.benchmark.campaign.runs import models_in
+from recipes.benchmark.campaign.page import COST_COLUMNS, replace_marked
+from recipes.benchmark.campaign.runs import FOLDERS, chosen_models, hparams_folder
+from recipes.benchmark.kept_figures import (
+    PAGE,
+    check_setting,
+    measure_missing,
+    options_with_page,
+    read_figures,
+    reasons,
+    setting_line,
+    units_of,
+)
 
-#: Where the hparams files of a size are.
-FOLDERS = {"published": "hparams", "small": "hparams/small"}
 #: Alike for all, whatever their hparams files train with.
 ALIKE = ("--batch_size=1", "--segment_seconds=null", "--precision=fp32")
 #: What is measured → heading, divisor, decimals.
@@ -30,36 +41,43 @@ COLUMNS = {
 } | {"step_seconds": ("training step, s", 1, 2), "step_mib": COST_COLUMNS["step_mib"]}
 
 
-def size_table(size: str, models: list[str], threads: int, repeats: int) -> str:
+def render(folder: str | Path) -> str:
+    """A table of each size, and what they were measured on."""
+    figures = read_figures(folder)
+    tables = [size_table(size, units_of(figures, size)) for size in FOLDERS]
+    return "\n\n".join([*filter(None, tables), setting_line(figures)])
+
+
+def size_table(size: str, units: dict[str, dict[str, Any]]) -> str:
     """The table of one size, and below it what could not be measured and why."""
-    lines, reasons = [["architecture", *(heading for heading, *_ in COLUMNS.values())]], []
-    for model in models:
-        print(f"{size} {model} …", file=sys.stderr, flush=True)
-        cells = [DASH] * len(COLUMNS)
-        try:
-            costs = measure_costs(f"{FOLDERS[size]}/{model}.yaml", ALIKE, threads, repeats)
-            cells = [number(costs[key] / div, n) for key, (_, div, n) in COLUMNS.items()]
-        except Exception as error:  # one model's fault, or its memory; the others go on
-            reasons.append(f"{model}: {(str(error) or repr(error)).splitlines()[0]}")
+    lines = [["architecture", *(heading for heading, *_ in COLUMNS.values())]]
+    for model, line in sorted(units.items()):
+        costs = line.get("figures")
+        cells = [number(costs[k] / div, n) if costs else DASH for k, (_, div, n) in COLUMNS.items()]
         lines.append([model, *cells])
-    return "\n\n".join([f"**{size}**", table(lines), *reasons])
+    return "\n\n".join([f"**{size}**", table(lines), *reasons(units)]) if units else ""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", default="", help="names with commas; default: all")
+    """Measures what is not known, and shows all; or writes the page."""
+    parser = OptionParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--sizes", default=",".join(FOLDERS))
-    options = options_on_cpu(parser, threads=1)
-    for size in options.sizes.split(","):
-        if size not in FOLDERS:
-            parser.error(f"--sizes={size}: choose from {', '.join(FOLDERS)}")
-        found = models_in(Path(FOLDERS[size]))
-        chosen = options.models.split(",") if options.models else found
-        if unknown := set(chosen) - set(found):
-            parser.error(f"--models: no {FOLDERS[size]}/{sorted(unknown)[0]}.yaml")
-        print(size_table(size, chosen, options.threads, options.repeats), end="\n\n", flush=True)
-    print(f"<sub>{describe()}; threads: {options.threads}; mixtures of 4 s</sub>")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = options_with_page(parser, "models")
+    if options.page:
+        return replace_marked(Path(PAGE), "models", render(options.output))
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # gpu.py measures there
+    folders = {size: hparams_folder(size) for size in options.sizes.split(",")}
+    chosen = {size: chosen_models(path, options.models) for size, path in folders.items()}
+    check_setting(options.output, f"{describe()}; threads: {options.threads}; mixtures of 4 s")
+    for size, model in [(s, m) for s in chosen for m in chosen[s]]:
+        print(f"{size} {model} …", file=sys.stderr, flush=True)
+        arguments = (f"{folders[size]}/{model}.yaml", ALIKE, options.threads, options.repeats)
+        measure_missing(options.output, size, model, measure_costs, *arguments)
+    print(render(options.output))
 
 
 if __name__ == "__main__":
-    main()
+    with exit_cleanly():
+        main()

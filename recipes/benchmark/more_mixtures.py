@@ -38,8 +38,8 @@ from custom_modules.manifest.reading import open_manifest
 from custom_modules.mmipc import VARIANTS
 from custom_modules.objectives import si_sdr
 from custom_modules.tuning.trainings import Trainings
+from recipes.benchmark.campaign.page import replace_marked
 from recipes.benchmark.campaign.runs import Run, do_runs
-from recipes.benchmark.marked import replace_marked
 from recipes.benchmark.measuring import device_name
 
 PAGE = "docs/training.md"

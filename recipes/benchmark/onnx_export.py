@@ -2,15 +2,13 @@
 """Which architectures export to ONNX, how exactly, and what eight bits change.
 
     python recipes/benchmark/onnx_export.py
-    python recipes/benchmark/onnx_export.py --models dprnn,tiger --output none
+    python recipes/benchmark/onnx_export.py --models dprnn,tiger
 
 Takes each file of hparams/small/, untrained, compares its graph with it on 1, 999, 32000
-and 320001 samples of noise, and times both on 10 s, on one thread. The table goes between
-the marks of README.md beside this file. A model that is done is not measured again: figures
-are kept in results/onnx_export.json.
+and 320001 samples of noise, and times both on 10 s, on one thread. Goes on where it was
+interrupted; --page writes the table into README.md beside this file.
 """
 
-import argparse
 import sys
 import tempfile
 import time
@@ -21,30 +19,42 @@ from recipes.benchmark.measuring import describe, in_fresh_process
 
 import torch  # isort: skip  (after what sets up the process)
 
-from custom_modules.errors import InputError, exit_cleanly
+from custom_modules.errors import OptionParser, exit_cleanly
 from custom_modules.hub.recipe import ModelRecipe
-from custom_modules.markdown import DASH, number, table
+from custom_modules.markdown import DASH, table
 from custom_modules.onnx.graphs import difference, quantise, write_graph
 from custom_modules.onnx.runtimes import OnnxSeparator
-from recipes.benchmark.campaign.runs import models_in
-from recipes.benchmark.marked import Kept, replace_marked
+from recipes.benchmark.campaign.page import replace_marked
+from recipes.benchmark.campaign.runs import FOLDERS, chosen_models
+from recipes.benchmark.kept_figures import (
+    PAGE,
+    check_setting,
+    measure_missing,
+    options_with_page,
+    read_figures,
+    reasons,
+    setting_line,
+    units_of,
+)
 
-SMALL = Path("hparams/small")
+SMALL = Path(FOLDERS["small"])
 LENGTHS = ((1, 1), (1, 999), (1, 32_000), (1, 320_001))
 TIMED_SECONDS = 10
-HEADINGS = {
-    "difference": "largest difference",
-    "mb": "size, MB",
-    "int8_mb": "int8, MB",
-    "int8_db": "int8 to float32, dB",
-    "torch": "PyTorch, s",
-    "onnx": "ONNX, s",
-    "int8": "int8, s",
+PART = "small"
+#: What is measured → heading, format.
+COLUMNS = {
+    "difference": ("largest difference", ".0e"),
+    "mb": ("size, MB", ".2f"),
+    "int8_mb": ("int8, MB", ".2f"),
+    "int8_db": ("int8 to float32, dB", ".1f"),
+    "torch": ("PyTorch, s", ".2f"),
+    "onnx": ("ONNX, s", ".2f"),
+    "int8": ("int8, s", ".2f"),
 }
 
 
 def export_one(model: str) -> dict[str, float]:
-    """Figures of one architecture, by the keys of the headings."""
+    """Figures of one architecture, by the keys of the columns."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     recipe = ModelRecipe(str(SMALL / f"{model}.yaml"), {"data_folder": "none"})
@@ -77,41 +87,30 @@ def least_seconds(work: Callable[[], object], repeats: int = 3) -> float:
     return min(seconds)
 
 
-def show(figures: dict[str, dict[str, float]], reasons: dict[str, str]) -> str:
+def render(folder: str | Path) -> str:
     """The table, and below it what does not export and why."""
-    lines = [["architecture", *HEADINGS.values()]]
-    for model in sorted(figures | reasons):
-        found = figures.get(model)
-        cells = [number(found[key], 2) for key in HEADINGS] if found else [DASH] * len(HEADINGS)
-        if found:
-            cells[0] = f"{found['difference']:.0e}"
-            cells[3] = number(found["int8_db"], 1)
+    figures = read_figures(folder)
+    units = units_of(figures, PART)
+    lines = [["architecture", *(heading for heading, _ in COLUMNS.values())]]
+    for model, line in sorted(units.items()):
+        found = line.get("figures")
+        cells = [format(found[k], form) if found else DASH for k, (_, form) in COLUMNS.items()]
         lines.append([model, *cells])
-    told = [f"{model}: {reason}" for model, reason in sorted(reasons.items())]
-    return "\n\n".join([table(lines), *told, f"<sub>{describe()}, 1 thread</sub>"])
+    return "\n\n".join([table(lines), *reasons(units), setting_line(figures)])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--models", default="", help="names with commas; default: all")
-    parser.add_argument("--output", default="recipes/benchmark/README.md", help="none: only print")
-    parser.add_argument("--kept", default="results/onnx_export.json", help="figures so far")
-    options = parser.parse_args()
-    found = models_in(SMALL)
-    chosen = options.models.split(",") if options.models else found
-    if unknown := set(chosen) - set(found):
-        raise InputError(f"--models: no {SMALL}/{sorted(unknown)[0]}.yaml")
-    kept, reasons = Kept(options.kept), {}
+    """Measures what is not known, and shows all; or writes the page."""
+    parser = OptionParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    options = options_with_page(parser, "onnx")
+    if options.page:
+        return replace_marked(Path(PAGE), "onnx", render(options.output))
+    chosen = chosen_models(SMALL, options.models)
+    check_setting(options.output, f"{describe()}, 1 thread")
     for model in chosen:
         print(f"{model} …", file=sys.stderr, flush=True)
-        try:
-            kept.measure(model, in_fresh_process, export_one, model)
-        except InputError as error:
-            reasons[model] = str(error)
-    text = show({model: kept.figures[model] for model in chosen if model not in reasons}, reasons)
-    print(text)
-    if options.output != "none":
-        replace_marked(Path(options.output), "onnx", text)
+        measure_missing(options.output, PART, model, in_fresh_process, export_one, model)
+    print(render(options.output))
 
 
 if __name__ == "__main__":

@@ -37,9 +37,8 @@ from custom_modules.limits import option
 from custom_modules.mmipc import VARIANTS
 from custom_modules.tuning.trainings import Trainings
 from recipes.benchmark.campaign.costs import make_work
-from recipes.benchmark.campaign.page import around_marks
+from recipes.benchmark.campaign.page import around_marks, replace_marked
 from recipes.benchmark.campaign.runs import ALIKE, Run, do_runs
-from recipes.benchmark.marked import replace_marked
 from recipes.benchmark.measuring import device_name, measure
 
 PAGE, MARK = "docs/words.md", "experiment"

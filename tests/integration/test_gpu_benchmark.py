@@ -10,8 +10,8 @@ import pytest
 
 from custom_modules.errors import InputError
 from recipes.benchmark import gpu
-from recipes.benchmark.gpu_figures import FIGURES_FILE, MACHINE, read_figures, read_lines, record
 from recipes.benchmark.gpu_parts import NO_TIME, Run, parts, timed_steps
+from recipes.benchmark.kept_figures import FIGURES_FILE, MACHINE, read_figures, read_lines, record
 from tests.integration.forked import Forked
 from tests.integration.training import ROOT, tiny_corpus
 from tests.test_brain import batch_of, brain_with
@@ -101,14 +101,6 @@ def test_without_time_or_gpu_all_parts_say_so(run):
         gpu.measure("longform", part, whole, deadline=time.monotonic() + 60)
         reasons = {line["reason"] for line in read_figures(run.output).values()}
         assert reasons == {"needs a GPU; --tiny does it in small"}
-
-
-def test_figures_of_two_machines_are_not_mixed(run):
-    gpu.check_machine(run)
-    gpu.check_machine(run)
-    assert len(list(read_lines(run.output))) == 1
-    with pytest.raises(InputError, match=r"with --tiny; name another --output"):
-        gpu.check_machine(run._replace(tiny=False))
 
 
 def test_training_ends_after_some_seconds():

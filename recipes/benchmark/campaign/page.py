@@ -34,9 +34,13 @@ COST_COLUMNS = {
 
 def update_page(page: str | Path, name: str, folder: str | Path) -> None:
     """Writes the figures in ``folder`` into a page, between the marks of their name."""
-    page, folder = Path(page), Path(folder)
+    replace_marked(Path(page), name, render(Path(page), Path(folder)))
+
+
+def replace_marked(page: Path, name: str, text: str) -> None:
+    """Puts a text between the marks of a name."""
     before, after = around_marks(page, name)
-    write_text(page, "\n\n".join([before, render(page, folder), after]))
+    write_text(page, "\n\n".join([before, text, after]))
 
 
 def render(page: Path, folder: Path) -> str:

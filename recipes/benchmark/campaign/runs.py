@@ -27,6 +27,17 @@ ALIKE = ("--number_of_epochs=1000000", "--curriculum=null")
 FINISHED_FILE = "finished.json"
 
 
+#: Where the hparams files of a size are.
+FOLDERS = {"published": "hparams", "small": "hparams/small"}
+
+
+def hparams_folder(size: str) -> str:
+    """Of a size that ``--sizes`` names."""
+    if size not in FOLDERS:
+        raise InputError(f"--sizes={size}: choose from {', '.join(FOLDERS)}")
+    return FOLDERS[size]
+
+
 def models_in(hparams: str | Path) -> list[str]:
     """The architectures of a folder: its hparams files that make a separator.
 
@@ -35,6 +46,15 @@ def models_in(hparams: str | Path) -> list[str]:
     """
     files = [f for f in sorted(Path(hparams).glob("*.yaml")) if f.stem != DEMO]
     return [file.stem for file in files if "separator" in read_hparams(str(file))]
+
+
+def chosen_models(hparams: str | Path, names: str | None) -> list[str]:
+    """The architectures of a folder that ``--models`` names, with commas; all by default."""
+    found = models_in(hparams)
+    chosen = names.split(",") if names else found
+    if unknown := sorted(set(chosen) - set(found)):
+        raise InputError(f"--models: no {hparams}/{unknown[0]}.yaml; there are {', '.join(found)}")
+    return chosen
 
 
 class Run(NamedTuple):

@@ -1,0 +1,142 @@
+"""Figures that outlive a killed benchmark: lines of JSON, and tables made from them."""
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Mapping
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from custom_modules import markdown
+from custom_modules.distributed import is_out_of_memory
+from custom_modules.errors import InputError
+from custom_modules.evaluation.record import git_commit
+from custom_modules.files import prepare_folder
+
+#: Where committed figures are, and the page that shows most of them.
+COMMITTED, PAGE = "recipes/benchmark/figures", "recipes/benchmark/README.md"
+FIGURES_FILE = "figures.jsonl"
+#: Part and unit of the line that says what the figures were measured on.
+MACHINE = ("machine", "")
+
+#: Part and unit → its line, with ``figures`` or with the ``reason`` why there are none.
+Figures = dict[tuple[str, str], dict[str, Any]]
+
+
+def options_with_page(parser: argparse.ArgumentParser, name: str) -> argparse.Namespace:
+    """The command line of a benchmark whose tables stand on a page, between marks of a name.
+
+    With ``--page`` it only writes them there, from the figures that are committed.
+    """
+    add = parser.add_argument
+    add("--models", help="names with commas; default: all")
+    add("--output", default=f"results/{name}", metavar="FOLDER", help="of figures, so far known")
+    add("--page", action="store_true", help=f"write {PAGE} from {COMMITTED}/{name}")
+    options = parser.parse_args()
+    if options.page:
+        options.output = f"{COMMITTED}/{name}"
+        if not read_figures(options.output):
+            parser.error(f"--page: no figures yet; measure with --output={options.output}")
+    prepare_folder(options.output)
+    return options
+
+
+def check_setting(folder: str | Path, on: str, tiny: bool = False) -> None:
+    """Records what is measured on, and how; figures of two settings are never mixed."""
+    facts = {"on": on, "tiny": tiny}
+    known = read_figures(folder).get(MACHINE, {}).get("figures")
+    if known is None:
+        dated = facts | {"commit": git_commit(), "date": date.today().isoformat()}
+        record(folder, *MACHINE, figures=dated)
+    elif known != known | facts:
+        kind = " with --tiny" * known["tiny"]
+        raise InputError(f"{folder}: holds figures of {known['on']}{kind}; name another --output")
+
+
+def measure_missing(
+    folder: str | Path, part: str, unit: str, function: Callable[..., Any], *arguments: object
+) -> None:
+    """Records the figures that a function returns, or why there are none."""
+    if "figures" in read_figures(folder).get((part, unit), ()):
+        return
+    try:
+        record(folder, part, unit, figures=function(*arguments))
+    except Exception as error:
+        if not isinstance(error, InputError) and not is_out_of_memory(error):
+            raise
+        fault = str(error) if isinstance(error, InputError) else "not enough memory"
+        record(folder, part, unit, reason=fault)
+
+
+def record(folder: str | Path, part: str, unit: str, **result: Any) -> None:
+    """Adds a line: ``figures`` by their headings, or the ``reason`` of having none."""
+    line = json.dumps({"part": part, "unit": unit, **result}, ensure_ascii=False)
+    with open(Path(folder, FIGURES_FILE), "a+b") as stream:
+        # What a killed process left of a line must not swallow this one.
+        stream.seek(max(0, stream.seek(0, 2) - 1))
+        is_torn = stream.read(1) not in (b"", b"\n")
+        stream.write(b"\n" * is_torn + line.encode() + b"\n")
+
+
+def read_lines(folder: str | Path) -> Iterator[dict[str, Any]]:
+    """All lines that are whole, the oldest first."""
+    path = Path(folder, FIGURES_FILE)
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            continue
+
+
+def read_figures(folder: str | Path) -> Figures:
+    """What is known of each unit; figures outlive a later reason."""
+    known: Figures = {}
+    for line in read_lines(folder):
+        key = line["part"], line["unit"]
+        if "figures" in line or "figures" not in known.get(key, ()):
+            known[key] = line
+    return known
+
+
+def units_of(figures: Figures, part: str) -> dict[str, dict[str, Any]]:
+    """The lines of a part by their units."""
+    return {unit: line for (owner, unit), line in figures.items() if owner == part}
+
+
+def setting_line(figures: Figures) -> str:
+    """What figures were measured on, small, for below their tables."""
+    facts = figures[MACHINE]["figures"]
+    return f"<sub>{facts['on']}; commit {facts['commit']}, {facts['date']}</sub>"
+
+
+def reasons(units: Mapping[str, dict[str, Any]]) -> list[str]:
+    """A line for each unit that could not be measured."""
+    return [f"{unit}: {line['reason']}" for unit, line in units.items() if "reason" in line]
+
+
+def table(headings: str, units: Mapping[str, dict[str, Any]]) -> str:
+    """A line for each unit, whose words have these headings; reasons come last.
+
+    >>> print(table("name", {"a": {"figures": {"ms": 1234.5}}, "b": {"reason": "?"}}))
+    | name |   ms | not measured |
+    | ---- | ---: | -----------: |
+    | a    | 1234 |              |
+    | b    |    – |            ? |
+    """
+    known = [line.get("figures", {}) for line in units.values()]
+    columns = list(dict.fromkeys(name for figures in known for name in figures))
+    reasons = ["not measured"] * any("reason" in line for line in units.values())
+    lines = [[*headings.split(), *columns, *reasons]]
+    for unit, line in units.items():
+        words = unit.split() + [""] * (len(headings.split()) - len(unit.split()))
+        cells = [_cell(line.get("figures", {}).get(name)) for name in columns]
+        reason = line.get("reason", "").replace("|", "\\|")
+        lines.append([*words, *cells, *[reason] * len(reasons)])
+    return markdown.table(lines)
+
+
+def _cell(value: float | None) -> str:
+    """Three digits, or all before the point."""
+    if value is None:
+        return markdown.DASH
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"

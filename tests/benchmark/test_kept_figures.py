@@ -1,0 +1,78 @@
+"""Figures that are kept, and pages that show them."""
+
+import pytest
+
+from custom_modules.errors import InputError
+from recipes.benchmark.campaign.page import replace_marked
+from recipes.benchmark.kept_figures import (
+    check_setting,
+    measure_missing,
+    read_figures,
+    read_lines,
+    reasons,
+    units_of,
+)
+
+
+def test_what_is_known_is_not_measured_again(tmp_path):
+    calls = []
+
+    def measure(value):
+        calls.append(value)
+        if value < 0:
+            raise InputError("below zero")
+        return {"s": value}
+
+    for unit, value in (("a", 1.5), ("a", 2.5), ("b", -1.0), ("b", 3.5)):
+        measure_missing(tmp_path, "part", unit, measure, value)
+    assert calls == [1.5, -1.0, 3.5]
+    units = units_of(read_figures(tmp_path), "part")
+    assert {unit: line.get("figures") for unit, line in units.items()} == {
+        "a": {"s": 1.5},
+        "b": {"s": 3.5},
+    }
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (InputError("no graph"), "no graph"),
+        (MemoryError(), "not enough memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "not enough memory"),
+    ],
+)
+def test_what_cannot_be_measured_has_its_reason(tmp_path, error, reason):
+    def fail():
+        raise error
+
+    measure_missing(tmp_path, "part", "a way", fail)
+    assert reasons(units_of(read_figures(tmp_path), "part")) == [f"a way: {reason}"]
+
+
+def test_a_fault_keeps_its_traceback(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        measure_missing(tmp_path, "part", "a", lambda: 1 / 0)
+    assert read_figures(tmp_path) == {}
+
+
+def test_figures_of_two_settings_are_never_mixed(tmp_path):
+    check_setting(tmp_path, "a laptop, 2 threads")
+    check_setting(tmp_path, "a laptop, 2 threads")
+    with pytest.raises(InputError, match="holds figures of a laptop, 2 threads; name another"):
+        check_setting(tmp_path, "a laptop, 1 thread")
+    assert len(list(read_lines(tmp_path))) == 1
+
+
+def test_nor_are_small_ones_with_those_of_a_page(tmp_path):
+    check_setting(tmp_path, "a GPU", tiny=True)
+    with pytest.raises(InputError, match="of a GPU with --tiny; name another --output"):
+        check_setting(tmp_path, "a GPU")
+
+
+def test_only_what_is_between_the_marks_changes(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- begin x -->\nold\n<!-- end x -->\nafter\n")
+    replace_marked(page, "x", "| new |")
+    replace_marked(page, "x", "| new |")
+    expected = "before\n<!-- begin x -->\n\n| new |\n\n<!-- end x -->\nafter\n"
+    assert page.read_text() == expected
