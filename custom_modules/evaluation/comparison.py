@@ -342,18 +342,17 @@ def report(
     return "\n\n".join([*parts, "\n".join(facts)]) + "\n"
 
 
-def scores_by(table: pd.DataFrame, key: str, intervals: bool = False) -> str:
+def scores_by(table: pd.DataFrame, key: str) -> str:
     """Of what :func:`compare` returns: a row for each variant or metric, by ``key``.
 
-    A cell is the mean, ± the deviation over seeds if there are several. Beside it are
-    its interval, or the differences from the first model.
+    A cell is the mean, ± the deviation over seeds if there are several. Behind all are
+    the differences from the first model.
     """
     models = list(dict.fromkeys(table.model))
-    compared = [] if intervals else models[1:]
     cells = table.set_index(["model", key], drop=False)
     voices = ["voices"] if "voices" in table and table.voices.notna().any() else []
     lines = [[key, "n", *voices, *models]]
-    for name in compared:
+    for name in models[1:]:
         lines[0] += [f"{name} − {models[0]}", "95 % interval", "won"]
     for row in dict.fromkeys(table[key]):
         of_model = {name: cells.loc[(name, row)] for name in models}
@@ -361,8 +360,8 @@ def scores_by(table: pd.DataFrame, key: str, intervals: bool = False) -> str:
         metric = improvements()[first.metric]
         line = [metric.heading if key == "metric" else row, str(first.n)]
         line += [markdown.number(first[x], 0) for x in voices]
-        line += [_score_cell(cell, metric.decimals, intervals) for cell in of_model.values()]
-        for cell in (of_model[name] for name in compared):
+        line += [score_cell(cell, metric.decimals) for cell in of_model.values()]
+        for cell in (of_model[name] for name in models[1:]):
             bounds = (cell.difference_ci_low, cell.difference_ci_high)
             line += [
                 markdown.number(cell.difference, metric.decimals),
@@ -373,7 +372,8 @@ def scores_by(table: pd.DataFrame, key: str, intervals: bool = False) -> str:
     return markdown.table(lines)
 
 
-def _score_cell(cell: pd.Series, decimals: int, interval: bool) -> str:
+def score_cell(cell: pd.Series, decimals: int, interval: bool = False) -> str:
+    """A mean as a table shows it, of a row of :func:`compare`."""
     text = markdown.number(cell["mean"], decimals)
     if text == markdown.DASH:
         return text

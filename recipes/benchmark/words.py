@@ -38,7 +38,7 @@ from custom_modules.mmipc import VARIANTS
 from custom_modules.tuning.trainings import Trainings
 from recipes.benchmark.campaign.costs import make_work
 from recipes.benchmark.campaign.page import around_marks, replace_marked
-from recipes.benchmark.campaign.runs import ALIKE, Run, do_runs
+from recipes.benchmark.campaign.runs import ALIKE, ENDLESS, Run, do_runs
 from recipes.benchmark.measuring import device_name, measure
 
 PAGE, MARK = "docs/words.md", "experiment"
@@ -72,7 +72,6 @@ TESTS = {"plain": "words wrong", "further": "recogniser further", "tuned": "reco
 AS_IT_IS = "plain"
 #: Minutes of one core: an epoch of the recogniser, what comes before one, a test.
 EPOCH_MINUTES, SEPARATING_MINUTES, TEST_MINUTES = 0.55, 1.0, 0.6
-ENDLESS = 10**9  # steps that no training reaches
 SOURCES = ["--noprogressbar", "--device=cpu"]
 
 

@@ -20,6 +20,8 @@ this file are written between its marks, from the CSV files in figures/<preset>.
   --models NAME …    two or more of the folder's (default: all)
   --jobs N           runs at a time, a thread or GPU each (default: all there are)
   --data_folder      a corpus to take instead of generating one
+  --recogniser SPEC  counts words, too, as evaluate.py does (default: one that is trained on
+                     the generated corpus)
   --output_folder    (default results/benchmark/<preset>)
   --page             (default README.md beside this file); --page none writes none
 
@@ -39,13 +41,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from custom_modules.errors import OptionParser, check_number, exit_cleanly
+from custom_modules.evaluation.testing import check_recogniser
 from custom_modules.hparams import split_arguments
 from custom_modules.limits import option
 from custom_modules.processes import available_cores, gpus_here
 from custom_modules.tuning.trainings import Trainings
 from recipes.benchmark.campaign import campaign
 from recipes.benchmark.campaign.page import around_marks, update_page
-from recipes.benchmark.campaign.runs import do_runs, models_in, plan
+from recipes.benchmark.campaign.runs import do_runs, models_in, plan, test_of
 
 #: Preset → the folder of its hparams files.
 PRESETS = {"small": "hparams/small", "full": "hparams"}
@@ -71,8 +74,14 @@ def main(argv: Sequence[str]) -> None:
     costs = campaign.costs_of(options.hparams, options.models, folder, rest)
     steps = campaign.steps_of(costs, options.budget)
     runs = plan(options.hparams, corpus, folder, steps, options.seeds, rest)
+    recogniser, trainings = options.recogniser, [*runs]
+    if not options.data_folder and not recogniser:
+        trainings.insert(0, campaign.recogniser_run(corpus, folder))
+        recogniser = f"mini:{trainings[0].folder}"
     gpus = gpus_here()
-    do_runs(runs, Trainings(options.jobs or len(gpus) or available_cores(), gpus))
+    jobs = options.jobs or len(gpus) or available_cores()
+    for todo in (trainings, [test_of(run, corpus, recogniser) for run in runs]):
+        do_runs(todo, Trainings(jobs, gpus))
     campaign.collect(runs, options.budget, folder, figures)
     if writes_page:
         update_page(page, options.preset, figures)
@@ -91,9 +100,11 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--models", nargs="+")
     parser.add_argument("--jobs", type=option("workers", "--jobs"))
     parser.add_argument("--data_folder")
+    parser.add_argument("--recogniser")
     parser.add_argument("--output_folder")
     parser.add_argument("--page")
     options, rest = parser.parse_known_args(argv)
+    check_recogniser(options.recogniser)
     check_number("--budget", options.budget, above=0)
     options.hparams = options.hparams or PRESETS[options.preset]
     models = models_in(options.hparams)

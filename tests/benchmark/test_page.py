@@ -72,28 +72,43 @@ def tables_of(text):
     ]
 
 
+NAMES = {"SI-SDRi": "si_sdri", "SDRi": "sdri", "SIRi": "siri", "PESQi": "pesqi"}
+NAMES |= {"STOIi": "stoii", "ESTOIi": "estoii"}
+
+
 def check_scores(table, scores, key):
     """Every cell of a table, against a lookup of its own in the CSV."""
-    heading, _, *lines = table
-    has_voices = heading[2] == "voices"
-    models = heading[2 + has_voices :]
-    names = {"SI-SDRi": "si_sdri", "SDRi": "sdri", "SIRi": "siri", "PESQi": "pesqi"}
-    names |= {"STOIi": "stoii", "ESTOIi": "estoii"}
-    for name, n, *cells in lines:
-        row = names[name] if key == "metric" else name
-        if has_voices:
-            assert int(cells.pop(0)) == scores[scores[key] == row].voices.iloc[0]
-        for model, cell in zip(models, cells, strict=True):
-            found = scores[(scores.model == model) & (scores[key] == row)]
-            assert len(found) == 1
-            found = found.iloc[0]
-            assert int(n) == found.n
+    (_, *headings), _, *lines = table
+    assert {line[0] for line in lines} == {*scores.model, "n"} | {"voices"} & {*scores}
+    for name, *cells in lines:
+        for heading, cell in zip(headings, cells, strict=True):
+            of_key = scores[scores[key] == (NAMES[heading] if key == "metric" else heading)]
+            if name in ("n", "voices"):
+                assert int(cell) == of_key[name].iloc[0]
+                continue
+            (found,) = (row for _, row in of_key[of_key.model == name].iterrows())
             assert (cell == "–") == pd.isna(found["mean"])
             if cell == "–":
                 continue
             shown = CELL.fullmatch(cell).groups()
-            values = (found["mean"], found.std_over_seeds, found.ci_low, found.ci_high)
+            bounds = (found.ci_low, found.ci_high) if key == "metric" else (float("nan"),) * 2
+            values = (found["mean"], found.std_over_seeds, *bounds)
             for text, value in zip(shown, values, strict=True):
+                check_number(text, value)
+
+
+def check_words(table, words):
+    (_, *variants), _, *lines = table
+    first = words.model.iloc[0]
+    others = {"each voice alone": (first, "targets"), "mixture": (first, "mixture")}
+    assert [line[0] for line in lines] == [*others, *dict.fromkeys(words.model)]
+    for name, *cells in lines:
+        model, arm = others.get(name, (name, "model"))
+        for variant, cell in zip(variants, cells, strict=True):
+            known = (words.model == model) & (words.arm == arm) & (words.variant == variant)
+            (found,) = (row for _, row in words[known].iterrows())
+            mean, _, *bounds = CELL.fullmatch(cell).groups()
+            for text, value in zip((mean, *bounds), found[["wer", "low", "high"]], strict=True):
                 check_number(text, value)
 
 
@@ -137,10 +152,12 @@ def check_costs(table, costs, runs):
 
 def check_page(text, folder):
     scores = pd.read_csv(folder / pages.COMPARISON)
-    by_variant, by_metric, *pairs, costs = tables_of(text)
-    assert len(pairs) == (folder / pages.PAIRS).exists()
-    check_scores(by_variant, scores[scores.metric == "si_sdri"], "variant")
+    by_metric, by_variant, *others, costs = tables_of(text)
     check_scores(by_metric, scores[scores.variant == "all mixtures"], "metric")
+    check_scores(by_variant, scores[scores.metric == "si_sdri"], "variant")
+    if (folder / pages.WORDS).exists():
+        check_words(others.pop(0), pd.read_csv(folder / pages.WORDS))
+    assert bool(others) == (folder / pages.PAIRS).exists()
     check_costs(costs, pd.read_csv(folder / pages.COSTS), pd.read_csv(folder / pages.RUNS))
 
 
@@ -153,7 +170,7 @@ def test_cells_are_the_values_of_the_files(tmp_path):
     assert text.startswith("before\n<!-- begin x -->\n")
     assert text.endswith("<!-- end x -->\nafter\n")
     assert "old" not in text and "figures/x/comparison.png" in text
-    assert text.count("`python x.py`; 10 min of training a run; seeds 1, 2") == 3
+    assert text.count("`python x.py`; 10 min of training a run; seeds 1, 2") == 1
     check_page(text, folder)
     assert tables_of(text)[2][2][-1] == "10.0 ± 1.4"  # of 9 and 11 minutes
     pages.update_page(page, "x", folder)
@@ -182,6 +199,23 @@ def test_pairs_and_voices_are_shown_where_a_campaign_has_them(tmp_path):
     check_page(text, folder)
     assert "| 1.23 [0.50 … 2.00] |" in text and "p 0.004" in text
     assert "- dprnn is better than spmamba." in text
+
+
+def test_words_are_shown_where_a_campaign_counted_them(tmp_path):
+    folder = write_figures(tmp_path / "figures/x")
+    rows = [
+        {"model": m, "variant": v, "arm": a, "wer": w, "low": w - 3.3, "high": w + 4.4}
+        for i, m in enumerate(("dprnn", "spmamba"))
+        for j, v in enumerate(("SER", "all mixtures"))
+        for w, a in ((9.87 + j, "targets"), (55.55 + j, "mixture"), (40.04 + i + j, "model"))
+    ]
+    pd.DataFrame(rows).to_csv(folder / pages.WORDS, index=False)
+    page = tmp_path / "README.md"
+    page.write_text("<!-- begin x -->\n<!-- end x -->\n")
+    pages.update_page(page, "x", folder)
+    text = page.read_text(encoding="utf-8")
+    check_page(text, folder)
+    assert "55.5 [52.2 … 60.0]" in text or "55.5 [52.2 … 59.9]" in text
 
 
 @pytest.mark.parametrize("preset", ["small", "full"])

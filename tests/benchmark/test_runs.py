@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from recipes.benchmark.campaign.runs import models_in, plan
+from recipes.benchmark.campaign.runs import test_of as make_test
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,8 +33,17 @@ def test_each_architecture_has_a_run_early():
         ("b", 6, 7),
         ("a", 6, 3),
     ]
-    train, test = runs[0].commands
+    (train,) = runs[0].commands
     assert train[1] == "hparams/b.yaml"
     assert {"--seed=5", "--optimizer_step_limit=7", "--lr=1"} <= set(train)
-    assert test[1] == "out/b/5/hyperparams.yaml"
     assert not runs[0].is_finished()
+
+
+@pytest.mark.parametrize("recogniser", [None, "mini:out/recogniser"])
+def test_a_test_is_of_its_training(recogniser):
+    (run,) = plan("hparams", "data", "out", {"b": 7}, [5])
+    test = make_test(run, "data", recogniser)
+    (command,) = test.commands
+    assert command[1] == "out/b/5/hyperparams.yaml"
+    assert ("--recogniser=mini:out/recogniser" in command) == bool(recogniser)
+    assert test.folder != run.folder and not test.is_finished()

@@ -24,14 +24,15 @@ from recipes.benchmark.campaign.page import (
     PICTURE,
     RECORD,
     RUNS,
+    WORDS,
 )
-from recipes.benchmark.campaign.runs import Run
+from recipes.benchmark.campaign.runs import ENDLESS, Run
 from recipes.benchmark.measuring import device_name
 
 logger = logging.getLogger(__name__)
 
 #: What the small preset's corpus is made of.
-CORPUS_OPTIONS = ("--n_train=1500", "--n_val=60", "--n_test=60")
+CORPUS_OPTIONS = ("--n_train=1500", "--n_val=60", "--n_test=60", "--sentences=matrix")
 
 
 def generate(preset: str, folder: Path) -> str:
@@ -44,6 +45,14 @@ def generate(preset: str, folder: Path) -> str:
     if status := subprocess.run(command, check=False).returncode:
         raise InputError(f"{corpus}: generate.py ended with status {status}; see above")
     return str(corpus)
+
+
+def recogniser_run(corpus: str, folder: Path) -> Run:
+    """The training of the embedded recogniser, on the generated corpus."""
+    place = folder / "recogniser"
+    train = ["recipes/recognition/train.py", "hparams/recognition/mini.yaml"]
+    train += [f"--data_folder={corpus}", f"--output_folder={place}", "--noprogressbar"]
+    return Run("recogniser", 42, place, [train], ENDLESS, metric="")
 
 
 def costs_of(
@@ -97,8 +106,9 @@ def collect(runs: Sequence[Run], budget: float, folder: Path, figures: Path) -> 
     write_table(pd.DataFrame(map(_figures_of, runs)), figures / RUNS, digits=4)
     write_table(pd.read_csv(folder / COSTS).drop(columns="what"), figures / COSTS, digits=6)
     write_record(_record_of(runs, budget), figures / RECORD)
-    for name in (COMPARISON, PAIRS, PICTURE):
-        shutil.copyfile(folder / name, figures / name)
+    for name in (COMPARISON, PAIRS, PICTURE, WORDS):
+        if (folder / name).exists():
+            shutil.copyfile(folder / name, figures / name)
 
 
 def _figures_of(run: Run) -> dict[str, Any]:

@@ -9,13 +9,14 @@ import pandas as pd
 
 from custom_modules import markdown
 from custom_modules.errors import InputError
-from custom_modules.evaluation.comparison import improvements, scores_by
+from custom_modules.evaluation.comparison import improvements, score_cell
 from custom_modules.evaluation.pairwise import PAIRS_FILE, sections
 from custom_modules.evaluation.summary import ALL_MIXTURES
 from custom_modules.tabular import write_text
 
 #: In the folder of a campaign's figures.
 COMPARISON, COSTS, RUNS = "comparison.csv", "costs.csv", "runs.csv"
+WORDS = "comparison_words.csv"  # where there is a recogniser
 PAIRS = PAIRS_FILE  # campaigns of before have none
 PICTURE, RECORD = "comparison.png", "campaign.json"
 
@@ -63,19 +64,53 @@ def around_marks(page: str | Path, name: str) -> tuple[str, str]:
 
 
 def _sections(folder: Path) -> list[str]:
-    """The tables of a campaign in Markdown, each with what made it."""
+    """The tables of a campaign in Markdown, and what made them."""
     scores, costs, runs = (pd.read_csv(folder / f) for f in (COMPARISON, COSTS, RUNS))
     of_all = scores[(scores.variant == ALL_MIXTURES) & scores.metric.isin(improvements())]
-    by_variant = scores_by(scores[scores.metric == "si_sdri"], "variant", intervals=True)
-    by_metric = scores_by(of_all, "metric", intervals=True)
-    made_by = _made_by(json.loads((folder / RECORD).read_text(encoding="utf-8")))
-    pairs = sections(pd.read_csv(folder / PAIRS), "####") if (folder / PAIRS).exists() else []
-    return [
-        *("#### SI-SDRi by variant, dB", by_variant, made_by),
-        *("#### Every metric's improvement, over all mixtures", by_metric, made_by),
-        *([*pairs, made_by] if pairs else []),
-        *("#### What it costs", _cost_table(costs, runs), made_by),
+    parts = [
+        *("#### Every metric's improvement, over all mixtures", _score_table(of_all, "metric")),
+        "#### SI-SDRi by variant, dB",
+        _score_table(scores[scores.metric == "si_sdri"], "variant"),
     ]
+    if (folder / WORDS).exists():
+        words = pd.read_csv(folder / WORDS)
+        parts += ["#### Words wrong by variant, %", _word_table(words)]
+    if (folder / PAIRS).exists():
+        parts += sections(pd.read_csv(folder / PAIRS), "####")
+    made_by = _made_by(json.loads((folder / RECORD).read_text(encoding="utf-8")))
+    return [*parts, "#### What it costs", _cost_table(costs, runs), made_by]
+
+
+def _score_table(scores: pd.DataFrame, key: str) -> str:
+    """A row for each architecture, a column for each metric or variant; n and voices below."""
+    columns = [*dict.fromkeys(scores[key])]
+    cells = scores.set_index(["model", key], drop=False)
+    metrics = improvements()
+    heading = {x: metrics[x].heading if key == "metric" else x for x in columns}
+    lines = [["architecture", *heading.values()]]
+    for model in dict.fromkeys(scores.model):
+        found = [cells.loc[(model, column)] for column in columns]
+        line = [score_cell(x, metrics[x.metric].decimals, key == "metric") for x in found]
+        lines.append([str(model), *line])
+    counted = [name for name in ("n", "voices") if name in scores and scores[name].notna().any()]
+    first = [cells.loc[(scores.model.iloc[0], column)] for column in columns]
+    lines += [[name, *(markdown.number(x[name], 0) for x in first)] for name in counted]
+    return markdown.table(lines)
+
+
+def _word_table(words: pd.DataFrame) -> str:
+    """Word error rates of the mixtures, and of each architecture's outputs."""
+    variants = [*dict.fromkeys(words.variant)]
+    cells = words.set_index(["model", "variant", "arm"])
+    first = words.model.iloc[0]
+    rows = {"each voice alone": (first, "targets"), "mixture": (first, "mixture")}
+    rows |= {str(model): (model, "model") for model in dict.fromkeys(words.model)}
+    lines = [["architecture", *variants]]
+    for name, (model, arm) in rows.items():
+        found = [cells.loc[(model, variant, arm)] for variant in variants]
+        line = (f"{x.wer:.1f} [{markdown.interval(x.low, x.high, 1)}]" for x in found)
+        lines.append([name, *line])
+    return markdown.table(lines)
 
 
 def _cost_table(costs: pd.DataFrame, runs: pd.DataFrame) -> str:

@@ -25,6 +25,8 @@ DEMO = "demo"
 ALIKE = ("--number_of_epochs=1000000", "--curriculum=null")
 #: In a run's folder once it is finished: the commands that made it.
 FINISHED_FILE = "finished.json"
+#: Steps that no training reaches.
+ENDLESS = 10**9
 
 
 #: Where the hparams files of a size are.
@@ -58,13 +60,13 @@ def chosen_models(hparams: str | Path, names: str | None) -> list[str]:
 
 
 class Run(NamedTuple):
-    """A training and its test."""
+    """A training, or a test."""
 
     model: str
     seed: int
     folder: Path
-    commands: list[list[str]]  # to train, then to test
-    steps: int  # of the training
+    commands: list[list[str]]
+    steps: int  # of the training, or ENDLESS
     metric: str = "valid_si_sdr"  # that history.csv must hold; empty without one
 
     @property
@@ -101,7 +103,7 @@ def plan(
     seeds: Sequence[int],
     options: Sequence[str] = (),
 ) -> list[Run]:
-    """All runs, seed by seed, so that each architecture has one early.
+    """All trainings, seed by seed, so that each architecture has one early.
 
     ``hparams`` is a folder with a file for each model of ``steps``; a run's own is
     ``<model>/<seed>`` in ``folder``; ``options`` are appended to every training.
@@ -115,10 +117,16 @@ def plan(
             *(f"--optimizer_step_limit={count}", *ALIKE, "--test_after_training=False"),
             *("--noprogressbar", *options),
         ]
-        trained = f"{place}/hyperparams.yaml"
-        test = ["recipes/separation/evaluate.py", trained, corpus, "--noprogressbar"]
-        runs.append(Run(model, seed, place, [train, test], count))
+        runs.append(Run(model, seed, place, [train], count))
     return runs
+
+
+def test_of(run: Run, data_folder: str | Path, recogniser: str | None) -> Run:
+    """The test of a training, with words if there is a recogniser."""
+    test = ["recipes/separation/evaluate.py", f"{run.folder}/hyperparams.yaml"]
+    test += [f"--data_folder={data_folder}", "--noprogressbar"]
+    words = [f"--recogniser={recogniser}"] if recogniser else []
+    return Run(f"test of {run.model}", run.seed, run.folder / "test", [test + words], ENDLESS, "")
 
 
 def do_runs(runs: Sequence[Run], trainings: Trainings) -> None:
