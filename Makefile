@@ -60,7 +60,7 @@ $(DEMO)/exported: | $(INSTALLED)
 	$(BIN)/python recipes/separation/export.py $(DEMO)/results/hyperparams.yaml $@
 
 results: $(INSTALLED)
-	$(BIN)/python recipes/separation/benchmark_all.py --preset small --budget 8 --jobs 2
+	$(BIN)/python recipes/separation/benchmark_all.py --preset small --budget 8 --jobs 2 --remix=True
 
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 

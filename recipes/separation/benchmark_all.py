@@ -50,6 +50,8 @@ from recipes.benchmark.campaign import campaign
 from recipes.benchmark.campaign.page import around_marks, update_page
 from recipes.benchmark.campaign.runs import do_runs, models_in, plan, test_of
 
+logger = logging.getLogger(__name__)
+
 #: Preset → the folder of its hparams files.
 PRESETS = {"small": "hparams/small", "full": "hparams"}
 #: Options of train.py that are not everybody's to give.
@@ -80,6 +82,8 @@ def main(argv: Sequence[str]) -> None:
         recogniser = f"mini:{trainings[0].folder}"
     gpus = gpus_here()
     jobs = options.jobs or len(gpus) or available_cores()
+    minutes = campaign.minutes_of(runs, options.budget, jobs)
+    logger.info("%d runs: about %.0f minutes in all, %d at a time", len(runs), minutes, jobs)
     for todo in (trainings, [test_of(run, corpus, recogniser) for run in runs]):
         do_runs(todo, Trainings(jobs, gpus))
     campaign.collect(runs, options.budget, folder, figures)

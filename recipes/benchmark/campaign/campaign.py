@@ -31,6 +31,9 @@ from recipes.benchmark.measuring import device_name
 
 logger = logging.getLogger(__name__)
 
+#: Of a run, as measured with hparams/small on one core: validation beside the budget of
+#: training, and the test with its words.
+WITH_VALIDATION, TEST_MINUTES = 1.1, 2.5
 #: What the small preset's corpus is made of.
 CORPUS_OPTIONS = ("--n_train=1500", "--n_val=60", "--n_test=60", "--sentences=matrix")
 
@@ -93,6 +96,11 @@ def steps_of(costs: pd.DataFrame, minutes: float) -> dict[str, int]:
     """Training steps of each architecture that take so long here."""
     steps = (60 * minutes / costs.step_seconds).round().clip(lower=1).astype(int)
     return dict(zip(costs.model, steps, strict=True))
+
+
+def minutes_of(runs: Sequence[Run], budget: float, jobs: int) -> float:
+    """About how long all takes, with so many at a time, a core or GPU each."""
+    return len(runs) * (budget * WITH_VALIDATION + TEST_MINUTES) / jobs
 
 
 def collect(runs: Sequence[Run], budget: float, folder: Path, figures: Path) -> None:
