@@ -33,8 +33,9 @@ from custom_modules.conversation.resuming import Progress
 from custom_modules.conversation.samples import Samples
 from custom_modules.conversation.stretches import Separator, Stretches, separate_whole, voices_of
 from custom_modules.conversation.tracks import cover, lay
-from custom_modules.conversation.transcripts import Recogniser, find_utterances, recognise
+from custom_modules.conversation.transcripts import find_utterances, recognise
 from custom_modules.errors import InputError
+from custom_modules.recognition.interface import Recogniser
 
 #: What is separated.
 SEPARATE = ("overlaps", "all", "none")

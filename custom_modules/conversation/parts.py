@@ -6,11 +6,12 @@ from typing import Any
 from custom_modules.conversation.activity import DETECTORS
 from custom_modules.conversation.chain import Chain
 from custom_modules.conversation.stretches import ModelSeparator
-from custom_modules.conversation.transcripts import Recogniser, load_recogniser
 from custom_modules.errors import check_number
 from custom_modules.evaluation.record import fingerprint
 from custom_modules.limits import option
 from custom_modules.longform.stitching import CHUNK_SECONDS
+from custom_modules.recognition.interface import Recogniser
+from custom_modules.recognition.recognisers import load_recogniser
 from custom_modules.recordings.work import load_model
 
 #: Options that outputs depend on, beside the models.

@@ -8,16 +8,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
+from custom_modules.recognition.interface import Word
+
 #: A stretch of time, from its first moment to behind its last.
 Span = tuple[float, float]
-
-
-class Word(NamedTuple):
-    """A word with its times, s."""
-
-    text: str
-    start: float
-    end: float
 
 
 @dataclass(frozen=True)

@@ -23,13 +23,14 @@ from custom_modules.conversation.formats import (
     session_id,
     write_transcript,
 )
-from custom_modules.conversation.passages import Passage, Word
+from custom_modules.conversation.passages import Passage
 from custom_modules.conversation.resuming import abandoned_if_empty
 from custom_modules.conversation.samples import Samples
 from custom_modules.conversation.timelines import plot_timeline
 from custom_modules.conversation.tracks import write_wav
 from custom_modules.errors import InputError
 from custom_modules.files import atomic_path, lock, regular_file
+from custom_modules.recognition.interface import Word
 from custom_modules.recordings.jobs import Recording
 
 #: How the comments of tracks begin, and the end of the file that says what was made.

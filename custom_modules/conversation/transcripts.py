@@ -5,13 +5,13 @@ Start reading at :func:`find_utterances`.
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any, Protocol
 
 import numpy as np
 
 from custom_modules.conversation.activity import Detector
-from custom_modules.conversation.passages import Passage, Span, Word, intersect
+from custom_modules.conversation.passages import Passage, Span, intersect
 from custom_modules.conversation.samples import Samples
+from custom_modules.recognition.interface import Recogniser, Word
 
 #: Recognisers invent text for less, and many take no more, s.
 SHORTEST, LONGEST = 0.5, 30.0
@@ -23,23 +23,6 @@ _PADDING = 0.1
 _SILENT = 1e-4
 #: Utterances that are handed over at once.
 _BATCH = 8
-
-
-class Recogniser(Protocol):
-    """What writes down waveforms ``[time]``, whose rate is given in Hz.
-
-    With ``gives_times``, ``transcribe_words`` gives a list of (text, start, end) for each.
-    """
-
-    def transcribe(self, waveforms: Any, rate: int) -> list[str]: ...
-
-
-def load_recogniser(spec: str, device: str = "cpu") -> Recogniser:
-    """The recogniser that a spec such as ``whisper:FOLDER`` names."""
-    from custom_modules.recognition.recognisers import load_recogniser as load
-
-    recogniser: Recogniser = load(spec, device)
-    return recogniser
 
 
 def find_utterances(track: Samples, passages: Sequence[Span], detector: Detector) -> list[Span]:
@@ -108,15 +91,15 @@ def recognise(
         waveforms = [track.read(*(round(second * track.rate) for second in s)) for s in batch]
         told = _words(recogniser, waveforms, track.rate)
         for (start, end), (text, words) in zip(batch, told, strict=True):
-            timed = tuple(Word(word[0], start + word[1], start + word[2]) for word in words)
+            timed = tuple(Word(word.text, start + word.start, start + word.end) for word in words)
             yield Passage(speaker, start, end, text, timed)
 
 
 def _words(
     recogniser: Recogniser, waveforms: list[np.ndarray], rate: int
-) -> list[tuple[str, list[Any]]]:
+) -> list[tuple[str, list[Word]]]:
     """Each waveform's text, and its words with their times where there are any."""
-    if getattr(recogniser, "gives_times", False):
-        timed: list[list[Any]] = recogniser.transcribe_words(waveforms, rate)  # type: ignore[attr-defined]
-        return [(" ".join(word[0] for word in words), words) for words in timed]
+    if recogniser.gives_times:
+        timed = recogniser.transcribe_words(waveforms, rate)
+        return [(" ".join(word.text for word in words), words) for words in timed]
     return [(text, []) for text in recogniser.transcribe(waveforms, rate)]

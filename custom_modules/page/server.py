@@ -5,7 +5,6 @@ Start reading at :func:`serve`.
 
 import errno
 import glob
-import importlib
 import os
 import shutil
 import socket
@@ -20,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from custom_modules.audio import find_recordings
 from custom_modules.errors import InputError
 from custom_modules.page.shelf import Shelf
-from custom_modules.page.speaking import Recogniser
 from custom_modules.page.visits import Queue, Studio
 
 if TYPE_CHECKING:
@@ -67,15 +65,6 @@ def list_examples(inputs: list[str]) -> list[Path]:
             raise InputError(f"--examples {item}: no such recordings")
         listed += files
     return [path.resolve() for path in listed[:_MOST_EXAMPLES]]
-
-
-def load_recogniser(spec: str) -> Recogniser:
-    """What writes down words, by name; the one place that knows of the room for it."""
-    try:
-        recognisers = importlib.import_module("custom_modules.recognition.recognisers")
-    except ModuleNotFoundError as error:
-        raise InputError(f"--recogniser={spec}: there is no {error.name}; leave it out") from error
-    return recognisers.load_recogniser(spec)
 
 
 def application(queue: Queue, examples: list[Path]) -> "ASGIApp":

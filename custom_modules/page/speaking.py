@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from custom_modules.audio import open_audio, read_blocks, read_span
 from custom_modules.page.texts import clock_time
+from custom_modules.recognition.interface import Recogniser
 
 _FRAME_SECONDS = 0.05
 #: A speaker is heard down to so far below his own loud frames, and below the other, in dB:
@@ -22,13 +22,6 @@ _SILENCE_DB = -80.0
 _PAUSE, _SHORTEST = 8, 3
 #: Turns that a recogniser is given at once.
 _BATCH = 8
-
-
-class Recogniser(Protocol):
-    """What writes down words."""
-
-    def transcribe(self, waveforms: list[np.ndarray], rate: int) -> list[str]:
-        """The words of each waveform, ``[time]`` at ``rate`` Hz."""
 
 
 @dataclass

@@ -16,8 +16,9 @@ from custom_modules.errors import InputError
 from custom_modules.inference import PolSESSSeparation
 from custom_modules.page.growing import Track
 from custom_modules.page.shelf import Shelf, shown_name
-from custom_modules.page.speaking import Recogniser, Turn, find_turns, with_words
+from custom_modules.page.speaking import Turn, find_turns, with_words
 from custom_modules.page.texts import RefusedError
+from custom_modules.recognition.interface import Recogniser
 from custom_modules.recordings import jobs
 from custom_modules.recordings.spectrograms import plot_spectrograms
 from custom_modules.recordings.streams import separate_recording

@@ -22,9 +22,10 @@ from tqdm import tqdm
 from custom_modules.conversation.chain import Chain
 from custom_modules.conversation.measures import MEASURES, Case, Sums
 from custom_modules.conversation.passages import Passage
-from custom_modules.conversation.transcripts import Recogniser, load_recogniser
 from custom_modules.conversation.truths import Reference, find_references
 from custom_modules.errors import OptionParser, exit_cleanly
+from custom_modules.recognition.interface import Recogniser
+from custom_modules.recognition.recognisers import load_recogniser
 from custom_modules.recognition.text import normalise
 
 

@@ -31,8 +31,9 @@ def main(argv: list[str]) -> None:
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(f"app.py needs {missing[0]}; run `pip install 'polsess-recipes[page]'`")
-    from custom_modules.page.server import list_examples, load_recogniser, serve, stay_inside
+    from custom_modules.page.server import list_examples, serve, stay_inside
     from custom_modules.page.visits import Studio
+    from custom_modules.recognition.recognisers import load_recogniser
     from custom_modules.recordings.work import load_model
 
     examples = list_examples(options.examples)

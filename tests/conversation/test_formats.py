@@ -18,8 +18,9 @@ from custom_modules.conversation.formats import (
     write_passages,
     write_transcript,
 )
-from custom_modules.conversation.passages import Passage, Word, tidy
+from custom_modules.conversation.passages import Passage, tidy
 from custom_modules.errors import InputError
+from custom_modules.recognition.interface import Word
 
 SAID = [
     Passage("Ola", 0.0004, 1.25, 'Kot "Mruczek" & <pies>', (Word("Kot", 0.1, 0.5),)),
