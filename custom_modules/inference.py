@@ -161,17 +161,21 @@ class PolSESSSeparation(Pretrained):
         rate → parts of any length, ``[batch, time, sources]``. ``normalize`` is as for
         :meth:`separate_file`; ``"peak"`` needs all of it, and is left to the caller.
         """
+        self.check_normalize(normalize)
+        if self.observation_db is None:
+            return self._longform(normalize).stream(blocks)
+        return self._observed(blocks, self.observation_db)
+
+    def check_normalize(self, normalize: str) -> None:
+        """Refuses what is unknown, and what does not go with ``observation_db``."""
         if normalize not in NORMALIZATIONS:
             known = ", ".join(NORMALIZATIONS)
             raise InputError(f"normalize={normalize!r} is unknown; there are {known}")
-        if self.observation_db is None:
-            return self._longform(normalize).stream(blocks)
-        if normalize != "mixture":
+        if self.observation_db is not None and normalize != "mixture":
             raise InputError(
                 f"observation_db={self.observation_db:g} is a level beside the mixture's; "
                 f"use normalize=mixture with it, not {normalize}"
             )
-        return self._observed(blocks, self.observation_db)
 
     def _observed(self, blocks: Iterable[Tensor], observation_db: float) -> Iterator[Tensor]:
         """As :meth:`stream`, with some of the mixture in each source."""

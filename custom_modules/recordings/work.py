@@ -61,6 +61,7 @@ class Separation:
 
         What another model or other settings have finished is always separated again.
         """
+        self.model.check_normalize(self.normalize)
         settings = jobs.describe_settings(self.model, self.channels, self.normalize)
         failures, skipped, notes = [], 0, []
         for recording in tqdm(recordings, desc="recordings", disable=not self.show_progress):

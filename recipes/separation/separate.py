@@ -49,6 +49,13 @@ OBSERVATION_HELP = "adds the mixture at that level, dB, to each output; -6 say, 
 RUNTIME_HELP = "onnx: MODEL's graph, which export.py --onnx wrote; default: torch"
 LEVELS = "sources sum to the mixture's (default), have a peak of 1, or are as they come"
 
+#: Options that mean nothing with ``--stream``, and nothing without it.
+OF_FILES = (
+    *("channels", "normalize", "overlap_seconds", "batch_size", "observation_db", "shard"),
+    *("overwrite", "plot"),
+)
+OF_STREAMS = ("rate", "pcm", "look_ahead_seconds", "context_seconds")
+
 
 def main(argv: list[str]) -> int:
     """Lists, loads, separates and reports; returns the exit status."""
@@ -144,6 +151,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
         parser.error("INPUT and --output_folder are required, or --stream")
     if options.stream and (options.inputs or options.output_folder):
         parser.error("--stream takes standard input alone, and writes to standard output")
+    foreign = OF_FILES if options.stream else OF_STREAMS
+    if given := [key for key in foreign if getattr(options, key) != parser.get_default(key)]:
+        parser.error(f"--{given[0]}: is not for {'--stream' if options.stream else 'files'}")
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     if options.shard and world_size > 1:
         raise errors.InputError("--shard and torchrun both split the work; use one")

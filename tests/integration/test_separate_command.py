@@ -161,6 +161,15 @@ def test_outputs_do_not_go_into_a_file(folder, capsys):
     assert f"{OLD}: cannot be written" in capsys.readouterr().err
 
 
+def test_a_level_beside_peaks_is_refused_before_any_recording(folder, tmp_path, capsys):
+    sf.write(tmp_path / "a.wav", [0.1] * 100, 8000)
+    options = (folder / "first", tmp_path, "--output_folder", tmp_path / "out")
+    with pytest.raises(SystemExit) as stopped:
+        call("separate", *options, "--observation_db=-6", "--normalize=peak", "--device=cpu")
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.endswith("use normalize=mixture with it, not peak\n")
+
+
 @pytest.mark.parametrize("parts", [("--shard", "2/3"), ("torchrun",)])
 def test_processes_share_the_work(folder, tmp_path, monkeypatch, capsys, parts):
     for name in "abcd":
@@ -197,6 +206,9 @@ def test_processes_share_the_work(folder, tmp_path, monkeypatch, capsys, parts):
         ("separate", ["x"], "INPUT and --output_folder are required"),
         ("separate", ["x", OLD, "--stream"], "standard input alone"),
         ("separate", ["x", "--stream", "--context_seconds=-1"], "--context_seconds=-1"),
+        ("separate", ["x", "--stream", "--observation_db=-6"], "--observation_db: is not for"),
+        ("separate", ["x", "--stream", "--plot"], "--plot: is not for --stream"),
+        ("separate", ["x", OLD, "--output_folder=x", "--rate=16000"], "--rate: is not for files"),
         ("import_checkpoint", ["README.md", "x"], "README.md: no checkpoint"),
     ],
 )
