@@ -60,20 +60,18 @@ def separate_recording(
         if normalize == "peak":
             for written, peak in zip(partial, peaks, strict=True):
                 _scale_file(written, 1 / peak if peak else 1, subtype, comment)
-        return _notes(recording, clipped)
+        return _notes(recording, clipped, model.observation_db is None)
 
 
-def _notes(recording: audio.Decoder, clipped: int) -> list[str]:
+def _notes(recording: audio.Decoder, clipped: int, peaks_help: bool) -> list[str]:
     """What was unusual about a file."""
     notes = []
     # libsndfile reads what there is of a file that was cut short, and logs it.
     if re.search(r"(?m)^data : \d+ \(should be \d+\)", recording.extra_info):
         notes.append("shorter than its header says; what there is was separated")
     if clipped:
-        notes.append(
-            f"{clipped} of its sources' samples beyond full scale, cut off; "
-            "--normalize peak avoids it"
-        )
+        remedy = "; --normalize peak avoids it" * peaks_help
+        notes.append(f"{clipped} of its sources' samples beyond full scale, cut off{remedy}")
     return notes
 
 
