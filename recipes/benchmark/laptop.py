@@ -28,7 +28,8 @@ import soundfile as sf  # isort: skip  (after what sets up the process)
 import torch
 from speechbrain.inference.separation import SepformerSeparation
 
-from custom_modules.errors import OptionParser, exit_cleanly
+from custom_modules.distributed import is_out_of_memory
+from custom_modules.errors import InputError, OptionParser, exit_cleanly
 from custom_modules.hub.card import CardFacts
 from custom_modules.hub.folder import SCRIPT, write_folder
 from custom_modules.hub.recipe import ModelRecipe
@@ -75,7 +76,13 @@ def by_speechbrain(folder: str, path: str) -> Figures:
     """From a file to one tensor."""
     model = SepformerSeparation.from_hparams(folder, run_opts={"device": "cpu"})
     start = time.perf_counter()
-    model.separate_file(path)
+    try:
+        model.separate_file(path)
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        # Its positional encoding ends at 2,500 chunks.
+        raise InputError(f"cannot separate so much at once ({error})") from error
     return time.perf_counter() - start, host_peak() / MIB
 
 
