@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from custom_modules.errors import InputError
-from recipes.benchmark import check_pages, gpu
+from recipes.benchmark import check_pages
 from tests.integration.training import ROOT, run
 
 PAGES = (
@@ -16,7 +16,11 @@ PAGES = (
     "recipes/conversation/evaluation.md",
     "recipes/separation/README.md",
 )
-FIGURES = (gpu.COMMITTED, "recipes/separation/figures/small", "recipes/conversation/figures")
+FIGURES = (
+    "recipes/benchmark/figures",
+    "recipes/separation/figures",
+    "recipes/conversation/figures",
+)
 
 
 @pytest.fixture
@@ -26,8 +30,7 @@ def copy(tmp_path):
         (tmp_path / page).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / page, tmp_path / page)
     for folder in FIGURES:
-        if (ROOT / folder).exists():
-            shutil.copytree(ROOT / folder, tmp_path / folder)
+        shutil.copytree(ROOT / folder, tmp_path / folder)
     return tmp_path
 
 
@@ -47,6 +50,8 @@ def test_the_pages_are_as_committed():
         ("README.md", "gpu"),
         ("recipes/separation/README.md", "small"),
         ("recipes/conversation/evaluation.md", "conversations"),
+        ("recipes/benchmark/README.md", "onnx"),
+        ("recipes/benchmark/README.md", "laptop"),
     ],
 )
 def test_a_changed_digit_is_named(copy, capsys, page, name):
