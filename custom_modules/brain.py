@@ -15,7 +15,7 @@ import yaml
 from speechbrain import Stage
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.utils import checkpoints
-from speechbrain.utils.distributed import main_process_only
+from speechbrain.utils.distributed import ddp_broadcast, main_process_only
 from speechbrain.utils.logger import get_logger
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -49,6 +49,11 @@ class Separation(ExactSteps):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if self.debug and not self.debug_persistently and self.checkpointer is not None:
+            # SpeechBrain gives each process a folder of its own, of which they would then
+            # delete different checkpoints, and wait for each other.
+            place = ddp_broadcast(str(self.checkpointer.checkpoints_dir))
+            self.checkpointer.checkpoints_dir = Path(place)
         # Results folders of earlier versions name no loss.
         self.loss = find_loss(getattr(self.hparams, "loss", "si_sdr"))
         self.words = ValidationWords(vars(self.hparams), self.device)

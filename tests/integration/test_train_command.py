@@ -1,5 +1,6 @@
 """The training command itself: it runs, resumes exactly, and refuses kindly."""
 
+import os
 import signal
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from custom_modules.files import lock
 from tests.integration import training
+from tests.integration.forked import run_two
 from tests.integration.training import REMIXED, assert_same, final_state
 from tests.manifest.tiny_corpus import TinyCorpus
 
@@ -67,6 +69,16 @@ def test_every_task_runs_in_debug_mode(corpus, tmp_path, model, task, precision)
     unimproved = (results.variant == "C") & (task != "SB")  # it is the target
     assert (results.si_sdri.isna() == unimproved).all()
     assert not (tmp_path / "test_results.csv").exists()
+
+
+def test_two_processes_debug_in_one_folder(corpus, tmp_path):
+    """SpeechBrain gives each one of its own; then they waited for each other for ever."""
+    command = training.arguments(corpus, tmp_path, "--debug", "--debug_epochs=3", "--batch_size=2")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(training.ROOT)}
+    done = run_two([TRAIN, *command, "--distributed_backend=gloo"], environment)
+    assert done.returncode == 0, done.stderr
+    assert len(pd.read_csv(tmp_path / "debug" / "history.csv")) == 3
+    assert pd.read_csv(tmp_path / "debug" / "test_results.csv").si_sdr.notna().all()
 
 
 def test_accumulated_gradients_survive_a_kill(corpus, tmp_path):
