@@ -150,7 +150,7 @@ def _espeak() -> Iterator[tuple[str, str]]:
     except ImportError as error:
         raise InputError(
             "espeakng-loader, which speaks Mini-PolSESS, is not installed; "
-            'pip install "polsess-recipes[demo]" or espeakng-loader==0.2.4'
+            "pip install espeakng-loader==0.2.4"
         ) from error
     data = espeakng_loader.get_data_path()
     with tempfile.TemporaryDirectory(prefix="espeak") as folder:

@@ -30,7 +30,7 @@ def main(argv: list[str]) -> None:
     options = parse(argv)
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        raise InputError(f"app.py needs {missing[0]}; run `pip install 'polsess-recipes[page]'`")
+        raise InputError(f"app.py needs {missing[0]}; pip install 'gradio>=6.31,<7'")
     from custom_modules.page.server import list_examples, serve, stay_inside
     from custom_modules.page.visits import Studio
     from custom_modules.recognition.recognisers import load_recogniser

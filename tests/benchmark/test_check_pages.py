@@ -72,7 +72,7 @@ def test_a_changed_digit_is_named(copy, capsys, page, name):
 def test_a_row_too_few_is_named(copy, capsys):
     page = copy / "recipes/separation/README.md"
     text = page.read_text()
-    page.write_text(re.sub(r"\| SER .*\n", "", text, count=1))
+    page.write_text(re.sub(r"\| dprnn .*\n", "", text, count=1))
     status, said = check(copy, capsys)
     assert status == 1 and "recipes/separation/figures/small" in said
 

@@ -91,7 +91,7 @@ def test_missing_package_names_the_remedy(tmp_path, monkeypatch):
         return real_import(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without_loader)
-    with pytest.raises(InputError, match=r"polsess-recipes\[demo\].*==0\.2\.4"):
+    with pytest.raises(InputError, match=r"pip install espeakng-loader==0\.2\.4"):
         espeak.EspeakSpeech().check(Setup(tmp_path, 8000, 2.0, 1))
 
 
