@@ -147,6 +147,10 @@ def plot(summary: pd.DataFrame) -> Figure:
     return figure
 
 
+#: Metrics that are divided by what the truth alone says.
+TRUTH_ALONE = ("cpwer", "der_0")
+
+
 def read_results(folder: str | Path) -> tuple[str, pd.DataFrame]:
     """The name of what was evaluated, and its rows."""
     remedy = "run recipes/conversation/evaluate.py first, or again"
@@ -171,6 +175,7 @@ def compare(folders: Sequence[str | Path]) -> pd.DataFrame:
     shared = set.intersection(*(set(map(tuple, t[[*KEYS]].to_numpy())) for t in tables))
     if not shared:
         raise InputError(f"{', '.join(results)}: no conversation and arm in common")
+    _check_truth({folder: rows for folder, (_, rows) in results.items()})
     parts, first = [], None
     names = [name for name, _ in results.values()]
     for folder, (name, rows) in results.items():
@@ -180,6 +185,22 @@ def compare(folders: Sequence[str | Path]) -> pd.DataFrame:
         part.insert(0, "model", folder if names.count(name) > 1 else name)
         parts.append(part.merge(_differences(kept, first), on=["arm", "metric"]))
     return pd.concat(parts, ignore_index=True)
+
+
+def _check_truth(tables: Mapping[str, pd.DataFrame]) -> None:
+    """Names alone say little: words and seconds of speech in the truth must be the same."""
+    of_truth = {
+        folder: rows[rows.metric.isin(TRUTH_ALONE)].set_index([*KEYS]).base
+        for folder, rows in tables.items()
+    }
+    (first, reference), *others = of_truth.items()
+    for folder, bases in others:
+        pairs = pd.concat([reference, bases], axis=1, join="inner").to_numpy()
+        if not np.allclose(pairs[:, 0], pairs[:, 1], rtol=1e-3):
+            raise InputError(
+                f"{first} and {folder}: other conversations under the same names; run "
+                "evaluate.py with one --data_folder for both"
+            )
 
 
 def _differences(rows: pd.DataFrame, first: pd.DataFrame) -> pd.DataFrame:

@@ -21,8 +21,8 @@ from custom_modules.tabular import write_record
 def scores(seed=1, sessions=8, better=0.0):
     rng = np.random.default_rng(seed)
     result = {}
-    for number in range(sessions):
-        words = int(rng.integers(50, 400))
+    said = np.random.default_rng(0).integers(50, 400, sessions)  # whatever was heard
+    for number, words in enumerate(said.tolist()):
         for place, arm in enumerate(ARMS):
             errors = rng.binomial(words, 0.2 + 0.1 * place - better)
             leak = {} if arm == "true_tracks" else {"leakage": (-20.0 - place, 2.0)}
@@ -91,6 +91,14 @@ def test_comparison_is_of_the_same_conversations(results, tmp_path):
     assert (cell.difference < 0).all() and (cell.difference_high < 0).all()
     text = write_comparison(table, tmp_path)
     assert text.count("## ") == len(ARMS) and (tmp_path / f"{reporting.TEXT}.csv").is_file()
+
+
+def test_other_conversations_of_the_same_names_are_refused(results):
+    rows = rows_of(scores(better=0.1))
+    rows.loc[rows.metric == "cpwer", "base"] *= 2  # other words are said
+    write_results(rows, results[1], {"model": "same"})
+    with pytest.raises(InputError, match="other conversations under the same names"):
+        compare(results)
 
 
 @pytest.mark.parametrize(
