@@ -33,6 +33,8 @@ PANELS = (
     ("leakage",),
     ("si_sdr",),
 )
+#: Metrics that are divided by what the truth alone says.
+TRUTH_ALONE = ("cpwer", "der_0")
 NOTE = (
     "Sums over conversations are divided, not rates averaged; dB are means over tracks. "
     "Intervals are 95 % bootstrap intervals over conversations, of three or more; n is their "
@@ -145,10 +147,6 @@ def plot(summary: pd.DataFrame) -> Figure:
     handles, labels = grid[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(arms), frameon=False)
     return figure
-
-
-#: Metrics that are divided by what the truth alone says.
-TRUTH_ALONE = ("cpwer", "der_0")
 
 
 def read_results(folder: str | Path) -> tuple[str, pd.DataFrame]:

@@ -164,7 +164,7 @@ def update_pages(folder: str | Path, root: str | Path = ".") -> None:
     if figures.get(MACHINE, {}).get("figures", {}).get("tiny"):
         raise InputError(f"{folder}: figures of --tiny are none for a page")
     for page, names in PAGES.items():
-        replace_marked(Path(root, page), "gpu", "\n\n".join(sections(figures, names)))
+        replace_marked(Path(root, page), "gpu", render(folder, names))
 
 
 def render(folder: str | Path, names: tuple[str, ...]) -> str:

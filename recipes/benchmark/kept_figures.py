@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from datetime import date
 from pathlib import Path
@@ -12,6 +13,7 @@ from custom_modules.distributed import is_out_of_memory
 from custom_modules.errors import InputError
 from custom_modules.evaluation.record import git_commit
 from custom_modules.files import prepare_folder
+from recipes.benchmark.campaign.page import replace_marked
 
 #: Where committed figures are, and the page that shows most of them.
 COMMITTED, PAGE = "recipes/benchmark/figures", "recipes/benchmark/README.md"
@@ -23,10 +25,16 @@ MACHINE = ("machine", "")
 Figures = dict[tuple[str, str], dict[str, Any]]
 
 
-def options_with_page(parser: argparse.ArgumentParser, name: str) -> argparse.Namespace:
-    """The command line of a benchmark whose tables stand on a page, between marks of a name.
+def run(
+    parser: argparse.ArgumentParser,
+    name: str,
+    measure: Callable[[argparse.Namespace], None],
+    render: Callable[[str], str],
+) -> None:
+    """A benchmark whose tables stand on a page, between marks of a name.
 
-    With ``--page`` it only writes them there, from the figures that are committed.
+    Measures what is not known, and prints what ``render`` makes of the folder; with ``--page``
+    it only writes that on the page, from the figures that are committed.
     """
     add = parser.add_argument
     add("--models", help="names with commas; default: all")
@@ -34,11 +42,12 @@ def options_with_page(parser: argparse.ArgumentParser, name: str) -> argparse.Na
     add("--page", action="store_true", help=f"write {PAGE} from {COMMITTED}/{name}")
     options = parser.parse_args()
     if options.page:
-        options.output = f"{COMMITTED}/{name}"
-        if not read_figures(options.output):
-            parser.error(f"--page: no figures yet; measure with --output={options.output}")
+        if not read_figures(folder := f"{COMMITTED}/{name}"):
+            parser.error(f"--page: no figures yet; measure with --output={folder}")
+        return replace_marked(Path(PAGE), name, render(folder))
     prepare_folder(options.output)
-    return options
+    measure(options)
+    print(render(options.output))
 
 
 def check_setting(folder: str | Path, on: str, tiny: bool = False) -> None:
@@ -59,6 +68,7 @@ def measure_missing(
     """Records the figures that a function returns, or why there are none."""
     if "figures" in read_figures(folder).get((part, unit), ()):
         return
+    print(f"{part}: {unit} …", file=sys.stderr, flush=True)
     try:
         record(folder, part, unit, figures=function(*arguments))
     except Exception as error:

@@ -37,19 +37,8 @@ from custom_modules.inference import PolSESSSeparation
 from custom_modules.markdown import number, table
 from custom_modules.recordings.jobs import Recording
 from custom_modules.recordings.streams import separate_recording
-from recipes.benchmark.campaign.page import replace_marked
+from recipes.benchmark import kept_figures as kept
 from recipes.benchmark.campaign.runs import FOLDERS, chosen_models, hparams_folder
-from recipes.benchmark.kept_figures import (
-    MACHINE,
-    PAGE,
-    check_setting,
-    measure_missing,
-    options_with_page,
-    read_figures,
-    reasons,
-    setting_line,
-    units_of,
-)
 
 Figures = tuple[float, float]  # clock seconds and peak MiB
 
@@ -118,7 +107,7 @@ def measure_model(size: str, model: str, options: argparse.Namespace) -> None:
     recipe = ModelRecipe(hparams, {"data_folder": "none"})
     ways = [way for way in WAYS if way != "SpeechBrain" or recipe.is_masking]
     part = part_of(size, options.minutes)
-    known = units_of(read_figures(options.output), part)
+    known = kept.units_of(kept.read_figures(options.output), part)
     if all("figures" in known.get(f"{model} {way}", ()) for way in ways):
         return
     with tempfile.TemporaryDirectory() as place:
@@ -126,7 +115,7 @@ def measure_model(size: str, model: str, options: argparse.Namespace) -> None:
         in_fresh_process(export, hparams, folder, path, seconds)
         for way in ways:
             work = (separate_once, way, folder, path, options.threads, options.limit_gib)
-            measure_missing(options.output, part, f"{model} {way}", in_fresh_process, *work)
+            kept.measure_missing(options.output, part, f"{model} {way}", in_fresh_process, *work)
 
 
 def part_of(size: str, minutes: float) -> str:
@@ -135,10 +124,10 @@ def part_of(size: str, minutes: float) -> str:
 
 def render(folder: str | Path) -> str:
     """A table of each size, and what they were measured on."""
-    figures = read_figures(folder)
-    parts = dict.fromkeys(part for part, _ in figures if (part, "") != MACHINE)
-    tables = [part_table(part, units_of(figures, part)) for part in parts]
-    return "\n\n".join([*tables, setting_line(figures)])
+    figures = kept.read_figures(folder)
+    parts = dict.fromkeys(part for part, _ in figures if (part, "") != kept.MACHINE)
+    tables = [part_table(part, kept.units_of(figures, part)) for part in parts]
+    return "\n\n".join([*tables, kept.setting_line(figures)])
 
 
 def part_table(part: str, units: dict[str, dict[str, Any]]) -> str:
@@ -150,27 +139,27 @@ def part_table(part: str, units: dict[str, dict[str, Any]]) -> str:
         pairs = [(f.get("seconds", math.nan) / seconds, f.get("MiB")) for f in found]
         cells = [cell for rtf, mib in pairs for cell in (number(rtf, 3), number(mib, 0))]
         lines.append([model, *cells])
-    return "\n\n".join([f"**{part}**", table(lines), *reasons(units)])
+    return "\n\n".join([f"**{part}**", table(lines), *kept.reasons(units)])
+
+
+def measure(options: argparse.Namespace) -> None:
+    """All sizes and models that are wanted."""
+    sizes = options.sizes.split(",")
+    chosen = {size: chosen_models(hparams_folder(size), options.models) for size in sizes}
+    setting = f"{options.threads} threads, up to {options.limit_gib:g} GiB each"
+    kept.check_setting(options.output, f"{describe()}, {setting}")
+    for size, model in [(s, m) for s in sizes for m in chosen[s]]:
+        measure_model(size, model, options)
 
 
 def main() -> None:
-    """Measures what is not known, and shows all; or writes the page."""
+    """Measures, or writes the page."""
     parser = OptionParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--sizes", default="small,published")
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--limit_gib", type=float, default=8, help="of memory, each")
-    options = options_with_page(parser, "laptop")
-    if options.page:
-        return replace_marked(Path(PAGE), "laptop", render(options.output))
-    sizes = options.sizes.split(",")
-    chosen = {size: chosen_models(hparams_folder(size), options.models) for size in sizes}
-    setting = f"{options.threads} threads, up to {options.limit_gib:g} GiB each"
-    check_setting(options.output, f"{describe()}, {setting}")
-    for size, model in [(s, m) for s in sizes for m in chosen[s]]:
-        print(f"{size} {model} …", file=sys.stderr, flush=True)
-        measure_model(size, model, options)
-    print(render(options.output))
+    kept.run(parser, "laptop", measure, render)
 
 
 if __name__ == "__main__":

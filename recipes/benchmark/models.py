@@ -9,8 +9,8 @@ inference, one for training steps, one to count. Goes on where it was interrupte
 writes the tables into README.md beside this file.
 """
 
+import argparse
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +18,10 @@ from recipes.benchmark.measuring import describe
 
 from custom_modules.errors import OptionParser, exit_cleanly  # isort: skip  (after torch)
 from custom_modules.markdown import DASH, number, table
+from recipes.benchmark import kept_figures as kept
 from recipes.benchmark.campaign.costs import measure_costs
-from recipes.benchmark.campaign.page import COST_COLUMNS, replace_marked
+from recipes.benchmark.campaign.page import COST_COLUMNS
 from recipes.benchmark.campaign.runs import FOLDERS, chosen_models, hparams_folder
-from recipes.benchmark.kept_figures import (
-    PAGE,
-    check_setting,
-    measure_missing,
-    options_with_page,
-    read_figures,
-    reasons,
-    setting_line,
-    units_of,
-)
 
 #: Alike for all, whatever their hparams files train with.
 ALIKE = ("--batch_size=1", "--segment_seconds=null", "--precision=fp32")
@@ -43,9 +34,9 @@ COLUMNS = {
 
 def render(folder: str | Path) -> str:
     """A table of each size, and what they were measured on."""
-    figures = read_figures(folder)
-    tables = [size_table(size, units_of(figures, size)) for size in FOLDERS]
-    return "\n\n".join([*filter(None, tables), setting_line(figures)])
+    figures = kept.read_figures(folder)
+    tables = [size_table(size, kept.units_of(figures, size)) for size in FOLDERS]
+    return "\n\n".join([*filter(None, tables), kept.setting_line(figures)])
 
 
 def size_table(size: str, units: dict[str, dict[str, Any]]) -> str:
@@ -55,27 +46,27 @@ def size_table(size: str, units: dict[str, dict[str, Any]]) -> str:
         costs = line.get("figures")
         cells = [number(costs[k] / div, n) if costs else DASH for k, (_, div, n) in COLUMNS.items()]
         lines.append([model, *cells])
-    return "\n\n".join([f"**{size}**", table(lines), *reasons(units)]) if units else ""
+    return "\n\n".join([f"**{size}**", table(lines), *kept.reasons(units)]) if units else ""
+
+
+def measure(options: argparse.Namespace) -> None:
+    """All sizes and models that are wanted."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # gpu.py measures there
+    folders = {size: hparams_folder(size) for size in options.sizes.split(",")}
+    chosen = {size: chosen_models(path, options.models) for size, path in folders.items()}
+    kept.check_setting(options.output, f"{describe()}; threads: {options.threads}; mixtures of 4 s")
+    for size, model in [(s, m) for s in chosen for m in chosen[s]]:
+        arguments = (f"{folders[size]}/{model}.yaml", ALIKE, options.threads, options.repeats)
+        kept.measure_missing(options.output, size, model, measure_costs, *arguments)
 
 
 def main() -> None:
-    """Measures what is not known, and shows all; or writes the page."""
+    """Measures, or writes the page."""
     parser = OptionParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--sizes", default=",".join(FOLDERS))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
-    options = options_with_page(parser, "models")
-    if options.page:
-        return replace_marked(Path(PAGE), "models", render(options.output))
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # gpu.py measures there
-    folders = {size: hparams_folder(size) for size in options.sizes.split(",")}
-    chosen = {size: chosen_models(path, options.models) for size, path in folders.items()}
-    check_setting(options.output, f"{describe()}; threads: {options.threads}; mixtures of 4 s")
-    for size, model in [(s, m) for s in chosen for m in chosen[s]]:
-        print(f"{size} {model} …", file=sys.stderr, flush=True)
-        arguments = (f"{folders[size]}/{model}.yaml", ALIKE, options.threads, options.repeats)
-        measure_missing(options.output, size, model, measure_costs, *arguments)
-    print(render(options.output))
+    kept.run(parser, "models", measure, render)
 
 
 if __name__ == "__main__":

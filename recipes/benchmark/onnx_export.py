@@ -9,7 +9,7 @@ and 320001 samples of noise, and times both on 10 s, on one thread. Goes on wher
 interrupted; --page writes the table into README.md beside this file.
 """
 
-import sys
+import argparse
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,18 +24,8 @@ from custom_modules.hub.recipe import ModelRecipe
 from custom_modules.markdown import DASH, table
 from custom_modules.onnx.graphs import difference, quantise, write_graph
 from custom_modules.onnx.runtimes import OnnxSeparator
-from recipes.benchmark.campaign.page import replace_marked
+from recipes.benchmark import kept_figures as kept
 from recipes.benchmark.campaign.runs import FOLDERS, chosen_models
-from recipes.benchmark.kept_figures import (
-    PAGE,
-    check_setting,
-    measure_missing,
-    options_with_page,
-    read_figures,
-    reasons,
-    setting_line,
-    units_of,
-)
 
 SMALL = Path(FOLDERS["small"])
 LENGTHS = ((1, 1), (1, 999), (1, 32_000), (1, 320_001))
@@ -89,28 +79,29 @@ def least_seconds(work: Callable[[], object], repeats: int = 3) -> float:
 
 def render(folder: str | Path) -> str:
     """The table, and below it what does not export and why."""
-    figures = read_figures(folder)
-    units = units_of(figures, PART)
+    figures = kept.read_figures(folder)
+    units = kept.units_of(figures, PART)
     lines = [["architecture", *(heading for heading, _ in COLUMNS.values())]]
     for model, line in sorted(units.items()):
         found = line.get("figures")
         cells = [format(found[k], form) if found else DASH for k, (_, form) in COLUMNS.items()]
         lines.append([model, *cells])
-    return "\n\n".join([table(lines), *reasons(units), setting_line(figures)])
+    return "\n\n".join([table(lines), *kept.reasons(units), kept.setting_line(figures)])
+
+
+def measure(options: argparse.Namespace) -> None:
+    """All models that are wanted."""
+    chosen = chosen_models(SMALL, options.models)
+    kept.check_setting(options.output, f"{describe()}, 1 thread")
+    for model in chosen:
+        work = (in_fresh_process, export_one, model)
+        kept.measure_missing(options.output, PART, model, *work)
 
 
 def main() -> None:
-    """Measures what is not known, and shows all; or writes the page."""
+    """Measures, or writes the page."""
     parser = OptionParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    options = options_with_page(parser, "onnx")
-    if options.page:
-        return replace_marked(Path(PAGE), "onnx", render(options.output))
-    chosen = chosen_models(SMALL, options.models)
-    check_setting(options.output, f"{describe()}, 1 thread")
-    for model in chosen:
-        print(f"{model} …", file=sys.stderr, flush=True)
-        measure_missing(options.output, PART, model, in_fresh_process, export_one, model)
-    print(render(options.output))
+    kept.run(parser, "onnx", measure, render)
 
 
 if __name__ == "__main__":
