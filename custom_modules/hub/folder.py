@@ -33,6 +33,8 @@ _ROOT = Path(custom_modules.__file__).parent
 SCRIPT = "separate_onnx.py"
 #: The most that an exported model may differ from the trained one.
 _TOLERANCE = 1e-5
+#: What Python and Numba keep of modules that they compiled.
+_CACHE = "__pycache__"
 
 _TEMPLATE = '''\
 r"""Interface of a PolSESS separator for SpeechBrain:
@@ -69,6 +71,8 @@ class _Finder(importlib.abc.ExecutionLoader, importlib.abc.MetaPathFinder):
         return MODULES[name]
 
     def get_filename(self, name):
+        if name.endswith(".numba_kernels"):  # Numba keeps what it compiles beside a real file
+            return __file__
         return f"{{__file__}}/{{name.replace('.', '/')}}.py"
 
     def is_package(self, name):
@@ -166,6 +170,7 @@ def write_folder(
             state = recipe.tables_of(name) | module.state_dict()
             torch.save(state, partial / f"{name}.ckpt")
         _check(partial, separator, recipe.keys["sample_rate"])
+        shutil.rmtree(partial / _CACHE, ignore_errors=True)
         if graphs:
             _add_graphs(partial, recipe, separator, graphs)
 
@@ -260,7 +265,7 @@ def push_folder(folder: str | Path, name: str) -> str:
     try:
         api = huggingface_hub.HfApi()
         address = api.create_repo(name, exist_ok=True)
-        api.upload_folder(repo_id=name, folder_path=str(folder))
+        api.upload_folder(repo_id=name, folder_path=str(folder), ignore_patterns=f"{_CACHE}/*")
     except (OSError, ValueError, HTTPError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from custom_modules.hub.card import CardFacts
 from custom_modules.hub.folder import bundle, check_name, new_folder, push_folder, write_folder
 from custom_modules.hub.recipe import ModelRecipe
 from custom_modules.inference import PolSESSSeparation
+from tests.hub.scans import without_numba
 
 ROOT = Path(__file__).parents[2]
 MODELS = {
@@ -47,6 +49,7 @@ MODELS = {
         **{"num_blocks": 2, "num_layers": 3, "nhead": 2},
     },
 }
+UNCOMPILED = ("dpmamba", "mamba_tasnet")  # one of three is enough
 CARD = CardFacts({"train_variants": ["SER", "SE"]}, source="owner/model")
 
 
@@ -64,7 +67,8 @@ def exported(tmp_path_factory):
         folder = tmp_path_factory.mktemp("exported") / name
         table = "# dprnn, test set\n\n| variant | SI-SDR |\n|---|--:|\n| C | 7.14 |"
         table += "\n\n## Scores beside the mixture\n"
-        write_folder(folder, recipe, separator, replace(CARD, results=table))
+        with without_numba() if name in UNCOMPILED else nullcontext():
+            write_folder(folder, recipe, separator, replace(CARD, results=table))
         found[name] = folder, recipe, separator
     return found
 
@@ -102,6 +106,15 @@ def test_speechbrain_alone_loads_every_model(exported, tmp_path):
     differences = json.loads(done.stdout.splitlines()[-1])
     assert len(differences) == sum(2 + case["stock"] for case in cases)
     assert max(differences.values()) < 1e-6, differences
+
+
+def test_kernels_are_compiled_once_for_all_processes(exported):
+    folder, _, _ = exported["spmamba"]
+    package = re.search(r'PACKAGE = "(\w+)"', (folder / "custom_interface.py").read_text())[1]
+    kernels = sys.modules[f"{package}.selective_scan.numba_kernels"]
+    # Beside the folder's one file, as it was when it was written and loaded.
+    assert kernels.scan_forward.stats.cache_path.endswith("__pycache__")
+    assert {path.suffix for path in folder.iterdir()} == {".py", ".md", ".yaml", ".ckpt"}
 
 
 @pytest.mark.parametrize("samples", [1, 7, 1001])
@@ -367,7 +380,8 @@ def test_uploading(exported, monkeypatch):
             calls.append(("create", repo_id, exist_ok))
             return f"https://hub/{repo_id}"
 
-        def upload_folder(self, repo_id, folder_path):
+        def upload_folder(self, repo_id, folder_path, ignore_patterns):
+            assert ignore_patterns == "__pycache__/*"
             calls.append(("upload", repo_id, folder_path))
 
     monkeypatch.setattr("huggingface_hub.HfApi", Hub)
