@@ -72,7 +72,7 @@ def main(argv: list[str]) -> None:
     for name, part in parts(run.tiny).items():
         measure(name, part, run, deadline)
         write_tables(run)
-    lines = [line for key, line in read_figures(run.output).items() if key != MACHINE]
+    lines = [line for key, line in read_figures(run.output).items() if key[0] != MACHINE]
     measured = sum("figures" in line for line in lines)
     missing = len(lines) - measured
     print(f"{measured} measured, {missing} not: see {run.output}/figures.md")
@@ -161,7 +161,7 @@ def write_tables(run: Run) -> None:
 def update_pages(folder: str | Path, root: str | Path = ".") -> None:
     """Writes tables between the marks of the pages, or that nothing is measured yet."""
     figures = read_figures(folder)
-    if figures.get(MACHINE, {}).get("figures", {}).get("tiny"):
+    if figures.get((MACHINE, ""), {}).get("figures", {}).get("tiny"):
         raise InputError(f"{folder}: figures of --tiny are none for a page")
     for page, names in PAGES.items():
         replace_marked(Path(root, page), "gpu", render(folder, names))

@@ -18,8 +18,9 @@ from recipes.benchmark.campaign.page import replace_marked
 #: Where committed figures are, and the page that shows most of them.
 COMMITTED, PAGE = "recipes/benchmark/figures", "recipes/benchmark/README.md"
 FIGURES_FILE = "figures.jsonl"
-#: Part and unit of the line that says what the figures were measured on.
-MACHINE = ("machine", "")
+#: Part of the lines that say what figures were measured on; the unit is another part, whose
+#: figures alone are meant, or empty.
+MACHINE = "machine"
 
 #: Part and unit → its line, with ``figures`` or with the ``reason`` why there are none.
 Figures = dict[tuple[str, str], dict[str, Any]]
@@ -50,15 +51,18 @@ def run(
     print(render(options.output))
 
 
-def check_setting(folder: str | Path, on: str, tiny: bool = False) -> None:
-    """Records what is measured on, and how; figures of two settings are never mixed."""
+def check_setting(folder: str | Path, on: str, tiny: bool = False, part: str = "") -> None:
+    """Records what is measured on, and how; figures of two settings are never mixed.
+
+    Of all figures of a folder, or of a ``part`` that has a setting of its own.
+    """
     facts = {"on": on, "tiny": tiny}
-    known = read_figures(folder).get(MACHINE, {}).get("figures")
+    known = read_figures(folder).get((MACHINE, part), {}).get("figures")
     if known is None:
         dated = facts | {"commit": git_commit(), "date": date.today().isoformat()}
-        record(folder, *MACHINE, figures=dated)
+        record(folder, MACHINE, part, figures=dated)
     elif known != known | facts:
-        kind = " with --tiny" * known["tiny"]
+        kind = f" ({part})" * bool(part) + " with --tiny" * known["tiny"]
         raise InputError(f"{folder}: holds figures of {known['on']}{kind}; name another --output")
 
 
@@ -113,9 +117,9 @@ def units_of(figures: Figures, part: str) -> dict[str, dict[str, Any]]:
     return {unit: line for (owner, unit), line in figures.items() if owner == part}
 
 
-def setting_line(figures: Figures) -> str:
+def setting_line(figures: Figures, part: str = "") -> str:
     """What figures were measured on, small, for below their tables."""
-    facts = figures[MACHINE]["figures"]
+    facts = figures[MACHINE, part]["figures"]
     return f"<sub>{facts['on']}; commit {facts['commit']}, {facts['date']}</sub>"
 
 

@@ -119,15 +119,18 @@ def measure_model(size: str, model: str, options: argparse.Namespace) -> None:
 
 
 def part_of(size: str, minutes: float) -> str:
-    return f"{size}, {minutes:g} minutes"
+    return f"{size}, {minutes:g} minute{'s' * (minutes != 1)}"
 
 
 def render(folder: str | Path) -> str:
-    """A table of each size, and what they were measured on."""
+    """A table of each part, and what it was measured on."""
     figures = kept.read_figures(folder)
-    parts = dict.fromkeys(part for part, _ in figures if (part, "") != kept.MACHINE)
-    tables = [part_table(part, kept.units_of(figures, part)) for part in parts]
-    return "\n\n".join([*tables, kept.setting_line(figures)])
+    parts = dict.fromkeys(part for part, _ in figures if part != kept.MACHINE)
+    tables = [
+        f"{part_table(part, kept.units_of(figures, part))}\n\n{kept.setting_line(figures, part)}"
+        for part in parts
+    ]
+    return "\n\n".join(tables)
 
 
 def part_table(part: str, units: dict[str, dict[str, Any]]) -> str:
@@ -147,9 +150,11 @@ def measure(options: argparse.Namespace) -> None:
     sizes = options.sizes.split(",")
     chosen = {size: chosen_models(hparams_folder(size), options.models) for size in sizes}
     setting = f"{options.threads} threads, up to {options.limit_gib:g} GiB each"
-    kept.check_setting(options.output, f"{describe()}, {setting}")
-    for size, model in [(s, m) for s in sizes for m in chosen[s]]:
-        measure_model(size, model, options)
+    for size, models in chosen.items():
+        part = part_of(size, options.minutes)
+        kept.check_setting(options.output, f"{describe()}, {setting}", part=part)
+        for model in models:
+            measure_model(size, model, options)
 
 
 def main() -> None:

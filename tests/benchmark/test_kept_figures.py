@@ -10,6 +10,7 @@ from recipes.benchmark.kept_figures import (
     read_figures,
     read_lines,
     reasons,
+    setting_line,
     units_of,
 )
 
@@ -61,6 +62,15 @@ def test_figures_of_two_settings_are_never_mixed(tmp_path):
     with pytest.raises(InputError, match="holds figures of a laptop, 2 threads; name another"):
         check_setting(tmp_path, "a laptop, 1 thread")
     assert len(list(read_lines(tmp_path))) == 1
+
+
+def test_parts_may_each_have_a_setting(tmp_path):
+    check_setting(tmp_path, "a laptop", part="small")
+    check_setting(tmp_path, "another", part="large")
+    with pytest.raises(InputError, match="figures of a laptop .small.; name another --output"):
+        check_setting(tmp_path, "another", part="small")
+    lines = [setting_line(read_figures(tmp_path), part) for part in ("small", "large")]
+    assert ["a laptop;" in lines[0], "another;" in lines[1]] == [True, True]
 
 
 def test_nor_are_small_ones_with_those_of_a_page(tmp_path):

@@ -58,7 +58,7 @@ def test_killed_half_way_it_measures_nothing_twice(place):
     )
     assert set(measured.values()) == {1}
     known = read_figures(place / "out")
-    assert {part for part, _ in known} == {MACHINE[0], *parts(tiny=True)}
+    assert {part for part, _ in known} == {MACHINE, *parts(tiny=True)}
     for key in [("epoch", "dprnn"), ("compile", "dprnn"), ("longform", "dprnn")]:
         assert "figures" in known[key], known[key]
     assert known["step", "dprnn fp16"]["reason"].startswith("--precision=fp16 needs a")
@@ -136,7 +136,7 @@ def test_pages_say_that_nothing_is_measured_yet(pages, monkeypatch):
 
 def test_pages_have_the_tables_of_their_parts(pages, monkeypatch):
     monkeypatch.chdir(ROOT)
-    record(pages, *MACHINE, figures=FACTS)
+    record(pages, MACHINE, "", figures=FACTS)
     record(pages, "scan", "1x2x3 triton float32", figures={"forward, ms": 0.12345})
     record(pages, "scan", "1x2x3 unbound float32", reason="a | b")
     record(pages, "scan", "1x2x3 triton float32", reason="a later failure")
