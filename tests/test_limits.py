@@ -160,11 +160,14 @@ ODD = [
 
 @pytest.mark.parametrize("text", [*ODD, "~", ".nan", "0x1f", "[a]", "{a}", "'a'", " a", "ą", "*a"])
 @pytest.mark.parametrize("key", ["model_name", "save_folder", "data_folder", "train_manifest"])
-def test_text_is_what_was_typed(key, text):
-    demo = str(ROOT / "hparams/demo.yaml")
-    options = ["--data_folder=x", "--N=8", "--B=8", "--H=8", f"--{key}={text}"]
-    *_, overrides = split_arguments([demo, *options])
-    hparams = load_hparams(demo, overrides)
+def test_text_is_what_was_typed(tmp_path, key, text):
+    path = tmp_path / "text.yaml"
+    path.write_text(
+        "model_name: x\ndata_folder: !PLACEHOLDER\ntrain_manifest: !ref <save_folder>/train.json\n"
+        "output_folder: !ref results/<model_name>/42\nsave_folder: !ref <output_folder>/save\n"
+    )
+    *_, overrides = split_arguments([str(path), "--data_folder=x", f"--{key}={text}"])
+    hparams = load_hparams(path, overrides)
     assert hparams[key] == text
     if key == "model_name":
         assert hparams["output_folder"] == f"results/{text}/42"

@@ -195,7 +195,7 @@ def two_voices(generator, batch):
     return 0.1 * (torch.fft.irfft(torch.fft.rfft(noise) * bands, 1024) * levels).mT
 
 
-def trained_with_silence(loss, share=0.5, steps=250):
+def trained_with_silence(loss, share=0.5, steps=100):
     """SI-SDR of two talkers, and how far one's other output lies below him, dB."""
     torch.manual_seed(0)
     generator, model = torch.Generator().manual_seed(0), TinySeparator()

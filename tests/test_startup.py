@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -63,8 +64,9 @@ def run(program: str, *options: str, before: str = "") -> subprocess.CompletedPr
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    ("command", "number"), [*zip(COMMANDS, cycle([signal.SIGINT, signal.SIGTERM]), strict=False)]
+)
 def test_a_command_whose_libraries_still_load_ends_in_a_line(tmp_path, command, number):
     hook = SIGNAL_AT_IMPORT.format(number=int(number))
     (tmp_path / "sitecustomize.py").write_text(hook, encoding="utf-8")

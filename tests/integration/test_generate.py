@@ -156,7 +156,7 @@ def test_another_seed_makes_another_corpus(corpus, own_speech, tmp_path):
 
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT], ids=["kill", "ctrl-c"])
 def test_interrupted_run_is_resumed_to_the_same_bytes(own_speech, tmp_path, stop):
-    arguments = [*own_speech, "--n_train=80", "--workers=2"]
+    arguments = [*own_speech, "--n_train=40", "--workers=2"]
     begun = tmp_path / "begun" / "Small"
     told, writing = map(open, os.pipe(), ("rb", "wb"))
     with told:
@@ -164,7 +164,7 @@ def test_interrupted_run_is_resumed_to_the_same_bytes(own_speech, tmp_path, stop
             command = [SCRIPT, *arguments, f"--output_folder={begun}"]
             process = Forked(command, ENVIRONMENT, stderr=writing)
         seen = b""
-        while not re.search(rb" [1-9]\d*/80 ", seen):
+        while not re.search(rb" [1-9]\d*/40 ", seen):
             more = told.read1(64)
             assert more, seen.decode()
             seen += more
@@ -174,7 +174,7 @@ def test_interrupted_run_is_resumed_to_the_same_bytes(own_speech, tmp_path, stop
     assert b"Traceback" not in rest
     assert not list(begun.rglob("*.csv")) or not list((begun / "val").glob("*"))
     made = {p.name: p.stat().st_mtime_ns for p in (begun / "train" / "mix").glob("*.wav")}
-    assert 0 < len(made) < 80
+    assert 0 < len(made) < 40
     run([*arguments, f"--output_folder={begun}"])
     kept = [n for n, t in made.items() if (begun / "train/mix" / n).stat().st_mtime_ns == t]
     assert kept

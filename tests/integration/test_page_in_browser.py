@@ -321,6 +321,7 @@ def test_bad_uploads_are_a_sentence_each_and_the_page_goes_on(page, visitor, tmp
     tab.click("#separate")
     told(tab, "nan.wav holds values that are no numbers")
     tab.locator("#recording button[aria-label=Clear]").first.click()
+    tab.locator("#recording input[type=file]").wait_for(state="attached")
     tab.click("#separate")
     told(tab, "There is no recording yet")
     silence = tmp_path / "silence.wav"

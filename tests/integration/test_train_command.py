@@ -94,9 +94,10 @@ def test_accumulated_gradients_survive_a_kill(corpus, tmp_path):
 
 
 def test_a_run_that_diverged_goes_on_from_sound_weights(corpus, tmp_path):
-    sound = train(corpus, tmp_path, "--number_of_epochs=1")
+    untested = "--test_after_training=False"
+    sound = train(corpus, tmp_path, "--number_of_epochs=1", untested)
     assert sound.returncode == 0, sound.stderr
-    options = ["--number_of_epochs=2", "--ckpt_interval_steps=1"]
+    options = ["--number_of_epochs=2", "--ckpt_interval_steps=1", untested]
     diverged = train(corpus, tmp_path, *options, "--lr=1e30")
     assert diverged.returncode == 2
     assert "lower --lr" in diverged.stderr
@@ -287,7 +288,8 @@ def test_a_bug_of_a_model_of_ones_own_keeps_its_traceback(corpus, tmp_path, late
 
 
 def test_a_checkpoint_of_another_model_is_not_loaded(corpus, tmp_path):
-    assert train(corpus, tmp_path, "--number_of_epochs=1").returncode == 0
+    untested = "--test_after_training=False"
+    assert train(corpus, tmp_path, "--number_of_epochs=1", untested).returncode == 0
     before = (tmp_path / "hyperparams.yaml").read_bytes()
     other = train(corpus, tmp_path, "--number_of_epochs=2", "--task=ES")
     assert other.returncode == 2
