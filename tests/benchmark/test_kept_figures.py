@@ -67,7 +67,7 @@ def test_figures_of_two_settings_are_never_mixed(tmp_path):
 def test_parts_may_each_have_a_setting(tmp_path):
     check_setting(tmp_path, "a laptop", part="small")
     check_setting(tmp_path, "another", part="large")
-    with pytest.raises(InputError, match="figures of a laptop .small.; name another --output"):
+    with pytest.raises(InputError, match=r"figures of a laptop \(small\); name another --output"):
         check_setting(tmp_path, "another", part="small")
     lines = [setting_line(read_figures(tmp_path), part) for part in ("small", "large")]
     assert ["a laptop;" in lines[0], "another;" in lines[1]] == [True, True]
