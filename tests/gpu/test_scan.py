@@ -27,6 +27,7 @@ def interpreted():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", scan_cases.OWN)
 def test_triton_as_pytorch(case, device, interpreted, full_precision):
     if device == "cuda":

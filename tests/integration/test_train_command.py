@@ -81,6 +81,7 @@ def test_two_processes_debug_in_one_folder(corpus, tmp_path):
     assert pd.read_csv(tmp_path / "debug" / "test_results.csv").si_sdr.notna().all()
 
 
+@pytest.mark.slow
 def test_accumulated_gradients_survive_a_kill(corpus, tmp_path):
     options = ["--number_of_epochs=3", "--grad_accumulation_factor=3"]
     options += ["--save_audio=0", "--test_max_samples=1", *REMIXED]

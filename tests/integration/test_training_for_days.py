@@ -262,7 +262,8 @@ def cosine(tmp_path):
     return tmp_path / "cosine", [*options, "--batch_size=4", "--warmup_steps=5"]
 
 
-@pytest.mark.parametrize("place", [(1, 3), (3, 2)])
+@pytest.mark.slow
+@pytest.mark.parametrize("place", [(1, 3), (2, 2), (3, 2)])
 def test_rates_of_single_steps_survive_a_kill(train, tmp_path, monkeypatch, cosine, place):
     hparams, options = cosine
     whole = train(tmp_path / "whole", *options, hparams=hparams)
@@ -404,6 +405,7 @@ def test_a_lost_process_ends_the_run_and_a_rerun_goes_on(two_processes):
     assert len(results) == 2 * 2 * 5  # two indoor mixtures, two sources
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_with_twice_the_batch(
     train, two_processes, tmp_path, monkeypatch
 ):

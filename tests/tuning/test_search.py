@@ -287,6 +287,7 @@ def is_running(pid):
     return status.exists() and "Z (zombie)" not in status.read_text()
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on_prunes_and_finds_the_best(tmp_path):
     band = {"type": "hyperband", "min_iter": 1, "eta": 2}
     # The stand-in knows no number_of_epochs; Hyperband takes it from here.
