@@ -49,6 +49,18 @@ class Example(NamedTuple):
     targets: Tensor  # [time, sources]; the same tensor for all variants of a mixture
 
 
+class Estimates(dict[tuple[str, str], Tensor]):
+    """Mixture and variant → what a model made of it, as much as fits into some memory."""
+
+    room = 2**29  # bytes that are free
+
+    def keep(self, example: Example, estimate: Tensor) -> None:
+        """Copies an estimate; not if there is no room."""
+        self.room -= estimate.nbytes
+        if self.room >= 0:
+            self[example.id, example.variant] = estimate.detach().to("cpu", copy=True)
+
+
 class Scope(NamedTuple):
     """What is scored, and how."""
 
@@ -76,11 +88,16 @@ class Timing(NamedTuple):
 
 
 def score_test_set(
-    model: Model, dataset: MixtureDataset, store: ScoreStore, scope: Scope
+    model: Model,
+    dataset: MixtureDataset,
+    store: ScoreStore,
+    scope: Scope,
+    kept: Estimates | None = None,
 ) -> Timing:
     """Scores what is not yet in the store, which then holds all scores.
 
-    Processes of ``torchrun`` share the mixtures of the dataset (``draw=False``).
+    ``kept`` gets what is separated, for others to use. Processes of ``torchrun`` share the
+    mixtures of the dataset (``draw=False``).
     InputError if a file has gone, or a process for metrics dies.
     """
     start = time.perf_counter()
@@ -91,7 +108,7 @@ def score_test_set(
     workers = scope.workers
     if workers is None:
         workers = min(max(1, available_cores() // processes), len(wanted))
-    run = _Run(model, dataset, store, scope, wanted)
+    run = _Run(model, dataset, store, scope, wanted, kept)
     if wanted:
         run.through(workers)
     seconds = time.perf_counter() - start
@@ -142,9 +159,10 @@ class _Run:
         store: ScoreStore,
         scope: Scope,
         wanted: dict[str, list[str]],
+        kept: Estimates | None,
     ) -> None:
         self.model, self.dataset, self.store = model, dataset, store
-        self.scope, self.wanted = scope, wanted
+        self.scope, self.wanted, self.kept = scope, wanted, kept
         self.sources = num_sources(dataset.task)
         self.metrics = metrics_of(scope.groups, self.sources)
         self.jobs: dict[str, ScoringJob] = {}  # id → what is separated so far
@@ -180,6 +198,8 @@ class _Run:
     def _take(self, example: Example, estimates: Tensor) -> ScoringJob | None:
         """Aligns and keeps an estimate; what is to be scored if it was the last."""
         name, variant = example.id, example.variant
+        if self.kept is not None:
+            self.kept.keep(example, estimates)
         targets = example.targets.to(estimates)[None]
         mixture = example.mixture.to(estimates)[None]
         aligned = align(estimates[None], targets)

@@ -16,7 +16,13 @@ from custom_modules.errors import InputError
 from custom_modules.evaluation import tables
 from custom_modules.evaluation.loading import Model
 from custom_modules.evaluation.record import describe_run, evaluation_key, size_of
-from custom_modules.evaluation.runner import BATCH_SIZE, Scope, example_path, score_test_set
+from custom_modules.evaluation.runner import (
+    BATCH_SIZE,
+    Estimates,
+    Scope,
+    example_path,
+    score_test_set,
+)
 from custom_modules.evaluation.store import SCORES_FOLDER, ScoreStore
 from custom_modules.evaluation.words import WordTest, check_texts
 from custom_modules.files import check_output, nearest_existing, prepare_folder
@@ -56,9 +62,10 @@ def evaluate_model(
     rank, sources = rank_and_processes()[0], num_sources(dataset.task)
     store = ScoreStore(folder / SCORES_FOLDER, key, rank, sources)
     with _explained_failures(model, scope):
-        timing = score_test_set(model, dataset, store, scope)
+        kept = Estimates() if words else None
+        timing = score_test_set(model, dataset, store, scope, kept)
         if words:
-            words.run(folder, key, rank, scope.batch_size, scope.progressbar)
+            words.run(folder, key, rank, scope.batch_size, scope.progressbar, kept)
     if not if_main_process():
         return
     rows = tables.result_rows(dataset, store, scope.groups)

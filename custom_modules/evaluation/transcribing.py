@@ -3,7 +3,7 @@
 Start reading at :func:`transcribe_test_set`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from custom_modules.distributed import rank_and_processes
 from custom_modules.errors import InputError
 from custom_modules.evaluation.loading import Model
 from custom_modules.evaluation.runner import (
+    Estimates,
     Example,
     batches_of_one_length,
     read_examples,
@@ -95,9 +96,11 @@ def transcribe_test_set(
     recogniser: Recogniser,
     batch_size: int,
     progressbar: bool = True,
+    kept: Estimates | None = None,
 ) -> None:
     """Has a recogniser hear what is not yet in the store, of mixtures with these ids.
 
+    What was ``kept`` of them is not separated again.
     Processes of ``torchrun`` share the mixtures. What it raises on a mixture is kept with
     the mixture's name, and the others go on; what it raises on all is raised.
     """
@@ -110,19 +113,40 @@ def transcribe_test_set(
     rank, processes = rank_and_processes()
     wanted = dict(list(wanted.items())[rank::processes])
     if wanted:
-        rows = rows_by_length(dataset.data, model.batch_size(batch_size))
-        batches = batches_of_one_length(read_examples(dataset, wanted), rows)
         total = sum(map(len, wanted.values()))
         hidden = not (progressbar and if_main_process())
         bar = tqdm(None, "words", total, unit="mix", disable=hidden, dynamic_ncols=True)
         with closing(store), bar:
             listener = _Listener(model, dataset, store, recogniser, bar)
-            for examples, estimates in model.separate_all(batches):
-                for example, estimate in zip(examples, estimates, strict=False):
-                    listener.take(example, estimate)
+            for example, estimate in _separated(model, dataset, wanted, batch_size, kept or {}):
+                listener.take(example, estimate)
             listener.listen()
     ddp_barrier()  # what all wrote can be read
     store.read_all()
+
+
+def _separated(
+    model: Model,
+    dataset: MixtureDataset,
+    wanted: Mapping[str, list[str]],
+    batch_size: int,
+    kept: Mapping[tuple[str, str], Tensor],
+) -> Iterator[tuple[Example, Tensor]]:
+    """Each example with what the model makes of it; first those of which it is ``kept``."""
+    known = {name: [v for v in variants if (name, v) in kept] for name, variants in wanted.items()}
+    for example in read_examples(dataset, _filled(known)):
+        yield example, kept[example.id, example.variant]
+    rest = {
+        name: [v for v in variants if v not in known[name]] for name, variants in wanted.items()
+    }
+    rows = rows_by_length(dataset.data, model.batch_size(batch_size))
+    batches = batches_of_one_length(read_examples(dataset, _filled(rest)), rows)
+    for examples, estimates in model.separate_all(batches):
+        yield from zip(examples, estimates, strict=False)
+
+
+def _filled(lists: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    return {name: values for name, values in lists.items() if values}
 
 
 class _Heard(NamedTuple):

@@ -17,6 +17,7 @@ from custom_modules.dataio import MixtureDataset
 from custom_modules.errors import InputError
 from custom_modules.evaluation.bootstrap import interval_of_ratio
 from custom_modules.evaluation.loading import Model
+from custom_modules.evaluation.runner import Estimates
 from custom_modules.evaluation.store import SCORES_FOLDER
 from custom_modules.evaluation.summary import (
     ALL_MIXTURES,
@@ -88,13 +89,24 @@ class WordTest:
         imported("meeteval"), imported("num2words")
         self.recogniser = load_recogniser(spec, device_name(model.device))
 
-    def run(self, folder: Path, key: str, rank: int, batch_size: int, progressbar: bool) -> None:
-        """Transcribes what is missing; ``key`` names the model and the test set."""
+    def run(
+        self,
+        folder: Path,
+        key: str,
+        rank: int,
+        batch_size: int,
+        progressbar: bool,
+        kept: Estimates | None = None,
+    ) -> None:
+        """Transcribes what is missing; ``key`` names the model and the test set.
+
+        What was ``kept`` of its scoring is not separated again.
+        """
         heard = self.recogniser
         parts = [key, heard.name, heard.version, json.dumps(heard.options, sort_keys=True)]
         digest = digest_of(["\n".join(parts).encode()], size=8)
         self.store = TranscriptStore(folder / SCORES_FOLDER, f"words-{digest}", rank)
-        options = (self.store, heard, batch_size, progressbar)
+        options = (self.store, heard, batch_size, progressbar, kept)
         transcribe_test_set(self.model, self.dataset, self.ids, *options)
 
     def results(self) -> "WordResults":

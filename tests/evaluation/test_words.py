@@ -12,7 +12,7 @@ from custom_modules.audio import read_layer
 from custom_modules.dataio import Manifest, MixtureDataset
 from custom_modules.errors import InputError
 from custom_modules.evaluation.loading import Model, observing
-from custom_modules.evaluation.runner import Scope
+from custom_modules.evaluation.runner import Estimates, Scope
 from custom_modules.evaluation.summary import summarise
 from custom_modules.evaluation.testing import check_recogniser, evaluate_model
 from custom_modules.evaluation.words import ARMS, WordTest
@@ -273,6 +273,24 @@ def test_what_was_heard_is_not_asked_again(tmp_path, blur, spoken, scripted):
     scripted.options = {"beam_size": 3}  # another recogniser
     count(blur(), spoken(), tmp_path)
     assert scripted.asked > before
+
+
+def test_what_is_scored_is_not_separated_again(tmp_path, blur, spoken, scripted, monkeypatch):
+    model, seen = blur(), []
+    separate = model.separate_all
+
+    def counted(batches):
+        for examples, estimates in separate(batches):
+            seen.extend((example.id, example.variant) for example in examples)
+            yield examples, estimates
+
+    monkeypatch.setattr(model, "separate_all", counted)
+    table = evaluate(model, spoken(), tmp_path / "kept")
+    assert len(seen) == len(set(seen)) > 4
+    monkeypatch.setattr(Estimates, "room", 5 * 2 * 4 * 4000)  # of some of them
+    once, seen[:] = len(seen), []
+    assert evaluate(model, spoken(), tmp_path / "some").equals(table)
+    assert once < len(seen) < 2 * once
 
 
 def test_a_file_that_it_raises_on_is_named_and_nothing_else_lost(tmp_path, blur, spoken, scripted):
