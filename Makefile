@@ -6,6 +6,8 @@
 # and for those who stay longer:
 #   make results   trains and tests all architectures, small, on one budget, and
 #                  writes recipes/separation/README.md: some three hours of two CPU cores
+#                  (make results OPTIONS='--budget 1 --output_folder results/quick': 45 minutes,
+#                  and the page is there)
 #   make test-slow runs those few, which .ci/run does too
 #   make lint      checks style and types, and that pages say what their figures do
 # Each makes its own virtual environment in .venv first, if it is missing or stale.
@@ -60,7 +62,7 @@ $(DEMO)/exported: | $(INSTALLED)
 	$(BIN)/python recipes/separation/export.py $(DEMO)/results/hyperparams.yaml $@
 
 results: $(INSTALLED)
-	$(BIN)/python recipes/separation/benchmark_all.py --preset small --budget 8 --jobs 2 --remix=True
+	$(BIN)/python recipes/separation/benchmark_all.py --preset small --budget 8 --jobs 2 --remix=True $(OPTIONS)
 
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 

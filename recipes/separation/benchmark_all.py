@@ -23,7 +23,8 @@ this file are written between its marks, from the CSV files in figures/<preset>.
   --recogniser SPEC  counts words, too, as evaluate.py does (default: one that is trained on
                      the generated corpus)
   --output_folder    (default results/benchmark/<preset>)
-  --page             (default README.md beside this file); --page none writes none
+  --page             (default README.md beside this file, or in --output_folder where that
+                     is given); --page none writes none
 
 Everything else goes to every training: --train_variants='[C]'.
 """
@@ -47,11 +48,12 @@ from custom_modules.limits import option
 from custom_modules.processes import available_cores, gpus_here
 from custom_modules.tuning.trainings import Trainings
 from recipes.benchmark.campaign import campaign
-from recipes.benchmark.campaign.page import around_marks, update_page
+from recipes.benchmark.campaign.page import around_marks, begin_page, update_page
 from recipes.benchmark.campaign.runs import do_runs, models_in, plan, test_of
 
 logger = logging.getLogger(__name__)
 
+HERE = Path(__file__).parent
 #: Preset → the folder of its hparams files.
 PRESETS = {"small": "hparams/small", "full": "hparams"}
 #: Options of train.py that are not everybody's to give.
@@ -66,11 +68,13 @@ def main(argv: Sequence[str]) -> None:
     logging.getLogger("speechbrain").setLevel(logging.WARNING)
     options, rest = parse(argv)
     folder = Path(options.output_folder or f"results/benchmark/{options.preset}")
-    page = Path(options.page or Path(__file__).parent / "README.md")
+    page = Path(options.page or (folder if options.output_folder else HERE) / "README.md")
     writes_page = options.page != "none"
     figures = folder / "figures"
     if writes_page:
         figures = page.parent / "figures" / options.preset
+        if not options.page and options.output_folder:
+            begin_page(page, options.preset)
         around_marks(page, options.preset)  # better refused now than in hours
     corpus = options.data_folder or campaign.generate(options.preset, folder)
     costs = campaign.costs_of(options.hparams, options.models, folder, rest)

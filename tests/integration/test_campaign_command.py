@@ -15,9 +15,8 @@ OPTIONS = ["--device=cpu", "--num_workers=0", "--save_audio=0"]
 
 @pytest.fixture(scope="module")
 def arguments(tmp_path_factory):
-    """A campaign of two tiny architectures, and the folder of its page."""
+    """A campaign of two tiny architectures, and its folder."""
     folder = tmp_path_factory.mktemp("campaign")
-    (folder / "README.md").write_text("<!-- begin small -->\n<!-- end small -->\n")
     (folder / "hparams").mkdir()
     (folder / "out").mkdir()
     costs = {"step_seconds": 6.0, "step_mib": 1, "parameters": 1, "inference_mib": 1}
@@ -33,7 +32,7 @@ def arguments(tmp_path_factory):
         (folder / f"hparams/{model}.yaml").write_text("\n".join(sizes) + "\n")
     return folder, [
         *(f"--data_folder={tiny_corpus(folder)}", f"--hparams={folder / 'hparams'}"),
-        *(f"--output_folder={folder / 'out'}", f"--page={folder / 'README.md'}"),
+        f"--output_folder={folder / 'out'}",
         *("--models", *MODELS, "--seeds", "7", "--jobs", "2", "--budget", "0.7"),
         *OPTIONS,
     ]
@@ -50,9 +49,9 @@ def test_one_command_makes_the_page_and_repeats_nothing(arguments):
         run_folder = folder / "out" / model / "7"
         # Seven steps, of which an epoch of nine mixtures has five.
         assert len(pd.read_csv(run_folder / "history.csv")) == 2
-    text = (folder / "README.md").read_text()
-    check_page(text, folder / "figures/small")
-    assert pd.read_csv(folder / "figures/small/runs.csv").steps.tolist() == [7, 7]
+    text = (folder / "out/README.md").read_text()
+    check_page(text, folder / "out/figures/small")
+    assert pd.read_csv(folder / "out/figures/small/runs.csv").steps.tolist() == [7, 7]
     again = run(COMMAND, *command)
     assert again.returncode == 0, again.stderr
     assert "0 of 2 runs to do" in again.stderr
@@ -61,7 +60,7 @@ def test_one_command_makes_the_page_and_repeats_nothing(arguments):
     once_more = run(COMMAND, *command)
     assert "1 of 2 runs to do" in once_more.stderr
     assert len(pd.read_csv(folder / "out/dprnn/7/history.csv")) == 2
-    assert (folder / "README.md").read_text() == text
+    assert (folder / "out/README.md").read_text() == text
     less = run(COMMAND, *command, "--budget=0.3")
     assert less.returncode == 2
     assert "was trained for 7 steps, more than the 3 of this budget" in less.stderr

@@ -12,6 +12,7 @@ from custom_modules.errors import InputError
 from custom_modules.evaluation.comparison import improvements, score_cell
 from custom_modules.evaluation.pairwise import PAIRS_FILE, sections
 from custom_modules.evaluation.summary import ALL_MIXTURES
+from custom_modules.files import prepare_folder
 from custom_modules.tabular import write_text
 
 #: In the folder of a campaign's figures.
@@ -48,6 +49,13 @@ def render(page: Path, folder: Path) -> str:
     """What a page shows of the figures in a folder."""
     picture = f"![SI-SDRi by variant]({folder.relative_to(page.parent)}/{PICTURE})"
     return "\n\n".join([*_sections(folder), picture])
+
+
+def begin_page(page: Path, name: str) -> None:
+    """Writes a page with nothing but marks of a name, if there is none."""
+    if not page.exists():
+        prepare_folder(page.parent)
+        write_text(page, f"# Results\n\n<!-- begin {name} -->\n\n<!-- end {name} -->\n")
 
 
 def around_marks(page: str | Path, name: str) -> tuple[str, str]:
