@@ -9,7 +9,8 @@
 What is tested: the best checkpoint of a training, by its hparams file with the
 overrides of the training, or by the ``hyperparams.yaml`` in its results folder; or
 an exported folder. Any key of the file is an option, as in ``train.py``. Results go
-to the results folder; those of an exported folder to ``results/<its name>``.
+to the results folder, those of an exported folder to ``results/<its name>``, or either to
+``--output_folder``.
 
 A rerun of the same command goes on where an interrupted one was. ``torchrun``
 shares the work among processes.
