@@ -103,14 +103,17 @@ def minutes_of(runs: Sequence[Run], budget: float, jobs: int) -> float:
     return len(runs) * (budget * WITH_VALIDATION + TEST_MINUTES) / jobs
 
 
-def collect(runs: Sequence[Run], budget: float, folder: Path, figures: Path) -> None:
+def collect(
+    runs: Sequence[Run], budget: float, folder: Path, figures: Path, results: Sequence[str] = ()
+) -> None:
     """Compares finished runs and puts a campaign's figures into a folder to commit.
 
-    ``budget`` is in minutes of a run; ``folder`` is the campaign's, with ``costs.csv``.
+    ``budget`` is in minutes of a run; ``folder`` is the campaign's, with ``costs.csv``;
+    ``results`` are the folders to compare, if not the runs' own.
     """
     figures.mkdir(parents=True, exist_ok=True)
     runs = sorted(runs, key=lambda run: run.model)
-    compare_results([str(run.folder) for run in runs], folder)
+    compare_results(results or [str(run.folder) for run in runs], folder)
     write_table(pd.DataFrame(map(_figures_of, runs)), figures / RUNS, digits=4)
     write_table(pd.read_csv(folder / COSTS).drop(columns="what"), figures / COSTS, digits=6)
     write_record(_record_of(runs, budget), figures / RECORD)

@@ -121,10 +121,12 @@ def plan(
     return runs
 
 
-def test_of(run: Run, data_folder: str | Path, recogniser: str | None) -> Run:
+def test_of(
+    run: Run, data_folder: str | Path, recogniser: str | None, options: Sequence[str] = ()
+) -> Run:
     """The test of a training, with words if there is a recogniser."""
     test = ["recipes/separation/evaluate.py", f"{run.folder}/hyperparams.yaml"]
-    test += [f"--data_folder={data_folder}", "--noprogressbar"]
+    test += [f"--data_folder={data_folder}", "--noprogressbar", *options]
     words = [f"--recogniser={recogniser}"] if recogniser else []
     return Run(f"test of {run.model}", run.seed, run.folder / "test", [test + words], ENDLESS, "")
 

@@ -1,0 +1,143 @@
+#!/usr/bin/env python3
+"""The small models on real voices: every two speakers are tested once, the others train.
+
+    python recipes/benchmark/real_voices.py --speech_folder=speech --speech_table=speech.csv \\
+        --scene_folder=scenes --event_folder=events --recogniser=whisper:DIR
+
+The recordings are yours, a subfolder for each speaker, with texts in the table; corpora are
+made of them by hparams/corpus/folders.yaml. All ways round, the tests of a model are one, in
+which every voice is new to the model. Killed, it goes on with the same command. With --page
+the tables are written into recipes/separation/README.md.
+"""
+
+from custom_modules.startup import prepare_process
+
+prepare_process(__name__)
+
+import argparse
+import json
+import logging
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+
+import pandas as pd
+
+from custom_modules.errors import InputError, OptionParser, check_number, exit_cleanly
+from custom_modules.evaluation.record import RECORD_FILE, RESULTS_FILE
+from custom_modules.evaluation.testing import check_recogniser
+from custom_modules.evaluation.words import COUNTS_FILE, WORDS_FOLDER
+from custom_modules.files import lock, prepare_folder
+from custom_modules.limits import option
+from custom_modules.tabular import write_table
+from custom_modules.tuning.trainings import Trainings
+from recipes.benchmark.campaign import campaign
+from recipes.benchmark.campaign.page import update_page
+from recipes.benchmark.campaign.runs import Run, chosen_models, do_runs, plan, test_of
+
+HPARAMS, PAGE, NAME = "hparams/small", "recipes/separation/README.md", "real voices"
+#: Of each corpus. Little speech makes many mixtures only by repeating it.
+CORPUS_OPTIONS = ("--n_train=400", "--n_val=20", "--n_test=20", "--val_speakers=train")
+#: As docs/training.md found best: voices are few, so speeds make others of them.
+TRAINING = ("--remix=True", "--speed=[0.85, 1.16]")
+#: Clean speech, and all of a recording: a recogniser of real speech takes its time.
+TEST = ("--variants", "C", "SER", "SE")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Makes corpora, trains, tests, pools, compares."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("speechbrain").setLevel(logging.WARNING)
+    options = parse(argv)
+    folder = Path(options.output_folder)
+    models = chosen_models(HPARAMS, options.models)
+    with lock(folder):
+        corpora = make_corpora(options, folder)
+        costs = campaign.costs_of(HPARAMS, models, folder, TRAINING)
+        steps = campaign.steps_of(costs, options.budget)
+        runs, tests = [], []
+        for number, corpus in enumerate(corpora, 1):
+            some = plan(HPARAMS, corpus, folder, steps, [number], TRAINING)
+            runs += some
+            tests += [test_of(run, corpus, options.recogniser, TEST) for run in some]
+        minutes = campaign.minutes_of(runs, options.budget, options.jobs)
+        logging.info("%d runs: about %.0f minutes, %d at a time", len(runs), minutes, options.jobs)
+        for todo in (runs, tests):
+            do_runs(todo, Trainings(options.jobs))
+        pooled = [pool(folder, model, [r for r in runs if r.model == model]) for model in models]
+        figures = Path(PAGE).parent / "figures/real" if options.page else folder / "figures"
+        campaign.collect(runs, options.budget, folder, figures, pooled)
+    if options.page:
+        update_page(PAGE, NAME, figures)
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = OptionParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    add = parser.add_argument
+    for name in ("speech_folder", "scene_folder", "event_folder"):
+        add(f"--{name}", required=True)
+    add("--speech_table", help="file, speaker and text of each recording")
+    add("--recogniser", help="that counts words, as evaluate.py takes it")
+    add("--models", help="names with commas; default: all small ones")
+    add("--budget", type=float, default=2, metavar="MINUTES", help="of training a run (default 2)")
+    add("--jobs", type=option("workers", "--jobs"), default=2, help="runs at a time")
+    add("--output_folder", default="results/real_voices")
+    add("--page", action="store_true", help=f"write the tables into {PAGE}")
+    options = parser.parse_args(argv)
+    check_number("--budget", options.budget, above=0)
+    check_recogniser(options.recogniser)
+    return options
+
+
+def make_corpora(options: argparse.Namespace, folder: Path) -> list[Path]:
+    """A corpus for every two speakers that are tested."""
+    speakers = speakers_in(options)
+    made = []
+    for pair in combinations(speakers, 2):
+        place = folder / "corpora" / "_".join(pair)
+        others = [speaker for speaker in speakers if speaker not in pair]
+        subsets = {"train": others, "test": [*pair]}
+        command = [sys.executable, "recipes/corpus/generate.py", "hparams/corpus/folders.yaml"]
+        command += [f"--{key}={getattr(options, key)}" for key in FOLDERS if getattr(options, key)]
+        command += [f"--output_folder={place}", f"--speakers={json.dumps(subsets)}"]
+        command += [*CORPUS_OPTIONS, *["--utterances=whole"] * bool(options.recogniser)]
+        if status := subprocess.run(command, check=False).returncode:
+            raise InputError(f"{place}: generate.py ended with status {status}; see above")
+        made.append(place)
+    return made
+
+
+FOLDERS = ("speech_folder", "speech_table", "scene_folder", "event_folder")
+
+
+def speakers_in(options: argparse.Namespace) -> list[str]:
+    """Names of the speakers' folders."""
+    folder = Path(options.speech_folder)
+    speakers = sorted(path.name for path in folder.glob("*/") if path.is_dir())
+    if len(speakers) < 3:
+        raise InputError(f"{folder}: has folders of {len(speakers)} speakers; three are needed")
+    return speakers
+
+
+def pool(folder: Path, model: str, runs: Sequence[Run]) -> str:
+    """A results folder of all tests of a model, whose mixtures have the number before them."""
+    place = folder / "pooled" / model
+    prepare_folder(place)
+    for name in (RESULTS_FILE, f"{WORDS_FOLDER}/{COUNTS_FILE}"):
+        parts = [(run.seed, run.folder / name) for run in runs if (run.folder / name).exists()]
+        tables = [pd.read_csv(path, dtype={"id": str}) for _, path in parts]
+        for (number, _), table in zip(parts, tables, strict=True):
+            table["id"] = f"{number}/" + table.id
+        if tables:
+            prepare_folder((place / name).parent)
+            write_table(pd.concat(tables, ignore_index=True), place / name)
+    shutil.copyfile(runs[0].folder / RECORD_FILE, place / RECORD_FILE)
+    return str(place)
+
+
+if __name__ == "__main__":
+    with exit_cleanly():
+        main(sys.argv[1:])

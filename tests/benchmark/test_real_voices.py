@@ -1,0 +1,68 @@
+"""Every two speakers tested once, and the tests of a model as one."""
+
+import argparse
+import json
+
+import pandas as pd
+import pytest
+
+from custom_modules.errors import InputError
+from recipes.benchmark import real_voices
+from recipes.benchmark.campaign.runs import ENDLESS, Run
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Two tests of mixtures that have the same names."""
+    made = []
+    for number, score in ((1, 2.0), (2, 5.0)):
+        folder = tmp_path / str(number)
+        (folder / "words").mkdir(parents=True)
+        rows = {"id": ["007", "8"], "si_sdri": [score, score + 1], "voice_1": [f"v{number}"] * 2}
+        pd.DataFrame(rows).to_csv(folder / "test_results.csv", index=False)
+        counts = {"id": ["007"], "arm": ["model"], "errors": [number], "length": [4]}
+        pd.DataFrame(counts).to_csv(folder / "words/counts.csv", index=False)
+        (folder / "test_run.json").write_text(json.dumps({"seed": number}))
+        made.append(Run("dprnn", number, folder, [], ENDLESS))
+    return made
+
+
+def test_mixtures_of_one_name_stay_apart(runs, tmp_path):
+    place = tmp_path / "pooled/dprnn"
+    assert real_voices.pool(tmp_path, "dprnn", runs) == str(place)
+    table = pd.read_csv(place / "test_results.csv")
+    assert table.id.tolist() == ["1/007", "1/8", "2/007", "2/8"]
+    assert table.si_sdri.tolist() == [2, 3, 5, 6]
+    counts = pd.read_csv(place / "words/counts.csv")
+    assert counts.id.tolist() == ["1/007", "2/007"]
+    assert counts.errors.tolist() == [1, 2]
+    assert json.loads((place / "test_run.json").read_text()) == {"seed": 1}
+
+
+def test_two_speakers_are_too_few(tmp_path):
+    for name in "AB":
+        (tmp_path / name).mkdir()
+    with pytest.raises(InputError, match="has folders of 2 speakers; three are needed"):
+        real_voices.speakers_in(argparse.Namespace(speech_folder=str(tmp_path)))
+
+
+def test_every_pair_is_tested_and_never_trained_on(tmp_path, monkeypatch):
+    speech, made = tmp_path / "speech", []
+    for name in "ABCD":
+        (speech / name).mkdir(parents=True)
+
+    def generate(command, check):
+        made.append(dict(x.removeprefix("--").split("=", 1) for x in command[3:]))
+        return argparse.Namespace(returncode=0)
+
+    monkeypatch.setattr(real_voices.subprocess, "run", generate)
+    options = argparse.Namespace(
+        **dict.fromkeys(real_voices.FOLDERS, str(speech)), recogniser="mini:x"
+    )
+    corpora = real_voices.make_corpora(options, tmp_path)
+    assert len(set(corpora)) == len(made) == 6
+    subsets = [json.loads(command["speakers"]) for command in made]
+    for subset in subsets:
+        assert sorted(subset["train"] + subset["test"]) == [*"ABCD"]
+    assert len({tuple(subset["test"]) for subset in subsets}) == 6
+    assert {command["utterances"] for command in made} == {"whole"}
