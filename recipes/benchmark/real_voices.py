@@ -38,9 +38,14 @@ from recipes.benchmark.campaign import campaign
 from recipes.benchmark.campaign.page import update_page
 from recipes.benchmark.campaign.runs import Run, chosen_models, do_runs, plan, test_of
 
-HPARAMS, PAGE, NAME = "hparams/small", "recipes/separation/README.md", "real voices"
+HPARAMS, PAGE, NAME = "hparams/small", "recipes/separation/README.md", "real"
 #: Of each corpus. Little speech makes many mixtures only by repeating it.
 CORPUS_OPTIONS = ("--n_train=400", "--n_val=20", "--n_test=20", "--val_speakers=train")
+#: Options that generate.py gets.
+SOURCES = (
+    *("speech_folder", "speech_table", "scene_folder", "event_folder"),
+    *("scene_classes", "event_classes", "same_recording"),
+)
 #: As docs/training.md found best: voices are few, so speeds make others of them.
 TRAINING = ("--remix=True", "--speed=[0.85, 1.16]")
 #: Clean speech, and all of a recording: a recogniser of real speech takes its time.
@@ -68,7 +73,7 @@ def main(argv: Sequence[str]) -> None:
         for todo in (runs, tests):
             do_runs(todo, Trainings(options.jobs))
         pooled = [pool(folder, model, [r for r in runs if r.model == model]) for model in models]
-        figures = Path(PAGE).parent / "figures/real" if options.page else folder / "figures"
+        figures = Path(PAGE).parent / "figures" / NAME if options.page else folder / "figures"
         campaign.collect(runs, options.budget, folder, figures, pooled)
     if options.page:
         update_page(PAGE, NAME, figures)
@@ -80,6 +85,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     for name in ("speech_folder", "scene_folder", "event_folder"):
         add(f"--{name}", required=True)
     add("--speech_table", help="file, speaker and text of each recording")
+    for name in SOURCES[4:]:
+        add(f"--{name}", help="as generate.py takes it")
     add("--recogniser", help="that counts words, as evaluate.py takes it")
     add("--models", help="names with commas; default: all small ones")
     add("--budget", type=float, default=2, metavar="MINUTES", help="of training a run (default 2)")
@@ -101,7 +108,7 @@ def make_corpora(options: argparse.Namespace, folder: Path) -> list[Path]:
         others = [speaker for speaker in speakers if speaker not in pair]
         subsets = {"train": others, "test": [*pair]}
         command = [sys.executable, "recipes/corpus/generate.py", "hparams/corpus/folders.yaml"]
-        command += [f"--{key}={getattr(options, key)}" for key in FOLDERS if getattr(options, key)]
+        command += [f"--{key}={getattr(options, key)}" for key in SOURCES if getattr(options, key)]
         command += [f"--output_folder={place}", f"--speakers={json.dumps(subsets)}"]
         command += [*CORPUS_OPTIONS, *["--utterances=whole"] * bool(options.recogniser)]
         if status := subprocess.run(command, check=False).returncode:
@@ -110,15 +117,12 @@ def make_corpora(options: argparse.Namespace, folder: Path) -> list[Path]:
     return made
 
 
-FOLDERS = ("speech_folder", "speech_table", "scene_folder", "event_folder")
-
-
 def speakers_in(options: argparse.Namespace) -> list[str]:
     """Names of the speakers' folders."""
     folder = Path(options.speech_folder)
     speakers = sorted(path.name for path in folder.glob("*/") if path.is_dir())
-    if len(speakers) < 3:
-        raise InputError(f"{folder}: has folders of {len(speakers)} speakers; three are needed")
+    if len(speakers) < 4:  # two to test, two to train on
+        raise InputError(f"{folder}: has folders of {len(speakers)} speakers; four are needed")
     return speakers
 
 

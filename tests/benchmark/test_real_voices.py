@@ -39,10 +39,10 @@ def test_mixtures_of_one_name_stay_apart(runs, tmp_path):
     assert json.loads((place / "test_run.json").read_text()) == {"seed": 1}
 
 
-def test_two_speakers_are_too_few(tmp_path):
-    for name in "AB":
+def test_three_speakers_are_too_few(tmp_path):
+    for name in "ABC":
         (tmp_path / name).mkdir()
-    with pytest.raises(InputError, match="has folders of 2 speakers; three are needed"):
+    with pytest.raises(InputError, match="has folders of 3 speakers; four are needed"):
         real_voices.speakers_in(argparse.Namespace(speech_folder=str(tmp_path)))
 
 
@@ -57,7 +57,7 @@ def test_every_pair_is_tested_and_never_trained_on(tmp_path, monkeypatch):
 
     monkeypatch.setattr(real_voices.subprocess, "run", generate)
     options = argparse.Namespace(
-        **dict.fromkeys(real_voices.FOLDERS, str(speech)), recogniser="mini:x"
+        **dict.fromkeys(real_voices.SOURCES, str(speech)), recogniser="mini:x"
     )
     corpora = real_voices.make_corpora(options, tmp_path)
     assert len(set(corpora)) == len(made) == 6
