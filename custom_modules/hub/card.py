@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from custom_modules.hub import citations
 from custom_modules.layout import corpus_names
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ tags:
 - speech-enhancement
 - PolSESS
 - {recipe.architecture}
+datasets:
+{datasets}
 metrics:
 - si-sdr
 ---
@@ -79,6 +82,12 @@ separated in overlapping chunks{order_words}.
 ```
 
 Weights are plain tensors, which torch loads with `weights_only=True`.
+
+## Cite
+
+```bibtex
+{bibtex}
+```
 """
 
 _STOCK = """
@@ -143,13 +152,17 @@ def write_card(
     folded = _FOLDED.format(norm_eps=recipe.norm_eps) if recipe.is_folded else ""
     source = quote(facts.source)
     stock = _STOCK.format(source=source, folded=folded)
+    corpus = corpus_names(training.get("data_folder") or "PolSESS")
+    papers = [recipe.paper, citations.CORPUS, citations.TOOLKIT]
     return _CARD.format(
         recipe=recipe,
         keys=recipe.keys,
         facts=facts,
         source=source,
         license_id=quote(facts.license_id),
-        corpus=corpus_names(training.get("data_folder") or "PolSESS"),
+        corpus=corpus,
+        datasets="\n".join(f"- {quote(name)}" for name in corpus.split(", ")),
+        bibtex="\n\n".join(paper.bibtex() for paper in papers if paper),
         tag="Separation" if separates else "Enhancement",
         task_words=task_words,
         output_words=output_words,

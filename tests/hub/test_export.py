@@ -261,6 +261,9 @@ def test_model_card(exported):
     assert front_matter["language"] == "pl"
     assert front_matter["license"] == "apache-2.0"
     assert {"speechbrain", "ConvTasNet", "PolSESS"} <= set(front_matter["tags"])
+    assert front_matter["datasets"] == ["PolSESS"]
+    keys = re.findall(r"^@misc\{(\w+),$", text, flags=re.MULTILINE)
+    assert keys == ["luo2019conv", "klec2024a", "ravanelli2024open"]
     count = sum(p.numel() for p in separator.parameters())
     headings = re.findall("^#+ .*", text, flags=re.MULTILINE)
     assert headings.count("### Scores beside the mixture") == 1
