@@ -69,6 +69,7 @@ def exported(tmp_path_factory):
         table += "\n\n## Scores beside the mixture\n"
         with without_numba() if name in UNCOMPILED else nullcontext():
             write_folder(folder, recipe, separator, replace(CARD, results=table))
+        assert {path.suffix for path in folder.iterdir()} == {".py", ".md", ".yaml", ".ckpt"}
         found[name] = folder, recipe, separator
     return found
 
@@ -114,7 +115,6 @@ def test_kernels_are_compiled_once_for_all_processes(exported):
     kernels = sys.modules[f"{package}.selective_scan.numba_kernels"]
     # Beside the folder's one file, as it was when it was written and loaded.
     assert kernels.scan_forward.stats.cache_path.endswith("__pycache__")
-    assert {path.suffix for path in folder.iterdir()} == {".py", ".md", ".yaml", ".ckpt"}
 
 
 @pytest.mark.parametrize("samples", [1, 7, 1001])
