@@ -1,5 +1,6 @@
 """Exported folders without PyTorch: the runtime, and the script that lies in them."""
 
+import os
 import subprocess
 import sys
 import venv
@@ -150,6 +151,37 @@ def test_the_script_names_what_it_cannot_read(bands, tmp_path):
     assert "talk.wav" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_the_script_loses_nothing_and_goes_on(bands, tmp_path):
+    noise, out = np.random.default_rng(0).normal(0, 0.1, 9000), tmp_path / "out"
+    signals = {"good": noise, "nan": np.r_[noise, np.nan, noise], "empty": noise[:0]}
+    for name, signal in signals.items():
+        sf.write(tmp_path / f"{name}.wav", signal, RATE, "FLOAT")
+    (tmp_path / "text.wav").write_text("no audio")
+    os.mkfifo(tmp_path / "pipe.wav")
+    (tmp_path / "again").mkdir()
+    sf.write(tmp_path / "again/good.wav", noise, RATE)
+    names = ("nan", "empty", "text", "pipe", "missing", "good", "again/good")
+    recordings = [tmp_path / f"{name}.wav" for name in names]
+    done = run_script(bands, *recordings, "--output_folder", out)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    told = [line.split(":")[1].strip() for line in done.stderr.splitlines()]
+    assert told == [str(path) for path in recordings if path != tmp_path / "good.wav"]
+    assert {path.name for path in out.iterdir()} == {"good_s1.wav", "good_s2.wav"}
+    before = (out / "good_s1.wav").read_bytes()
+    assert run_script(bands, tmp_path / "good.wav", "--output_folder", out).returncode == 1
+    assert (out / "good_s1.wav").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "option", ["--graph=none.onnx", "--chunk_seconds=0", "--chunk_seconds=nan"]
+)
+def test_the_script_refuses_what_cannot_be(bands, tmp_path, option):
+    done = run_script(bands, tmp_path / "talk.wav", "--output_folder", tmp_path, option)
+    assert done.returncode == 2
+    assert option.split("=")[1] in done.stderr and "Traceback" not in done.stderr
+
+
 @pytest.mark.slow
 def test_a_clean_environment_separates(bands, tmp_path):
     venv.create(tmp_path / "venv", with_pip=True)
@@ -162,7 +194,8 @@ def test_a_clean_environment_separates(bands, tmp_path):
     options = (tmp_path / "talk.wav", "--output_folder", tmp_path)
     assert run_script(bands, *options, python=python, alone=False).returncode == 0
     clean = [sf.read(tmp_path / f"talk_s{i}.wav")[0] for i in (1, 2)]
+    options = (tmp_path / "talk.wav", "--output_folder", tmp_path / "here")
     assert run_script(bands, *options).returncode == 0
     for number, expected in enumerate(clean, 1):
-        found = sf.read(tmp_path / f"talk_s{number}.wav")[0]
+        found = sf.read(tmp_path / "here" / f"talk_s{number}.wav")[0]
         assert np.corrcoef(found, expected)[0, 1] > 0.9999
