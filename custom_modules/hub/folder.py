@@ -245,6 +245,8 @@ def _check_free(folder: Path, overwrite: bool) -> None:
             raise InputError(f"{folder}: exists; name another folder, or --overwrite")
         if not (folder / INTERFACE_FILE).exists():
             raise InputError(f"{folder}: is not an exported model; name another folder")
+        if not os.access(folder, os.W_OK):
+            raise InputError(f"{folder}: is read-only; name another folder")
 
 
 def check_name(name: str) -> None:

@@ -28,6 +28,7 @@ from custom_modules.hub.card import CardFacts
 from custom_modules.hub.citations import paper_in
 from custom_modules.hub.predecessor import OldCheckpoint
 from custom_modules.mmipc import num_sources
+from custom_modules.pretrained import INTERFACE_FILE
 from custom_modules.weights import check_fit, load_exactly
 
 _MASKING = "custom_modules.models.masking.MaskingSeparator"
@@ -209,6 +210,9 @@ def load_best(argv: list[str]) -> tuple[ModelRecipe, nn.Module, CardFacts]:
     is no checkpoint, or it does not fit the file.
     """
     hparams_file, _, given = hparams.split_arguments(argv)
+    if Path(hparams_file).with_name(INTERFACE_FILE).is_file():
+        place = Path(hparams_file).parent
+        raise InputError(f"{place}: is an exported model; export the results that it is of")
     overrides = hparams.check_overrides(hparams_file, given)
     recorded = hparams.read_hparams(hparams_file).get("data_folder")
     if isinstance(recorded, str | list):  # the environment says where a corpus is now

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from custom_modules.audio import find_recordings
+from custom_modules.audio import find_recordings, open_audio
 from custom_modules.errors import InputError
 from custom_modules.page.shelf import Shelf
 from custom_modules.page.visits import Queue, Studio
@@ -64,6 +64,9 @@ def list_examples(inputs: list[str]) -> list[Path]:
         if not files:
             raise InputError(f"--examples {item}: no such recordings")
         listed += files
+    for path in listed[:_MOST_EXAMPLES]:
+        with open_audio(path):
+            pass  # what cannot be read is refused now
     return [path.resolve() for path in listed[:_MOST_EXAMPLES]]
 
 
@@ -102,7 +105,8 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
         try:
             sock.bind((host, port))
         except OSError as error:
-            remedy = "name another one" if error.errno == errno.EADDRINUSE else "check --host"
+            of_the_port = error.errno in (errno.EADDRINUSE, errno.EACCES)
+            remedy = "name another one" if of_the_port else "check --host"
             raise InputError(f"--port={port}: {error.strerror} on {host}; {remedy}") from error
         yield sock
 

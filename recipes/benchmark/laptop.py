@@ -29,7 +29,7 @@ import torch
 from speechbrain.inference.separation import SepformerSeparation
 
 from custom_modules.distributed import is_out_of_memory
-from custom_modules.errors import InputError, OptionParser, exit_cleanly
+from custom_modules.errors import InputError, OptionParser, check_number, exit_cleanly
 from custom_modules.hub.card import CardFacts
 from custom_modules.hub.folder import SCRIPT, write_folder
 from custom_modules.hub.recipe import ModelRecipe
@@ -148,6 +148,7 @@ def part_table(part: str, units: dict[str, dict[str, Any]]) -> str:
 def measure(options: argparse.Namespace) -> None:
     """All sizes and models that are wanted."""
     sizes = options.sizes.split(",")
+    check_number("--minutes", options.minutes, above=0)
     chosen = {size: chosen_models(hparams_folder(size), options.models) for size in sizes}
     setting = f"{options.threads} threads, up to {options.limit_gib:g} GiB each"
     for size, models in chosen.items():

@@ -5,8 +5,9 @@
     python recipes/separation/app.py exported/spmamba exported/dprnn --port 7860 \\
         --examples 'recordings/*.wav' --recogniser whisper:small
 
-Each MODEL is a folder that export.py wrote. The page is for this machine alone, unless
---host says otherwise; it sends nothing anywhere, and removes what it was given.
+Each MODEL is a folder that export.py wrote, or hf:owner/name with --trust. The page is for
+this machine alone, unless --host says otherwise; it sends nothing anywhere, and removes what it
+was given.
 """
 
 from custom_modules.startup import prepare_process
@@ -39,7 +40,9 @@ def main(argv: list[str]) -> None:
     examples = list_examples(options.examples)
     recogniser = load_recogniser(options.recogniser) if options.recogniser else None
     models = {
-        name: load_model(folder, options.device, chunk_seconds=options.chunk_seconds)
+        name: load_model(
+            folder, options.device, chunk_seconds=options.chunk_seconds, trust=options.trust
+        )
         for name, folder in named(options.models).items()
     }
     stay_inside()
@@ -68,7 +71,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--max_minutes", type=option("max_minutes"), default=30, help="of a recording; default: 30")
     add("--keep_minutes", type=option("keep_minutes"), default=60, help="then removed; default: 60")
     add("--device", help="cpu, cuda, cuda:1; default: a GPU if there is one")
-    add("--chunk_seconds", type=option("chunk_seconds"), default=CHUNK_SECONDS)
+    chunk_help = f"separated at a time; default: {CHUNK_SECONDS:g}"
+    add("--chunk_seconds", type=option("chunk_seconds"), default=CHUNK_SECONDS, help=chunk_help)
+    add("--trust", action="store_true", help="run the code of a hub's model")
     return parser.parse_args(argv)
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -19,7 +20,7 @@ import yaml
 from custom_modules.errors import InputError
 from custom_modules.hub.card import CardFacts
 from custom_modules.hub.folder import bundle, check_name, new_folder, push_folder, write_folder
-from custom_modules.hub.recipe import ModelRecipe
+from custom_modules.hub.recipe import ModelRecipe, load_best
 from custom_modules.inference import PolSESSSeparation
 from tests.hub.scans import without_numba
 
@@ -311,6 +312,22 @@ def test_what_something_is_called_is_never_run(exported, tmp_path, monkeypatch, 
     front_matter = yaml.safe_load(front_matter)
     assert front_matter["license"] == f"{readable}\nlanguage: xx"
     assert front_matter["language"] == "pl"
+
+
+def test_an_exported_model_is_not_exported_again(exported):
+    folder, _, _ = exported["convtasnet"]
+    with pytest.raises(InputError, match=f"{folder}: is an exported model; export the results"):
+        load_best([str(folder / "hyperparams.yaml")])
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_is_not_overwritten(exported, tmp_path):
+    _, recipe, separator = exported["convtasnet"]
+    write_folder(tmp_path / "a", recipe, separator, CARD)
+    (tmp_path / "a").chmod(0o500)
+    with pytest.raises(InputError, match="a: is read-only; name another"):
+        write_folder(tmp_path / "a", recipe, separator, CARD, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_one_at_a_time_writes_a_folder(exported, tmp_path):
