@@ -52,7 +52,8 @@ def whisper(folder, says="abdobrywiecz"):
     from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
     folder.mkdir(parents=True, exist_ok=True)
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet(), key=lambda x: not x.islower())
+    # The alphabet comes in an order of chance.
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet(), key=lambda x: (not x.islower(), x))
     special = ["<|endoftext|>", "<|startoftranscript|>", *(f"<|{x}|>" for x in LANGUAGES)]
     special += ["<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>"]
     special += ["<|nospeech|>", "<|notimestamps|>"]
