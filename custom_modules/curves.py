@@ -35,6 +35,13 @@ def save(figure: Figure, path: Path) -> Path:
     return path
 
 
+def colours(count: int) -> list[Any]:
+    """So many that can be told apart."""
+    if count <= len(PALETTE):
+        return [*PALETTE[:count]]
+    return [matplotlib.colormaps["turbo"](number / (count - 1)) for number in range(count)]
+
+
 def in_legend(name: str) -> str:
     """A name as a label: Matplotlib leaves those that begin with ``_`` out."""
     return f" {name}" if name.startswith("_") else name
@@ -94,10 +101,7 @@ def plot_histories(histories: Mapping[str, pd.DataFrame], score: str = "si_sdri"
     """Validation, training and learning rate; ``si_sdr`` or ``si_sdri`` is drawn."""
     figure = Figure(figsize=(9, 6.5), layout="constrained")
     scores, rates = figure.subplots(2, sharex=True, height_ratios=(4, 1))
-    for number, (name, history) in enumerate(histories.items()):
-        colour: Any = PALETTE[number % len(PALETTE)]
-        if len(histories) > len(PALETTE):
-            colour = matplotlib.colormaps["turbo"](number / (len(histories) - 1))
+    for (name, history), colour in zip(histories.items(), colours(len(histories)), strict=True):
         dot = "." if len(history) == 1 else ""  # of one epoch there is no line to see
         _draw_scores(scores, history, score, name, colour, dot)
         rates.step(history.epoch, history.lr, dot, color=colour, where="mid")

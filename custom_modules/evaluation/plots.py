@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from custom_modules.curves import BLUE, GREEN, ORANGE, PALETTE, PINK, SKY, VERMILION, in_legend
+from custom_modules.curves import BLUE, GREEN, ORANGE, PINK, SKY, VERMILION, colours, in_legend
 from custom_modules.evaluation.summary import (
     ALL_MIXTURES,
     ALL_VARIANTS,
@@ -166,20 +166,20 @@ def plot_comparison(table: pd.DataFrame) -> Figure:
     table = table[table.metric == "si_sdri"]
     models = list(dict.fromkeys(table.model))
     variants = list(dict.fromkeys(table.variant))
-    figure = Figure(figsize=(9.5, 6.4), layout="constrained")
+    size = (max(9.5, 1.5 * len(models)), 6.4)
+    figure = Figure(figsize=size, layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     width = 0.8 / len(models)
-    for number, model in enumerate(models):
+    for number, (model, colour) in enumerate(zip(models, colours(len(models)), strict=True)):
         part = table[table.model == model].set_index("variant").loc[variants]
-        colour = PALETTE[number % len(PALETTE)]
         places = np.arange(len(variants)) + (number - (len(models) - 1) / 2) * width
         spread = _spread(part["mean"], part.ci_low, part.ci_high)
-        look = {"capsize": 3, "color": colour}
+        look = {"capsize": 3 if len(models) < 6 else 1, "color": colour}
         above.bar(places, part["mean"], width, yerr=spread, label=in_legend(model), **look)
         if number:
             bounds = part.difference_ci_low, part.difference_ci_high
             spread = _spread(part.difference, *bounds)
-            below.errorbar(places, part.difference, yerr=spread, fmt="o", **look)
+            below.errorbar(places, part.difference, yerr=spread, fmt="o", markersize=4, **look)
     for axes in (above, below):
         axes.axhline(0, **_LINE)
         axes.grid(axis="y", alpha=0.3)
@@ -188,7 +188,7 @@ def plot_comparison(table: pd.DataFrame) -> Figure:
     above.set(ylabel="SI-SDRi (dB)", title="Improvement over the mixture")
     below.set(ylabel=f"difference from\n{models[0]} (dB)")
     # Inside, it would hide bars of some results.
-    figure.legend(loc="outside upper center", ncols=len(models), frameon=False)
+    figure.legend(loc="outside upper center", ncols=min(len(models), 6), frameon=False)
     return figure
 
 
