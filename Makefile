@@ -6,8 +6,8 @@
 # and for those who stay longer:
 #   make results   trains and tests all architectures, small, on one budget, and
 #                  writes recipes/separation/README.md: some three hours of two CPU cores
-#                  (make results OPTIONS='--budget 1 --output_folder results/quick': 45 minutes,
-#                  and the page is there)
+#                  (make results OPTIONS='--budget 1 --output_folder results/quick': 80 minutes
+#                  of process time, and the page is there)
 #   make test-slow runs those few, which .ci/run does too
 #   make lint      checks style and types, and that pages say what their figures do
 # Each makes its own virtual environment in .venv first, if it is missing or stale.

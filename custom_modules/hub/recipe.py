@@ -25,7 +25,7 @@ from custom_modules.errors import InputError
 from custom_modules.evaluation.record import without_folders
 from custom_modules.files import lock, regular_file
 from custom_modules.hub.card import CardFacts
-from custom_modules.hub.citations import paper_in
+from custom_modules.hub.citations import Paper, paper_in
 from custom_modules.hub.predecessor import OldCheckpoint
 from custom_modules.mmipc import num_sources
 from custom_modules.pretrained import INTERFACE_FILE
@@ -64,9 +64,7 @@ class ModelRecipe:
         for key in ("separator", "model_name", "task", "sample_rate"):
             if key not in tree:
                 raise InputError(f"{hparams_file}: has no {key}; is it one of ours?")
-        base, _ = hparams.split_base(hparams_file)
-        #: Of the architecture, if the file's head names it.
-        self.paper = paper_in(Path(base).read_text("utf-8"))
+        self._file = hparams_file
         self.num_sources = num_sources(tree["task"])
         if "num_sources" in tree:  # a call, instead of which the number is exported
             overrides = {**overrides, "num_sources": self.num_sources}
@@ -93,6 +91,12 @@ class ModelRecipe:
             self._parts = {name: part for name, part in node.items() if _classes(part)}
             if node.get("whole_frames"):
                 self.keys["whole_frames"] = True
+
+    @property
+    def paper(self) -> Paper | None:
+        """The architecture's, if the file's head names it."""
+        base, _ = hparams.split_base(self._file)
+        return paper_in(Path(base).read_text("utf-8"))
 
     @property
     def architecture(self) -> str:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from custom_modules.audio import find_recordings, open_audio
+from custom_modules.audio import find_recordings, read_header
 from custom_modules.errors import InputError
 from custom_modules.page.shelf import Shelf
 from custom_modules.page.visits import Queue, Studio
@@ -65,8 +65,7 @@ def list_examples(inputs: list[str]) -> list[Path]:
             raise InputError(f"--examples {item}: no such recordings")
         listed += files
     for path in listed[:_MOST_EXAMPLES]:
-        with open_audio(path):
-            pass  # what cannot be read is refused now
+        read_header(path)  # what cannot be heard is refused now
     return [path.resolve() for path in listed[:_MOST_EXAMPLES]]
 
 

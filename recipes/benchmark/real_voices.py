@@ -46,7 +46,7 @@ SOURCES = (
     *("speech_folder", "speech_table", "scene_folder", "event_folder"),
     *("scene_classes", "event_classes", "same_recording"),
 )
-#: As docs/training.md found best: voices are few, so speeds make others of them.
+#: Real voices are few, and speeds make others of them; on many synthetic ones that cost.
 TRAINING = ("--remix=True", "--speed=[0.85, 1.16]")
 #: Clean speech, and all of a recording: a recogniser of real speech takes its time.
 TEST = ("--variants", "C", "SER", "SE")

@@ -68,12 +68,13 @@ def main(argv: Sequence[str]) -> None:
     logging.getLogger("speechbrain").setLevel(logging.WARNING)
     options, rest = parse(argv)
     folder = Path(options.output_folder or f"results/benchmark/{options.preset}")
-    page = Path(options.page or (folder if options.output_folder else HERE) / "README.md")
+    has_own_page = options.output_folder and not options.page
+    page = Path(options.page or (folder if has_own_page else HERE) / "README.md")
     writes_page = options.page != "none"
     figures = folder / "figures"
     if writes_page:
         figures = page.parent / "figures" / options.preset
-        if not options.page and options.output_folder:
+        if has_own_page:
             begin_page(page, options.preset)
         around_marks(page, options.preset)  # better refused now than in hours
     corpus = options.data_folder or campaign.generate(options.preset, folder)
