@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from custom_modules.evaluation.loading import Model
     from custom_modules.evaluation.runner import Timing
 
-#: In the results folder: how they were made, and a row of scores for each source.
+#: In the results folder: how they were made, a row of scores for each source, their means.
 RECORD_FILE, RESULTS_FILE = "test_run.json", "test_results.csv"
+SUMMARY_FILE = "test_summary.csv"
 
 #: Raise it when the same model and data would give other scores, or other files.
 FORMAT = 2

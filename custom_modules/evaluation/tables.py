@@ -10,7 +10,7 @@ from custom_modules import markdown
 from custom_modules.curves import save
 from custom_modules.dataio import MixtureDataset
 from custom_modules.evaluation import plots
-from custom_modules.evaluation.record import RECORD_FILE, RESULTS_FILE, record_lines
+from custom_modules.evaluation.record import RECORD_FILE, RESULTS_FILE, SUMMARY_FILE, record_lines
 from custom_modules.evaluation.scoring import DECIMALS, Failure, SignalScores
 from custom_modules.evaluation.store import ScoreStore
 from custom_modules.evaluation.summary import ALL_MIXTURES, EVERY, ROW_KEYS, describe, summarise
@@ -113,7 +113,7 @@ def write_results(
         words.write(folder)
         record = record | {"words": words.facts}
     write_rows(rows, folder / RESULTS_FILE)
-    write_table(summary, folder / "test_summary.csv", digits=6)
+    write_table(summary, folder / SUMMARY_FILE, digits=6)
     write_text(folder / "test_summary.md", report(rows, summary, record, words))
     write_record(record, folder / RECORD_FILE)
     name = f"{record['model_name']}, {record['task']}"

@@ -4,7 +4,8 @@
     python recipes/benchmark/check_pages.py
 
 Whatever stands between marks in README.md, docs/ and recipes/ is made again from what is
-committed, by the code that wrote it. Names page, line and figure where they differ, and ends
+committed, by the code that wrote it; what running text says of measurements is looked for in
+it, from stated.yaml beside this file. Names page, line and figure where they differ, and ends
 with status 1. Blocks whose source is not committed are listed.
 """
 
@@ -21,14 +22,19 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
+import yaml
+
 from custom_modules.conversation import reporting
 from custom_modules.errors import InputError, OptionParser, exit_cleanly
-from recipes.benchmark import gpu, laptop, models, onnx_export
+from recipes.benchmark import demo, gpu, laptop, models, onnx_export, torch_compile
+from recipes.benchmark import kept_figures as kept
 from recipes.benchmark.campaign import page as campaign
 
 _BLOCK = re.compile(r"<!-- begin (.+?) -->\n(.*?)<!-- end \1 -->", re.DOTALL)
 _MARK = re.compile(r"<!-- (?:begin|end) .+? -->")
 _FIGURE = re.compile(r"[-−+]?\d[\d.,]*(?:e[-+]?\d+)?")
+#: What pages say outside of blocks, by page.
+STATED = "recipes/benchmark/stated.yaml"
 #: What a block says that has no figures.
 UNMEASURED = (gpu.NOT_MEASURED, "*Not run yet")
 
@@ -62,6 +68,7 @@ def main(argv: Sequence[str]) -> int:
             faults += differences(block, source)
         elif not block.text.strip().startswith(UNMEASURED):
             print(f"{block.page}:{block.line}: {block.name}: its source is not committed")
+    faults += unsaid(root)
     print(f"{checked} blocks checked", *faults, sep="\n")
     return 1 if faults else 0
 
@@ -79,19 +86,33 @@ def blocks(root: Path) -> Iterator[Block]:
 
 
 def source_of(block: Block, root: Path) -> Source | None:
-    """The folder beside its page that has the block's name; None if it is not committed."""
-    page, folder = root / block.page, block.page.parent / "figures" / block.name
+    """The folder of its figures; None if it is not committed."""
+    page, folder = root / block.page, kept.committed_at(block.page, block.name)
     if block.name == "gpu":
         folder = Path(gpu.COMMITTED)  # one, for several pages
     makers: dict[str, Callable[[Path], str]] = {
-        "gpu": partial(gpu.render, names=gpu.PAGES.get(str(block.page), ())),
+        "compile": torch_compile.render,
         "conversations": conversations,
+        "demo": demo.render,
+        "gpu": partial(gpu.render, names=gpu.PAGES.get(str(block.page), ())),
         "laptop": laptop.render,
         "models": models.render,
         "onnx": onnx_export.render,
     }
-    make = makers.get(block.name, partial(campaign.render, page))
+    is_campaign = (root / folder / campaign.RECORD).exists()
+    other = partial(campaign.render, page) if is_campaign else kept.tables
+    make = makers.get(block.name, other)
     return Source(folder, lambda: make(root / folder)) if (root / folder).exists() else None
+
+
+def unsaid(root: Path) -> Iterator[str]:
+    """A line for each measurement of ``stated.yaml`` that its page does not say."""
+    stated = yaml.safe_load((root / STATED).read_text(encoding="utf-8"))
+    for page, measurements in stated.items():
+        text = " ".join((root / page).read_text(encoding="utf-8").split())
+        for measurement in measurements:
+            missing = [words for words in measurement["says"] if words not in text]
+            yield from (f"{page}: does not say {words!r}, as {STATED} does" for words in missing)
 
 
 def conversations(folder: Path) -> str:

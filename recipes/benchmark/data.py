@@ -2,10 +2,11 @@
 """Prepare step, loader, loss and memory, each beside what one would use otherwise.
 
     python recipes/benchmark/data.py
-    python recipes/benchmark/data.py --only prepare --rows 100000
+    python recipes/benchmark/data.py --only prepare --rows 100000 --output results/large
 
-All ratios are measured in this run, side by side, on corpora that are made in --work_folder
-and removed again: of hard links, but for loading. Takes a few minutes; Linux only.
+The ratios of a table are measured in one run, side by side, on corpora that are made in
+--work_folder and removed again: of hard links, but for loading. Goes on where it was
+interrupted; --page writes the tables into README.md beside this file. Linux only.
 """
 
 from custom_modules.startup import prepare_process
@@ -36,12 +37,14 @@ from torch import Tensor
 
 from custom_modules.composing import Part
 from custom_modules.dataio import Manifest, MixtureDataset, collate
+from custom_modules.errors import OptionParser, exit_cleanly
 from custom_modules.layout import DRY_LAYERS, LAYERS
 from custom_modules.manifest.packing import pack_corpus
 from custom_modules.mmipc import VARIANTS
 from custom_modules.objectives import pit_si_sdr_loss
 from custom_modules.processes import available_cores
 from polsess_prepare import prepare_polsess
+from recipes.benchmark import kept_figures as kept
 from recipes.benchmark import measuring
 from recipes.benchmark.measuring import MIB, Row, speeds, time_alternately
 
@@ -231,30 +234,41 @@ def repeat_manifest(manifest: Path, rows: int, target: Path) -> None:
     target.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 
+def measure(options: argparse.Namespace) -> None:
+    """All parts that are wanted, each a table."""
+    logging.disable(logging.WARNING)  # hard links are duplicates, and each run says so
+    warnings.filterwarnings("ignore", category=UserWarning)
+    on = f"{measuring.describe()}, threads: {torch.get_num_threads()}"
+    Path(options.work_folder).mkdir(parents=True, exist_ok=True)
+    benchmarks: dict[str, Callable[[Path], list[Row]]] = {
+        "prepare": lambda folder: benchmark_prepare(folder, options.rows),
+        "loading": lambda folder: benchmark_loading(folder, options.mixtures),
+        "loss": lambda folder: benchmark_pit(),
+        "memory": lambda folder: benchmark_memory(folder, options.manifest_rows),
+    }
+    for part in options.only:
+        work = benchmarks[part], options.work_folder
+        kept.keep_table(options.output, part, on, rows_of, *work)
+
+
+def rows_of(make: Callable[[Path], list[Row]], work_folder: str) -> list[list[str]]:
+    """A benchmark's, in a folder of its own."""
+    with tempfile.TemporaryDirectory(dir=work_folder) as folder:
+        return measuring.rows_of(make(Path(folder)))
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parts = ("prepare", "loading", "pit", "memory")
+    """Measures, or writes the page."""
+    parser = OptionParser(description=(__doc__ or "").splitlines()[0])
+    parts = ("prepare", "loading", "loss", "memory")
     parser.add_argument("--only", nargs="+", choices=parts, default=parts)
     parser.add_argument("--rows", type=int, default=20_000, help="to prepare")
     parser.add_argument("--mixtures", type=int, default=800, help="to load")
     parser.add_argument("--manifest_rows", type=int, default=128_000)
     parser.add_argument("--work_folder", default=tempfile.gettempdir())
-    options = parser.parse_args()
-    logging.disable(logging.WARNING)  # hard links are duplicates, and each run says so
-    warnings.filterwarnings("ignore", category=UserWarning)
-    benchmarks = {
-        "prepare": lambda folder: benchmark_prepare(folder, options.rows),
-        "loading": lambda folder: benchmark_loading(folder, options.mixtures),
-        "pit": lambda folder: benchmark_pit(),
-        "memory": lambda folder: benchmark_memory(folder, options.manifest_rows),
-    }
-    Path(options.work_folder).mkdir(parents=True, exist_ok=True)
-    rows = []
-    for part in options.only:
-        with tempfile.TemporaryDirectory(dir=options.work_folder) as folder:
-            rows += benchmarks[part](Path(folder))
-    print(measuring.show(rows, f"threads: {torch.get_num_threads()}"))
+    kept.run(parser, "data", measure)
 
 
 if __name__ == "__main__":
-    main()
+    with exit_cleanly():
+        main()

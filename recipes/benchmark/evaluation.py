@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """How fast all variants are scored, beside the loop that one would write first.
 
-    python recipes/benchmark/evaluation.py results/demo/42/hyperparams.yaml
+    python recipes/benchmark/evaluation.py demo/results/hyperparams.yaml
+    python recipes/benchmark/evaluation.py --page
 
 Both score the same mixtures with the same model: SI-SDR, SDR and SIR, PESQ, STOI and
 ESTOI of the estimates and of the mixture. The loop takes one variant after the other,
 reads the layers each time, runs the model with batch 1 and computes metrics in its own
-process; ours also scores the oracle. Any option of ``evaluate.py`` that names a model
-or a corpus can be added.
+process; ours also scores the oracle. --page writes the table into README.md beside this file.
 """
 
 from custom_modules.startup import prepare_process
@@ -16,7 +16,6 @@ prepare_process(__name__)
 
 import argparse
 import logging
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +27,7 @@ from speechbrain.nnet.losses import get_si_snr_with_pitwrapper
 from torch import Tensor
 
 from custom_modules.dataio import MixtureDataset
-from custom_modules.errors import exit_cleanly
+from custom_modules.errors import InputError, OptionParser, exit_cleanly
 from custom_modules.evaluation import loading
 from custom_modules.evaluation.options import split_options
 from custom_modules.evaluation.runner import Scope, score_test_set
@@ -37,7 +36,8 @@ from custom_modules.metrics import PESQ_MODES, align, bss_eval, metric_groups
 from custom_modules.mmipc import VARIANTS, variants_of
 from custom_modules.processes import available_cores
 from polsess_prepare import prepare_polsess
-from recipes.benchmark.measuring import Row, show, speeds, time_alternately
+from recipes.benchmark import kept_figures as kept
+from recipes.benchmark.measuring import Row, describe, rows_of, speeds, time_alternately
 
 
 def simple_loop(model: loading.Model, dataset: MixtureDataset) -> list[float | None]:
@@ -81,11 +81,9 @@ def _simple_scores(
     return scores
 
 
-def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--mixtures", type=int, default=12, help="of the test set")
-    own, rest = parser.parse_known_args(argv)
-    options, rest = split_options([*rest, f"--max_samples={own.mixtures}"])
+def compare(argv: Sequence[str], repeats: int) -> list[list[str]]:
+    """Both ways side by side, of what evaluate.py's options say."""
+    options, rest = split_options(argv)
     subject = loading.find_model(rest)
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
@@ -103,17 +101,33 @@ def main(argv: Sequence[str]) -> None:
         torch.set_num_threads(threads)
 
     ways = {"simple loop": lambda: simple_loop(model, dataset), "evaluate.py": score_all}
-    seconds = time_alternately(ways, repeats=2)
+    seconds = time_alternately(ways, repeats)
     scored, waited = efforts[-1].scored, efforts[-1].waited / efforts[-1].seconds
-    rows = speeds(seconds, scored, "mixtures")
-    rows.append(Row("the model waits for metrics", f"{100 * waited:.0f} % of the time"))
-    setting = (
-        f"{len(dataset)} mixtures, {scored} with their variants, on {model.device}; "
-        f"{available_cores()} cores, {torch.get_num_threads()} threads for the loop"
-    )
-    print(show(rows, setting))
+    waiting = Row("the model waits for metrics", f"{100 * waited:.0f} % of the time")
+    return rows_of([*speeds(seconds, scored, "mixtures"), waiting])
+
+
+def measure(options: argparse.Namespace) -> None:
+    """The table."""
+    if not options.model:
+        raise InputError("name a model: evaluation.py demo/results/hyperparams.yaml")
+    argv = [options.model, f"--max_samples={options.mixtures}"]
+    argv += [f"--data_folder={options.data_folder}"] if options.data_folder else []
+    cores = f"{available_cores()} cores, {torch.get_num_threads()} threads for the loop"
+    on = f"{describe()}; {options.mixtures} mixtures with their variants; {cores}"
+    kept.keep_table(options.output, "metrics", on, compare, argv, options.repeats)
+
+
+def main() -> None:
+    """Measures, or writes the page."""
+    parser = OptionParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("model", nargs="?", help="as for evaluate.py")
+    parser.add_argument("--data_folder", help="a corpus, if not the training's")
+    parser.add_argument("--mixtures", type=int, default=8, help="of the test set")
+    parser.add_argument("--repeats", type=int, default=2)
+    kept.run(parser, "evaluation", measure)
 
 
 if __name__ == "__main__":
     with exit_cleanly():
-        main(sys.argv[1:])
+        main()

@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,21 @@ from custom_modules.distributed import is_out_of_memory
 from custom_modules.errors import InputError
 from custom_modules.evaluation.record import git_commit
 from custom_modules.files import prepare_folder
+from custom_modules.tabular import write_text
 from recipes.benchmark.campaign.page import replace_marked
 
-#: Where committed figures are, and the page that shows most of them.
-COMMITTED, PAGE = "recipes/benchmark/figures", "recipes/benchmark/README.md"
+#: The page that shows most figures.
+PAGE = "recipes/benchmark/README.md"
 FIGURES_FILE = "figures.jsonl"
 #: Part of the lines that say what figures were measured on; the unit is another part, whose
 #: figures alone are meant, or empty.
 MACHINE = "machine"
 
+#: The unit of a table that is measured as a whole, as ways side by side are.
+WHOLE = "table"
+
+#: Rows of a table, its headings first.
+Rows = Sequence[Sequence[str]]
 #: Part and unit → its line, with ``figures`` or with the ``reason`` why there are none.
 Figures = dict[tuple[str, str], dict[str, Any]]
 
@@ -30,25 +36,79 @@ def run(
     parser: argparse.ArgumentParser,
     name: str,
     measure: Callable[[argparse.Namespace], None],
-    render: Callable[[str], str],
+    render: Callable[[str | Path], str] | None = None,
+    page: str = PAGE,
 ) -> None:
     """A benchmark whose tables stand on a page, between marks of a name.
 
-    Measures what is not known, and prints what ``render`` makes of the folder; with ``--page``
-    it only writes that on the page, from the figures that are committed.
+    Measures what is not known, and prints what ``render`` (default: :func:`tables`) makes of
+    the folder; with ``--page`` it only writes that on the page, from what is committed.
     """
+    render, committed = render or tables, committed_at(page, name)
     add = parser.add_argument
-    add("--models", help="names with commas; default: all")
     add("--output", default=f"results/{name}", metavar="FOLDER", help="of figures, so far known")
-    add("--page", action="store_true", help=f"write {PAGE} from {COMMITTED}/{name}")
+    add("--page", action="store_true", help=f"write {page} from {committed}")
     options = parser.parse_args()
     if options.page:
-        if not read_figures(folder := f"{COMMITTED}/{name}"):
-            parser.error(f"--page: no figures yet; measure with --output={folder}")
-        return replace_marked(Path(PAGE), name, render(folder))
+        if not read_figures(committed):
+            parser.error(f"--page: no figures yet; measure with --output={committed}")
+        return replace_marked(Path(page), name, render(committed))
     prepare_folder(options.output)
     measure(options)
     print(render(options.output))
+
+
+def committed_at(page: str | Path, name: str) -> Path:
+    """Where the figures are that a page shows between marks of a name.
+
+    Beside the page, of README.md in docs.
+
+    >>> str(committed_at("README.md", "demo"))
+    'docs/figures/demo'
+    """
+    folder = Path(page).parent
+    return (folder if folder.name else Path("docs")) / "figures" / name
+
+
+def update_page(page: str | Path, name: str, on: str, found: Mapping[str, Rows]) -> str:
+    """Keeps whole tables in place of those before, and shows them on a page; the text of it."""
+    folder = committed_at(page, name)
+    prepare_folder(folder)
+    lines = [_line(MACHINE, "", figures=_setting(on))]
+    lines += [_line(part, WHOLE, figures={"rows": rows}) for part, rows in found.items()]
+    write_text(folder / FIGURES_FILE, "\n".join(lines) + "\n")
+    replace_marked(Path(page), name, text := tables(folder))
+    return text
+
+
+def keep_table(
+    folder: str | Path,
+    part: str,
+    on: str,
+    make: Callable[..., Iterable[Sequence[str]]],
+    *arguments: object,
+) -> None:
+    """Records a table that is measured as a whole, unless it is known."""
+    if (part, WHOLE) in read_figures(folder):
+        return check_setting(folder, on, part=part)
+    print(f"{part} …", file=sys.stderr, flush=True)
+    rows = list(make(*arguments))
+    check_setting(folder, on, part=part)
+    record(folder, part, WHOLE, figures={"rows": rows})
+
+
+def tables(folder: str | Path) -> str:
+    """All tables that were measured as a whole, and what each was measured on."""
+    figures = read_figures(folder)
+    parts = [part for part, unit in figures if unit == WHOLE]
+    blocks: list[str] = []
+    for part, following in zip(parts, [*parts[1:], None], strict=True):
+        rows, setting = figures[part, WHOLE]["figures"]["rows"], setting_line(figures, part)
+        blocks += [f"**{part}**"] * (len(parts) > 1)
+        blocks.append(markdown.table(rows))
+        if following is None or setting_line(figures, following) != setting:
+            blocks.append(setting)
+    return "\n\n".join(blocks)
 
 
 def check_setting(folder: str | Path, on: str, tiny: bool = False, part: str = "") -> None:
@@ -59,11 +119,14 @@ def check_setting(folder: str | Path, on: str, tiny: bool = False, part: str = "
     facts = {"on": on, "tiny": tiny}
     known = read_figures(folder).get((MACHINE, part), {}).get("figures")
     if known is None:
-        dated = facts | {"commit": git_commit(), "date": date.today().isoformat()}
-        record(folder, MACHINE, part, figures=dated)
+        record(folder, MACHINE, part, figures=_setting(**facts))
     elif known != known | facts:
         kind = f" ({part})" * bool(part) + " with --tiny" * known["tiny"]
         raise InputError(f"{folder}: holds figures of {known['on']}{kind}; name another --output")
+
+
+def _setting(on: str, **facts: object) -> dict[str, object]:
+    return {"on": on, **facts, "commit": git_commit(), "date": date.today().isoformat()}
 
 
 def measure_missing(
@@ -84,12 +147,16 @@ def measure_missing(
 
 def record(folder: str | Path, part: str, unit: str, **result: Any) -> None:
     """Adds a line: ``figures`` by their headings, or the ``reason`` of having none."""
-    line = json.dumps({"part": part, "unit": unit, **result}, ensure_ascii=False)
+    line = _line(part, unit, **result)
     with open(Path(folder, FIGURES_FILE), "a+b") as stream:
         # What a killed process left of a line must not swallow this one.
         stream.seek(max(0, stream.seek(0, 2) - 1))
         is_torn = stream.read(1) not in (b"", b"\n")
         stream.write(b"\n" * is_torn + line.encode() + b"\n")
+
+
+def _line(part: str, unit: str, **result: object) -> str:
+    return json.dumps({"part": part, "unit": unit, **result}, ensure_ascii=False)
 
 
 def read_lines(folder: str | Path) -> Iterator[dict[str, Any]]:
@@ -119,7 +186,7 @@ def units_of(figures: Figures, part: str) -> dict[str, dict[str, Any]]:
 
 def setting_line(figures: Figures, part: str = "") -> str:
     """What figures were measured on, small, for below their tables."""
-    facts = figures[MACHINE, part]["figures"]
+    facts = figures.get((MACHINE, part), figures.get((MACHINE, "")))["figures"]
     return f"<sub>{facts['on']}; commit {facts['commit']}, {facts['date']}</sub>"
 
 

@@ -161,6 +161,7 @@ def measure(options: argparse.Namespace) -> None:
 def main() -> None:
     """Measures, or writes the page."""
     parser = OptionParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--models", help="names with commas; default: all")
     parser.add_argument("--sizes", default="small,published")
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--threads", type=int, default=2)

@@ -7,7 +7,8 @@
 The first compares ``separate_file`` of both on the same exported folder, by default an
 untrained DPRNN of the published size; the second measures separate.py's way from file
 to files. Each measurement has a process of its own, on a CPU with one thread; seconds
-are its process time, memory is its peak in all, the libraries included.
+are its process time, memory is its peak in all, the libraries included. --page writes the
+tables into README.md beside this file.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import math
 import resource
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from recipes.benchmark.measuring import MIB, describe, host_peak, in_fresh_process
@@ -24,13 +26,15 @@ import torch
 from speechbrain.inference.separation import SepformerSeparation
 
 from custom_modules.distributed import is_out_of_memory
+from custom_modules.errors import OptionParser, exit_cleanly
 from custom_modules.hub.card import CardFacts
 from custom_modules.hub.folder import write_folder
 from custom_modules.hub.recipe import ModelRecipe
 from custom_modules.inference import PolSESSSeparation
-from custom_modules.markdown import number, table
+from custom_modules.markdown import number
 from custom_modules.recordings.jobs import Recording
 from custom_modules.recordings.streams import separate_recording
+from recipes.benchmark import kept_figures as kept
 
 RATE = 8000
 HPARAMS = Path(__file__).parents[2] / "hparams" / "dprnn.yaml"
@@ -73,12 +77,12 @@ def export_untrained(folder: Path) -> str:
     return str(folder)
 
 
-def compare(flat: bool, model: str, minutes: list[float], limit: float) -> None:
+def compare(flat: bool, model: str, minutes: Sequence[float], limit: float) -> Iterator[list[str]]:
     """A table of ways and lengths; memory beside the first way's, or first length's."""
     ways = {"SpeechBrain": SepformerSeparation, "PolSESSSeparation": PolSESSSeparation}
     if flat:
         ways = {"separate.py": PolSESSSeparation}
-    lines = [["minutes", "of", "audio s per s", "peak MiB", "of the first one's memory"]]
+    yield ["minutes", "of", "audio s per s", "peak MiB", "of the first one's memory"]
     first: float | None = None
     for length in minutes:
         with tempfile.TemporaryDirectory() as folder:
@@ -89,25 +93,30 @@ def compare(flat: bool, model: str, minutes: list[float], limit: float) -> None:
                 seconds, mib = figures or (math.nan, math.nan)  # did not fit into the limit
                 first = first or (mib if figures else 1024 * limit)
                 values = (length * 60 / seconds, 1), (mib, 0), (mib / first, 3)
-                lines.append([f"{length:g}", name, *(number(*value) for value in values)])
-                print(*lines[-1], flush=True)
+                yield [f"{length:g}", name, *(number(*value) for value in values)]
         first = first if flat else None
-    print(f"\n{table(lines)}\n\nA dash: does not fit into {limit:g} GiB")
+
+
+def measure(options: argparse.Namespace) -> None:
+    """One of the two tables."""
+    part = "from file to files" if options.flat else "separate_file"
+    on = f"{describe()}, 1 thread; a dash: does not fit into {options.limit_gib:g} GiB"
+    with tempfile.TemporaryDirectory() as folder:
+        model = options.model or export_untrained(Path(folder) / "dprnn")
+        shown = bool(options.flat), model, options.flat or options.minutes, options.limit_gib
+        kept.keep_table(options.output, part, on, compare, *shown)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    """Measures, or writes the page."""
+    parser = OptionParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", nargs="?", help="a folder; default: untrained DPRNN")
     parser.add_argument("--minutes", type=float, nargs="+", default=[1, 5, 20])
     parser.add_argument("--flat", type=float, nargs="+", help="instead, file to files")
     parser.add_argument("--limit_gib", type=float, default=8, help="of memory")
-    options = parser.parse_args()
-    print(f"{describe()}, 1 thread\n")
-    with tempfile.TemporaryDirectory() as folder:
-        model = options.model or export_untrained(Path(folder) / "dprnn")
-        minutes = options.flat or options.minutes
-        compare(bool(options.flat), model, minutes, options.limit_gib)
+    kept.run(parser, "longform", measure)
 
 
 if __name__ == "__main__":
-    main()
+    with exit_cleanly():
+        main()

@@ -41,8 +41,8 @@ def measure(
     ``make``, a module-level function, returns the work when it is called there with the
     arguments. The result has the least seconds of each piece (process time on CPU, so
     that other processes count little; time between events on CUDA), as ``wall …`` what
-    passed on the clock, and ``MiB``, the peak memory of all of it beyond what ``make``
-    took.
+    passed on the clock, as ``first …`` that of the warm-up, and ``MiB``, the peak memory of
+    all of it beyond what ``make`` took.
     """
     return in_fresh_process(_measure, make, arguments, threads, repeats)
 
@@ -55,8 +55,9 @@ def _measure(
     before = _memory()
     figures = {}
     for name, piece in work.items():
-        times = [_time(piece) for _ in range(repeats + 1)][1:]
-        figures[name], figures[f"wall {name}"] = map(min, zip(*times, strict=True))
+        times = [_time(piece) for _ in range(repeats + 1)]
+        figures[name], figures[f"wall {name}"] = map(min, zip(*times[1:], strict=True))
+        figures[f"first {name}"] = times[0][1]
     return figures | {"MiB": (_peak() - before) / MIB}
 
 
@@ -133,18 +134,15 @@ def describe() -> str:
     return f"{device_name()}, torch {torch.__version__}, Python {python}"
 
 
-def options_on_cpu(parser: argparse.ArgumentParser, threads: int) -> argparse.Namespace:
-    """The command line, with ``threads`` and ``repeats``; says what is measured on."""
+def add_cpu_options(parser: argparse.ArgumentParser, threads: int) -> None:
+    """Adds ``threads`` and ``repeats`` of what is measured on a CPU; gpu.py measures elsewhere."""
     parser.add_argument("--threads", type=int, default=threads)
     parser.add_argument("--repeats", type=int, default=3)
-    options = parser.parse_args()
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # gpu.py measures there
-    print(f"{describe()}, {options.threads} threads\n")
-    return options
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 class Row(NamedTuple):
-    """A line of the table that a benchmark prints."""
+    """A line of a table of ways beside each other."""
 
     what: str
     figure: str
@@ -181,8 +179,6 @@ def speeds(seconds: Mapping[str, float], count: float, unit: str) -> list[Row]:
     return rows
 
 
-def show(rows: Sequence[Row], setting: str = "") -> str:
-    """A Markdown table, and below it the device, the versions and the ``setting``."""
-    headings = ["what", "measured", "times as fast"]
-    below = "; ".join(filter(None, [describe(), setting]))
-    return f"{markdown.table([headings, *rows])}\n\n{below}"
+def rows_of(table: Sequence[Row]) -> list[list[str]]:
+    """The headings, and the cells of each line."""
+    return [["what", "measured", "times as fast"], *map(list, table)]

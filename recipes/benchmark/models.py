@@ -63,6 +63,7 @@ def measure(options: argparse.Namespace) -> None:
 def main() -> None:
     """Measures, or writes the page."""
     parser = OptionParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--models", help="names with commas; default: all")
     parser.add_argument("--sizes", default=",".join(FOLDERS))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)

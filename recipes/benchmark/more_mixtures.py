@@ -30,7 +30,6 @@ from custom_modules import markdown
 from custom_modules.dataio import MixtureDataset
 from custom_modules.errors import OptionParser, exit_cleanly
 from custom_modules.evaluation.loading import find_model
-from custom_modules.evaluation.record import git_commit
 from custom_modules.evaluation.voices import interval_over_voices, tested_voices
 from custom_modules.files import lock
 from custom_modules.limits import option
@@ -38,11 +37,12 @@ from custom_modules.manifest.reading import open_manifest
 from custom_modules.mmipc import VARIANTS
 from custom_modules.objectives import si_sdr
 from custom_modules.tuning.trainings import Trainings
-from recipes.benchmark.campaign.page import replace_marked
+from recipes.benchmark import kept_figures as kept
+from recipes.benchmark.campaign.page import around_marks
 from recipes.benchmark.campaign.runs import Run, do_runs
 from recipes.benchmark.measuring import device_name
 
-PAGE = "docs/training.md"
+PAGE, MARK = "docs/training.md", "more_mixtures"
 HPARAMS = "hparams/small/convtasnet.yaml"
 SEEDS = 42, 123, 456
 SIZES = 400, 4000
@@ -111,6 +111,8 @@ def main(argv: list[str]) -> None:
     options = parse(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     study = Study(Path(options.output_folder), options.steps)
+    if options.page != "none":
+        around_marks(options.page, MARK)  # better refused now than in an hour
     with lock(study.folder):
         generate = [
             sys.executable,
@@ -120,10 +122,10 @@ def main(argv: list[str]) -> None:
         generate += [f"--output_folder={study.corpus}", f"--n_train={SIZES[-1]}", "--n_test=100"]
         subprocess.run([*generate, "--n_val=60", f"--workers={options.jobs}"], check=True)
         do_runs(list(study.runs()), Trainings(options.jobs))
-        text = page(study)
-    print(text)
+        found = {"Unseen voices": unseen_voices(study), "Passages of one": passages(study)}
+    print(*map(markdown.table, found.values()), sep="\n\n")
     if options.page != "none":
-        replace_marked(Path(options.page), "more mixtures", text)
+        kept.update_page(options.page, MARK, setting(study), found)
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -135,14 +137,15 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def page(study: Study) -> str:
-    """Both tables, and what they were measured on."""
-    below = f"{device_name()}, commit {git_commit()}; {study.steps} steps of {BATCH} crops of 1.5 s"
-    below += f", seeds {', '.join(map(str, SEEDS))}; intervals: 95 %, voices of the test set drawn"
-    return "\n\n".join([unseen_voices(study), passages(study), f"<sub>{below}</sub>"])
+def setting(study: Study) -> str:
+    """What both tables were measured on."""
+    seeds = ", ".join(map(str, SEEDS))
+    below = f"{device_name()}; {study.steps} steps of {BATCH} crops of 1.5 s, seeds {seeds}"
+    return f"{below}; intervals: 95 %, voices of the test set drawn"
 
 
-def unseen_voices(study: Study) -> str:
+def unseen_voices(study: Study) -> list[list[str]]:
+    """A row for each size and arm."""
     lines = [
         ["trained on", "SI-SDRi, dB", "95 %", "over as stored", "95 %", "own training mixtures"]
     ]
@@ -158,7 +161,7 @@ def unseen_voices(study: Study) -> str:
         else:
             cells += [markdown.DASH, markdown.DASH]
         lines.append([f"{size}, {arm}", *cells, markdown.number(train.mean(), 2)])
-    return markdown.table(lines)
+    return lines
 
 
 def improvements(folders: list[Path], split: str) -> pd.Series:
@@ -175,7 +178,7 @@ def _interval(values: pd.Series, voices: np.ndarray) -> str:
     return markdown.interval(*interval_over_voices(values.to_numpy(), voices), 2)
 
 
-def passages(study: Study) -> str:
+def passages(study: Study) -> list[list[str]]:
     """Passages of one speaker: what either output holds."""
     lines = [["trained with", "other output below the talker, dB", "SI-SDR of the talker, dB"]]
     lines[0].append("SI-SDRi where two talk, dB")
@@ -185,7 +188,7 @@ def passages(study: Study) -> str:
         both = improvements(folders, "test").mean()
         figures = np.median(levels), np.mean(scores), both
         lines.append([arm, *(markdown.number(float(x), 1) for x in figures)])
-    return markdown.table(lines)
+    return lines
 
 
 @torch.inference_mode()

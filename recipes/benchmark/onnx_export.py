@@ -101,6 +101,7 @@ def measure(options: argparse.Namespace) -> None:
 def main() -> None:
     """Measures, or writes the page."""
     parser = OptionParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--models", help="names with commas; default: all")
     kept.run(parser, "onnx", measure, render)
 
 

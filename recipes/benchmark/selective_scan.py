@@ -1,6 +1,7 @@
 """Speed and peak memory of the selective scan's backends, side by side.
 
     python recipes/benchmark/selective_scan.py --threads 1
+    python recipes/benchmark/selective_scan.py --page
 
 ``torch``, which Numba compiles on a CPU, and its ``eager`` half, for where Numba is
 missing, are compared with the published loop (``reference``, whose backward pass is
@@ -13,14 +14,16 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from recipes.benchmark.measuring import Work, measure, options_on_cpu
+from recipes.benchmark.measuring import Work, add_cpu_options, describe, measure
 
 import torch  # isort: skip  (after what sets up the process)
 import torch.nn.functional as F
 from torch import Tensor
 
-from custom_modules.markdown import number, table
+from custom_modules.errors import OptionParser, exit_cleanly
+from custom_modules.markdown import number
 from custom_modules.selective_scan import selective_scan
+from recipes.benchmark import kept_figures as kept
 
 #: Sequences × time × channels: SPMamba's own, along frequency and along time, for
 #: a mixture of 4 s at 8 kHz; and one that the published loop survives.
@@ -106,16 +109,29 @@ def rows_of(shape: tuple[int, int, int], threads: int, repeats: int) -> Iterator
         yield cells
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shapes", default=SHAPES, help="sequences x time x channels")
-    options = options_on_cpu(parser, threads=1)
-    lines = [["shape", "way", "dtype", "forward, s", "both ways, s", "peak MiB"]]
-    for text in options.shapes.split(","):
+def rows(shapes: str, threads: int, repeats: int) -> Iterator[list[str]]:
+    """All of the table."""
+    yield ["shape", "way", "dtype", "forward, s", "both ways, s", "peak MiB"]
+    for text in shapes.split(","):
         batch, time, dim = map(int, text.split("x"))
-        lines += rows_of((batch, time, dim), options.threads, options.repeats)
-    print(table(lines))
+        yield from rows_of((batch, time, dim), threads, repeats)
+
+
+def measure_all(options: argparse.Namespace) -> None:
+    """Each way beside the others."""
+    shown = options.shapes, options.threads, options.repeats
+    on = f"{describe()}, threads: {options.threads}"
+    kept.keep_table(options.output, "scan", on, rows, *shown)
+
+
+def main() -> None:
+    """Measures, or writes the page."""
+    parser = OptionParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--shapes", default=SHAPES, help="sequences x time x channels")
+    add_cpu_options(parser, threads=1)
+    kept.run(parser, "scan", measure_all)
 
 
 if __name__ == "__main__":
-    main()
+    with exit_cleanly():
+        main()

@@ -1,6 +1,7 @@
 """Speed and memory of a whole SPMamba on one mixture of 4 s at 8 kHz.
 
     python recipes/benchmark/spmamba_speed.py --threads 2
+    python recipes/benchmark/spmamba_speed.py --page
 
 The forward pass of the reduced model is compared with the published one, whose loop
 over time takes all sequences at once: with this project's allocator settings
@@ -14,14 +15,16 @@ import argparse
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from recipes.benchmark.measuring import Work, measure, options_on_cpu, training_step
+from recipes.benchmark.measuring import Work, add_cpu_options, describe, measure, training_step
 
 import torch  # isort: skip  (after what sets up the process)
 
-from custom_modules.markdown import number, table
+from custom_modules.errors import OptionParser, exit_cleanly
+from custom_modules.markdown import number
 from custom_modules.models import gridnet, mamba
 from custom_modules.models.spmamba import SPMamba
 from custom_modules.startup import keep_freed_blocks
+from recipes.benchmark import kept_figures as kept
 from recipes.benchmark.selective_scan import has_numba
 
 SAMPLES = 32_000  # 4 s
@@ -69,17 +72,29 @@ def cases(options: argparse.Namespace) -> Iterator[Case]:
         yield f"training step, {size}, batch 1, torch, checkpointed", make_step, (size,), 1
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--no_reference", action="store_true", help="leave the published loop out")
-    options = options_on_cpu(parser, threads=2)
-    lines = [["what", "process s", "clock s", "peak MiB"]]
+def rows(options: argparse.Namespace) -> Iterator[list[str]]:
+    """All of the table."""
+    yield ["what", "process s", "clock s", "peak MiB"]
     for name, make, arguments, repeats in cases(options):
         figures = measure(make, arguments, options.threads, repeats)
         seconds = (number(figures[key], 2) for key in ("seconds", "wall seconds"))
-        lines.append([name, *seconds, number(figures["MiB"], 0)])
-    print(table(lines))
+        yield [name, *seconds, number(figures["MiB"], 0)]
+
+
+def measure_all(options: argparse.Namespace) -> None:
+    """Each case beside the others."""
+    on = f"{describe()}, threads: {options.threads}"
+    kept.keep_table(options.output, "spmamba", on, rows, options)
+
+
+def main() -> None:
+    """Measures, or writes the page."""
+    parser = OptionParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--no_reference", action="store_true", help="leave the published loop out")
+    add_cpu_options(parser, threads=2)
+    kept.run(parser, "spmamba", measure_all)
 
 
 if __name__ == "__main__":
-    main()
+    with exit_cleanly():
+        main()

@@ -1,55 +1,79 @@
 """What torch.compile brings: training steps of each architecture, with and without.
 
     python recipes/benchmark/torch_compile.py --models convtasnet,dprnn --seconds 1
+    python recipes/benchmark/torch_compile.py --page
 
-Steps of one mixture with the sizes of the hparams files, in float32; ``first`` is the
-step that compiles. On a GPU, see gpu.py.
+Steps of one mixture with the sizes of the hparams files, in float32; the first one is that
+which compiles. Goes on where it was interrupted; --page writes the table into
+docs/training.md. On a GPU, see gpu.py.
 """
 
 import argparse
-import time
 from pathlib import Path
 
-from recipes.benchmark.measuring import Work, measure, options_on_cpu
+from recipes.benchmark.measuring import Work, add_cpu_options, describe, measure
 
+from custom_modules.errors import InputError, OptionParser, exit_cleanly  # isort: skip
 from custom_modules.markdown import DASH, number, table  # isort: skip  (after torch)
+from recipes.benchmark import kept_figures as kept
 from recipes.benchmark.campaign.costs import make_work
-from recipes.benchmark.campaign.runs import models_in
+from recipes.benchmark.campaign.runs import chosen_models
 
 HPARAMS = Path("hparams")
+PART = "steps"
 
 
 def make_step(model: str, seconds: float, compiled: bool) -> Work:
     """A training step."""
     sizes = ("--batch_size=1", f"--segment_seconds={seconds}", "--precision=fp32")
-    work = make_work(f"{HPARAMS}/{model}.yaml", sizes, training=True, compiled=compiled)
-    start = time.perf_counter()
-    work["seconds"]()
-    print(f"{model}, compiled {compiled}: first {time.perf_counter() - start:.0f} s")
-    return work
+    return make_work(f"{HPARAMS}/{model}.yaml", sizes, training=True, compiled=compiled)
 
 
-def row(model: str, length: float, threads: int, repeats: int) -> list[str]:
-    seconds = []
-    for compiled in (False, True):
-        try:
-            figures = measure(make_step, (model, length, compiled), threads, repeats)
-        except Exception as error:  # whatever a compiler may raise
-            return [f"{model} fails: {str(error).splitlines()[0]}", DASH, DASH, DASH]
-        seconds.append(figures["seconds"])
-    ratio = f"{number(seconds[0] / seconds[1], 2)} ×"
-    return [model, *(number(x, 2) for x in seconds), ratio]
+def measure_steps(model: str, options: argparse.Namespace) -> dict[str, float]:
+    """Seconds of a step as it is and compiled, and of the one that compiles."""
+    settings = options.threads, options.repeats
+    plain = measure(make_step, (model, options.seconds, False), *settings)
+    try:
+        compiled = measure(make_step, (model, options.seconds, True), *settings)
+    except Exception as error:  # whatever a compiler may raise
+        raise InputError(str(error).splitlines()[0]) from error
+    names = {"plain": plain["seconds"], "compiled": compiled["seconds"]}
+    return names | {"first": compiled["first seconds"]}
+
+
+def measure_all(options: argparse.Namespace) -> None:
+    """All models that are wanted."""
+    on = f"{describe()}, threads: {options.threads}, one mixture of {options.seconds:g} s"
+    kept.check_setting(options.output, on)
+    for model in chosen_models(HPARAMS, options.models):
+        kept.measure_missing(options.output, PART, model, measure_steps, model, options)
+
+
+def render(folder: str | Path) -> str:
+    """The table, and below it what does not compile and why."""
+    figures = kept.read_figures(folder)
+    units = kept.units_of(figures, PART)
+    lines = [["model", "step, s", "compiled, s", "speed", "first step, s"]]
+    for model, line in units.items():
+        lines.append([model, *(_cells(line["figures"]) if "figures" in line else [DASH] * 4)])
+    return "\n\n".join([table(lines), *kept.reasons(units), kept.setting_line(figures)])
+
+
+def _cells(found: dict[str, float]) -> list[str]:
+    seconds = [number(found[name], 2) for name in ("plain", "compiled")]
+    speed = f"{number(found['plain'] / found['compiled'], 2)} ×"
+    return [*seconds, speed, number(found["first"], 0)]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", default=",".join(models_in(HPARAMS)))
-    parser.add_argument("--seconds", type=float, default=1.0)
-    options = options_on_cpu(parser, threads=1)
-    settings = options.seconds, options.threads, options.repeats
-    rows = [row(model, *settings) for model in options.models.split(",")]
-    print(table([["model", "step, s", "compiled, s", "speed"], *rows]))
+    """Measures, or writes the page."""
+    parser = OptionParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--models", help="names with commas; default: all")
+    parser.add_argument("--seconds", type=float, default=0.5, help="of the mixture")
+    add_cpu_options(parser, threads=1)
+    kept.run(parser, "compile", measure_all, render, page="docs/training.md")
 
 
 if __name__ == "__main__":
-    main()
+    with exit_cleanly():
+        main()

@@ -30,14 +30,14 @@ import pandas as pd
 from custom_modules import markdown
 from custom_modules.errors import OptionParser, exit_cleanly
 from custom_modules.evaluation.bootstrap import interval_of_ratio
-from custom_modules.evaluation.record import git_commit
 from custom_modules.evaluation.voices import interval_over_voices, tested_voices
 from custom_modules.files import lock
 from custom_modules.limits import option
 from custom_modules.mmipc import VARIANTS
 from custom_modules.tuning.trainings import Trainings
+from recipes.benchmark import kept_figures as kept
 from recipes.benchmark.campaign.costs import make_work
-from recipes.benchmark.campaign.page import around_marks, replace_marked
+from recipes.benchmark.campaign.page import around_marks
 from recipes.benchmark.campaign.runs import ALIKE, ENDLESS, Run, do_runs
 from recipes.benchmark.measuring import device_name, measure
 
@@ -166,10 +166,10 @@ def main(argv: list[str]) -> None:
         print(f"{minutes:.0f} minutes in all, with {options.jobs} at a time", flush=True)
         for runs in (study.trainings(), study.tests()):
             do_runs(list(runs), Trainings(options.jobs))
-        text = page(study)
-    print(text)
+        rows = table(study)
+    print(markdown.table(rows))
     if options.page != "none":
-        replace_marked(Path(options.page), MARK, text)
+        kept.update_page(options.page, MARK, setting(study), {"words": rows})
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -197,15 +197,14 @@ def generate(corpus: Path, jobs: int) -> None:
     subprocess.run([*command, "--sentences=matrix", f"--workers={jobs}"], check=True)
 
 
-def page(study: Study) -> str:
-    """The table, and what it was measured on."""
-    below = f"{device_name()}, commit {git_commit()}; {study.steps} steps of 4 crops of 1.5 s"
-    below += f", seeds {', '.join(map(str, study.seeds))}; words wrong in per cent, mean over"
-    below += " seeds; intervals: 95 %, voices of the test set drawn"
-    return f"{table(study)}\n\n<sub>{below}</sub>"
+def setting(study: Study) -> str:
+    """What the table was measured on."""
+    seeds = ", ".join(map(str, study.seeds))
+    below = f"{device_name()}; {study.steps} steps of 4 crops of 1.5 s, seeds {seeds}; words wrong"
+    return below + " in per cent, mean over seeds; intervals: 95 %, voices of the test set drawn"
 
 
-def table(study: Study) -> str:
+def table(study: Study) -> list[list[str]]:
     """A row for each way of separating in each group of variants."""
     heads = itertools.chain.from_iterable((name, "95 %") for name in TESTS.values())
     lines = [["", "SI-SDRi, dB", "95 %", *heads]]
@@ -220,7 +219,7 @@ def table(study: Study) -> str:
         for name in TESTS:
             line += words_of([x / f"{name}{test}" for x in folders], variants, words, voices)
         lines.append(line)
-    return markdown.table(lines)
+    return lines
 
 
 def gains_of(

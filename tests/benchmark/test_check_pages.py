@@ -4,23 +4,15 @@ import re
 import shutil
 
 import pytest
+import yaml
 
 from custom_modules.errors import InputError
 from recipes.benchmark import check_pages
 from tests.integration.training import ROOT, run
 
-PAGES = (
-    "README.md",
-    "docs/training.md",
-    "recipes/benchmark/README.md",
-    "recipes/conversation/evaluation.md",
-    "recipes/separation/README.md",
-)
-FIGURES = (
-    "recipes/benchmark/figures",
-    "recipes/separation/figures",
-    "recipes/conversation/figures",
-)
+STATED = yaml.safe_load((ROOT / check_pages.STATED).read_text("utf-8"))
+PAGES = {*STATED, "docs/training.md"}
+FIGURES = ("docs", "recipes/benchmark", "recipes/separation", "recipes/conversation")
 
 
 @pytest.fixture
@@ -30,7 +22,8 @@ def copy(tmp_path):
         (tmp_path / page).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / page, tmp_path / page)
     for folder in FIGURES:
-        shutil.copytree(ROOT / folder, tmp_path / folder)
+        shutil.copytree(ROOT / folder / "figures", tmp_path / folder / "figures")
+    shutil.copyfile(ROOT / check_pages.STATED, tmp_path / check_pages.STATED)
     return tmp_path
 
 
@@ -48,6 +41,7 @@ def test_the_pages_are_as_committed():
     ("page", "name"),
     [
         ("README.md", "gpu"),
+        ("README.md", "demo"),
         ("recipes/separation/README.md", "small"),
         ("recipes/conversation/evaluation.md", "conversations"),
         ("recipes/benchmark/README.md", "onnx"),
@@ -67,6 +61,27 @@ def test_a_changed_digit_is_named(copy, capsys, page, name):
     assert status == 1 and fault.startswith(f"{page}:{line}: ")
     figure = re.search(r"[\d.]+$", text[: digit.start()])[0]
     assert f": {figure}{changed}" in fault and f"is {figure}{digit[0]}" in fault
+
+
+def test_a_digit_that_changes_in_running_text_is_named(copy, capsys):
+    """In each page the first digit of the last measurement."""
+    for page, measurements in STATED.items():
+        words = measurements[-1]["says"][-1]
+        place = re.search(
+            r"\s+".join(map(re.escape, words.split())), text := (copy / page).read_text()
+        )
+        digit = place.start() + re.search(r"\d", place[0]).start()
+        changed = str((int(text[digit]) + 1) % 10)
+        (copy / page).write_text(text[:digit] + changed + text[digit + 1 :])
+        status, said = check(copy, capsys)
+        assert status == 1 and f"{page}: does not say {words!r}" in said
+        (copy / page).write_text(text)
+
+
+def test_each_measurement_says_what_made_it_where():
+    for measurement in (x for measurements in STATED.values() for x in measurements):
+        assert measurement.keys() == {"made_by", "where", "says"}
+        assert all(re.search(r"\d", words) for words in measurement["says"])
 
 
 def test_a_row_too_few_is_named(copy, capsys):

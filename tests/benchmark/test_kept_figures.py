@@ -6,12 +6,15 @@ from custom_modules.errors import InputError
 from recipes.benchmark.campaign.page import replace_marked
 from recipes.benchmark.kept_figures import (
     check_setting,
+    keep_table,
     measure_missing,
     read_figures,
     read_lines,
     reasons,
     setting_line,
+    tables,
     units_of,
+    update_page,
 )
 
 
@@ -77,6 +80,30 @@ def test_nor_are_small_ones_with_those_of_a_page(tmp_path):
     check_setting(tmp_path, "a GPU", tiny=True)
     with pytest.raises(InputError, match="of a GPU with --tiny; name another --output"):
         check_setting(tmp_path, "a GPU")
+
+
+def test_whole_tables_are_measured_once_each_with_its_setting(tmp_path):
+    def rows(speed):
+        yield ["what", "speed"]
+        yield ["ours", speed]
+
+    for speed in ("2.00", "3.00"):
+        for part, on in (("a", "a laptop"), ("b", "a laptop"), ("c", "another")):
+            keep_table(tmp_path, part, on, rows, speed)
+    text = tables(tmp_path)
+    assert text.count("| ours |  2.00 |") == 3 and "3.00" not in text
+    kinds = [line[:2] for line in text.splitlines() if line[:1] in ("*", "<")]
+    assert kinds == ["**", "**", "<s", "**", "<s"]  # what is alike is said once
+
+
+def test_a_study_replaces_its_tables_and_its_page_shows_them(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- begin x -->\n<!-- end x -->\nafter\n")
+    for speed in ("2.00", "3.00"):
+        update_page(page, "x", "a laptop", {"a": [["what", "speed"], ["ours", speed]]})
+    text = page.read_text()
+    assert "| ours |  3.00 |" in text and "2.00" not in text and "a laptop; commit" in text
+    assert tables(tmp_path / "figures" / "x") in text
 
 
 def test_only_what_is_between_the_marks_changes(tmp_path):
