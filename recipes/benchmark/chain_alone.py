@@ -2,7 +2,7 @@
 """What the chain of recipes/conversation loses by itself, in words.
 
     python recipes/benchmark/chain_alone.py --data_folder=data/MiniConversations \\
-        --recogniser mini:results/recogniser/42
+        --recogniser mini:results/mini/42
 
 Recordings are the sums of their dry tracks, and who speaks when is known, so that nothing
 else costs words. With an oracle for a separator, the words should be those of the true

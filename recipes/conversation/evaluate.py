@@ -2,7 +2,7 @@
 """Tests transcribe.py on conversations whose truth is known, in five arms.
 
     python recipes/conversation/evaluate.py exported/spmamba --data_folder=data/MiniConversations \\
-        --recogniser mini:results/recogniser/42
+        --recogniser mini:results/mini/42
     python recipes/conversation/evaluate.py exported/spmamba --data_folder=my/meetings \\
         --recogniser whisper:FOLDER --num_speakers true
     python recipes/conversation/evaluate.py --compare results/conversation/a results/conversation/b

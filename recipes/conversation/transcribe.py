@@ -4,7 +4,7 @@
     python recipes/conversation/transcribe.py exported/spmamba talk.mp3 interviews/ \\
         --recogniser whisper:FOLDER --output_folder transcripts/
     python recipes/conversation/transcribe.py exported/spmamba talk.wav --diarization talk.rttm \\
-        --recogniser mini:results/recogniser/42 --output_folder transcripts/ --formats eaf,srt
+        --recogniser mini:results/mini/42 --output_folder transcripts/ --formats eaf,srt
 
 MODEL is a folder that export.py wrote, of a model that separates two speakers. Where two speak
 at once, it does; elsewhere a speaker's track is the recording itself. Who speaks when is read

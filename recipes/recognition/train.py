@@ -2,12 +2,13 @@
 """Trains a small recogniser of a corpus's voices, and tests it on voices that it never heard.
 
     python recipes/recognition/train.py hparams/recognition/mini.yaml \\
-        --data_folder=data/MiniPolSESS
+        --data_folder=data/MiniMatrix
 
 The corpus has texts: Mini-PolSESS of --sentences=matrix. Any key of the hparams file is an
-option. The same command resumes a run that was interrupted. Results go to results/mini/;
+option. The same command resumes a run that was interrupted. Results go to results/mini/42;
 with --separator exported/x the recogniser there is trained further on what that separator
-makes of training mixtures, into results/mini_x/.
+makes of training mixtures, into results/mini_x/42; with --start_from alone as before, into
+results/mini_further/42.
 """
 
 # Start reading at main(); what is taught is in custom_modules/recognition/spelling_brain.py,
@@ -62,11 +63,12 @@ def main(argv: list[str]) -> None:
 
 
 def with_own_folder(argv: list[str]) -> list[str]:
-    """With a separator, what is started from and a folder of its own, unless they are named."""
+    """Trained further: what is started from and a folder of its own, unless they are named."""
     _, _, given = split_arguments(argv)
-    if given.get("separator") is None:
+    separator, seed = given.get("separator"), given.get("seed", 42)
+    if separator is None and given.get("start_from") is None:
         return argv
-    name, seed = Path(str(given["separator"])).name, given.get("seed", 42)
+    name = "further" if separator is None else Path(str(separator)).name
     added = {"start_from": f"results/mini/{seed}", "output_folder": f"results/mini_{name}/{seed}"}
     return [*argv, *(f"--{key}={value}" for key, value in added.items() if key not in given)]
 

@@ -152,9 +152,11 @@ def test_a_separator_without_a_start_is_refused(corpus, separator, tmp_path):
     assert "--separator needs --start_from" in training.error_line(done)
 
 
-def test_a_separator_has_its_own_folder():
+def test_what_is_trained_further_has_its_own_folder():
     script = training.load_script("train", "recognition")
     argv = ["hparams/recognition/mini.yaml", "--separator=exported/x", "--seed=7"]
     added = script.with_own_folder(argv)[3:]
     assert added == ["--start_from=results/mini/7", "--output_folder=results/mini_x/7"]
     assert script.with_own_folder(argv[:1]) == argv[:1]
+    further = [argv[0], "--start_from=results/mini/7", "--seed=7"]
+    assert script.with_own_folder(further)[3:] == ["--output_folder=results/mini_further/7"]
