@@ -39,6 +39,8 @@ _ENVIRONMENT = {"data_folder": DATA_ROOT_VARIABLE, "wandb_mode": "WANDB_MODE"}
 
 #: Options of SpeechBrain's own command line.
 RUN_OPTIONS = frozenset(HELP_TEXTS) | {"jit_module_keys", "compile_module_keys"}
+#: Those of them that take no value.
+FLAGS = frozenset(key for key, value in RunOptions().as_dict().items() if value is False)
 
 #: What --debug trains on unless the command line says otherwise: few batches, each a step.
 DEBUG_SIZES = {"batch_size": 2, "segment_seconds": 1.0, "grad_accumulation_factor": 1}
@@ -246,6 +248,8 @@ def split_arguments(
             values.append(rest.pop(0))
         key, equals, value = option[2:].partition("=")
         if key in run_options:
+            if len(values) > (0 if key in FLAGS else 1) and not key.endswith("_module_keys"):
+                raise InputError(f"argument {values[-1]!r} has no option; write --key=value")
             run_arguments += [option, *values]
         elif len(values) + bool(equals) != 1:
             raise InputError(f"--{key} is unknown, or takes one value: --{key}=value")

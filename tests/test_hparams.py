@@ -150,6 +150,17 @@ def test_values_with_equals_signs_and_numbers_survive():
     assert run_arguments == [DPRNN, "--device", "cpu"]
 
 
+@pytest.mark.parametrize(
+    "words", [["--noprogressbar", "SER"], ["--debug", "5"], ["--device", "cpu", "SER"]]
+)
+def test_what_follows_a_value_is_refused_and_not_dropped(words):
+    with pytest.raises(InputError, match=f"argument '{words[-1]}' has no option"):
+        split_arguments([DPRNN, *words])
+    assert split_arguments([DPRNN, "--compile_module_keys", "a", "b"])[1][1:] == [
+        *("--compile_module_keys", "a", "b")
+    ]
+
+
 def test_fp16_is_taken_where_it_can_be_and_refused_where_it_was_asked_for(tmp_path):
     arguments = [f"{ROOT}/hparams/dprnn.yaml", "--data_folder=x", "--device=cpu"]
     arguments.append(f"--output_folder={tmp_path}")

@@ -37,6 +37,7 @@ from custom_modules.tabular import read_record, read_table, write_table, write_t
 logger = logging.getLogger(__name__)
 
 COMPARISON_FOLDER = "results/comparison"
+COMPARED_WORDS_FILE = "comparison_words.csv"
 
 #: Columns of ``test_results.csv`` that hold no numbers.
 TEXT_COLUMNS = (
@@ -75,6 +76,7 @@ def compare_results(
         write_table(table, path, digits=6)
     counts, without = count_words(results)
     words = None if counts is None else compare_words(results, counts)
+    (folder / COMPARED_WORDS_FILE).unlink(missing_ok=True)  # of other results
     pooled = over_seeds(common)
     scores = [name for name in improvements() if name in common_scores(common)]
     pairs = compare_pairs(pooled, scores, counts and outputs_of(counts))
@@ -83,7 +85,7 @@ def compare_results(
     note = caption(next(iter(pooled.values())))
     text = report(table, missing, words, sections(pairs), note)
     if words is not None:
-        write_table(words, folder / "comparison_words.csv", digits=6)
+        write_table(words, folder / COMPARED_WORDS_FILE, digits=6)
     write_text(folder / "comparison.md", text)
     save(plot_comparison(table), folder / "comparison.png")
     print(f"{text}\nTo look at:")
@@ -301,7 +303,12 @@ def _mean_and_interval(
 def _mean(variant: str, table: pd.DataFrame, scores: list[str]) -> np.ndarray:
     if variant != summary.ALL_VARIANTS:
         return table[scores].mean().to_numpy()
-    return table.groupby("variant")[scores].mean().mean(skipna=False).to_numpy()
+    means = table.groupby("variant")[scores].mean()
+    whole = means.mean(skipna=False)
+    if "C" in means.index:  # a task with one output has no improvement there
+        lacking = means.columns[means.loc["C"].isna()]
+        whole[lacking] = means.drop(index="C")[lacking].mean(skipna=False)
+    return whole.to_numpy()
 
 
 def report(

@@ -62,10 +62,10 @@ class LineStore(ABC):
         """Takes in what this and other processes have added."""
         for path in sorted(self.folder.glob(f"{self.key}.*.jsonl")):
             *lines, cut = regular_file(path).read_bytes().split(b"\n")
-            damaged = sum(not self._take_line(line) for line in filter(None, lines))
-            if damaged or (cut and not self._take_line(cut)):
+            damaged = sum(not self._take_line(line) for line in filter(None, [*lines, cut]))
+            if damaged:
                 message = "%s: %d lines are damaged and passed over; what is missing is scored"
-                logger.warning(message, path, damaged + bool(cut))
+                logger.warning(message, path, damaged)
 
     def _take_line(self, line: bytes) -> bool:
         """Whether it holds a record; a kill may have cut it off."""

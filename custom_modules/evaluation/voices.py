@@ -90,9 +90,10 @@ def read_voices(folder: Path, record: dict[str, Any], ids: pd.Series) -> pd.Data
 
 
 def tested_voices(folder: Path) -> pd.DataFrame:
-    """Who talks in each mixture of a test that left its results in a folder, by its id."""
+    """Units of each mixture of a test that left its results in a folder, by its id."""
     manifest = open_manifest(folder / "test_scores" / "test.json", "")
-    return pd.DataFrame.from_dict({x: voices_of(manifest[x]) for x in manifest}, orient="index")
+    rows = [{"id": name, **voices_of(manifest[name])} for name in manifest]
+    return with_units(pd.DataFrame(rows)).set_index("id")[UNIT_KEYS]
 
 
 def interval_over_voices(values: np.ndarray, voices: np.ndarray) -> tuple[float, float]:

@@ -23,7 +23,7 @@ from custom_modules.conversation.chain import Chain
 from custom_modules.conversation.measures import MEASURES, Case, Sums
 from custom_modules.conversation.passages import Passage
 from custom_modules.conversation.truths import Reference, find_references
-from custom_modules.errors import OptionParser, exit_cleanly
+from custom_modules.errors import InputError, OptionParser, exit_cleanly
 from custom_modules.recognition.interface import Recogniser
 from custom_modules.recognition.recognisers import load_recogniser
 from custom_modules.recognition.text import normalise
@@ -87,7 +87,10 @@ def main() -> None:
     options = parser.parse_args()
     recogniser = load_recogniser(options.recogniser)
     references = find_references(options.data_folder)
-    rows = [errors(reference, recogniser) for reference in tqdm(references)]
+    told = [reference for reference in references if reference.said and reference.talkers]
+    if not told:
+        raise InputError(f"{options.data_folder}: no conversation has words and dry tracks")
+    rows = [errors(reference, recogniser) for reference in tqdm(told)]
     for name in rows[0]:
         wrong, words = np.sum([row[name] for row in rows], axis=0)
         print(f"{name:14}{100 * wrong / words:6.1f} % of {words:.0f} words")

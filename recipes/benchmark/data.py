@@ -246,9 +246,14 @@ def measure(options: argparse.Namespace) -> None:
         "loss": lambda folder: benchmark_pit(),
         "memory": lambda folder: benchmark_memory(folder, options.manifest_rows),
     }
+    sizes = {
+        "prepare": f", {options.rows} rows",
+        "loading": f", {options.mixtures} mixtures",
+        "memory": f", {options.manifest_rows} rows",
+    }
     for part in options.only:
         work = benchmarks[part], options.work_folder
-        kept.keep_table(options.output, part, on, rows_of, *work)
+        kept.keep_table(options.output, part, on + sizes.get(part, ""), rows_of, *work)
 
 
 def rows_of(make: Callable[[Path], list[Row]], work_folder: str) -> list[list[str]]:

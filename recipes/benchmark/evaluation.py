@@ -87,7 +87,8 @@ def compare(argv: Sequence[str], repeats: int) -> list[list[str]]:
     subject = loading.find_model(rest)
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
-        prepare_polsess(**loading.prepare_options(subject, Path(folder), options.split))
+        for preparation in loading.prepare_options(subject, Path(folder), options.split):
+            prepare_polsess(**preparation)
         dataset = loading.test_set(subject, Path(folder), options)
     model, _ = subject.load()
     efforts, threads = [], torch.get_num_threads()
@@ -114,7 +115,8 @@ def measure(options: argparse.Namespace) -> None:
     argv = [options.model, f"--max_samples={options.mixtures}"]
     argv += [f"--data_folder={options.data_folder}"] if options.data_folder else []
     cores = f"{available_cores()} cores, {torch.get_num_threads()} threads for the loop"
-    on = f"{describe()}; {options.mixtures} mixtures with their variants; {cores}"
+    model = f"{options.model}, {options.mixtures} mixtures with their variants"
+    on = f"{describe()}; {model}; {cores}"
     kept.keep_table(options.output, "metrics", on, compare, argv, options.repeats)
 
 

@@ -126,7 +126,11 @@ def check_setting(folder: str | Path, on: str, tiny: bool = False, part: str = "
 
 
 def _setting(on: str, **facts: object) -> dict[str, object]:
-    return {"on": on, **facts, "commit": git_commit(), "date": date.today().isoformat()}
+    return {"on": on, **facts, **_made()}
+
+
+def _made() -> dict[str, object]:
+    return {"commit": git_commit(), "date": date.today().isoformat()}
 
 
 def measure_missing(
@@ -137,7 +141,7 @@ def measure_missing(
         return
     print(f"{part}: {unit} …", file=sys.stderr, flush=True)
     try:
-        record(folder, part, unit, figures=function(*arguments))
+        record(folder, part, unit, figures=function(*arguments), **_made())
     except Exception as error:
         if not isinstance(error, InputError) and not is_out_of_memory(error):
             raise
@@ -185,9 +189,12 @@ def units_of(figures: Figures, part: str) -> dict[str, dict[str, Any]]:
 
 
 def setting_line(figures: Figures, part: str = "") -> str:
-    """What figures were measured on, small, for below their tables."""
+    """What figures were measured on and when, small, for below their tables."""
     facts = figures.get((MACHINE, part), figures.get((MACHINE, "")))["figures"]
-    return f"<sub>{facts['on']}; commit {facts['commit']}, {facts['date']}</sub>"
+    lines = [x for (name, _), x in figures.items() if name != MACHINE and part in ("", name)]
+    made = [{**facts, **line} for line in lines if "figures" in line] or [facts]
+    days = dict.fromkeys(f"commit {x['commit']}, {x['date']}" for x in made)
+    return f"<sub>{'; '.join([facts['on'], *days])}</sub>"
 
 
 def reasons(units: Mapping[str, dict[str, Any]]) -> list[str]:

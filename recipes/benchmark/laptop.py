@@ -14,7 +14,6 @@ Each in a process of its own, within ``--limit_gib``. Goes on where it was inter
 import argparse
 import math
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -22,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from recipes.benchmark.measuring import MIB, describe, host_peak, in_fresh_process
+from recipes.benchmark.measuring import MIB, describe, host_peak, in_fresh_process, limit_memory
 
 import soundfile as sf  # isort: skip  (after what sets up the process)
 import torch
@@ -79,10 +78,18 @@ def by_script(folder: str, path: str) -> Figures:
     """File to files, its start counted as well."""
     line = [sys.executable, f"{folder}/{SCRIPT}", path, "--output_folder", f"{path}.out"]
     start = time.perf_counter()
-    subprocess.run(line, check=True)
-    seconds = time.perf_counter() - start
-    return seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    done = subprocess.run([sys.executable, "-c", PEAK, *line], check=True, stdout=subprocess.PIPE)
+    return time.perf_counter() - start, int(done.stdout.split()[-1]) / 1024
 
+
+#: Runs a command and prints how many KiB it held at most. Started from here, it would seem to
+#: have held as much as this process did.
+PEAK = """
+import resource, subprocess, sys
+done = subprocess.run(sys.argv[1:])
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(done.returncode)
+"""
 
 WAYS = {"PyTorch": by_ours, "ONNX": by_script, "SpeechBrain": by_speechbrain}
 
@@ -93,10 +100,7 @@ def separate_once(
     """One way in this process; allocations fail before the machine is out of memory."""
     torch.set_num_threads(threads)
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
-    with open("/proc/self/statm") as stream:
-        mapped = int(stream.read().split()[0]) * resource.getpagesize()
-    room = mapped + round(limit_gib * (1 << 30))
-    resource.setrlimit(resource.RLIMIT_AS, (room, room))
+    limit_memory(limit_gib)
     seconds, mib = WAYS[way](folder, path)
     return {"seconds": seconds, "MiB": mib}
 

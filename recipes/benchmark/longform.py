@@ -13,13 +13,12 @@ tables into README.md beside this file.
 
 import argparse
 import math
-import resource
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from recipes.benchmark.measuring import MIB, describe, host_peak, in_fresh_process
+from recipes.benchmark.measuring import MIB, describe, host_peak, in_fresh_process, limit_memory
 
 import soundfile as sf  # isort: skip  (after what sets up the process)
 import torch
@@ -49,11 +48,7 @@ def separate_once(
     """
     torch.set_num_threads(1)
     loaded = kind.from_hparams(model, run_opts={"device": "cpu"})
-    with open("/proc/self/statm") as stream:
-        mapped = int(stream.read().split()[0]) * resource.getpagesize()
-    # Allocations fail before the machine is out of memory.
-    address_space = mapped + round(limit * (1 << 30))
-    resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space))
+    limit_memory(limit)
     start = time.process_time()
     try:
         if to_files:
@@ -100,7 +95,8 @@ def compare(flat: bool, model: str, minutes: Sequence[float], limit: float) -> I
 def measure(options: argparse.Namespace) -> None:
     """One of the two tables."""
     part = "from file to files" if options.flat else "separate_file"
-    on = f"{describe()}, 1 thread; a dash: does not fit into {options.limit_gib:g} GiB"
+    name = Path(options.model).name if options.model else "an untrained DPRNN"
+    on = f"{describe()}, 1 thread; {name}; a dash: does not fit into {options.limit_gib:g} GiB"
     with tempfile.TemporaryDirectory() as folder:
         model = options.model or export_untrained(Path(folder) / "dprnn")
         shown = bool(options.flat), model, options.flat or options.minutes, options.limit_gib

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import NamedTuple, TypeVar
 
 from custom_modules.startup import prepare_process
@@ -28,9 +29,15 @@ Result = TypeVar("Result")
 
 
 def in_fresh_process(function: Callable[..., Result], *arguments: object) -> Result:
-    """What a module-level function returns in a process of its own, not forked."""
+    """What a module-level function returns in a process of its own, not forked.
+
+    MemoryError if it was killed, as the kernel does where memory ends.
+    """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
+        try:
+            return pool.submit(function, *arguments).result()
+        except BrokenProcessPool as error:
+            raise MemoryError("the process that measures was killed") from error
 
 
 def measure(
@@ -115,8 +122,20 @@ def _peak() -> int:
 
 
 def host_peak() -> int:
-    """Bytes that this process has held at most, the libraries included."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Bytes that this process has held at most, the libraries included.
+
+    Not ``getrusage``'s, which counts what its parent held when it was started.
+    """
+    with open("/proc/self/status") as stream:
+        return next(1024 * int(line.split()[1]) for line in stream if line.startswith("VmHWM:"))
+
+
+def limit_memory(gib: float) -> None:
+    """From here on, allocations of so much more fail, before the machine is out of memory."""
+    with open("/proc/self/statm") as stream:
+        mapped = int(stream.read().split()[0]) * resource.getpagesize()
+    room = mapped + round(gib * (1 << 30))
+    resource.setrlimit(resource.RLIMIT_AS, (room, room))
 
 
 def device_name() -> str:

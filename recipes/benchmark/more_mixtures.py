@@ -16,7 +16,6 @@ prepare_process(__name__)
 import argparse
 import itertools
 import logging
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -38,6 +37,7 @@ from custom_modules.mmipc import VARIANTS
 from custom_modules.objectives import si_sdr
 from custom_modules.tuning.trainings import Trainings
 from recipes.benchmark import kept_figures as kept
+from recipes.benchmark.campaign.campaign import generate
 from recipes.benchmark.campaign.page import around_marks
 from recipes.benchmark.campaign.runs import Run, do_runs
 from recipes.benchmark.measuring import device_name
@@ -114,13 +114,8 @@ def main(argv: list[str]) -> None:
     if options.page != "none":
         around_marks(options.page, MARK)  # better refused now than in an hour
     with lock(study.folder):
-        generate = [
-            sys.executable,
-            "recipes/corpus/generate.py",
-            "hparams/corpus/mini_polsess.yaml",
-        ]
-        generate += [f"--output_folder={study.corpus}", f"--n_train={SIZES[-1]}", "--n_test=100"]
-        subprocess.run([*generate, "--n_val=60", f"--workers={options.jobs}"], check=True)
+        sizes = [f"--n_train={SIZES[-1]}", "--n_val=60", "--n_test=100"]
+        generate(study.corpus, [*sizes, f"--workers={options.jobs}"])
         do_runs(list(study.runs()), Trainings(options.jobs))
         found = {"Unseen voices": unseen_voices(study), "Passages of one": passages(study)}
     print(*map(markdown.table, found.values()), sep="\n\n")

@@ -18,7 +18,6 @@ import argparse
 import json
 import logging
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from itertools import combinations
@@ -27,16 +26,16 @@ from pathlib import Path
 import pandas as pd
 
 from custom_modules.errors import InputError, OptionParser, check_number, exit_cleanly
+from custom_modules.evaluation.comparison import TEXT_COLUMNS
 from custom_modules.evaluation.record import RECORD_FILE, RESULTS_FILE
 from custom_modules.evaluation.testing import check_recogniser
 from custom_modules.evaluation.words import COUNTS_FILE, WORDS_FOLDER
 from custom_modules.files import lock, prepare_folder
 from custom_modules.limits import option
-from custom_modules.tabular import write_table
-from custom_modules.tuning.trainings import Trainings
+from custom_modules.tabular import read_table, write_table
 from recipes.benchmark.campaign import campaign
-from recipes.benchmark.campaign.page import update_page
-from recipes.benchmark.campaign.runs import Run, chosen_models, do_runs, plan, test_of
+from recipes.benchmark.campaign.page import around_marks, update_page
+from recipes.benchmark.campaign.runs import Run, chosen_models, plan, test_of
 
 HPARAMS, PAGE, NAME = "hparams/small", "recipes/separation/README.md", "real"
 #: Of each corpus. Little speech makes many mixtures only by repeating it.
@@ -49,7 +48,7 @@ SOURCES = (
 #: Real voices are few, and speeds make others of them; on many synthetic ones that cost.
 TRAINING = ("--remix=True", "--speed=[0.85, 1.16]")
 #: Clean speech, and all of a recording: a recogniser of real speech takes its time.
-TEST = ("--variants", "C", "SER", "SE")
+TEST = ("--variants=C,SER,SE",)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -58,7 +57,9 @@ def main(argv: Sequence[str]) -> None:
     logging.getLogger("speechbrain").setLevel(logging.WARNING)
     options = parse(argv)
     folder = Path(options.output_folder)
-    models = chosen_models(HPARAMS, options.models)
+    models = chosen_models(HPARAMS, options.models, least=2)
+    if options.page:
+        around_marks(PAGE, NAME)  # better refused now than in hours
     with lock(folder):
         corpora = make_corpora(options, folder)
         costs = campaign.costs_of(HPARAMS, models, folder, TRAINING)
@@ -68,13 +69,10 @@ def main(argv: Sequence[str]) -> None:
             some = plan(HPARAMS, corpus, folder, steps, [number], TRAINING)
             runs += some
             tests += [test_of(run, corpus, options.recogniser, TEST) for run in some]
-        minutes = campaign.minutes_of(runs, options.budget, options.jobs)
-        logging.info("%d runs: about %.0f minutes, %d at a time", len(runs), minutes, options.jobs)
-        for todo in (runs, tests):
-            do_runs(todo, Trainings(options.jobs))
+        campaign.train_and_test(runs, tests, options.budget, options.jobs)
         pooled = [pool(folder, model, [r for r in runs if r.model == model]) for model in models]
         figures = Path(PAGE).parent / "figures" / NAME if options.page else folder / "figures"
-        campaign.collect(runs, options.budget, folder, figures, pooled)
+        campaign.collect(runs, costs, options.budget, folder, figures, pooled)
     if options.page:
         update_page(PAGE, NAME, figures)
 
@@ -90,37 +88,37 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--recogniser", help="that counts words, as evaluate.py takes it")
     add("--models", help="names with commas; default: all small ones")
     add("--budget", type=float, default=2, metavar="MINUTES", help="of training a run (default 2)")
-    add("--jobs", type=option("workers", "--jobs"), default=2, help="runs at a time")
+    add("--jobs", type=option("workers", "--jobs"), help="runs at a time, a core or GPU each")
     add("--output_folder", default="results/real_voices")
     add("--page", action="store_true", help=f"write the tables into {PAGE}")
     options = parser.parse_args(argv)
     check_number("--budget", options.budget, above=0)
     check_recogniser(options.recogniser)
+    if options.recogniser and not options.speech_table:
+        parser.error("--recogniser: counts the words of --speech_table; name that, too")
     return options
 
 
-def make_corpora(options: argparse.Namespace, folder: Path) -> list[Path]:
+def make_corpora(options: argparse.Namespace, folder: Path) -> list[str]:
     """A corpus for every two speakers that are tested."""
     speakers = speakers_in(options)
     made = []
-    for pair in combinations(speakers, 2):
-        place = folder / "corpora" / "_".join(pair)
+    for number, pair in enumerate(combinations(speakers, 2), 1):
+        place = folder / "corpora" / "_".join([str(number), *pair])
         others = [speaker for speaker in speakers if speaker not in pair]
         subsets = {"train": others, "test": [*pair]}
-        command = [sys.executable, "recipes/corpus/generate.py", "hparams/corpus/folders.yaml"]
-        command += [f"--{key}={getattr(options, key)}" for key in SOURCES if getattr(options, key)]
-        command += [f"--output_folder={place}", f"--speakers={json.dumps(subsets)}"]
-        command += [*CORPUS_OPTIONS, *["--utterances=whole"] * bool(options.recogniser)]
-        if status := subprocess.run(command, check=False).returncode:
-            raise InputError(f"{place}: generate.py ended with status {status}; see above")
-        made.append(place)
+        given = [f"--{key}={getattr(options, key)}" for key in SOURCES if getattr(options, key)]
+        given += [f"--speakers={json.dumps(subsets)}", *CORPUS_OPTIONS]
+        given += ["--utterances=whole"] * bool(options.speech_table)  # whose texts hold then
+        made.append(campaign.generate(place, given, "hparams/corpus/folders.yaml"))
     return made
 
 
 def speakers_in(options: argparse.Namespace) -> list[str]:
     """Names of the speakers' folders."""
     folder = Path(options.speech_folder)
-    speakers = sorted(path.name for path in folder.glob("*/") if path.is_dir())
+    visible = folder.glob("[!.]*/")
+    speakers = sorted(path.name for path in visible if path.is_dir())
     if len(speakers) < 4:  # two to test, two to train on
         raise InputError(f"{folder}: has folders of {len(speakers)} speakers; four are needed")
     return speakers
@@ -132,7 +130,7 @@ def pool(folder: Path, model: str, runs: Sequence[Run]) -> str:
     prepare_folder(place)
     for name in (RESULTS_FILE, f"{WORDS_FOLDER}/{COUNTS_FILE}"):
         parts = [(run.seed, run.folder / name) for run in runs if (run.folder / name).exists()]
-        tables = [pd.read_csv(path, dtype={"id": str}) for _, path in parts]
+        tables = [read_table(path, ("id",), (*TEXT_COLUMNS, "arm")) for _, path in parts]
         for (number, _), table in zip(parts, tables, strict=True):
             table["id"] = f"{number}/" + table.id
         if tables:

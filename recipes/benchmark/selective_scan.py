@@ -120,7 +120,8 @@ def rows(shapes: str, threads: int, repeats: int) -> Iterator[list[str]]:
 def measure_all(options: argparse.Namespace) -> None:
     """Each way beside the others."""
     shown = options.shapes, options.threads, options.repeats
-    on = f"{describe()}, threads: {options.threads}"
+    shapes = options.shapes.replace("x", "×").replace(",", ", ")
+    on = f"{describe()}, threads: {options.threads}, {shapes}"
     kept.keep_table(options.output, "scan", on, rows, *shown)
 
 

@@ -83,7 +83,8 @@ def rows(options: argparse.Namespace) -> Iterator[list[str]]:
 
 def measure_all(options: argparse.Namespace) -> None:
     """Each case beside the others."""
-    on = f"{describe()}, threads: {options.threads}"
+    without = ", without the published loop" * options.no_reference
+    on = f"{describe()}, threads: {options.threads}{without}"
     kept.keep_table(options.output, "spmamba", on, rows, options)
 
 

@@ -18,7 +18,6 @@ prepare_process(__name__)
 import argparse
 import itertools
 import logging
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -36,6 +35,7 @@ from custom_modules.limits import option
 from custom_modules.mmipc import VARIANTS
 from custom_modules.tuning.trainings import Trainings
 from recipes.benchmark import kept_figures as kept
+from recipes.benchmark.campaign.campaign import generate
 from recipes.benchmark.campaign.costs import make_work
 from recipes.benchmark.campaign.page import around_marks
 from recipes.benchmark.campaign.runs import ALIKE, ENDLESS, Run, do_runs
@@ -160,7 +160,8 @@ def main(argv: list[str]) -> None:
     study = Study(folder, corpus, options.steps, options.seeds, *epochs)
     with lock(folder):
         if not options.data_folder:
-            generate(corpus, options.jobs)
+            sizes = [f"--{key}={value}" for key, value in SIZES.items()]
+            generate(corpus, [*sizes, "--sentences=matrix", f"--workers={options.jobs}"])
         seconds = measure(make_work, (HPARAMS, [], True), repeats=1)["seconds"]
         minutes = study.minutes(seconds, options.jobs)
         print(f"{minutes:.0f} minutes in all, with {options.jobs} at a time", flush=True)
@@ -187,14 +188,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if len(set(options.seeds)) < len(options.seeds):
         parser.error("--seeds: must be each of them once")
     return options
-
-
-def generate(corpus: Path, jobs: int) -> None:
-    """Mini-PolSESS of sentences whose words can be counted."""
-    script = ["recipes/corpus/generate.py", "hparams/corpus/mini_polsess.yaml"]
-    sizes = [f"--{key}={value}" for key, value in SIZES.items()]
-    command = [sys.executable, *script, f"--output_folder={corpus}", *sizes]
-    subprocess.run([*command, "--sentences=matrix", f"--workers={jobs}"], check=True)
 
 
 def setting(study: Study) -> str:

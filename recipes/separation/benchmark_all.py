@@ -43,15 +43,12 @@ from pathlib import Path
 
 from custom_modules.errors import OptionParser, check_number, exit_cleanly
 from custom_modules.evaluation.testing import check_recogniser
+from custom_modules.files import lock
 from custom_modules.hparams import split_arguments
 from custom_modules.limits import option
-from custom_modules.processes import available_cores, gpus_here
-from custom_modules.tuning.trainings import Trainings
 from recipes.benchmark.campaign import campaign
 from recipes.benchmark.campaign.page import around_marks, begin_page, update_page
-from recipes.benchmark.campaign.runs import do_runs, models_in, plan, test_of
-
-logger = logging.getLogger(__name__)
+from recipes.benchmark.campaign.runs import models_in, plan, test_of
 
 HERE = Path(__file__).parent
 #: Preset → the folder of its hparams files.
@@ -77,7 +74,17 @@ def main(argv: Sequence[str]) -> None:
         if has_own_page:
             begin_page(page, options.preset)
         around_marks(page, options.preset)  # better refused now than in hours
-    corpus = options.data_folder or campaign.generate(options.preset, folder)
+    with lock(folder):
+        run_all(options, rest, folder, figures)
+    if writes_page:
+        update_page(page, options.preset, figures)
+        print(f"  {page}")
+
+
+def run_all(options: argparse.Namespace, rest: list[str], folder: Path, figures: Path) -> None:
+    """From a corpus to figures."""
+    corpus = options.data_folder
+    corpus = corpus or campaign.generate(folder / "MiniPolSESS", campaign.CORPUS_OPTIONS)
     costs = campaign.costs_of(options.hparams, options.models, folder, rest)
     steps = campaign.steps_of(costs, options.budget)
     runs = plan(options.hparams, corpus, folder, steps, options.seeds, rest)
@@ -85,16 +92,9 @@ def main(argv: Sequence[str]) -> None:
     if not options.data_folder and not recogniser:
         trainings.insert(0, campaign.recogniser_run(corpus, folder))
         recogniser = f"mini:{trainings[0].folder}"
-    gpus = gpus_here()
-    jobs = options.jobs or len(gpus) or available_cores()
-    minutes = campaign.minutes_of(runs, options.budget, jobs)
-    logger.info("%d runs: about %.0f minutes in all, %d at a time", len(runs), minutes, jobs)
-    for todo in (trainings, [test_of(run, corpus, recogniser) for run in runs]):
-        do_runs(todo, Trainings(jobs, gpus))
-    campaign.collect(runs, options.budget, folder, figures)
-    if writes_page:
-        update_page(page, options.preset, figures)
-        print(f"  {page}")
+    tests = [test_of(run, corpus, recogniser) for run in runs]
+    campaign.train_and_test(trainings, tests, options.budget, options.jobs)
+    campaign.collect(runs, costs, options.budget, folder, figures)
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -113,6 +113,8 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--output_folder")
     parser.add_argument("--page")
     options, rest = parser.parse_known_args(argv)
+    if not options.data_folder and options.preset != "small":
+        parser.error(f"--preset {options.preset}: say where PolSESS is, --data_folder=…")
     check_recogniser(options.recogniser)
     check_number("--budget", options.budget, above=0)
     options.hparams = options.hparams or PRESETS[options.preset]

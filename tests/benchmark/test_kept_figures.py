@@ -11,6 +11,7 @@ from recipes.benchmark.kept_figures import (
     read_figures,
     read_lines,
     reasons,
+    record,
     setting_line,
     tables,
     units_of,
@@ -80,6 +81,14 @@ def test_nor_are_small_ones_with_those_of_a_page(tmp_path):
     check_setting(tmp_path, "a GPU", tiny=True)
     with pytest.raises(InputError, match="of a GPU with --tiny; name another --output"):
         check_setting(tmp_path, "a GPU")
+
+
+def test_figures_of_two_commits_name_both(tmp_path):
+    check_setting(tmp_path, "a laptop")
+    for unit, commit in (("a", "111"), ("b", "222"), ("c", "222")):
+        record(tmp_path, "part", unit, figures={"s": 1.0}, commit=commit, date="2026-01-01")
+    line = setting_line(read_figures(tmp_path))
+    assert line == "<sub>a laptop; commit 111, 2026-01-01; commit 222, 2026-01-01</sub>"
 
 
 def test_whole_tables_are_measured_once_each_with_its_setting(tmp_path):

@@ -7,8 +7,10 @@ import pandas as pd
 import pytest
 
 from custom_modules.errors import InputError
+from custom_modules.evaluation.options import split_options
 from recipes.benchmark import real_voices
-from recipes.benchmark.campaign.runs import ENDLESS, Run
+from recipes.benchmark.campaign.runs import ENDLESS, Run, plan
+from recipes.benchmark.campaign.runs import test_of as make_test
 
 
 @pytest.fixture
@@ -18,7 +20,7 @@ def runs(tmp_path):
     for number, score in ((1, 2.0), (2, 5.0)):
         folder = tmp_path / str(number)
         (folder / "words").mkdir(parents=True)
-        rows = {"id": ["007", "8"], "si_sdri": [score, score + 1], "voice_1": [f"v{number}"] * 2}
+        rows = {"id": ["007", "8"], "si_sdri": [score, score + 1], "voice1": [f"00{number}"] * 2}
         pd.DataFrame(rows).to_csv(folder / "test_results.csv", index=False)
         counts = {"id": ["007"], "arm": ["model"], "errors": [number], "length": [4]}
         pd.DataFrame(counts).to_csv(folder / "words/counts.csv", index=False)
@@ -30,7 +32,8 @@ def runs(tmp_path):
 def test_mixtures_of_one_name_stay_apart(runs, tmp_path):
     place = tmp_path / "pooled/dprnn"
     assert real_voices.pool(tmp_path, "dprnn", runs) == str(place)
-    table = pd.read_csv(place / "test_results.csv")
+    table = pd.read_csv(place / "test_results.csv", dtype={"voice1": str})
+    assert table.voice1.tolist() == ["001", "001", "002", "002"]
     assert table.id.tolist() == ["1/007", "1/8", "2/007", "2/8"]
     assert table.si_sdri.tolist() == [2, 3, 5, 6]
     counts = pd.read_csv(place / "words/counts.csv")
@@ -48,21 +51,33 @@ def test_three_speakers_are_too_few(tmp_path):
 
 def test_every_pair_is_tested_and_never_trained_on(tmp_path, monkeypatch):
     speech, made = tmp_path / "speech", []
-    for name in "ABCD":
+    for name in ("A", "A_B", "B", "C", ".cache"):
         (speech / name).mkdir(parents=True)
 
-    def generate(command, check):
-        made.append(dict(x.removeprefix("--").split("=", 1) for x in command[3:]))
-        return argparse.Namespace(returncode=0)
+    def generate(place, given, hparams):
+        made.append(dict(x.removeprefix("--").split("=", 1) for x in given) | {"place": place})
+        return str(place)
 
-    monkeypatch.setattr(real_voices.subprocess, "run", generate)
-    options = argparse.Namespace(
-        **dict.fromkeys(real_voices.SOURCES, str(speech)), recogniser="mini:x"
-    )
+    monkeypatch.setattr(real_voices.campaign, "generate", generate)
+    options = argparse.Namespace(**dict.fromkeys(real_voices.SOURCES, str(speech)))
     corpora = real_voices.make_corpora(options, tmp_path)
     assert len(set(corpora)) == len(made) == 6
     subsets = [json.loads(command["speakers"]) for command in made]
     for subset in subsets:
-        assert sorted(subset["train"] + subset["test"]) == [*"ABCD"]
+        assert sorted(subset["train"] + subset["test"]) == ["A", "A_B", "B", "C"]
     assert len({tuple(subset["test"]) for subset in subsets}) == 6
     assert {command["utterances"] for command in made} == {"whole"}
+
+
+def test_a_test_is_of_three_variants():
+    (run,) = plan("hparams/small", "data", "out", {"dprnn": 7}, [5])
+    (command,) = make_test(run, "data", "whisper:tiny", real_voices.TEST).commands
+    options, rest = split_options(command[2:])
+    assert options.variants == ("C", "SER", "SE")
+    assert rest == ["--data_folder=data", "--noprogressbar"]
+
+
+def test_words_need_a_table():
+    argv = [f"--{x}_folder=x" for x in ("speech", "scene", "event")]
+    with pytest.raises(InputError, match="speech_table"):
+        real_voices.parse([*argv, "--recogniser=whisper:tiny"])

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from recipes.benchmark.campaign.runs import models_in, plan
+from custom_modules.errors import InputError
+from recipes.benchmark.campaign.runs import chosen_models, models_in, plan
 from recipes.benchmark.campaign.runs import test_of as make_test
 
 ROOT = Path(__file__).parents[2]
@@ -37,6 +38,21 @@ def test_each_architecture_has_a_run_early():
     assert train[1] == "hparams/b.yaml"
     assert {"--seed=5", "--optimizer_step_limit=7", "--lr=1"} <= set(train)
     assert not runs[0].is_finished()
+
+
+def test_a_training_goes_on_with_more_steps_but_not_with_other_options(tmp_path):
+    for steps in (3, 7):
+        plan("hparams/small", "data", tmp_path, {"dprnn": steps}, [5])[0].keep_begun()
+    for data, options in (("other", []), ("data", ["--remix=True"])):
+        (other,) = plan("hparams/small", data, tmp_path, {"dprnn": 7}, [5], options)
+        with pytest.raises(InputError, match="dprnn/5: was begun with other options"):
+            other.keep_begun()
+
+
+@pytest.mark.parametrize("names", ["dprnn", "dprnn,dprnn,tiger"])
+def test_what_is_compared_is_two_or_more_each_once(names):
+    with pytest.raises(InputError, match="2 or more, each of them once"):
+        chosen_models("hparams/small", names, least=2)
 
 
 @pytest.mark.parametrize("recogniser", [None, "mini:out/recogniser"])

@@ -133,6 +133,26 @@ def test_files_and_words(tmp_path, capsys):
     assert (tmp_path / "out" / "comparison.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_words_of_another_comparison_do_not_stay(tmp_path):
+    folders = [results(tmp_path / name, name, 0) for name in "ab"]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "comparison_words.csv").write_text("of other results\n")
+    compare_results(folders, tmp_path / "out")
+    assert not (tmp_path / "out" / "comparison_words.csv").exists()
+
+
+def test_all_variants_leave_out_what_has_no_improvement(tmp_path):
+    """C of a task with one output, in every model; not what one model lacks."""
+    folders = [results(tmp_path / name, name, 0, task="ES") for name in "ab"]
+    for folder in folders:
+        path = folder / "test_results.csv"
+        rows = pd.read_csv(path)
+        rows.loc[rows.variant == "C", "si_sdri"] = np.nan
+        rows.to_csv(path, index=False)
+    table = compare(in_common(read_results(folders)))
+    assert cell(table, "b", "all variants")["mean"] == cell(table, "b", "SER")["mean"] == 1.5
+
+
 def with_voices(folder, voices):
     rows = pd.read_csv(folder / "test_results.csv")
     pairs = rows.id.map(voices)

@@ -106,6 +106,14 @@ def test_scores_that_are_none_are_passed_over_with_a_line(tmp_path, caplog, dama
     assert f"{store.path}: 1 lines are damaged" in caplog.text
 
 
+def test_a_last_line_that_only_lacks_its_end_is_taken(tmp_path, caplog):
+    path = filled(tmp_path, names=["a", "b"])
+    path.write_bytes(b"{damaged}\n" + path.read_bytes().rstrip(b"\n"))
+    store = ScoreStore(tmp_path, "key")
+    assert all(store.missing(name, "C", BOTH) == [] for name in "ab")
+    assert f"{path}: 1 lines are damaged" in caplog.text
+
+
 def test_names_of_any_letters(tmp_path):
     name = 'Zażółć "gęślą"\n{jaźń}'
     filled(tmp_path, names=[name])

@@ -61,22 +61,24 @@ def many_resamples(monkeypatch):
     forget()
 
 
-def test_draws_are_those_of_a_plain_loop(many_resamples):
+@pytest.mark.parametrize("in_a_mixture", [1, 2])
+def test_draws_are_those_of_a_plain_loop(many_resamples, in_a_mixture):
     """Voices drawn with replacement; a mixture counts by the product of its voices' counts."""
     rng = np.random.default_rng(4)
-    pairs, counts = talkers(rng, 9, 30), rng.integers(1, 20, (30, 2))
+    pairs, counts = talkers(rng, 9, 30)[:, :in_a_mixture], rng.integers(1, 20, (30, 2))
     ratios = []
     for _ in range(20_000):
         times = np.bincount(rng.integers(9, size=9), minlength=9)
         errors, words = (times[pairs].prod(1)[:, None] * counts).sum(0)
         ratios.append(errors / words if words else np.nan)
-    draws = resampled_ratios(counts[:, None], pairs)[:, 0]
+    units = pairs[:, 0] if in_a_mixture == 1 else pairs
+    draws = resampled_ratios(counts[:, None], units)[:, 0]
     places = [0.05, 0.25, 0.5, 0.75, 0.95]
     expected = np.nanquantile(ratios, places)
     width = expected[-1] - expected[0]
     assert np.nanquantile(draws, places) == pytest.approx(expected, abs=0.02 * width)
     # As far out as Student's t of 8 degrees of freedom, 2.306, times (9 / 8) ** 0.5.
-    (low,), (high,) = interval_of_ratio(counts[:, None], pairs)
+    (low,), (high,) = interval_of_ratio(counts[:, None], units)
     bounds = np.nanquantile(draws, [0.00723, 1 - 0.00723])
     assert (low, high) == pytest.approx(bounds, abs=0.01 * width)
 

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from custom_modules.errors import InputError
-from recipes.benchmark.measuring import device_name
+from recipes.benchmark.campaign.campaign import what_costs
 from tests.benchmark.test_page import check_page
 from tests.integration.training import ROOT, TINY, load_script, run, tiny_corpus
 
@@ -21,15 +21,16 @@ def arguments(tmp_path_factory):
     (folder / "out").mkdir()
     costs = {"step_seconds": 6.0, "step_mib": 1, "parameters": 1, "inference_mib": 1}
     costs |= {"macs_per_second": 1, "real_time_factor": 1}
-    # Measured costs are kept: so many steps are in the budget on any machine.
-    where, rest = folder / "hparams", f"{OPTIONS} on {device_name()}"
-    pd.DataFrame([{"model": m, "what": f"{where}/{m}.yaml {rest}"} | costs for m in MODELS]).to_csv(
-        folder / "out/costs.csv", index=False
-    )
     for model in MODELS:
         sizes = [option[2:].replace("=", ": ") for option in TINY[model].split()]
         sizes += [f"base: {ROOT}/hparams/{model}.yaml", "batch_size: 2"]
         (folder / f"hparams/{model}.yaml").write_text("\n".join(sizes) + "\n")
+    # Measured costs are kept: so many steps are in the budget on any machine.
+    rows = [
+        {"model": m, "what": what_costs(f"{folder}/hparams/{m}.yaml", OPTIONS)} | costs
+        for m in MODELS
+    ]
+    pd.DataFrame(rows).to_csv(folder / "out/costs.csv", index=False)
     return folder, [
         *(f"--data_folder={tiny_corpus(folder)}", f"--hparams={folder / 'hparams'}"),
         f"--output_folder={folder / 'out'}",
@@ -64,6 +65,9 @@ def test_one_command_makes_the_page_and_repeats_nothing(arguments):
     less = run(COMMAND, *command, "--budget=0.3")
     assert less.returncode == 2
     assert "was trained for 7 steps, more than the 3 of this budget" in less.stderr
+    other = run(COMMAND, *command, "--budget=0.9", f"--data_folder={folder}")
+    assert other.returncode == 2
+    assert "was begun with other options" in other.stderr
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,11 @@ from custom_modules.distributed import is_out_of_memory
 from custom_modules.errors import InputError
 from custom_modules.evaluation.comparison import compare_results
 from custom_modules.evaluation.record import RECORD_FILE, command, without_folders
+from custom_modules.files import digest_of
+from custom_modules.hparams import read_hparams
+from custom_modules.processes import available_cores, gpus_here
 from custom_modules.tabular import read_record, read_table, write_record, write_table
+from custom_modules.tuning.trainings import Trainings
 from recipes.benchmark.campaign.costs import measure_costs
 from recipes.benchmark.campaign.page import (
     COMPARISON,
@@ -26,7 +30,7 @@ from recipes.benchmark.campaign.page import (
     RUNS,
     WORDS,
 )
-from recipes.benchmark.campaign.runs import ENDLESS, Run
+from recipes.benchmark.campaign.runs import ENDLESS, Run, do_runs
 from recipes.benchmark.measuring import device_name
 
 logger = logging.getLogger(__name__)
@@ -38,14 +42,12 @@ WITH_VALIDATION, TEST_MINUTES = 1.1, 1.0
 CORPUS_OPTIONS = ("--n_train=1500", "--n_val=24", "--n_test=24", "--sentences=matrix")
 
 
-def generate(preset: str, folder: Path) -> str:
-    """The generated corpus of the small preset; another one wants PolSESS itself."""
-    if preset != "small":
-        raise InputError(f"--preset {preset}: say where PolSESS is, --data_folder=…")
-    corpus = folder / "MiniPolSESS"
-    script = ("recipes/corpus/generate.py", "hparams/corpus/mini_polsess.yaml")
-    command = [sys.executable, *script, f"--output_folder={corpus}", *CORPUS_OPTIONS]
-    if status := subprocess.run(command, check=False).returncode:
+def generate(
+    corpus: str | Path, options: Sequence[str], hparams: str = "hparams/corpus/mini_polsess.yaml"
+) -> str:
+    """A corpus by ``generate.py``, which leaves one as it is that is there already."""
+    script = ("recipes/corpus/generate.py", hparams, f"--output_folder={corpus}")
+    if status := subprocess.run([sys.executable, *script, *options], check=False).returncode:
         raise InputError(f"{corpus}: generate.py ended with status {status}; see above")
     return str(corpus)
 
@@ -64,22 +66,22 @@ def costs_of(
     """Costs of each architecture, measured once and kept in ``costs.csv``.
 
     A row has :func:`recipes.benchmark.campaign.costs.measure_costs`, and of ``what`` it
-    is: the file in the folder ``hparams``, the ``options`` of training, the device.
+    is: the file in the folder ``hparams`` as it is, the ``options`` of training, the device.
     """
     path = folder / COSTS
-    remedy, known = "remove it to measure again", []
+    known: dict[str, dict[Hashable, Any]] = {}
     if path.exists():
         needed = ("model", "what", "step_seconds", *list(COST_COLUMNS)[:5])
-        known = read_table(path, needed, needed[:2], remedy).to_dict("records")
-    rows: list[dict[Hashable, Any]] = []
+        table = read_table(path, needed, needed[:2], "remove it to measure again")
+        known = {row["what"]: row for row in table.to_dict("records")}
+    rows = []
     for model in models:
         file = f"{hparams}/{model}.yaml"
-        what = f"{file} {list(options)} on {device_name()}"
-        row = next((row for row in known if row["what"] == what), None)
-        if row is None:
+        what = what_costs(file, options)
+        if what not in known:
             logger.info("%s: measuring what it costs", model)
             try:
-                row = {"model": model, "what": what, **measure_costs(file, options)}
+                known[what] = {"model": model, "what": what, **measure_costs(file, options)}
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -87,8 +89,8 @@ def costs_of(
                     f"{file}: a training step does not fit into memory; give all "
                     "trainings a lower --batch_size, or --segment_seconds"
                 ) from error
-        rows.append(row)
-        write_table(pd.DataFrame(rows), path, digits=6)
+            write_table(pd.DataFrame(known.values()), path, digits=6)
+        rows.append(known[what])
     return pd.DataFrame(rows)
 
 
@@ -98,26 +100,45 @@ def steps_of(costs: pd.DataFrame, minutes: float) -> dict[str, int]:
     return dict(zip(costs.model, steps, strict=True))
 
 
-def minutes_of(runs: Sequence[Run], budget: float, jobs: int) -> float:
-    """About how long all takes, with so many at a time, a core or GPU each."""
-    return len(runs) * (budget * WITH_VALIDATION + TEST_MINUTES) / jobs
+def what_costs(file: str, options: Sequence[str]) -> str:
+    """What costs are of, so that those of another file, device or training are none of it."""
+    digest = digest_of([str(read_hparams(file)).encode()], size=3)
+    return f"{file} ({digest}) {list(options)} on {device_name()}"
+
+
+def train_and_test(
+    trainings: Sequence[Run], tests: Sequence[Run], budget: float, jobs: int | None
+) -> None:
+    """Does what is not done, so many at a time: by default a GPU or core each."""
+    gpus = gpus_here()
+    jobs = jobs or len(gpus) or available_cores()
+    minutes = len(tests) * (budget * WITH_VALIDATION + TEST_MINUTES) / jobs
+    logger.info("%d runs: about %.0f minutes in all, %d at a time", len(tests), minutes, jobs)
+    for todo in (trainings, tests):
+        do_runs(todo, Trainings(jobs, gpus))
 
 
 def collect(
-    runs: Sequence[Run], budget: float, folder: Path, figures: Path, results: Sequence[str] = ()
+    runs: Sequence[Run],
+    costs: pd.DataFrame,
+    budget: float,
+    folder: Path,
+    figures: Path,
+    results: Sequence[str] = (),
 ) -> None:
     """Compares finished runs and puts a campaign's figures into a folder to commit.
 
-    ``budget`` is in minutes of a run; ``folder`` is the campaign's, with ``costs.csv``;
-    ``results`` are the folders to compare, if not the runs' own.
+    ``costs`` are of :func:`costs_of`; ``budget`` is in minutes of a run; ``folder`` is the
+    campaign's; ``results`` are the folders to compare, if not the runs' own.
     """
     figures.mkdir(parents=True, exist_ok=True)
     runs = sorted(runs, key=lambda run: run.model)
     compare_results(results or [str(run.folder) for run in runs], folder)
     write_table(pd.DataFrame(map(_figures_of, runs)), figures / RUNS, digits=4)
-    write_table(pd.read_csv(folder / COSTS).drop(columns="what"), figures / COSTS, digits=6)
+    write_table(costs.drop(columns="what"), figures / COSTS, digits=6)
     write_record(_record_of(runs, budget), figures / RECORD)
     for name in (COMPARISON, PAIRS, PICTURE, WORDS):
+        (figures / name).unlink(missing_ok=True)  # of an earlier campaign
         if (folder / name).exists():
             shutil.copyfile(folder / name, figures / name)
 

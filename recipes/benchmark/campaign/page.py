@@ -9,7 +9,7 @@ import pandas as pd
 
 from custom_modules import markdown
 from custom_modules.errors import InputError
-from custom_modules.evaluation.comparison import improvements, score_cell
+from custom_modules.evaluation.comparison import COMPARED_WORDS_FILE, improvements, score_cell
 from custom_modules.evaluation.pairwise import PAIRS_FILE, sections
 from custom_modules.evaluation.summary import ALL_MIXTURES
 from custom_modules.files import prepare_folder
@@ -17,7 +17,7 @@ from custom_modules.tabular import write_text
 
 #: In the folder of a campaign's figures.
 COMPARISON, COSTS, RUNS = "comparison.csv", "costs.csv", "runs.csv"
-WORDS = "comparison_words.csv"  # where there is a recogniser
+WORDS = COMPARED_WORDS_FILE  # where there is a recogniser
 PAIRS = PAIRS_FILE  # campaigns of before have none
 PICTURE, RECORD = "comparison.png", "campaign.json"
 
@@ -116,7 +116,9 @@ def _word_table(words: pd.DataFrame) -> str:
     lines = [["architecture", *variants]]
     for name, (model, arm) in rows.items():
         found = [cells.loc[(model, variant, arm)] for variant in variants]
-        line = (f"{x.wer:.1f} [{markdown.interval(x.low, x.high, 1)}]" for x in found)
+        line = (
+            f"{markdown.number(x.wer, 1)} [{markdown.interval(x.low, x.high, 1)}]" for x in found
+        )
         lines.append([name, *line])
     return markdown.table(lines)
 

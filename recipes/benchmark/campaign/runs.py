@@ -13,6 +13,7 @@ from typing import NamedTuple
 import yaml
 
 from custom_modules.errors import InputError
+from custom_modules.files import prepare_folder
 from custom_modules.hparams import read_hparams
 from custom_modules.tabular import write_text
 from custom_modules.tuning.trainings import Trainings
@@ -23,8 +24,11 @@ logger = logging.getLogger(__name__)
 DEMO = "demo"
 #: The budget alone ends a training, and none waits for a later epoch's variants.
 ALIKE = ("--number_of_epochs=1000000", "--curriculum=null")
-#: In a run's folder once it is finished: the commands that made it.
-FINISHED_FILE = "finished.json"
+#: In a run's folder, the commands that make it: once it is finished, and of a training from
+#: its beginning on.
+FINISHED_FILE, BEGUN_FILE = "finished.json", "begun.json"
+#: What may be another when a training goes on.
+LIMIT = "--optimizer_step_limit="
 #: Steps that no training reaches.
 ENDLESS = 10**9
 
@@ -50,10 +54,12 @@ def models_in(hparams: str | Path) -> list[str]:
     return [file.stem for file in files if "separator" in read_hparams(str(file))]
 
 
-def chosen_models(hparams: str | Path, names: str | None) -> list[str]:
+def chosen_models(hparams: str | Path, names: str | None, least: int = 1) -> list[str]:
     """The architectures of a folder that ``--models`` names, with commas; all by default."""
     found = models_in(hparams)
     chosen = names.split(",") if names else found
+    if len(set(chosen)) < max(least, len(chosen)):
+        raise InputError(f"--models: must be {least} or more, each of them once")
     if unknown := sorted(set(chosen) - set(found)):
         raise InputError(f"--models: no {hparams}/{unknown[0]}.yaml; there are {', '.join(found)}")
     return chosen
@@ -81,10 +87,22 @@ class Run(NamedTuple):
     def keep_finished(self) -> None:
         write_text(self.folder / FINISHED_FILE, self._identity())
 
-    def _identity(self) -> str:
+    def keep_begun(self) -> None:
+        """Says what is trained here; InputError if it was something else."""
+        file, identity = self.folder / BEGUN_FILE, self._identity(but=LIMIT)
+        if Path(self.commands[0][0]).name != "train.py":
+            return
+        if file.is_file() and file.read_bytes() != identity.encode():
+            what = f"was begun with other options, or another {self.commands[0][1]}"
+            raise InputError(f"{self.folder}: {what}; name another --output_folder")
+        prepare_folder(self.folder)
+        write_text(file, identity)
+
+    def _identity(self, but: str = "\n") -> str:
+        """All that makes the run, ``but`` options that begin so."""
         hparams = {k: str(v) for k, v in read_hparams(self.commands[0][1]).items()}
-        identity = {"commands": self.commands, "hparams": hparams}
-        return json.dumps(identity, indent=1) + "\n"
+        commands = [[x for x in words if not x.startswith(but)] for words in self.commands]
+        return json.dumps({"commands": commands, "hparams": hparams}, indent=1) + "\n"
 
     def steps_done(self) -> int:
         """Steps behind the newest checkpoint; 0 without one, or if it is damaged."""
@@ -114,7 +132,7 @@ def plan(
         train = [
             *("recipes/separation/train.py", f"{hparams}/{model}.yaml", corpus),
             *(f"--output_folder={place}", f"--seed={seed}", f"--model_name={model}"),
-            *(f"--optimizer_step_limit={count}", *ALIKE, "--test_after_training=False"),
+            *(f"{LIMIT}{count}", *ALIKE, "--test_after_training=False"),
             *("--noprogressbar", *options),
         ]
         runs.append(Run(model, seed, place, [train], count))
@@ -142,6 +160,7 @@ def do_runs(runs: Sequence[Run], trainings: Trainings) -> None:
             more = f"was trained for {done} steps, more than the {run.steps} of this"
             remedy = "raise --budget, or name another --output_folder"
             raise InputError(f"{run.folder}: {more} budget; {remedy}")
+        run.keep_begun()
     logger.info("%d of %d runs to do", len(waiting), len(runs))
     answers = trainings.map(lambda run: _do(run, trainings), waiting)
     if failures := [answer for answer in answers if answer]:
