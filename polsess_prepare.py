@@ -33,7 +33,7 @@ from pandas import DataFrame
 
 from custom_modules import packs
 from custom_modules.errors import InputError, OptionParser, check_number, exit_cleanly
-from custom_modules.files import atomic_path, check_output
+from custom_modules.files import atomic_path, check_output, lock
 from custom_modules.layout import SPEAKERS_FILE, SUBSETS
 from custom_modules.limits import option
 from custom_modules.manifest import csv_tables, report
@@ -98,8 +98,9 @@ def prepare_polsess(
     counts = {table.subset: report.count_rows(table, repetitions) for table in tables}
     seen = Report(check, rate, counts, report.finding_lines(repetitions), notes)
     rows = [csv_tables.with_speakers(table.rows, genders) for table in tables]
-    _write(dict(zip(targets.values(), rows, strict=True)), save_folder, str(seen))
-    record.write(seen)
+    with lock(save_folder, wait=True):  # all files of one command
+        _write(dict(zip(targets.values(), rows, strict=True)), save_folder, str(seen))
+        record.write(seen)
     logger.info(seen.table())
     _warn(seen)
     for line in (*notes, f"Manifests are in {save_folder}"):

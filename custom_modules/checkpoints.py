@@ -26,13 +26,17 @@ from speechbrain.utils.logger import get_logger
 from torch import Tensor
 
 from custom_modules.errors import InputError
-from custom_modules.files import PARTIAL_SUFFIX, nearest_existing, regular_file
+from custom_modules.files import PARTIAL_SUFFIX, digest_of, nearest_existing, regular_file
+from custom_modules.tabular import read_record
 from custom_modules.weights import DAMAGED, check_archive, read_weights
 
 logger = get_logger(__name__)
 
 #: What to do where there is no checkpoint.
 TRAIN_FIRST = "train first (--debug keeps none without --debug_persistently)"
+
+#: In a results folder: the corpus that its checkpoints learnt.
+LEARNT_FILE = "learnt.json"
 
 #: In a checkpoint: file → its SHA-256.
 SUMS_FILE = "sums.json"
@@ -226,6 +230,26 @@ def mean_of_checkpoints(checkpoints: Sequence[Checkpoint], name: str) -> dict[st
         for key, value in read_weights(checkpoint.paramfiles[name]).items():
             total[key], dtypes[key] = total.get(key, 0) + value.double(), value.dtype
     return {key: (value / len(checkpoints)).to(dtypes[key]) for key, value in total.items()}
+
+
+def check_learnt(
+    folder: str | Path, data_folder: str | list[str], manifests: Sequence[Path]
+) -> dict[str, Any]:
+    """What a training learns; InputError if the checkpoints of its folder learnt another corpus.
+
+    One that was moved, or packed, has the same manifests.
+    """
+    digest = digest_of(path.read_bytes() for path in manifests)
+    learnt = {"data_folder": data_folder, "mixtures": digest}
+    file = Path(folder, LEARNT_FILE)
+    before = read_record(file, "remove it, if it is the same corpus") if file.exists() else learnt
+    if before.get("mixtures") != digest and any(Path(folder).glob("save/CKPT*")):
+        if before.get("data_folder") != data_folder:
+            known = f"{folder} has learnt {before.get('data_folder')}"
+            remedy = f"name another --output_folder, which may begin with --pretrained={folder}"
+            raise InputError(f"--data_folder={data_folder}: {known}; {remedy}")
+        logger.warning("%s has changed since this training began", data_folder)
+    return learnt
 
 
 def describe_epochs(checkpoints: Sequence[Checkpoint]) -> str:

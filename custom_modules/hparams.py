@@ -58,7 +58,10 @@ def _read_chain(
     """An hparams file, its base, the base's base …; the last's keys; all changes."""
     paths, trees = [str(hparams_file)], [read_yaml(hparams_file)]
     while "base" in trees[-1]:
-        base = os.path.normpath(Path(paths[-1]).parent / str(trees[-1].pop("base")))
+        place = str(Path(paths[-1]).parent)
+        if os.path.realpath(place) != os.path.abspath(place):  # above a link is another folder
+            place = os.path.realpath(place)
+        base = os.path.normpath(os.path.join(place, str(trees[-1].pop("base"))))
         if not Path(base).is_file():
             raise InputError(f"{paths[-1]}: its base {base} does not exist")
         if any(Path(base).samefile(known) for known in paths):
@@ -260,6 +263,9 @@ def split_arguments(
 
 def _value_of(key: str, text: str, known: Mapping[str, Any]) -> Any:
     """What was typed for a key: the text itself, or a value; what is not YAML is text."""
+    if key == "data_folder":  # one folder is text, several are a list, whatever the file has
+        is_list = re.fullmatch(r"\[.*\]", text) and not Path(text).exists()
+        known = {key: [] if is_list else text}
     if CHECKS.get(key) is text_or_null and text == "null":
         return None
     if CHECKS.get(key) in (check_text, text_or_null) or _holds_text(key, known):
@@ -302,7 +308,7 @@ def load_experiment(argv: list[str]) -> tuple[str, dict[str, Any], RunOptions, d
         # where the run itself would not: a batch of the baselines takes over 24 GB.
         small = {k: v for k, v in DEBUG_SIZES.items() if k in known}
         overrides = small | overrides
-        folder = resolve(base, overrides)["output_folder"]
+        folder = Hparams(base, resolve(base, overrides))["output_folder"]
         overrides["output_folder"] = f"{folder}/debug"
     hparams = load_hparams(hparams_file, overrides)
     check_recorded(hparams, hparams["output_folder"])

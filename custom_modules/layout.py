@@ -11,6 +11,7 @@ import os
 import posixpath
 import re
 from collections.abc import Collection, Iterable, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -132,8 +133,8 @@ def corpora(data_folder: str | list[str]) -> dict[str, str]:
     labels: dict[str, str] = {}
     for folder in data_folder:
         name = Path(folder).resolve().name
-        same = sum(Path(other).resolve().name == name for other in labels.values())
-        labels[f"{name}-{same + 1}" if same else name] = folder
+        free = (x for n in count(1) if (x := f"{name}-{n}" if n > 1 else name) not in labels)
+        labels[next(free)] = folder
     return labels
 
 

@@ -43,12 +43,12 @@ def check_text(option: str, value: object) -> None:
     raise InputError(f"{option}={value!r:.200}: {reason}")
 
 
-def _texts(option: str, value: object) -> None:
-    """Text, or a list of it, none twice."""
+def _folders(option: str, value: object) -> None:
+    """A folder, or a list of some, none twice."""
     texts = value if isinstance(value, list) and value else [value]
     for text in texts:
         check_text(option, text)
-    if len(set(texts)) < len(texts):
+    if len({os.path.realpath(str(text)) for text in texts}) < len(texts):
         raise InputError(f"{option}={value}: names a folder twice")
 
 
@@ -96,6 +96,17 @@ def _mapping(option: str, value: object) -> None:
 
 def _variants(option: str, value: Any) -> None:
     checked_variants(value, option)
+
+
+def _sizes(option: str, value: Any) -> None:
+    """Of the small recogniser, for those that are named."""
+    _mapping(option, value)
+    checks = {"n_mels": _whole(2, 1000), "hidden": _whole(most=10_000), "blocks": _whole(0, 1000)}
+    checks |= {"stride": _whole(most=100), "dropout": _number(least=0, most=0.99)}
+    for key, size in value.items():
+        if key not in checks:
+            raise InputError(f"{option}: no size {key}; there are {', '.join(checks)}")
+        checks[key](f"{option}, {key}", size)
 
 
 def _bands(option: str, value: Any) -> None:
@@ -148,7 +159,8 @@ _precision = _choice("fp32", "fp16", "bf16")
 #: What our commands and hparams files take, by key.
 CHECKS: dict[str, Check] = {
     **_all(check_text, "model_name", "output_folder", "save_folder"),
-    "data_folder": _texts,
+    "data_folder": _folders,
+    "sizes": _sizes,
     **_all(check_text, "manifest_folder", "train_manifest", "valid_manifest", "test_manifest"),
     **_all(check_text, "wandb_project", "speech_folder", "scene_folder", "event_folder"),
     **_all(text_or_null, "speech_table", "same_recording", "pretrained"),

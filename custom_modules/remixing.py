@@ -7,7 +7,7 @@ the epoch: so nearly every layer is heard once an epoch.
 """
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, TypeVar
@@ -148,18 +148,17 @@ class _Group:
 
     def check(self, talkers: str) -> None:
         """Refuses rows in which some talker has nobody to talk with."""
-        genders: dict[str, str] = {}
-        for row in self.rows:
-            genders.update(zip(row.talkers, row.genders, strict=True))
-        if len(genders) < 2:
+        # Of several corpora, one name may be of two people.
+        known = {pair for row in self.rows for pair in zip(row.talkers, row.genders, strict=True)}
+        if len({name for name, _ in known}) < 2:
             raise InputError(f"--remix: {self.name} has one talker alone; leave --remix out")
         if talkers != "same_gender":
             return
-        if "" in genders.values():
+        if "" in {gender for _, gender in known}:
             reason = "a talker of unknown gender; name it in speakers.csv"
             raise InputError(f"--remix, talkers=same_gender: {self.name} has {reason}")
-        counts = [*genders.values()]
-        if lone := next((name for name, g in genders.items() if counts.count(g) < 2), ""):
+        counts = Counter(gender for _, gender in known)
+        if lone := next((name for name, gender in sorted(known) if counts[gender] < 2), ""):
             reason = f"no second talker of the gender of {lone}"
             raise InputError(f"--remix, talkers=same_gender: {self.name} has {reason}")
 

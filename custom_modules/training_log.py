@@ -220,12 +220,7 @@ class TrainingLog:
     @main_process_only
     def forget_after(self, epoch: int) -> None:
         """Removes epochs that were logged but whose checkpoint was never saved."""
-        log = Path(self.train_logger.save_file)
-        if log.exists():
-            lines = log.read_text("utf-8", "surrogateescape").splitlines(keepends=True)
-            with atomic_path(log) as path:
-                kept = [line for line in lines if _epoch_of(line) <= epoch]
-                path.write_text("".join(kept), "utf-8", "surrogateescape")
+        forget_lines(self.train_logger.save_file, epoch)
         self._write([row for row in self.rows() if row["epoch"] <= epoch])
 
     def rows(self) -> list[dict[str, Any]]:
@@ -238,6 +233,15 @@ class TrainingLog:
             return self.history.unlink(missing_ok=True)
         with atomic_path(self.history) as path:
             pd.DataFrame(rows).to_csv(path, index=False, float_format="%.10g")
+
+
+def forget_lines(log: str | Path, epoch: int) -> None:
+    """Removes lines of later epochs from a log of SpeechBrain's, if there is one."""
+    if Path(log).exists():
+        lines = Path(log).read_text("utf-8", "surrogateescape").splitlines(keepends=True)
+        with atomic_path(log) as path:
+            kept = [line for line in lines if _epoch_of(line) <= epoch]
+            path.write_text("".join(kept), "utf-8", "surrogateescape")
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:

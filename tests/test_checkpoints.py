@@ -8,8 +8,9 @@ import pytest
 import torch
 from speechbrain.utils.checkpoints import Checkpointer
 
-from custom_modules.checkpoints import AtomicCheckpointer
+from custom_modules.checkpoints import LEARNT_FILE, AtomicCheckpointer, check_learnt
 from custom_modules.errors import InputError
+from custom_modules.tabular import write_record
 
 
 def model_with(value):
@@ -173,3 +174,16 @@ def test_a_checkpoint_of_another_size_is_refused_in_one_line(tmp_path):
     with pytest.raises(InputError, match="does not fit this model") as caught:
         other.recover_if_possible()
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_stays_with_its_corpus_which_may_be_moved_or_mended(tmp_path, caplog):
+    manifest = tmp_path / "train.json"
+    manifest.write_text("one")
+    write_record(check_learnt(tmp_path, "A", [manifest]), tmp_path / LEARNT_FILE)
+    (tmp_path / "save" / "CKPT+1").mkdir(parents=True)
+    assert check_learnt(tmp_path, "moved/A", [manifest])["data_folder"] == "moved/A"
+    manifest.write_text("another")
+    with pytest.raises(InputError, match=r"--data_folder=B: .* has learnt A; name another"):
+        check_learnt(tmp_path, "B", [manifest])
+    check_learnt(tmp_path, "A", [manifest])
+    assert "A has changed since this training began" in caplog.text

@@ -151,6 +151,25 @@ def test_values_with_equals_signs_and_numbers_survive():
 
 
 @pytest.mark.parametrize(
+    ("text", "value"),
+    [("[/a, b/c]", ["/a", "b/c"]), ("a, b", "a, b"), ("corpus #4", "corpus #4"), ("1e3", "1e3")],
+)
+def test_several_corpora_are_a_list_and_one_is_text(text, value):
+    for known in (None, {"data_folder": ["x", "y"]}):  # as results of several record it
+        assert split_arguments([DPRNN, f"--data_folder={text}"], known=known)[2] == {
+            "data_folder": value
+        }
+
+
+def test_a_base_is_found_from_a_linked_folder(tmp_path):
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    (tmp_path / "near").symlink_to(tmp_path / "far" / "away")
+    (tmp_path / "far" / "base.yaml").write_text("lr: 1.0\n")
+    (tmp_path / "near" / "best.yaml").write_text("base: ../base.yaml\nlr: 2.0\n")
+    assert read_hparams(str(tmp_path / "near" / "best.yaml"))["lr"] == 2.0
+
+
+@pytest.mark.parametrize(
     "words", [["--noprogressbar", "SER"], ["--debug", "5"], ["--device", "cpu", "SER"]]
 )
 def test_what_follows_a_value_is_refused_and_not_dropped(words):

@@ -63,3 +63,8 @@ def test_rows_are_read_back_through_a_spreadsheet(tmp_path, separator, encoding)
     lines = [separator.join(['"' + c.replace('"', '""') + '"' for c in r.values()]) for r in rows]
     path.write_bytes("\r\n".join([separator.join("ab"), *lines, ""]).encode(encoding))
     assert layout.read_rows(path) == rows
+
+
+def test_no_corpus_is_lost_whatever_they_are_named():
+    folders = ["real/PolSESS", "mini/PolSESS", "x/PolSESS-2"]
+    assert [*layout.corpora(folders).values()] == folders

@@ -18,7 +18,7 @@ from custom_modules.dataio import MixtureDataset, collate
 from custom_modules.errors import InputError
 from custom_modules.manifest.reading import Manifest, open_manifest
 from custom_modules.mmipc import VARIANTS
-from custom_modules.remixing import Remix, Remixer, remix_of, silence_of, speeds_of
+from custom_modules.remixing import Remix, Remixer, Row, _Group, remix_of, silence_of, speeds_of
 from polsess_prepare import prepare_polsess
 from tests.manifest.tiny_corpus import TinyCorpus
 
@@ -279,6 +279,12 @@ def test_two_mixtures_will_do_and_one_talker_is_refused(tmp_path):
         dataset(alone)
     with pytest.raises(InputError, match="no second talker of the gender of anna"):
         dataset(two, remix={"talkers": "same_gender"})
+
+
+def test_one_name_of_two_people_hides_no_lone_gender():
+    rows = [Row(("1", "2"), ("f", "m"), None, None), Row(("1", "3"), ("m", "m"), None, None)]
+    with pytest.raises(InputError, match="no second talker of the gender of 1"):
+        _Group("speech", ["a", "b"], rows).check("same_gender")
 
 
 def test_pairs_of_several_corpora_stay_apart_unless_asked(tmp_path):

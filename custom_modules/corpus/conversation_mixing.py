@@ -26,8 +26,6 @@ from custom_modules.corpus.mixing import (
     Layers,
     Mixer,
     RejectedError,
-    Segment,
-    cut_stretch,
 )
 from custom_modules.corpus.sources import Recording
 from custom_modules.corpus.turns import Piece, Span, Utterance, converse, draw_turns
@@ -105,6 +103,8 @@ class Conversations(Mixer):
         rng = generator(self.setup.seed, subset, index, attempt, "conversation")
         seconds = round(60 * rng.uniform(*self.plan.minutes), 1)
         mixer = replace(self, setup=replace(self.setup, duration=seconds))
+        for name in ("_pieces", "_by_path", "_grouped"):  # what the length does not change
+            setattr(mixer, name, getattr(self, name))
         names, said, share, scale = mixer._words(subset, seconds, rng)
         layers, ratios = mixer._tracks(names, said, rng)
         speech = np.sum(list(layers.values()), axis=0)
@@ -251,13 +251,6 @@ class Conversations(Mixer):
             "events": events,
             "ranges": kind.room,
         }
-
-    def _cut(self, role: str, subset: str, name: str, rng: Generator) -> Segment:
-        """A segment of a class that is as long as the conversation."""
-        listed = self._grouped[role][subset][name]
-        recording = listed[int(rng.integers(len(listed)))]
-        source, repeat = self.sources[role], role == "scene"
-        return cut_stretch(source, recording, self.setup, rng, repeat)
 
     def _rooms(self, ranges: dict, layers: Layers, rng: Generator) -> Draw | None:
         """Adds wet layers: one room for all, a pre-delay for each source; None outdoors."""

@@ -104,6 +104,11 @@ class _ClassFolder(Folder):
     def _list(self, setup: Setup) -> Listing:
         paths, own_name = self._paths(), Path(self.folder).name
         names = [p.split("/")[0] if "/" in p else own_name for p in paths]
+        if unknown := sorted({*self.classes} - {*names}):
+            raise InputError(
+                f"{self.folder}/{unknown[0]}: has no recordings, but a class; there are "
+                f"{', '.join(sorted({*names}))}"
+            )
         groups = [self._class_of(name) for name in names]
         recordings = [
             Recording(path, group, length, rate=rate)
@@ -137,10 +142,9 @@ class SceneFolder(_ClassFolder):
     """
 
     def scene_class(self, name: str) -> sources.SceneClass:
-        known = sources.scene_classes()
-        if name in known:
+        known, environment = sources.scene_classes(), self.classes.get(name)
+        if environment not in (sources.INDOOR, sources.OUTDOOR):
             return known[name]
-        environment = self.classes[name]
         room = known[DEFAULT_ROOM].room if environment == sources.INDOOR else {}
         return sources.SceneClass(name, environment, room)
 
@@ -236,6 +240,8 @@ class SpeechFolder(Folder):
                 listed[row["subset"]].append(recording)
             division = {s: sources.by_group(listed[s]) for s in own}
             splitting.check_explicit(division, genders)
+            if shared:
+                _check_shared({r.group for r in listed["val"]}, division["train"])
             return {s: listed[s] for s in subsets}
         if self.speakers:
             split = {s: list(map(str, self.speakers.get(s) or ())) for s in subsets}
@@ -318,3 +324,14 @@ class SpeechFolder(Folder):
         if row["subset"] not in ("", *SUBSETS):
             return f"subset {row['subset']!r} is not one of {', '.join(SUBSETS)}"
         return None
+
+
+def _check_shared(val: Collection[str], train: Collection[str]) -> None:
+    """Refuses a table whose validation is not of training's speakers, two or more."""
+    if strange := sorted(set(val) - set(train)):
+        raise InputError(
+            f"val_speakers is train, but the table has {strange[0]} in val and not in train; "
+            "set val_speakers to disjoint, or change the table"
+        )
+    if len(val) < 2:
+        raise InputError("val_speakers is train, but the table has fewer than two speakers in val")

@@ -69,7 +69,7 @@ class State:
                     f"{self._note}: this corpus was made with other options; set "
                     f"--overwrite=True to replace it, or {ELSEWHERE}"
                 )
-        elif any(path.name != ".lock" for path in self.root.iterdir()):
+        elif any(x.name != ".lock" and x.suffix != PARTIAL_SUFFIX for x in self.root.iterdir()):
             message = "holds files that are not a corpus of this generator"
             raise InputError(f"{self.root}: {message}; {ELSEWHERE}")
 
@@ -85,6 +85,8 @@ class State:
         for folder in (*SUBSETS, ROWS, "sources"):  # what a killed process left
             for path in (self.root / folder).rglob(f"*{PARTIAL_SUFFIX}"):
                 path.unlink(missing_ok=True)
+        for path in self.root.glob(f"*{PARTIAL_SUFFIX}"):
+            path.unlink(missing_ok=True)
 
     def pin(self, digest: str, overwrite: bool = False) -> None:
         """Holds a resumed run to the recordings, of this digest, that it began with."""

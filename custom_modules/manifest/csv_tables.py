@@ -156,9 +156,13 @@ def _with_numbers(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
                 values.append(math.nan)
                 problems.append(Problem(row, _COLUMNS[name], f"{error}; write one as -2.5"))
     rows = rows.assign(**columns)
-    for start, end in (("start1", "end1"), ("start2", "end2")):
+    for number in "12":
+        start, end, recording = (f"{name}{number}" for name in ("start", "end", "recording"))
         if {start, end} <= set(columns):
-            wrong = (rows[start] < 0) | (rows[start] >= rows[end])
+            # Of joined recordings one is counted in the first, the other in the last.
+            names = rows.get(recording, pd.Series("", rows.index))
+            joined = names.str.contains(layout.JOIN, regex=False)
+            wrong = (rows[start] < 0) | (~joined & (rows[start] >= rows[end]))
             reason = "is negative or not before its end; correct the stretch"
             problems += [Problem(row, _COLUMNS[start], reason) for row in rows.index[wrong]]
     return rows, problems

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from custom_modules import packs
+from custom_modules import layout, packs
 from custom_modules.errors import InputError
 from custom_modules.manifest.csv_tables import Table
 from custom_modules.processes import map_pieces
@@ -58,7 +58,7 @@ def find_repetitions(tables: Sequence[Table], root: str, workers: int = 1) -> li
         segments = _segments(tables)
         repetitions += _duplicates(_pairs(segments), "pair of speech segments")
         example = "row {row} and row {row_original} of {original} share {recording}"
-        repetitions += _shared(segments, _overlapping, "stretch of speech", example)
+        repetitions += _shared(_apart(segments), _overlapping, "stretch of speech", example)
     return repetitions
 
 
@@ -136,13 +136,24 @@ def _segments(tables: Sequence[Table]) -> pd.DataFrame:
         if f"recording{speaker}" in table.rows:
             names = {f"{column}{speaker}": column for column in columns}
             part = table.rows.rename(columns=names).reindex(columns=columns)
-            parts.append(part.assign(subset=table.subset, row=part.index))
+            parts.append(part.assign(subset=table.subset, row=part.index, speaker=speaker))
     segments = pd.concat(parts, ignore_index=True)
     recordings = segments["recording"].str.replace("\\", "/", regex=False)
     # Without bounds, it may be any stretch: take it for all of them.
     start, end = segments["start"].fillna(-np.inf), segments["end"].fillna(np.inf)
     bounds = {"start": start.astype(float), "end": end.astype(float)}
     return segments.assign(recording=recordings, **bounds)[recordings != ""]
+
+
+def _apart(segments: pd.DataFrame) -> pd.DataFrame:
+    """A row for each of joined recordings: the first from its start, the last to its end."""
+    parts = segments["recording"].str.split(layout.JOIN)
+    rows = segments.assign(recording=parts).explode("recording", ignore_index=True)
+    place = rows.groupby(["subset", "row", "speaker"], sort=False).cumcount()
+    last = rows.groupby(["subset", "row", "speaker"], sort=False)["row"].transform("size") - 1
+    bounds = {"start": rows["start"].where(place == 0, -np.inf)}
+    bounds["end"] = rows["end"].where(place == last, np.inf)
+    return rows.assign(**bounds)
 
 
 def _pairs(segments: pd.DataFrame) -> pd.DataFrame:

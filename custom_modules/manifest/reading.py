@@ -21,6 +21,7 @@ from custom_modules.layout import (
     SPEAKER_KEYS,
     corpora,
     path_below,
+    talkers_of,
 )
 from custom_modules.mmipc import CANCELLED_LAYERS, variants_of
 
@@ -106,6 +107,22 @@ class JoinedManifest(Mapping):
 
     def __len__(self) -> int:
         return len(self._places)
+
+
+def voices_elsewhere(training: Mapping, other: Mapping) -> list[str]:
+    """Names of voices of a set that another corpus's training set has, too."""
+    if not isinstance(training, JoinedManifest):
+        return []
+    learnt, heard = (_corpora_of_voices(manifest) for manifest in (training, other))
+    return sorted(name for name in heard.keys() & learnt if len(heard[name] | learnt[name]) > 1)
+
+
+def _corpora_of_voices(manifest: Mapping) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for entry in manifest.values():
+        for name in filter(None, talkers_of({**entry, "corpus": ""})):
+            found.setdefault(name, set()).add(entry["corpus"])
+    return found
 
 
 def open_manifest(path: str | Path, data_folder: str | list[str]) -> Manifest | JoinedManifest:

@@ -4,6 +4,7 @@ Start reading at :func:`load_recogniser`; a kind is one entry of :data:`KINDS`.
 """
 
 import importlib
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -96,8 +97,8 @@ def _made(module: Any, kind: Kind, source: Source, options: Options) -> Recognis
     return recogniser
 
 
-def parse_spec(spec: str, device: str = "cpu") -> tuple[Kind, Source, Options]:
-    """What a spec asks for; InputError if it cannot be had.
+def parse_spec(spec: str, device: str = "") -> tuple[Kind, Source, Options]:
+    """What a spec asks for; InputError if it cannot be had, on the ``device`` if that is known.
 
     >>> parse_spec("whisper:large-v2,beam_size=1,precision=int8")[2][1:4]
     ('int8', None, 1)
@@ -109,12 +110,14 @@ def parse_spec(spec: str, device: str = "cpu") -> tuple[Kind, Source, Options]:
         place = f"{place},{pairs.pop(0)}"
     if name not in KINDS or not place.strip():
         raise InputError(f"recogniser {spec!r}: is none of {forms}")
+    if lone := [pair for pair in pairs if "=" not in pair]:
+        raise InputError(f"recogniser {spec!r}: {lone[0]!r} is no option; write key=value")
     kind, chosen = KINDS[name], dict(pair.split("=", 1) for pair in pairs)
     return kind, _source(spec, kind, place), _options(spec, chosen, device)
 
 
 def _source(spec: str, kind: Kind, place: str) -> Source:
-    folder = Path(place).expanduser()
+    folder = Path(os.path.expanduser(place))
     if folder.is_dir():
         for name in kind.files:
             if not (folder / name).is_file():

@@ -8,10 +8,10 @@ from speechbrain.utils.logger import get_logger
 from torch import Tensor
 from tqdm import tqdm
 
-from custom_modules import audio
+from custom_modules import audio, packs
 from custom_modules.dataio import Manifest
 from custom_modules.errors import InputError
-from custom_modules.files import atomic_path, digest_of_files
+from custom_modules.files import atomic_path, digest_of, digest_of_files
 from custom_modules.inference import PolSESSSeparation
 from custom_modules.metrics import align
 from custom_modules.mmipc import draw_variant, variants_of
@@ -28,7 +28,7 @@ def separate_mixtures(
 ) -> None:
     """Writes both estimates of each mixture, under a variant of its own, to wav files.
 
-    What an earlier run of the same separator has written is kept.
+    What an earlier run of the same separator on the same mixtures has written is kept.
     """
     model = PolSESSSeparation.from_hparams(source, run_opts={"device": device})
     first = manifest[next(iter(manifest))]
@@ -39,7 +39,10 @@ def separate_mixtures(
         )
     # All that an exported folder computes with.
     weights = digest_of_files(Path(source), Path(source).glob("*"))
-    record = json.dumps({"weights": weights, "seed": seed})
+    mixes = digest_of(
+        f"{name} {packs.state_of(manifest[name]['mix'])}".encode() for name in manifest
+    )
+    record = json.dumps({"weights": weights, "seed": seed, "mixtures": mixes})
     path = folder / RECORD_FILE
     if not path.exists() or path.read_text() != record:
         for old in folder.glob("*.wav"):

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from custom_modules.recognition.mini import BLANK, NearestWords, spelt
 from custom_modules.recognition.single_talkers import SingleTalkers
 from custom_modules.steps import ExactSteps, Outputs
+from custom_modules.training_log import forget_lines
 
 #: The blank's rivals outside of a voice: a probability of zero that has a gradient of zero.
 _IMPOSSIBLE = -1e4
@@ -74,6 +75,8 @@ class Spelling(ExactSteps):
     def on_fit_start(self) -> None:
         super().on_fit_start()
         self._count_steps()
+        done = self.hparams.epoch_counter.current
+        forget_lines(self.hparams.train_logger.save_file, done)  # was it killed before it saved?
 
     def on_stage_start(self, stage: Stage, epoch: int | None = None) -> None:
         super().on_stage_start(stage, epoch)

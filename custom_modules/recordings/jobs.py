@@ -161,7 +161,7 @@ def finished_by(recording: Recording, outputs: list[Path]) -> str | None:
     changed = recording.path.stat().st_mtime
     if not all(_is_present(p) and p.stat().st_mtime >= changed for p in outputs):
         return None
-    comments = {_comment_of(path) for path in outputs}
+    comments = {comment_of(path) for path in outputs}
     return comments.pop() if len(comments) == 1 else ""
 
 
@@ -173,7 +173,7 @@ def check_replaceable(paths: list[Path], wanted: str) -> None:
                 f"{path} is there and does not say that separate.py made it; move it "
                 "away, or replace it with --overwrite"
             )
-        comment = _comment_of(path).split()[-2:]
+        comment = comment_of(path).split()[-2:]
         if "recording=" in comment[0] and not set(comment) & set(wanted.split()[-2:]):
             raise InputError(
                 f"{path} is of another recording; choose another --output_folder, or "
@@ -183,7 +183,7 @@ def check_replaceable(paths: list[Path], wanted: str) -> None:
 
 def is_made_here(path: Path) -> bool:
     """Whether ``separate.py`` has written a file, as its comment says."""
-    return _comment_of(path).startswith(MADE_HERE)
+    return comment_of(path).startswith(MADE_HERE)
 
 
 def _is_present(path: Path) -> bool:
@@ -191,7 +191,7 @@ def _is_present(path: Path) -> bool:
     return path.exists() and path.stat().st_size > 0
 
 
-def _comment_of(path: Path) -> str:
+def comment_of(path: Path) -> str:
     """A file's own comment; none if it is missing, or neither picture nor audio."""
     try:
         if not_a_file(path):

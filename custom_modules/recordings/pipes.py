@@ -3,6 +3,7 @@
 Start reading at :func:`separate_pipe`.
 """
 
+import math
 import struct
 import sys
 import time
@@ -22,6 +23,7 @@ from custom_modules.longform.live import LiveSeparation
 FORMS = {"s16le": ("<i2", 2**15, 1, 16), "s32le": ("<i4", 2**31, 1, 32), "f32le": ("<f4", 1, 3, 32)}
 _READ_BYTES = 1 << 16
 _ENDLESS = 0xFFFFFFFF  # the length of a wav file that nobody knows yet
+_UNKNOWN = 0x7FFF0000  # what others write then is at least that, or 0
 _EXTENSIBLE = 0xFFFE
 
 
@@ -32,6 +34,7 @@ class PipeFormat(NamedTuple):
     form: str = "s16le"
     channels: int = 1
     is_wav: bool = False
+    size: int | None = None  # bytes of samples in a wav file, where it says so
 
     @property
     def header(self) -> bytes:
@@ -106,8 +109,9 @@ def _read(source: BinaryIO, given: PipeFormat, begun: bytes) -> Iterator[np.ndar
     """Blocks of the channels' mean, float32 ``[1, time]``, as they come."""
     dtype, scale, _, bits = FORMS[given.form]
     frame, held, read = given.channels * bits // 8, begun, getattr(source, "read1", source.read)
-    position = 0
-    while block := read(_READ_BYTES):
+    position, left = 0, math.inf if given.size is None else given.size
+    while block := read(int(min(_READ_BYTES, left))):
+        left -= len(block)  # behind the samples may be other chunks
         held += block
         whole = len(held) // frame * frame
         samples = np.frombuffer(held[:whole], dtype).reshape(-1, given.channels)
@@ -130,7 +134,7 @@ def _read_header(source: BinaryIO, raw: PipeFormat) -> tuple[PipeFormat, bytes]:
     while len(head := _take(source, 8)) == 8:
         name, size = head[:4], int.from_bytes(head[4:], "little")
         if name == b"data" and given:
-            return given, b""
+            return given._replace(size=size if 0 < size < _UNKNOWN else None), b""
         if size > 1 << 24:
             break
         content = _take(source, size + size % 2)

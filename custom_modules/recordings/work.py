@@ -105,7 +105,7 @@ class Separation:
                 names = ", ".join(map(str, left))
                 told.append(f"{names} is left from a model with more sources")
             notes += ["; ".join(told)] if told else []
-        if self.plot and not (finished and picture.exists()):
+        if self.plot and not (finished and jobs.comment_of(picture).rpartition(" ")[0] == needed):
             # There is nothing in them above what the model can return.
             highest = self.model.hparams.sample_rate / 2
             plot_spectrograms(recording.path, outputs, picture, highest, wanted)

@@ -7,7 +7,7 @@ import socket
 import sqlite3
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +31,8 @@ from custom_modules.tuning.trainings import Trainings
 
 logger = get_logger(__name__)
 
+#: Of a study: what all its trials have in common.
+_COMMON = "common"
 #: A trial of another machine that has said nothing for so long is dead.
 SILENCE_SECONDS = 1800
 ALIVE_SECONDS = 60
@@ -99,15 +101,18 @@ def open_study(
     storage: optuna.storages.BaseStorage,
     seed: int = 42,
     max_epochs: int | None = None,
+    arguments: Sequence[str] = (),
 ) -> optuna.Study:
     """The study of a sweep, a new one or the one that there is.
 
-    ``max_epochs`` is how long a trial can be, which Hyperband must know.
+    ``max_epochs`` is how long a trial can be, which Hyperband must know; ``arguments`` are
+    what the command line gives to every trial.
     """
     direction = "maximize" if sweep.maximize else "minimize"
+    common = sweep.common(arguments)
     if sweep.name in optuna.get_all_study_names(storage):
         known = optuna.load_study(study_name=sweep.name, storage=storage)
-        _check_same(sweep, known, direction)
+        _check_same(sweep, known, direction, common)
         # A resumed search, or another machine's, must not draw the same again.
         drawn = len(known.get_trials(deepcopy=False))
         fraction = draw_fraction("search", seed, drawn, socket.gethostname())
@@ -115,7 +120,7 @@ def open_study(
     samplers = optuna.samplers  # a grid is enqueued, nothing of it is drawn
     is_bayes = sweep.method == "bayes"
     sampler = samplers.TPESampler if is_bayes else samplers.RandomSampler
-    return optuna.create_study(
+    study = optuna.create_study(
         storage=storage,
         study_name=sweep.name,
         direction=optuna.study.StudyDirection[direction.upper()],
@@ -123,11 +128,17 @@ def open_study(
         pruner=make_pruner(sweep.early_terminate, max_epochs),
         load_if_exists=True,
     )
+    study.set_user_attr(_COMMON, common)
+    return study
 
 
-def _check_same(sweep: Sweep, study: optuna.Study, direction: str) -> None:
-    """Refuses to go on with a study after its file has changed beyond what can be mixed."""
+def _check_same(
+    sweep: Sweep, study: optuna.Study, direction: str, common: Mapping[str, str]
+) -> None:
+    """Refuses to go on with a study whose trials those to come could not be compared with."""
     changed = [] if study.direction.name.lower() == direction else ["goal"]
+    before: Mapping[str, str] = study.user_attrs.get(_COMMON, common)  # older ones have none
+    changed += sorted(k for k in {*before, *common} if before.get(k) != common.get(k))
     for name, parameter in sweep.searched().items():
         kinds = (t.distributions.get(name) for t in study.get_trials(deepcopy=False))
         try:

@@ -20,6 +20,7 @@ from optuna import distributions
 
 from custom_modules.errors import InputError, check_number
 from custom_modules.hparams import RUN_OPTIONS, check_overrides, resolve, split_arguments
+from custom_modules.layout import corpus_names
 from custom_modules.limits import check_values
 from custom_modules.yaml_trees import read_yaml
 
@@ -63,6 +64,10 @@ class _Loader(yaml.SafeLoader):
         first: [pair for pair in pairs if not pair[0].endswith(":timestamp")]
         for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+
+#: What may be another when a search goes on.
+_HARMLESS = {"num_workers", "tracker", "wandb_mode", "wandb_project", "save_audio"}
 
 
 @dataclass(frozen=True)
@@ -120,6 +125,18 @@ class Sweep:
     def constants(self) -> dict[str, Any]:
         """The values of the others, by name."""
         return {n: p.values[0] for n, p in self.parameters.items() if p.is_constant}
+
+    def common(self, arguments: Sequence[str]) -> dict[str, str]:
+        """What trials can be compared by: what they share, with these ``arguments``.
+
+        A corpus goes by its name, as it may be moved.
+        """
+        file = self.hparams_file()
+        given = split_arguments([file, *arguments])[2] if file else {"": [*arguments]}
+        shared = {"metric": self.metric, **self.constants(), **given}
+        if "data_folder" in shared:
+            shared["data_folder"] = corpus_names(shared["data_folder"])
+        return {key: str(value) for key, value in shared.items() if key not in _HARMLESS}
 
     def decode(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """The values of an Optuna trial's parameters, in the order of the file."""
@@ -223,7 +240,9 @@ def check_search(sweep: Sweep, arguments: Sequence[str]) -> int | None:
     hparams_file = sweep.hparams_file()
     if hparams_file is None:
         return None
-    _, _, overrides = split_arguments([hparams_file, *arguments])
+    _, run_arguments, overrides = split_arguments([hparams_file, *arguments])
+    if lone := {"debug", "test_only"} & {argument.lstrip("-") for argument in run_arguments}:
+        raise InputError(f"--{lone.pop()}: leaves no value to compare trials by; leave it out")
     if "output_folder" in overrides or "output_folder" in sweep.parameters:
         raise InputError("each trial has its own output_folder; use --tuning_folder")
     names = [name for name in sweep.parameters if name not in RUN_OPTIONS]

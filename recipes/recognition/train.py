@@ -19,6 +19,7 @@ from custom_modules.startup import prepare_process
 prepare_process(__name__)
 
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from custom_modules.hparams import (
     HPARAMS_FILE,
     load_experiment,
     print_help,
+    read_hparams,
     split_arguments,
     write_hparams,
 )
@@ -58,18 +60,25 @@ def main(argv: list[str]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(name)s - %(message)s")
     if hparams["separator"] is not None and hparams["start_from"] is None:
         raise InputError("--separator needs --start_from, the recogniser that is trained further")
+    if not isinstance(hparams["data_folder"], str):
+        raise InputError(f"--data_folder={hparams['data_folder']}: a recogniser learns one corpus")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("a recogniser is trained by one process; leave torchrun out")
     with lock(hparams["output_folder"]):
         train(hparams, run_opts, split_arguments(argv)[0], overrides)
 
 
 def with_own_folder(argv: list[str]) -> list[str]:
     """Trained further: what is started from and a folder of its own, unless they are named."""
-    _, _, given = split_arguments(argv)
-    separator, seed = given.get("separator"), given.get("seed", 42)
+    hparams_file, _, given = split_arguments(argv)
+    separator = given.get("separator")
     if separator is None and given.get("start_from") is None:
         return argv
+    known = read_hparams(hparams_file) | given
+    model, seed = known["model_name"], known["seed"]
     name = "further" if separator is None else Path(str(separator)).name
-    added = {"start_from": f"results/mini/{seed}", "output_folder": f"results/mini_{name}/{seed}"}
+    start, folder = f"results/{model}/{seed}", f"results/{model}_{name}/{seed}"
+    added = {"start_from": start, "output_folder": folder}
     return [*argv, *(f"--{key}={value}" for key, value in added.items() if key not in given)]
 
 
@@ -126,6 +135,8 @@ def datasets_of(hparams: dict[str, Any], device: str) -> dict[str, SingleTalkers
 
 def finish(brain: Spelling, hparams: dict[str, Any], lexicon: list[str]) -> None:
     """Tests the best checkpoint, and writes what it is loaded from, and its card."""
+    if not hparams["checkpointer"].find_checkpoint(min_key="wer"):
+        raise InputError(f"{hparams['output_folder']}/save: no checkpoint; train first")
     manifest, rows = manifest_of(hparams, "test"), []
     for condition, environments in CONDITIONS.items():
         if any(manifest[mixture]["environment"] in environments for mixture in manifest):

@@ -38,7 +38,9 @@ def main(argv: list[str]) -> None:
     from custom_modules.recordings.work import load_model
 
     examples = list_examples(options.examples)
-    recogniser = load_recogniser(options.recogniser) if options.recogniser else None
+    recogniser = None
+    if options.recogniser:
+        recogniser = load_recogniser(options.recogniser, options.device or "cpu")
     models = {
         name: load_model(
             folder, options.device, chunk_seconds=options.chunk_seconds, trust=options.trust

@@ -27,6 +27,7 @@ from speechbrain.utils.run_opts import RunOptions
 
 from custom_modules import distributed, finetuning
 from custom_modules.brain import Separation
+from custom_modules.checkpoints import LEARNT_FILE, check_learnt
 from custom_modules.curves import plot_training
 from custom_modules.dataio import MixtureDataset, dataio_prep
 from custom_modules.errors import exit_cleanly
@@ -48,6 +49,8 @@ from custom_modules.hparams import (
 )
 from custom_modules.layout import corpora
 from custom_modules.losses import check_loss
+from custom_modules.manifest.reading import voices_elsewhere
+from custom_modules.tabular import write_record
 from custom_modules.trackers import check_tracker
 from custom_modules.training_log import HISTORY_FILE, read_history
 from polsess_prepare import prepare_polsess
@@ -79,14 +82,8 @@ def train(
     distributed.join_processes(run_opts)
     check_tracker(hparams["tracker"])
     check_loss(hparams.get("loss", "si_sdr"), hparams.get("silent_talker"))
-    # Whatever can be refused is refused before the output folder is touched.
-    for key in NEEDED:
-        hparams[key]
     scope = scope_of_training(hparams, not run_opts.noprogressbar)
-    check_recogniser(hparams.get("valid_recogniser"))
-    check_recogniser(scope.recogniser)
-    hparams["checkpointer"].check_fit("separator")
-    read_history(Path(hparams["output_folder"]) / HISTORY_FILE)
+    refuse_early(hparams, scope)
     notes = finetuning.begin(hparams)
     for options in prepare_options(hparams):
         run_on_main(prepare_polsess, kwargs=options)
@@ -95,10 +92,17 @@ def train(
     if hparams["test_after_training"]:
         check_recogniser(scope.recogniser, datasets["test"])
     folder = hparams["output_folder"]
+    learnt = check_learnt(folder, hparams["data_folder"], datasets["train"].data.paths)
     sb.create_experiment_directory(folder)
     write_hparams(hparams_file, overrides, f"{folder}/{HPARAMS_FILE}")
+    run_on_main(write_record, args=(learnt, Path(folder, LEARNT_FILE)))
     for note in notes:
         logger.info(note)
+    for split in ("valid", "test"):
+        if names := voices_elsewhere(datasets["train"].data, datasets[split].data):
+            shown = ", ".join(names[:5])
+            same = "another corpus's training set has, too: LEAKAGE, if they are the same people"
+            logger.warning("%s set: voices that %s (%s)", split, same, shown)
 
     separation = Separation(
         hparams["modules"], hparams["opt_class"], hparams, run_opts, hparams["checkpointer"]
@@ -115,6 +119,16 @@ def train(
     if hparams["test_after_training"] or run_opts.test_only:
         test(hparams, run_opts, datasets["test"], scope)
     distributed.leave_processes()
+
+
+def refuse_early(hparams: dict[str, Any], scope: Scope) -> None:
+    """Whatever can be refused is refused before the output folder is touched."""
+    for key in NEEDED:
+        hparams[key]
+    check_recogniser(hparams.get("valid_recogniser"))
+    check_recogniser(scope.recogniser)
+    hparams["checkpointer"].check_fit("separator")
+    read_history(Path(hparams["output_folder"]) / HISTORY_FILE)
 
 
 def prepare_options(hparams: dict[str, Any]) -> list[dict[str, Any]]:

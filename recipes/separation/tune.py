@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> None:
         raise InputError(f"{sweep.path}: has no run_cap; say --trials N")
     folder = options.tuning_folder or f"results/tuning/{sweep.name}"
     storage = searching.open_storage(options.storage, folder)
-    study = searching.open_study(sweep, storage, options.seed_of_search, epochs)
+    study = searching.open_study(sweep, storage, options.seed_of_search, epochs, arguments)
     if not any(argument.startswith("--tracker") for argument in arguments):
         arguments += ["--tracker=none"]  # the file asks for W&B's
     trainings = Trainings(options.workers, gpus_here())

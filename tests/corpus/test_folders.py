@@ -126,6 +126,18 @@ def test_table_may_let_training_and_validation_share_speakers(setup, speech):
         SpeechFolder(speech, table).prepare(setup)
 
 
+@pytest.mark.parametrize(
+    ("val", "message"), [("cyd", "cyd in val and not in train"), ("ada", "two")]
+)
+def test_shared_validation_is_of_training_s_speakers_two_or_more(setup, speech, val, message):
+    rows = ["file,speaker,subset", f"{val}/1.wav,{val},val"]
+    rows += [f"{x}/0.wav,{x},train" for x in ("ada", "bea")]
+    rows += [f"{x}/0.wav,{x},test" for x in ("cyd", "dan")]
+    (speech / "table.csv").write_text("\n".join(rows), encoding="utf-8")
+    with pytest.raises(InputError, match=message):
+        SpeechFolder(speech, speech / "table.csv", val_speakers="train").prepare(setup)
+
+
 def test_speakers_may_be_given(setup, speech):
     given = {"train": ["ada", "bea"], "val": ["cyd", "dan"], "test": ["ewa", "fil"]}
     listed = SpeechFolder(speech, speakers=given).prepare(setup)
@@ -184,6 +196,20 @@ def test_scene_classes_are_mapped(setup, tmp_path):
     assert source.scene_class("cinema").environment == "indoor"
     assert source.scene_class("cinema").room == sources.scene_classes()["m"].room
     assert source.scene_class("desert").room == {}
+
+
+def test_a_scene_of_a_known_name_may_be_another(setup, tmp_path):
+    source = SceneFolder(class_folder(tmp_path / "scenes", ["park"]), {"park": "indoor"})
+    source.prepare(setup)
+    assert source.scene_class("park").environment == "indoor"
+    assert source.scene_class("park").room
+
+
+@pytest.mark.parametrize("kind", [SceneFolder, EventFolder])
+def test_a_class_of_no_folder_is_refused(setup, tmp_path, kind):
+    folder = class_folder(tmp_path / "folders", ["park" if kind is SceneFolder else "Bell"])
+    with pytest.raises(InputError, match="folders/caat: has no recordings, but a class"):
+        kind(folder, {"caat": "park"}).prepare(setup)
 
 
 def test_unknown_scene_class_names_the_remedy(setup, tmp_path):

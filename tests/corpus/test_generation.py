@@ -134,6 +134,15 @@ def test_foreign_folders_are_left_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_what_a_kill_left_in_the_first_second_is_in_nobody_s_way(tmp_path):
+    (tmp_path / "generator.json.123.partial").write_text("{ha")
+    state = State(tmp_path, LENGTH)
+    with lock(tmp_path):
+        state.check({"seed": 1})
+        state.claim({"seed": 1})
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "generator.json"]
+
+
 def test_damaged_note_is_refused(tmp_path):
     (tmp_path / "generator.json").write_text("{half")
     with pytest.raises(InputError, match="cannot be read"):

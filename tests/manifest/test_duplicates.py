@@ -158,6 +158,23 @@ def test_speech_of_one_recording_overlaps_or_does_not(tmp_path, start, end, over
         assert shared[0].examples == ["test: row 2 and row 2 of train share D:/pl/x.wav"]
 
 
+@pytest.mark.parametrize(
+    ("stretch", "overlaps"),
+    [
+        *[(("x.wav", 0, 3), False), (("x.wav", 3, 5), True), (("y.wav", 9, 10), True)],
+        *[(("z.wav", 1, 9), True), (("z.wav", 2, 9), False)],
+        *[(("w.wav;y.wav", 5, 1), True), (("z.wav;w.wav", 3, 1), False)],
+    ],
+)
+def test_joined_recordings_overlap_with_each_of_them(tmp_path, stretch, overlaps):
+    """The first from its start, the last to its end, those between as a whole."""
+    corpus = TinyCorpus(tmp_path)
+    with_speech(corpus, "train", "a", ("x.wav;y.wav;z.wav", 4, 2), ("v.wav", 0, 4))
+    with_speech(corpus, "test", "b", ("u.wav", 0, 4), stretch)
+    corpus.write_tables()
+    assert bool(repetitions(corpus, ["train", "test"])) == overlaps
+
+
 segment = st.tuples(st.sampled_from("xy"), st.integers(0, 9), st.integers(1, 4))
 
 

@@ -166,6 +166,8 @@ def test_a_hub_is_asked_only_for_what_may_be_on_it_and_this_is_said(caplog, monk
         ("whisper:base,beam_size=0", "must be a whole number from 1"),
         ("whisper:base,batch_size=x", "must be a whole number from 1"),
         ("whisper:base,size=3", "no option size"),
+        ("whisper:base,beam_size=1,int8", "'int8' is no option"),
+        ("mini:~nobodyhere/x", "no such folder"),
     ],
 )
 def test_a_wrong_spec_is_one_line(spec, message):
@@ -217,3 +219,8 @@ def test_weights_of_another_size_are_refused(specs, tmp_path):
     torch.save({"other": torch.zeros(3)}, copy / "layer.ckpt")
     with pytest.raises(InputError, match="do not belong together"):
         load_recogniser(f"speechbrain:{copy}")
+
+
+def test_a_gpu_s_arithmetic_is_refused_where_there_is_none_and_not_before():
+    assert parse_spec("whisper:base,precision=fp16")[2].precision == "fp16"
+    assert parse_spec("whisper:base,precision=fp16", "cuda:0")[2].device == "cuda:0"

@@ -119,3 +119,20 @@ def test_the_command_states_its_latency_and_writes_nothing_but_samples(tmp_path)
     assert done.returncode == 0, done.stderr.decode()
     assert b"latency 0.75 s (chunk 0.5 s, look-ahead 0.25 s)" in done.stderr
     assert len(done.stdout) == 2 * samples.nbytes
+
+
+@pytest.mark.parametrize("size", [None, 0, 0x7FFFFFFF])
+def test_what_follows_the_samples_is_none(model, tmp_path, size):
+    """A chunk of comments; where the length is not known, all is samples."""
+    path = tmp_path / "talk.wav"
+    sf.write(path, talk(3), RATE, "PCM_16")
+    given = path.read_bytes()
+    expected = separate(model, given)
+    place = given.index(b"data") + 4
+    if size is not None:
+        given = given[:place] + size.to_bytes(4, "little") + given[place + 4 :]
+        assert separate(model, given) == expected
+    else:
+        assert (
+            separate(model, given + b"LIST" + (400).to_bytes(4, "little") + bytes(400)) == expected
+        )

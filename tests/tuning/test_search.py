@@ -269,6 +269,15 @@ def test_a_study_does_not_go_on_after_another_sweep_file(studied, changes, messa
         open_study(sweep, open_storage("journal", studied))
 
 
+def test_a_study_stays_with_its_corpus_and_settings(tmp_path):
+    sweep, storage = read_sweep(sweep_file(tmp_path)), open_storage("journal", tmp_path)
+    open_study(sweep, storage, arguments=["--data_folder=here/A", "--num_workers=1"])
+    open_study(sweep, storage, arguments=["--data_folder=moved/A", "--num_workers=4"])
+    for arguments in (["--data_folder=here/B"], ["--data_folder=A", "--task=ES"]):
+        with pytest.raises(InputError, match=r"began with another (data_folder|task)"):
+            open_study(sweep, storage, arguments=arguments)
+
+
 def test_trials_of_another_study_are_not_gone_on_with(tmp_path):
     (tmp_path / "trials" / "0000").mkdir(parents=True)
     with pytest.raises(InputError, match="trials: is of another study; name another"):
