@@ -8,6 +8,7 @@ import pandas as pd
 
 from custom_modules.errors import InputError
 from custom_modules.evaluation.bootstrap import FEWEST, interval_of_mean
+from custom_modules.evaluation.store import SCORES_FOLDER
 from custom_modules.layout import talkers_of
 from custom_modules.manifest.reading import open_manifest
 
@@ -74,7 +75,7 @@ def units_in(table: pd.DataFrame) -> np.ndarray:
 
 def read_voices(folder: Path, record: dict[str, Any], ids: pd.Series) -> pd.DataFrame | None:
     """Who talks in mixtures, from the manifest that a test left beside its scores, if any."""
-    path = folder / "test_scores" / f"{record.get('split')}.json"
+    path = folder / SCORES_FOLDER / f"{record.get('split')}.json"
     corpus = record.get("data_folder")
     if not isinstance(corpus, str | list):
         return None
@@ -91,7 +92,7 @@ def read_voices(folder: Path, record: dict[str, Any], ids: pd.Series) -> pd.Data
 
 def tested_voices(folder: Path) -> pd.DataFrame:
     """Units of each mixture of a test that left its results in a folder, by its id."""
-    manifest = open_manifest(folder / "test_scores" / "test.json", "")
+    manifest = open_manifest(folder / SCORES_FOLDER / "test.json", "")
     rows = [{"id": name, **voices_of(manifest[name])} for name in manifest]
     return with_units(pd.DataFrame(rows)).set_index("id")[UNIT_KEYS]
 

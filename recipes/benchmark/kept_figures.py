@@ -202,6 +202,26 @@ def reasons(units: Mapping[str, dict[str, Any]]) -> list[str]:
     return [f"{unit}: {line['reason']}" for unit, line in units.items() if "reason" in line]
 
 
+def unit_table(
+    first: str,
+    columns: Mapping[str, Callable[[Mapping[str, Any]], str]],
+    units: Mapping[str, dict[str, Any]],
+) -> str:
+    """A line for each unit by its name, a cell for each heading; below it, what has none and why.
+
+    >>> print(unit_table("model", {"s": lambda x: f"{x['s']:.1f}"}, {"a": {"figures": {"s": 1}}}))
+    | model |   s |
+    | ----- | --: |
+    | a     | 1.0 |
+    """
+    lines = [[first, *columns]]
+    for unit, line in sorted(units.items()):
+        found = line.get("figures")
+        cells = (markdown.DASH if found is None else cell(found) for cell in columns.values())
+        lines.append([unit, *cells])
+    return "\n\n".join([markdown.table(lines), *reasons(units)])
+
+
 def table(headings: str, units: Mapping[str, dict[str, Any]]) -> str:
     """A line for each unit, whose words have these headings; reasons come last.
 

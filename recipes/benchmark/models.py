@@ -11,13 +11,13 @@ writes the tables into README.md beside this file.
 
 import argparse
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from recipes.benchmark.measuring import describe
 
 from custom_modules.errors import OptionParser, exit_cleanly  # isort: skip  (after torch)
-from custom_modules.markdown import DASH, number, table
+from custom_modules.markdown import number
 from recipes.benchmark import kept_figures as kept
 from recipes.benchmark.campaign.costs import measure_costs
 from recipes.benchmark.campaign.page import COST_COLUMNS
@@ -25,28 +25,29 @@ from recipes.benchmark.campaign.runs import FOLDERS, chosen_models, hparams_fold
 
 #: Alike for all, whatever their hparams files train with.
 ALIKE = ("--batch_size=1", "--segment_seconds=null", "--precision=fp32")
-#: What is measured → heading, divisor, decimals.
-COLUMNS = {
-    key: COST_COLUMNS[key]
-    for key in ("parameters", "macs_per_second", "real_time_factor", "inference_mib")
-} | {"step_seconds": ("training step, s", 1, 2), "step_mib": COST_COLUMNS["step_mib"]}
+
+
+def _column(key: str, divisor: float, decimals: int) -> Callable[[Mapping[str, float]], str]:
+    return lambda costs: number(costs[key] / divisor, decimals)
+
+
+_SHOWN = ("parameters", "macs_per_second", "real_time_factor", "inference_mib")
+_FACTS = {key: COST_COLUMNS[key] for key in _SHOWN}
+_FACTS |= {"step_seconds": ("training step, s", 1, 2), "step_mib": COST_COLUMNS["step_mib"]}
+#: Heading → cell.
+COLUMNS = {heading: _column(key, *how) for key, (heading, *how) in _FACTS.items()}
 
 
 def render(folder: str | Path) -> str:
     """A table of each size, and what they were measured on."""
     figures = kept.read_figures(folder)
-    tables = [size_table(size, kept.units_of(figures, size)) for size in FOLDERS]
-    return "\n\n".join([*filter(None, tables), kept.setting_line(figures)])
-
-
-def size_table(size: str, units: dict[str, dict[str, Any]]) -> str:
-    """The table of one size, and below it what could not be measured and why."""
-    lines = [["architecture", *(heading for heading, *_ in COLUMNS.values())]]
-    for model, line in sorted(units.items()):
-        costs = line.get("figures")
-        cells = [number(costs[k] / div, n) if costs else DASH for k, (_, div, n) in COLUMNS.items()]
-        lines.append([model, *cells])
-    return "\n\n".join([f"**{size}**", table(lines), *kept.reasons(units)]) if units else ""
+    by_size = {size: kept.units_of(figures, size) for size in FOLDERS}
+    tables = [
+        f"**{size}**\n\n{kept.unit_table('architecture', COLUMNS, units)}"
+        for size, units in by_size.items()
+        if units
+    ]
+    return "\n\n".join([*tables, kept.setting_line(figures)])
 
 
 def measure(options: argparse.Namespace) -> None:

@@ -29,6 +29,8 @@ from custom_modules import markdown
 from custom_modules.dataio import MixtureDataset
 from custom_modules.errors import OptionParser, exit_cleanly
 from custom_modules.evaluation.loading import find_model
+from custom_modules.evaluation.record import RESULTS_FILE
+from custom_modules.evaluation.store import SCORES_FOLDER
 from custom_modules.evaluation.voices import interval_over_voices, tested_voices
 from custom_modules.files import lock
 from custom_modules.limits import option
@@ -163,7 +165,7 @@ def improvements(folders: list[Path], split: str) -> pd.Series:
     """SI-SDRi of each mixture, dB: the mean over its variants, and over seeds."""
     tables = []
     for folder in folders:
-        path = folder / ("" if split == "test" else split) / "test_results.csv"
+        path = folder / ("" if split == "test" else split) / RESULTS_FILE
         rows = pd.read_csv(path)
         tables.append(rows.assign(gain=rows.si_sdr - rows.si_sdr_mixture))
     return pd.concat(tables).groupby("id").gain.mean()
@@ -191,7 +193,7 @@ def one_talker(folder: Path) -> tuple[float, float]:
     """Median of how far below the louder output the other lies, and mean SI-SDR of it, dB."""
     found = find_model([f"{folder}/hyperparams.yaml"])
     (model, _), corpus = found.load(), found.hparams["data_folder"]
-    manifest = open_manifest(folder / "test_scores" / "test.json", corpus)
+    manifest = open_manifest(folder / SCORES_FOLDER / "test.json", corpus)
     silence: Mapping[str, object] = {"silent_talker": {"share": 1, "from_epoch": 1}}
     passages = MixtureDataset(manifest, VARIANTS, "SB", seed=1, remixing=silence)
     passages.set_epoch(1)

@@ -12,7 +12,7 @@ interrupted; --page writes the table into README.md beside this file.
 import argparse
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from recipes.benchmark.measuring import describe, in_fresh_process
@@ -21,7 +21,6 @@ import torch  # isort: skip  (after what sets up the process)
 
 from custom_modules.errors import OptionParser, exit_cleanly
 from custom_modules.hub.recipe import ModelRecipe
-from custom_modules.markdown import DASH, table
 from custom_modules.onnx.graphs import difference, quantise, write_graph
 from custom_modules.onnx.runtimes import OnnxSeparator
 from recipes.benchmark import kept_figures as kept
@@ -31,20 +30,26 @@ SMALL = Path(FOLDERS["small"])
 LENGTHS = ((1, 1), (1, 999), (1, 32_000), (1, 320_001))
 TIMED_SECONDS = 10
 PART = "small"
-#: What is measured → heading, format.
+
+
+def _column(key: str, form: str) -> Callable[[Mapping[str, float]], str]:
+    return lambda found: format(found[key], form)
+
+
+#: Heading → cell.
 COLUMNS = {
-    "difference": ("largest difference", ".0e"),
-    "mb": ("size, MB", ".2f"),
-    "int8_mb": ("int8, MB", ".2f"),
-    "int8_db": ("int8 to float32, dB", ".1f"),
-    "torch": ("PyTorch, s", ".2f"),
-    "onnx": ("ONNX, s", ".2f"),
-    "int8": ("int8, s", ".2f"),
+    "largest difference": _column("difference", ".0e"),
+    "size, MB": _column("mb", ".2f"),
+    "int8, MB": _column("int8_mb", ".2f"),
+    "int8 to float32, dB": _column("int8_db", ".1f"),
+    "PyTorch, s": _column("torch", ".2f"),
+    "ONNX, s": _column("onnx", ".2f"),
+    "int8, s": _column("int8", ".2f"),
 }
 
 
 def export_one(model: str) -> dict[str, float]:
-    """Figures of one architecture, by the keys of the columns."""
+    """Figures of one architecture."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     recipe = ModelRecipe(str(SMALL / f"{model}.yaml"), {"data_folder": "none"})
@@ -80,13 +85,8 @@ def least_seconds(work: Callable[[], object], repeats: int = 3) -> float:
 def render(folder: str | Path) -> str:
     """The table, and below it what does not export and why."""
     figures = kept.read_figures(folder)
-    units = kept.units_of(figures, PART)
-    lines = [["architecture", *(heading for heading, _ in COLUMNS.values())]]
-    for model, line in sorted(units.items()):
-        found = line.get("figures")
-        cells = [format(found[k], form) if found else DASH for k, (_, form) in COLUMNS.items()]
-        lines.append([model, *cells])
-    return "\n\n".join([table(lines), *kept.reasons(units), kept.setting_line(figures)])
+    table = kept.unit_table("architecture", COLUMNS, kept.units_of(figures, PART))
+    return f"{table}\n\n{kept.setting_line(figures)}"
 
 
 def measure(options: argparse.Namespace) -> None:

@@ -9,18 +9,26 @@ docs/training.md. On a GPU, see gpu.py.
 """
 
 import argparse
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from recipes.benchmark.measuring import Work, add_cpu_options, describe, measure
 
 from custom_modules.errors import InputError, OptionParser, exit_cleanly  # isort: skip
-from custom_modules.markdown import DASH, number, table  # isort: skip  (after torch)
+from custom_modules.markdown import number  # isort: skip  (after torch)
 from recipes.benchmark import kept_figures as kept
 from recipes.benchmark.campaign.costs import make_work
 from recipes.benchmark.campaign.runs import chosen_models
 
 HPARAMS = Path("hparams")
 PART = "steps"
+#: Heading → cell.
+COLUMNS: dict[str, Callable[[Mapping[str, float]], str]] = {
+    "step, s": lambda found: number(found["plain"], 2),
+    "compiled, s": lambda found: number(found["compiled"], 2),
+    "speed": lambda found: f"{number(found['plain'] / found['compiled'], 2)} ×",
+    "first step, s": lambda found: number(found["first"], 0),
+}
 
 
 def make_step(model: str, seconds: float, compiled: bool) -> Work:
@@ -52,17 +60,8 @@ def measure_all(options: argparse.Namespace) -> None:
 def render(folder: str | Path) -> str:
     """The table, and below it what does not compile and why."""
     figures = kept.read_figures(folder)
-    units = kept.units_of(figures, PART)
-    lines = [["model", "step, s", "compiled, s", "speed", "first step, s"]]
-    for model, line in units.items():
-        lines.append([model, *(_cells(line["figures"]) if "figures" in line else [DASH] * 4)])
-    return "\n\n".join([table(lines), *kept.reasons(units), kept.setting_line(figures)])
-
-
-def _cells(found: dict[str, float]) -> list[str]:
-    seconds = [number(found[name], 2) for name in ("plain", "compiled")]
-    speed = f"{number(found['plain'] / found['compiled'], 2)} ×"
-    return [*seconds, speed, number(found["first"], 0)]
+    table = kept.unit_table("model", COLUMNS, kept.units_of(figures, PART))
+    return f"{table}\n\n{kept.setting_line(figures)}"
 
 
 def main() -> None:

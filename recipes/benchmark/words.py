@@ -29,7 +29,9 @@ import pandas as pd
 from custom_modules import markdown
 from custom_modules.errors import OptionParser, exit_cleanly
 from custom_modules.evaluation.bootstrap import interval_of_ratio
+from custom_modules.evaluation.record import RESULTS_FILE
 from custom_modules.evaluation.voices import interval_over_voices, tested_voices
+from custom_modules.evaluation.words import COUNTS_FILE, WORDS_FOLDER
 from custom_modules.files import lock
 from custom_modules.limits import option
 from custom_modules.mmipc import VARIANTS
@@ -219,7 +221,7 @@ def gains_of(
     folders: list[Path], test: str, variants: Sequence[str], voices: pd.DataFrame
 ) -> list[str]:
     """SI-SDRi, the mean of each mixture's, and its interval."""
-    paths = [folder / f"{AS_IT_IS}{test}" / "test_results.csv" for folder in folders]
+    paths = [folder / f"{AS_IT_IS}{test}" / RESULTS_FILE for folder in folders]
     rows = pd.concat([pd.read_csv(path, dtype={"id": str}) for path in paths])
     rows = rows[rows.variant.isin(variants)]
     gains = (rows.si_sdr - rows.si_sdr_mixture).groupby(rows.id).mean().dropna()
@@ -231,7 +233,7 @@ def words_of(
     folders: list[Path], variants: Sequence[str], arm: str, voices: pd.DataFrame
 ) -> list[str]:
     """Word errors over words, in per cent, and their interval."""
-    paths = [folder / "words" / "counts.csv" for folder in folders]
+    paths = [folder / WORDS_FOLDER / COUNTS_FILE for folder in folders]
     rows = pd.concat([pd.read_csv(path, dtype={"id": str}) for path in paths])
     rows = rows[rows.variant.isin(variants) & (rows.arm == arm)]
     sums = rows.groupby("id")[["errors", "length"]].sum()
