@@ -87,6 +87,26 @@ def prepare_polsess(
         logger.info(f"Skipping preparation: manifests in {save_folder} are up to date")
         _warn(earlier)
         return earlier
+    seen, rows = _survey(paths, root, check, skip_bad_rows, allow_leakage, workers)
+    with lock(save_folder, wait=True):  # all files of one command
+        _write(dict(zip(targets.values(), rows, strict=True)), save_folder, str(seen))
+        record.write(seen)
+    logger.info(seen.table())
+    _warn(seen)
+    for line in (*seen.notes, f"Manifests are in {save_folder}"):
+        logger.info(line)
+    return seen
+
+
+def _survey(
+    paths: Mapping[str, Path],
+    root: str,
+    check: str,
+    skip_bad_rows: bool,
+    allow_leakage: bool,
+    workers: int,
+) -> tuple[Report, list[DataFrame]]:
+    """Reads tables and headers; what was seen, and the rows of each manifest."""
     tables = [csv_tables.read_table(path, s, root) for s, path in paths.items()]
     genders = csv_tables.read_genders(root)
     tables, rate = survey_audio(tables, root, check, workers)
@@ -97,15 +117,7 @@ def prepare_polsess(
     _refuse_leakage(repetitions, allow_leakage)
     counts = {table.subset: report.count_rows(table, repetitions) for table in tables}
     seen = Report(check, rate, counts, report.finding_lines(repetitions), notes)
-    rows = [csv_tables.with_speakers(table.rows, genders) for table in tables]
-    with lock(save_folder, wait=True):  # all files of one command
-        _write(dict(zip(targets.values(), rows, strict=True)), save_folder, str(seen))
-        record.write(seen)
-    logger.info(seen.table())
-    _warn(seen)
-    for line in (*notes, f"Manifests are in {save_folder}"):
-        logger.info(line)
-    return seen
+    return seen, [csv_tables.with_speakers(table.rows, genders) for table in tables]
 
 
 def _valid_options(

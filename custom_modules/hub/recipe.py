@@ -17,19 +17,23 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.tag import Tag
 from speechbrain.lobes.models.conv_tasnet import EPS as _EPS
+from speechbrain.utils.logger import get_logger
 from torch import Tensor, nn
 
 from custom_modules import hparams
 from custom_modules.checkpoints import TRAIN_FIRST, AtomicCheckpointer, describe_epochs
 from custom_modules.errors import InputError
-from custom_modules.evaluation.record import without_folders
+from custom_modules.evaluation.record import RECORD_FILE, without_folders
 from custom_modules.files import lock, regular_file
 from custom_modules.hub.card import CardFacts
 from custom_modules.hub.citations import Paper, paper_in
 from custom_modules.hub.predecessor import OldCheckpoint
 from custom_modules.mmipc import num_sources
 from custom_modules.pretrained import INTERFACE_FILE
+from custom_modules.tabular import read_record
 from custom_modules.weights import check_fit, load_exactly
+
+logger = get_logger(__name__)
 
 _MASKING = "custom_modules.models.masking.MaskingSeparator"
 #: Dual-path networks are called after what is in their blocks, others as their class.
@@ -240,15 +244,26 @@ def load_best(argv: list[str]) -> tuple[ModelRecipe, nn.Module, CardFacts]:
     best = checkpointer.recover_best(tree.get("average_checkpoints", 1))
     if not best:
         raise InputError(f"{folder / 'save'}: no checkpoint to export; {TRAIN_FIRST}")
-    table = folder / RESULTS_TABLE
-    results = regular_file(table).read_text("utf-8", "replace") if table.exists() else None
+    epochs = describe_epochs(best)
     facts = CardFacts(
         tree,
-        checkpoint=_describe(describe_epochs(best), [c.meta["si_sdr"] for c in best]),
-        # It is published; older ones name folders of the machine that they are from.
-        results=results and without_folders(results),
+        checkpoint=_describe(epochs, [c.meta["si_sdr"] for c in best]),
+        results=_results_of(folder, epochs),
     )
     return recipe, separator, facts
+
+
+def _results_of(folder: Path, epochs: str) -> str | None:
+    """The page of a test, if there is one, and it is of these epochs."""
+    table, record = folder / RESULTS_TABLE, folder / RECORD_FILE
+    if not table.exists():
+        return None
+    tested = read_record(record).get("checkpoint", epochs) if record.exists() else epochs
+    if tested != epochs:
+        logger.warning("%s is of %s, and left out of the card; test again", table, tested)
+        return None
+    # It is published; older ones name folders of the machine that they are from.
+    return without_folders(regular_file(table).read_text("utf-8", "replace"))
 
 
 def _describe(epochs: str, si_sdr: Sequence[float]) -> str:

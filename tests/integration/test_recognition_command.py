@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
+from custom_modules.errors import InputError
 from custom_modules.recognition.mini import MiniRecogniser
 from tests.integration import training
 from tests.integration.training import assert_same, final_state
@@ -144,6 +145,24 @@ def test_it_is_trained_further_without_a_separator(corpus, trained, tmp_path):
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "separated").exists()
     assert f"from {trained[0]} on." in (tmp_path / "README.md").read_text("utf-8")
+
+
+def test_nothing_is_written_of_what_was_never_trained(corpus, tmp_path):
+    done = train(corpus, tmp_path, "--test_only")
+    assert done.returncode == 2
+    assert "no checkpoint; train first" in training.error_line(done)
+    assert not (tmp_path / "recogniser.ckpt").exists()
+
+
+def test_several_corpora_and_several_processes_are_refused(tmp_path, monkeypatch):
+    script = training.load_script("train", "recognition")
+    argv = ["hparams/recognition/mini.yaml", f"--output_folder={tmp_path / 'out'}"]
+    with pytest.raises(InputError, match="a recogniser learns one corpus"):
+        script.main([*argv, "--data_folder=[a, b]"])
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="leave torchrun out"):
+        script.main([*argv, "--data_folder=a"])
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_separator_without_a_start_is_refused(corpus, separator, tmp_path):

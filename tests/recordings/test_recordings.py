@@ -338,6 +338,10 @@ def test_only_pictures_that_were_drawn_here_are_replaced(model, tmp_path, capsys
     os.utime(picture, (0, 0))
     assert run()[0] == 0
     assert picture.stat().st_mtime == 0
+    # What was made otherwise meanwhile is another picture.
+    Separation(model, normalize="peak", show_progress=False).separate_all(recordings)
+    assert run(normalize="peak")[1].out.endswith("0 separated, 1 finished before, 0 failed\n")
+    assert picture.stat().st_mtime > 0
     picture.write_text("no picture at all")
     assert run()[0] == 1
 
