@@ -80,7 +80,7 @@ class Evaluation:
                 bar.set_description(f"{session}, {name}")
                 try:
                     found[session, name] = self._scores_of(reference, name)
-                except InputError as error:
+                except (InputError, OSError) as error:
                     self.failed[session] = str(error)
         scored = {key: sums for key, sums in found.items() if key[0] not in self.failed}
         if not scored:
@@ -103,8 +103,9 @@ class Evaluation:
     def _key(self, reference: Reference, task: str) -> str:
         """All that a task's result depends on."""
         facts = {"format": FORMAT, "task": task, "settings": dict(self.settings)}
-        state = reference.path.stat()
-        facts |= {"recording": [reference.path.name, state.st_size, state.st_mtime_ns]}
+        heard = [reference.path, *reference.track_files()]
+        states = [(path.name, path.stat()) for path in heard]
+        facts["audio"] = [[name, state.st_size, state.st_mtime_ns] for name, state in states]
         truths = [reference.path.with_suffix(suffix) for suffix in (SEGLST, RTTM)]
         known = [regular_file(path).read_bytes() for path in truths if path.is_file()]
         return digest_of([json.dumps(facts).encode(), *known])

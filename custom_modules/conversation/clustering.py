@@ -108,6 +108,8 @@ def _best_groups(
 def _least_distance(vectors: np.ndarray, labels: np.ndarray) -> float:
     """Between the means of two groups, less what so few vectors differ by chance."""
     known, places, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    if len(known) < 2:  # all voices are the same
+        return 0.0
     means = np.stack([vectors[labels == label].mean(0) for label in known])
     spread = np.square(vectors - means[places]).sum() / (len(vectors) - len(known))
     unit = unit_rows(means)

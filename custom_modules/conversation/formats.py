@@ -71,6 +71,22 @@ def read_passages(path: str | Path) -> dict[str, list[Passage]]:
     return sessions
 
 
+def passages_of(
+    sessions: Mapping[str, list[Passage]], recording: Path, source: Path, only: bool = True
+) -> list[Passage]:
+    """Those of a recording in what was read from ``source``; nobody's, if that is empty.
+
+    A single session is taken whatever its name, if the source is of this recording ``only``.
+    """
+    for name in (recording.stem, session_id(recording.stem), recording.name):
+        if name in sessions:
+            return sessions[name]
+    if (only and len(sessions) < 2) or not sessions:
+        return next(iter(sessions.values()), [])
+    known = ", ".join([*sessions][:5])
+    raise InputError(f"{source}: says nothing of {recording.stem} ({known})")
+
+
 def session_id(name: str) -> str:
     """A session's or speaker's name as RTTM holds it, which parts columns by spaces.
 
@@ -131,7 +147,7 @@ def _line(words: str) -> str:
 
 def _txt(transcript: Transcript) -> str:
     return "".join(
-        f"[{_clock(passage.start)[:8]}] {passage.speaker}: {_line(passage.words)}\n"
+        f"[{_clock(passage.start).partition(',')[0]}] {passage.speaker}: {_line(passage.words)}\n"
         for passage in transcript.said()
     )
 
@@ -143,9 +159,13 @@ def _tiers(transcript: Transcript) -> dict[str, list[tuple[float, float, str]]]:
     for who in speakers_of(told):
         mine = [passage for passage in told if passage.speaker == who]
         tiers[who] = [(p.start, p.end, _line(p.words)) for p in mine]
-        words = [(word.start, word.end, word.text) for p in mine for word in p.timed]
-        if words:
-            tiers[f"{who} words"] = words
+    for who in [*tiers]:
+        timed = [word for p in told if p.speaker == who for word in p.timed]
+        if timed:
+            name = f"{who} words"
+            while name in tiers:  # a speaker's, perhaps
+                name += "_"
+            tiers[name] = [(word.start, word.end, word.text) for word in timed]
     return tiers
 
 
@@ -271,7 +291,7 @@ def _read_rttm(path: str, text: str) -> Iterable[tuple[str, Passage]]:
 def _read_seglst(path: str, text: str) -> Iterable[tuple[str, Passage]]:
     try:
         rows = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (RecursionError, ValueError) as error:
         raise InputError(f"{path}: is not JSON ({error})") from error
     if not isinstance(rows, list):
         raise InputError(f"{path}: is not SegLST, a list of segments")
@@ -302,7 +322,9 @@ def _seconds(value: object, place: str) -> float:
 def _passage(speaker: str, start: float, end: float, words: str, place: str) -> Passage:
     if end < start:
         raise InputError(f"{place}: ends before it begins, {end:g} s before {start:g} s")
-    return Passage(speaker, start, end, words)
+    if _printable(speaker) != speaker:
+        raise InputError(f"{place}: the speaker's name {speaker!r:.40} cannot be printed")
+    return Passage(speaker, start, end, words.encode(errors="replace").decode())
 
 
 #: What is read, by suffix.

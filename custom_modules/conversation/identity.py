@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from custom_modules.audio import resample
 from custom_modules.conversation.packaged import packaged_file
 from custom_modules.errors import InputError
+from custom_modules.recognition.interface import Source, loading
 
 _RATE = 16000
 
@@ -93,7 +94,8 @@ class Ecapa:
 
         if not Path(folder, "hyperparams.yaml").is_file():
             raise InputError(f"{folder}: is not a SpeechBrain folder with a hyperparams.yaml")
-        with TemporaryDirectory() as links:
+        source = Source(f"ecapa:{folder}", folder, Path(folder))
+        with TemporaryDirectory() as links, loading(source, "speechbrain", "hyperpyyaml", "torch"):
             self.model = EncoderClassifier.from_hparams(
                 source=folder, savedir=links, overrides={"pretrained_path": folder}
             )

@@ -24,6 +24,7 @@ COLLAR = 0.25
 BLOCK_SECONDS = 1.0
 LEAST_OVERLAP = 0.1  # s, of a talker's overlaps together, to score a track within them
 LEAKAGE_RANGE = 60.0  # dB; beyond it, nothing leaks, or everything
+MOST_TALKERS = 20  # of meeteval
 
 #: A sum, and what it is divided by.
 Sums = tuple[float, float]
@@ -136,6 +137,9 @@ def word_errors(case: Case, function: str, **options: float) -> Sums | None:
     if not case.has_words:
         return None
     meeteval = _meeteval()
+    for told in (case.said, case.heard):
+        if (number := len({passage.speaker for passage in told or ()})) > MOST_TALKERS:
+            raise InputError(f"{number} talkers; words are counted of {MOST_TALKERS} at most")
     said, heard = (meeteval.io.SegLST(_seglst(x or ())) for x in (case.said, case.heard))
     result = getattr(meeteval.wer, function)(said, heard, **options)
     return float(result.errors), float(result.length)

@@ -8,7 +8,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from custom_modules.errors import InputError
 from custom_modules.files import atomic_path
+from custom_modules.tabular import read_record
 
 _STATE = "state.json"
 
@@ -19,7 +21,7 @@ def abandoned_if_empty(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception:
-        if not Progress.peek(folder).get("stages"):
+        if (state := Progress.peek(folder)) and not state["stages"]:
             shutil.rmtree(folder, ignore_errors=True)
         raise
 
@@ -38,6 +40,8 @@ class Progress:
         if state.get("key") == key:
             self.stages, self.seconds = state["stages"], state["seconds"]
         elif folder.exists():
+            if any(folder.iterdir()) and not (folder / _STATE).is_file():
+                raise InputError(f"{folder}: holds other files than work in progress; move them")
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self._write()
@@ -46,10 +50,9 @@ class Progress:
     def peek(folder: Path) -> dict[str, Any]:
         """What a folder says of itself, if anything."""
         try:
-            state: dict[str, Any] = json.loads((folder / _STATE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            return read_record(folder / _STATE)
+        except InputError:
             return {}
-        return state
 
     def _write(self) -> None:
         state = {"key": self.key, "stages": self.stages, "seconds": self.seconds}

@@ -5,22 +5,21 @@ Start reading at :meth:`Sessions.transcribe_all`.
 
 import hashlib
 import json
+import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-import soundfile as sf
 
 from custom_modules import audio
 from custom_modules.conversation.chain import Chain, Conversation
 from custom_modules.conversation.formats import (
     FORMATS,
     Transcript,
+    passages_of,
     read_passages,
-    session_id,
     write_transcript,
 )
 from custom_modules.conversation.passages import Passage
@@ -29,9 +28,10 @@ from custom_modules.conversation.samples import Samples
 from custom_modules.conversation.timelines import plot_timeline
 from custom_modules.conversation.tracks import write_wav
 from custom_modules.errors import InputError
-from custom_modules.files import atomic_path, lock, regular_file
+from custom_modules.files import lock, regular_file
 from custom_modules.recognition.interface import Word
-from custom_modules.recordings.jobs import Recording
+from custom_modules.recordings.jobs import Recording, comment_of
+from custom_modules.tabular import read_record, write_record
 
 #: How the comments of tracks begin, and the end of the file that says what was made.
 MADE_HERE, RECORD = "transcribe.py ", ".transcribed.json"
@@ -72,32 +72,33 @@ class Sessions:
 
     def _transcribe(self, recording: Recording, only: bool) -> tuple[list[str], bool]:
         """The lines to print, and whether nothing was left to do."""
-        work = _beside(recording, ".work")
+        work = _work_of(recording)
         with lock(work, wait=True, beside=True):
             given = self._diarization(recording, only)
-            key = self._key(recording, given)
+            content = _digest(recording.path)
+            key, made_of = self._key(content, given), _made_of(recording, content)
             record = _read_record(recording)
-            texts = {name: _beside(recording, FORMATS[name].suffix) for name in self.formats}
             if record.get("key") == key:
-                told = self._complete(recording, record, texts)
+                told = self._complete(recording, record)
                 if told is not None:
                     return told, True
-            self._check_replaceable(recording, record, texts)
+            if not self.overwrite:
+                self._check_replaceable(recording, record, made_of)
             with abandoned_if_empty(work):
                 conversation = self.chain(
                     recording.path, None, given, folder=work, session=recording.stem.name, key=key
                 )
-            tracks = self._write(recording, conversation, texts, key)
             lines = [_summary(recording, conversation)]
             lines += [f"{recording.path}: {note}" for note in conversation.notes]
-            _write_record(recording, conversation, key, lines, tracks, self.keep_tracks)
+            left = record.get("left", {}) | record.get("made", {})
+            record = _record_of(conversation, lines) | {"key": key, **made_of, "left": left}
+            _write_record(recording, record)  # killed from here on, the files are known as ours
+            _write_record(recording, record | self._write(recording, conversation, key))
             shutil.rmtree(work)
             return lines, False
 
-    def _key(self, recording: Recording, given: list[Passage] | None) -> str:
+    def _key(self, content: str, given: list[Passage] | None) -> str:
         """Of all that the outputs depend on."""
-        with open(regular_file(recording.path), "rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
         told = None if given is None else [(p.speaker, p.start, p.end) for p in given]
         parts = [_VERSION, self.settings, content, told]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
@@ -113,50 +114,60 @@ class Sessions:
             if not found:
                 raise InputError(f"{path}: holds no {stem}.rttm or {stem}.json")
             path, only = found[0], True
-        sessions = read_passages(path)
-        for name in (stem, session_id(stem), recording.path.name):
-            if name in sessions:
-                return sessions[name]
-        if only and len(sessions) == 1:
-            return next(iter(sessions.values()))
-        known = ", ".join(list(sessions)[:5]) or "nobody speaks in it"
-        raise InputError(f"{path}: says nothing of {stem} ({known})")
+        return passages_of(read_passages(path), recording.path, path, only)
 
-    def _complete(
-        self, recording: Recording, record: dict[str, Any], texts: dict[str, Path]
-    ) -> list[str] | None:
+    def _texts(self, recording: Recording) -> dict[str, Path]:
+        return {name: _beside(recording, FORMATS[name].suffix) for name in self.formats}
+
+    def _complete(self, recording: Recording, record: dict[str, Any]) -> list[str] | None:
         """Writes formats that were not asked for before; None if more is missing."""
-        tracks = [recording.stem.parent / name for name in record["tracks"]]
-        wanted = [*(tracks if self.keep_tracks else ())]
-        wanted += [_beside(recording, ".png")] if self.plot else []
-        if not all(path.exists() for path in wanted) or (self.keep_tracks and not record["kept"]):
+        if "made" not in record:  # killed on the way
             return None
-        for name, path in texts.items():
-            if not path.exists():
+        made, folder = record["made"], recording.stem.parent
+        wanted = [*(record["tracks"] if self.keep_tracks else ())]
+        wanted += [_beside(recording, ".png").name] if self.plot else []
+        if not all(name in made and (folder / name).exists() for name in wanted):
+            return None
+        texts = self._texts(recording).items()
+        missing = [(x, path) for x, path in texts if not (path.exists() and path.name in made)]
+        if missing:
+            if not self.overwrite:
+                _check_ours((path for _, path in missing), record["left"] | made)
+            for name, path in missing:
                 write_transcript(_transcript(recording, record), name, path)
+                made[path.name] = _digest(path)
+            _write_record(recording, record | {"made": made})
         return [f"{line} (finished before)" for line in record["lines"][:1]]
 
     def _check_replaceable(
-        self, recording: Recording, record: dict[str, Any], texts: dict[str, Path]
+        self, recording: Recording, record: dict[str, Any], made_of: dict[str, str]
     ) -> None:
-        """Refuses to replace what no record says that it was made here."""
-        outputs = [*texts.values(), _beside(recording, ".png")]
-        there = [path for path in outputs if path.exists() and path.stat().st_size]
-        if there and not record and not self.overwrite:
+        """Refuses to replace what is not of this recording, was not made here, or was changed."""
+        if record.keys() >= made_of.keys() and not made_of.items() & record.items():
             raise InputError(
-                f"{there[0]} is there, and no {RECORD[1:]} says that transcribe.py made it; move "
-                "it away, or replace it with --overwrite"
+                f"{_beside(recording, RECORD)} is of another recording; choose another "
+                "--output_folder, or replace it with --overwrite"
             )
+        outputs = [*self._texts(recording).values()]
+        outputs += [_beside(recording, ".png")] if self.plot else []
+        if "made" not in record and record:  # killed on the way, or of an earlier version
+            outputs = []
+        _check_ours(outputs, record.get("left", {}) | record.get("made", {}))
+        tracks = _beside(recording, "_tracks").glob("*.wav") if self.keep_tracks else ()
+        if strange := next((path for path in sorted(tracks) if not is_track(path)), None):
+            raise InputError(_not_ours(strange))
 
-    def _write(
-        self, recording: Recording, made: Conversation, texts: dict[str, Path], key: str
-    ) -> list[str]:
-        """All outputs; the names of the tracks, relative to the record."""
-        for name, path in texts.items():
+    def _write(self, recording: Recording, made: Conversation, key: str) -> dict[str, Any]:
+        """All outputs; the names of tracks, and of all files, relative to the record."""
+        written: dict[str, str] = {}
+        for name, path in self._texts(recording).items():
             write_transcript(made.transcript(recording.path.name), name, path)
+            written[path.name] = _digest(path)
         if self.plot:
-            signal = Samples(_beside(recording, ".work") / "recording.f32", made.rate, made.length)
-            plot_timeline(made, signal, _beside(recording, ".png"))
+            signal = Samples(_work_of(recording) / "recording.f32", made.rate, made.length)
+            picture = _beside(recording, ".png")
+            plot_timeline(made, signal, picture)
+            written[picture.name] = ""
         folder = _beside(recording, "_tracks")
         names = [f"{folder.name}/{name}.wav" for name in _file_names(made.tracks)]
         if self.keep_tracks:
@@ -167,16 +178,49 @@ class Sessions:
             for left in folder.glob("*.wav"):
                 if f"{folder.name}/{left.name}" not in names and is_track(left):
                     left.unlink()
-        return names
+            written |= dict.fromkeys(names, "")
+        return {"tracks": names, "made": written}
+
+
+def _check_ours(paths: Iterable[Path], made: Mapping[str, str]) -> None:
+    """Refuses what is not among files that were ``made``, or is a text that has changed since."""
+    for path in paths:
+        if path.exists() and path.stat().st_size:
+            if path.name not in made:
+                raise InputError(_not_ours(path))
+            if made[path.name] not in ("", _digest(path)):
+                raise InputError(
+                    f"{path} was changed since it was made; move it away, or replace it with "
+                    "--overwrite"
+                )
+
+
+def _not_ours(path: Path) -> str:
+    return (
+        f"{path} is there, and nothing says that transcribe.py made it; move it away, or replace "
+        "it with --overwrite"
+    )
+
+
+def _digest(path: Path) -> str:
+    with open(regular_file(path), "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _made_of(recording: Recording, content: str) -> dict[str, str]:
+    """What a record says of its recording: its content, and where it was."""
+    place = os.fsencode(os.path.realpath(recording.path))
+    return {"recording": content[:12], "place": hashlib.sha256(place).hexdigest()[:12]}
+
+
+def _work_of(recording: Recording) -> Path:
+    """A folder for what a killed run goes on from."""
+    return recording.stem.with_name(f".{recording.stem.name}.work")
 
 
 def is_track(path: Path) -> bool:
     """Whether a file was written here, as its comment says, and is no recording to read."""
-    try:
-        with sf.SoundFile(path) as sound:
-            return bool(sound.comment.startswith(MADE_HERE))
-    except (OSError, sf.SoundFileError):
-        return False
+    return comment_of(path).startswith(MADE_HERE)
 
 
 def _beside(recording: Recording, end: str) -> Path:
@@ -187,10 +231,11 @@ def _file_names(speakers: Sequence[str] | dict[str, Any]) -> list[str]:
     """Speakers as names of files, all different."""
     names: list[str] = []
     for who in speakers:
-        plain = "".join(x if x.isalnum() or x in "-_. " else "_" for x in who).strip(" .") or "_"
+        plain = "".join(x if x.isalnum() or x in "-_. " else "_" for x in who)
+        plain = plain.encode()[:100].decode(errors="ignore").strip(" .") or "_"
         while plain in names:
             plain += "_"
-        names.append(plain[:100])
+        names.append(plain)
     return names
 
 
@@ -207,32 +252,24 @@ def _summary(recording: Recording, made: Conversation) -> str:
 
 def _read_record(recording: Recording) -> dict[str, Any]:
     try:
-        record: dict[str, Any] = json.loads(_beside(recording, RECORD).read_text("utf-8"))
-    except (OSError, ValueError):
+        return read_record(_beside(recording, RECORD))
+    except InputError:  # not there, or damaged
         return {}
-    return record
 
 
-def _write_record(
-    recording: Recording,
-    made: Conversation,
-    key: str,
-    lines: list[str],
-    tracks: list[str],
-    kept: bool,
-) -> None:
-    record = {
-        "key": key,
+def _record_of(made: Conversation, lines: list[str]) -> dict[str, Any]:
+    return {
         "lines": lines,
         "seconds": {name: round(value, 2) for name, value in made.seconds.items()},
         "length": made.length / made.rate,
-        "tracks": tracks,
-        "kept": kept,
+        "tracks": [],
         "passages": [asdict(passage) for passage in made.passages],
         "utterances": [asdict(passage) for passage in made.utterances],
     }
-    with atomic_path(_beside(recording, RECORD)) as partial:
-        partial.write_text(json.dumps(record, ensure_ascii=False, indent=1), encoding="utf-8")
+
+
+def _write_record(recording: Recording, record: dict[str, Any]) -> None:
+    write_record(record, _beside(recording, RECORD))
 
 
 def _transcript(recording: Recording, record: dict[str, Any]) -> Transcript:

@@ -119,20 +119,29 @@ class Stretches:
             if groups:
                 gap = atom.start - groups[-1][-1].stop
                 length = atom.stop - groups[-1][0].start + 2 * self.context
-                if gap < 2 * fade or (gap < 2 * self.context and length <= longest):
+                if 0 < gap < 2 * fade or (gap < 2 * self.context and length <= longest):
                     groups[-1].append(atom)
                     continue
             groups.append([atom])
         return groups
 
     def _wanted(self, longest: int) -> Iterator[Atom]:
+        for atom in self._separable():
+            parts = math.ceil((atom.stop - atom.start) / longest)
+            edges = np.linspace(atom.start, atom.stop, parts + 1).round().astype(int).tolist()
+            for start, stop in pairwise(edges):
+                yield Atom(start, stop, atom.speakers)
+
+    def _separable(self) -> Iterator[Atom]:
         least = 1 if self.whole else 2
         for atom in self.covered if self.whole else self.cuts:
             if least <= len(atom.speakers) <= self.separator.sources:
-                parts = math.ceil((atom.stop - atom.start) / longest)
-                edges = np.linspace(atom.start, atom.stop, parts + 1).round().astype(int).tolist()
-                for start, stop in pairwise(edges):
-                    yield Atom(start, stop, atom.speakers)
+                yield atom
+
+    def _goes_on(self, edge: int) -> bool:
+        """Whether there is something to separate on both sides of a sample."""
+        near = [atom for atom in self._separable() if atom.start <= edge <= atom.stop]
+        return len(near) > 1 or any(atom.start < edge < atom.stop for atom in near)
 
     def put(self, group: Sequence[Atom]) -> None:
         """Separates a group's stretch and writes it onto the tracks, the same if done again."""
@@ -144,7 +153,10 @@ class Stretches:
         # In whole seconds: torch keeps some MB for each length that it has not met before.
         stop = start + math.ceil((group[-1].stop + self.context - start) / rate) * rate
         stop = min(self.base.length, stop)
-        first, last = max(start, group[0].start - fade), min(stop, group[-1].stop + fade)
+        # Where the neighbouring group goes on, neither fades into the recording.
+        before = 0 if self._goes_on(group[0].start) else fade
+        behind = 0 if self._goes_on(group[-1].stop) else fade
+        first, last = max(start, group[0].start - before), min(stop, group[-1].stop + behind)
         lay(self.tracks, self.base, self.covered, first, last)
         outputs = self._outputs(start, stop)
         here = self.base.read(start, stop)
@@ -152,11 +164,12 @@ class Stretches:
         long = np.stack([resample(row, own_rate, rate)[: stop - start] for row in outputs])
         for atom in group:
             gains = self._assigned(atom, start, outputs, base)
-            first, last = max(start, atom.start - fade), min(stop, atom.stop + fade)
+            fades = (before if atom is group[0] else fade, behind if atom is group[-1] else fade)
+            first, last = max(start, atom.start - fades[0]), min(stop, atom.stop + fades[1])
             for who, (output, gain) in gains.items():
                 place = slice(first - start, last - start)
                 part = gain * long[output, place] + self.observed * here[place]
-                fade_into(self.tracks[who], first, part.astype("float32"), fade)
+                fade_into(self.tracks[who], first, part.astype("float32"), fades)
 
     def _outputs(self, start: int, stop: int) -> np.ndarray:
         """A stretch's sources, ``[sources, time]`` at the separator's rate."""

@@ -74,17 +74,17 @@ def lay(
             place += len(block)
 
 
-def fade_into(track: Samples, start: int, samples: np.ndarray, fade: int) -> None:
-    """Replaces a stretch of a track, faded in and out over its first and last samples."""
+def fade_into(track: Samples, start: int, samples: np.ndarray, fades: tuple[int, int]) -> None:
+    """Replaces a stretch of a track, faded in and out over so many samples."""
     before = track.read(start, start + len(samples))
     samples = samples[: len(before)].copy()
-    fade = min(fade, len(samples) // 2)
-    if fade:
-        ramp = np.linspace(0, 1, fade + 2, dtype="float32")[1:-1]
-        if start > 0:
-            samples[:fade] = before[:fade] + ramp * (samples[:fade] - before[:fade])
-        if start + len(samples) < track.length:
-            samples[-fade:] = before[-fade:] + ramp[::-1] * (samples[-fade:] - before[-fade:])
+    first, last = (min(fade, len(samples) // 2) for fade in fades)
+    if first and start > 0:
+        ramp = np.linspace(0, 1, first + 2, dtype="float32")[1:-1]
+        samples[:first] = before[:first] + ramp * (samples[:first] - before[:first])
+    if last and start + len(samples) < track.length:
+        ramp = np.linspace(1, 0, last + 2, dtype="float32")[1:-1]
+        samples[-last:] = before[-last:] + ramp * (samples[-last:] - before[-last:])
     track.write(start, samples)
 
 

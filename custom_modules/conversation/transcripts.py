@@ -55,18 +55,20 @@ def _utterances(spoken: Sequence[Span], track: Samples) -> Iterator[Span]:
 
 def _cut(group: list[Span], track: Samples) -> Iterator[Span]:
     """In two at the longest pause, or the quietest moment, until all are short enough."""
-    start, end = group[0][0], group[-1][1]
-    if end - start <= LONGEST - 2 * _PADDING:
-        yield start, end
-    elif len(group) > 1:
-        pauses = [after[0] - before[1] for before, after in pairwise(group)]
-        place = int(np.argmax(pauses)) + 1
-        yield from _cut(group[:place], track)
-        yield from _cut(group[place:], track)
-    else:
-        middle = _quietest(track, start + LONGEST / 2, min(start + LONGEST - 1, end - SHORTEST))
-        yield from _cut([(start, middle)], track)
-        yield from _cut([(middle, end)], track)
+    waiting = [group]
+    while waiting:
+        group = waiting.pop()
+        start, end = group[0][0], group[-1][1]
+        if end - start <= LONGEST - 2 * _PADDING:
+            yield start, end
+        elif len(group) > 1:
+            pauses = [after[0] - before[1] for before, after in pairwise(group)]
+            place = int(np.argmax(pauses)) + 1
+            waiting += [group[place:], group[:place]]
+        else:
+            latest = min(start + LONGEST - 1, end - SHORTEST)
+            middle = _quietest(track, start + LONGEST / 2, latest)
+            waiting += [[(middle, end)], [(start, middle)]]
 
 
 def _quietest(track: Samples, start: float, end: float) -> float:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from custom_modules import audio
-from custom_modules.conversation.formats import read_passages, session_id
+from custom_modules.conversation.formats import passages_of, read_passages
 from custom_modules.conversation.passages import Passage
 from custom_modules.errors import InputError
 from custom_modules.layout import SUBSETS
@@ -44,11 +44,7 @@ class Reference:
         path = self.path.with_suffix(suffix)
         if not path.is_file():
             return None
-        sessions = read_passages(path)
-        if len(sessions) > 1:  # a file of many may be copied beside each
-            sessions = {"": sessions.get(session_id(self.session), sessions.get(self.session, []))}
-        (told,) = sessions.values() or [[]]
-        return told
+        return passages_of(read_passages(path), self.path, path)  # of many, perhaps
 
     @cached_property
     def length(self) -> tuple[float, int]:
@@ -60,6 +56,11 @@ class Reference:
         """Those with clean tracks, sorted."""
         folder = self.path.with_suffix("")
         return sorted(p.name.removesuffix(DRY) for p in folder.glob(f"*{DRY}"))
+
+    def track_files(self) -> list[Path]:
+        """Of all clean tracks, sorted."""
+        folder = self.path.with_suffix("")
+        return sorted(path for end in (DRY, WET) for path in folder.glob(f"*{end}"))
 
     def tracks(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """By talker, ``[time]``: dry, and as it is in the recording."""

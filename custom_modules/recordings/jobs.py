@@ -201,6 +201,9 @@ def comment_of(path: Path) -> str:
                 return picture.info.get("Comment", "")
         with sf.SoundFile(path) as sound:
             return sound.comment
-    # Pillow has many.
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, sf.SoundFileError):
+    # Pillow has many; a raw file is a TypeError of soundfile's.
+    except (
+        *(OSError, TypeError, ValueError, SyntaxError),
+        *(Image.DecompressionBombError, sf.SoundFileError),
+    ):
         return ""

@@ -39,7 +39,8 @@ def main(argv: list[str]) -> int:
     """Lists, loads, transcribes and reports; returns the exit status."""
     options = parse(argv)
     recordings, missing = find_recordings(options.inputs, options.output_folder)
-    recordings = [recording for recording in recordings if not is_track(recording.path)]
+    named = set(options.inputs)
+    recordings = [r for r in recordings if str(r.path) in named or not is_track(r.path)]
     if options.diarization and not Path(options.diarization).exists():
         raise errors.InputError(f"--diarization={options.diarization}: no such file or folder")
     chosen = {"separate": options.separate, "channels": options.channels}
@@ -81,7 +82,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--no_tracks", action="store_true", help="write no <name>_tracks/")
     add("--no_plot", action="store_true", help="draw no <name>.png")
     add("--overwrite", action="store_true", help="also what was not made here")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if options.diarization and options.num_speakers:
+        parser.error("--num_speakers: --diarization says who speaks; leave one of them out")
+    if options.separate == "none" and options.observation_db is not None:
+        parser.error("--observation_db: nothing is separated with --separate none; leave it out")
+    return options
 
 
 def parse_number(text: str) -> int | None:
