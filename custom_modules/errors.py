@@ -6,6 +6,7 @@ line. Anything else keeps its traceback: it is a bug.
 
 import argparse
 import errno
+import io
 import math
 import sys
 import traceback
@@ -54,8 +55,12 @@ class OptionParser(argparse.ArgumentParser):
 def exit_cleanly() -> Iterator[None]:
     """Turns :class:`InputError` into one line and status 2, Ctrl-C and SIGTERM into 130.
 
-    So are a GPU that has no room even for the model, and a name that no disk can hold.
+    So are a GPU that has no room even for the model, and a name that no disk can hold. Names
+    that are no UTF-8 are printed by their escapes.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         with interruptible():
             yield

@@ -15,7 +15,8 @@ from xml.etree import ElementTree
 
 from custom_modules.conversation.passages import Passage, speakers_of
 from custom_modules.errors import InputError
-from custom_modules.files import atomic_path, regular_file
+from custom_modules.files import regular_file
+from custom_modules.tabular import write_text
 
 _EAF_SCHEMA = "http://www.mpi.nl/tools/elan/EAFv3.0.xsd"
 _MOST_BYTES = 2**28
@@ -39,8 +40,7 @@ class Transcript:
 
 def write_transcript(transcript: Transcript, name: str, path: str | Path) -> None:
     """Writes a transcript in one of :data:`FORMATS`, whole or not at all."""
-    with atomic_path(path) as partial:
-        partial.write_text(FORMATS[name].text(transcript), encoding="utf-8", newline="\n")
+    write_text(path, FORMATS[name].text(transcript))
 
 
 def write_passages(path: str | Path, sessions: Mapping[str, Iterable[Passage]]) -> None:
@@ -51,8 +51,7 @@ def write_passages(path: str | Path, sessions: Mapping[str, Iterable[Passage]]) 
     else:
         rows = [row for session, told in sessions.items() for row in _seglst(session, told)]
         text = _json(rows)
-    with atomic_path(path) as partial:
-        partial.write_text(text, encoding="utf-8", newline="\n")
+    write_text(path, text)
 
 
 def read_passages(path: str | Path) -> dict[str, list[Passage]]:

@@ -48,6 +48,8 @@ class Desk:
         self, recording: str | None, model: str, language: str, tab: str
     ) -> AsyncIterator[Shown]:
         """Queues a visit in place of the tab's last one, and shows how it goes."""
+        if before := self.queue.visits.get(tab):
+            before.is_replaced = True
         self.queue.stop(tab)
         try:
             visit = await asyncio.to_thread(self.queue.join, recording, model)
@@ -75,6 +77,8 @@ class Desk:
         before: tuple[int, int] | None = None
         drawn = False
         while before is None or not visit.is_over or before[0] != visit.changes:
+            if visit.is_replaced:
+                return
             state = (visit.changes, self.queue.ahead(visit))
             if state == before:
                 await asyncio.sleep(_PAUSE_SECONDS)
@@ -122,7 +126,9 @@ def build(queue: Queue, examples: list[Path]) -> gr.Blocks:
         }
         here = [language, tab]
         given = [recording, model, *here]
-        separate.click(desk.separate, given, shown, js=f"(r, m) => [r, m, {_TAB}]", **options)
+        # Also while the last visit goes on, which it replaces.
+        again = options | {"trigger_mode": "multiple"}
+        separate.click(desk.separate, given, shown, js=f"(r, m) => [r, m, {_TAB}]", **again)
         given = [recording, *here]
         recording.change(desk.look, given, [status], js=f"(r) => [r, {_TAB}]", **options)
         stop.click(desk.stop, here, None, js=f"() => [{_TAB}]", **options)

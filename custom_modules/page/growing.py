@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 
 _HEADER_BYTES = 44
+#: Of 16 bits, in what a wav file holds.
+MOST_FRAMES = (2**32 - _HEADER_BYTES) // 2 - 1
 
 
 class Track:

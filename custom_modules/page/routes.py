@@ -7,6 +7,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
@@ -102,7 +103,9 @@ def _answer(visit: Visit, name: str, request: Request) -> Response:
     if name == views.TRANSCRIPT and visit.is_over:
         language = request.query_params.get("language", "")
         text = transcript(visit.turns, views.speakers(visit, language))
-        return PlainTextResponse(text, headers={"content-disposition": "attachment"})
+        file = quote(f"{visit.recording.stem}.txt")
+        named = {"content-disposition": f"attachment; filename*=utf-8''{file}"}
+        return PlainTextResponse(text, headers=named)
     return _nothing()
 
 
@@ -113,7 +116,7 @@ def _nothing() -> Response:
 def _stream(visit: Visit, track: Track, wanted: str) -> Response:
     """A stretch of a track, or all of it, as fast as it is made."""
     span, headers, status = (0, track.size), {"accept-ranges": "bytes"}, 200
-    if match := re.fullmatch(r"bytes=(\d+)-(\d*)", wanted):
+    if match := re.fullmatch(r"bytes=(\d{1,18})-(\d{0,18})", wanted):
         start, last = int(match[1]), int(match[2] or track.size - 1)
         if start >= track.size or last < start:
             unmet = {"content-range": f"bytes */{track.size}"}
@@ -131,7 +134,5 @@ async def _pieces(visit: Visit, track: Track, start: int, stop: int) -> AsyncIte
         if piece:
             yield piece
             start += len(piece)
-        elif visit.is_over:  # stopped or failed on the way
-            return
         else:
             await asyncio.sleep(_PAUSE_SECONDS)

@@ -103,6 +103,7 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             sock.bind((host, port))
+            sock.listen()  # or a second page could be bound to it, too
         except OSError as error:
             of_the_port = error.errno in (errno.EADDRINUSE, errno.EACCES)
             remedy = "name another one" if of_the_port else "check --host"

@@ -14,6 +14,7 @@ import numpy as np
 
 from custom_modules.audio import open_audio
 from custom_modules.errors import InputError
+from custom_modules.page.growing import MOST_FRAMES
 from custom_modules.page.texts import RefusedError, clock_time
 
 #: Bytes of a second of 32-bit stereo at 48 kHz: larger files are not taken in at all.
@@ -56,7 +57,7 @@ class Shelf:
         try:
             with open_audio(path) as audio:
                 seconds, rate = audio.frames / audio.samplerate, audio.samplerate
-                first = audio.read(1)
+                frames, first = audio.frames, audio.read(1)
         except InputError as error:
             raise RefusedError("unreadable", name=name) from error
         if not len(first):
@@ -66,6 +67,8 @@ class Shelf:
         if seconds > 60 * self.max_minutes:
             length, limit = clock_time(seconds), f"{self.max_minutes:g}"
             raise RefusedError("too_long", name=name, length=length, limit=limit)
+        if frames > min(self.most_bytes // 4, MOST_FRAMES):  # what it is compressed from
+            raise RefusedError("too_large", megabytes=self.most_bytes // 10**6)
         return seconds, rate
 
     def take(self, upload: str | Path) -> tuple[Path, Path]:
@@ -75,12 +78,19 @@ class Shelf:
         self.held.add(place)
         if not path.resolve().is_relative_to(self.folder.resolve()):
             return place, path
-        recording = place / shortened(path.name)
+        recording = place / "given" / shortened(path.name)  # apart from what is made of it
+        recording.parent.mkdir()
         try:
-            os.link(path, recording)
+            try:
+                os.link(path, recording)
+            except OSError:  # it is gone, or its disk has no links
+                shutil.copyfile(path, recording)
         except FileNotFoundError:
             self.release(place)
             raise RefusedError("gone") from None
+        except BaseException:
+            self.release(place)
+            raise
         os.utime(place, (self.clock(), self.clock()))
         return place, recording
 

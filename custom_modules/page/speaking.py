@@ -1,12 +1,13 @@
 """Who speaks when, from separated files; the words of each turn."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from custom_modules.audio import open_audio, read_blocks, read_span
+from custom_modules.conversation.transcripts import LONGEST
 from custom_modules.page.texts import clock_time
 from custom_modules.recognition.interface import Recogniser
 
@@ -91,10 +92,24 @@ def with_words(
     for first in range(0, len(turns), _BATCH):
         watch(first / len(turns))
         batch = turns[first : first + _BATCH]
-        heard = [_samples(sources[turn.speaker], turn, rate) for turn in batch]
-        words = recogniser.transcribe(heard, rate)
-        written += [replace(t, words=w) for t, w in zip(batch, words, strict=True)]
+        heard = [[*_parts(_samples(sources[x.speaker], x, rate), rate)] for x in batch]
+        words = iter(recogniser.transcribe([part for parts in heard for part in parts], rate))
+        for turn, parts in zip(batch, heard, strict=True):
+            said = filter(None, (next(words) for _ in parts))
+            written.append(replace(turn, words=" ".join(said)))
     return written
+
+
+def _parts(signal: np.ndarray, rate: int) -> Iterator[np.ndarray]:
+    """A turn, cut at quiet moments where it is longer than recognisers take."""
+    most, size = round(LONGEST * rate), rate // 10
+    while len(signal) > most:
+        second = signal[most // 2 : most // size * size]
+        frames = second[: len(second) // size * size].reshape(-1, size)
+        place = most // 2 + int((np.square(frames).sum(1).argmin() + 0.5) * size)
+        yield signal[:place]
+        signal = signal[place:]
+    yield signal
 
 
 def _samples(path: Path, turn: Turn, rate: int) -> np.ndarray:

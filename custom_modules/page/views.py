@@ -71,8 +71,11 @@ def speakers(visit: Visit, language: str) -> list[str]:
 
 
 def results(visit: Visit, language: str, with_words: bool) -> str:
-    """What came of it: files, turns, words, spectrograms; nothing before the end."""
-    if visit.stage != visits.FINISHED:
+    """What came of it: files, turns, words, spectrograms; nothing before the end.
+
+    Also where it was stopped, or failed, once the files were there.
+    """
+    if not visit.is_over or not visit.files:
         return ""
     links = [_download(path.name, _address(visit, path.name), language) for path in visit.files]
     if with_words:
@@ -83,8 +86,9 @@ def results(visit: Visit, language: str, with_words: bool) -> str:
         f'<p class="downloads">{"".join(links)}</p>',
         f"<h2>{say(language, 'who_when')}</h2>{timeline(visit, language)}",
         _words(visit, language) if with_words and visit.turns else "",
-        f'<h2>{alt}</h2><img class="spectrograms" src="{address}" alt="{alt}">',
     ]
+    if visit.picture:
+        parts.append(f'<h2>{alt}</h2><img class="spectrograms" src="{address}" alt="{alt}">')
     return '<div class="results">' + "".join(parts) + "</div>"
 
 

@@ -55,6 +55,7 @@ class Visit:
     turns: list[Turn] = field(default_factory=list)
     changes: int = 0
     is_stopped: bool = False
+    is_replaced: bool = False  # in its tab, by another
 
     @property
     def token(self) -> str:
@@ -106,9 +107,9 @@ class Studio:
         visit.files = outputs
         visit.reach(DRAWING)
         visit.turns = find_turns(outputs)
-        visit.picture = visit.place / "spectrograms.png"
-        highest = model.hparams.sample_rate / 2
-        plot_spectrograms(visit.recording, outputs, visit.picture, highest)
+        picture, highest = visit.place / "spectrograms.png", model.hparams.sample_rate / 2
+        plot_spectrograms(visit.recording, outputs, picture, highest)
+        visit.picture = picture
         if self.recogniser:
             visit.reach(READING)
             visit.turns = with_words(
@@ -211,6 +212,8 @@ class Queue:
         return True
 
     def _end(self, visit: Visit, stage: str) -> None:
+        for track in visit.tracks.values():
+            track.finish()  # who listens is promised its length
         self.shelf.release(visit.place)
         visit.stage, visit.share = stage, 1.0
         visit.changes += 1

@@ -25,6 +25,8 @@ _READ_BYTES = 1 << 16
 _ENDLESS = 0xFFFFFFFF  # the length of a wav file that nobody knows yet
 _UNKNOWN = 0x7FFF0000  # what others write then is at least that, or 0
 _EXTENSIBLE = 0xFFFE
+#: How files begin that people have, and that are no samples.
+_OTHERS = (b"fLaC", b"OggS", b"ID3", b"\x1aE\xdf\xa3")
 
 
 class PipeFormat(NamedTuple):
@@ -84,10 +86,15 @@ def separate_pipe(
     blocks = audio.resample_blocks(_read(source, given, begun), given.rate, model_rate)
     parts = live.stream(torch.from_numpy(block[0]) for block in blocks)
     waves = audio.resample_blocks((part.T.numpy() for part in parts), model_rate, given.rate)
-    sink.write(taken.header)
-    for wave in waves:
-        sink.write(taken.encode(wave.T))
-        sink.flush()
+    try:
+        sink.write(taken.header)
+        for wave in waves:
+            sink.write(taken.encode(wave.T))
+            sink.flush()
+    except BrokenPipeError:  # who listened has gone
+        raise
+    except OSError as error:
+        raise InputError(f"standard output: cannot be written ({error.strerror})") from error
     heard = max(live.position, 1) / model_rate
     print(f"{heard:.1f} s separated in {timed.seconds:.1f} s", file=sys.stderr)
 
@@ -108,10 +115,8 @@ class _Timed:
 def _read(source: BinaryIO, given: PipeFormat, begun: bytes) -> Iterator[np.ndarray]:
     """Blocks of the channels' mean, float32 ``[1, time]``, as they come."""
     dtype, scale, _, bits = FORMS[given.form]
-    frame, held, read = given.channels * bits // 8, begun, getattr(source, "read1", source.read)
-    position, left = 0, math.inf if given.size is None else given.size
-    while block := read(int(min(_READ_BYTES, left))):
-        left -= len(block)  # behind the samples may be other chunks
+    frame, held, position = given.channels * bits // 8, b"", 0
+    for block in _bytes(source, begun, given.size):
         held += block
         whole = len(held) // frame * frame
         samples = np.frombuffer(held[:whole], dtype).reshape(-1, given.channels)
@@ -125,10 +130,22 @@ def _read(source: BinaryIO, given: PipeFormat, begun: bytes) -> Iterator[np.ndar
             yield mixture.astype("float32")[None]
 
 
+def _bytes(source: BinaryIO, begun: bytes, size: int | None) -> Iterator[bytes]:
+    """Samples as they come; behind so many bytes of them may be other chunks."""
+    read = getattr(source, "read1", source.read)
+    left = math.inf if size is None else size
+    yield begun
+    while block := read(int(min(_READ_BYTES, left))):
+        left -= len(block)
+        yield block
+
+
 def _read_header(source: BinaryIO, raw: PipeFormat) -> tuple[PipeFormat, bytes]:
     """The format of a stream, and what was read of its samples to know it."""
     begin = _take(source, 12)
-    if begin[:4] != b"RIFF" or begin[8:] != b"WAVE":
+    if begin.startswith(_OTHERS):
+        raise InputError("standard input: takes wav or raw samples, and this is neither")
+    if begin[:4] not in (b"RIFF", b"RF64") or begin[8:] != b"WAVE":
         return raw, begin
     given = None
     while len(head := _take(source, 8)) == 8:

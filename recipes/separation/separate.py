@@ -100,6 +100,8 @@ def separate_stream(options: argparse.Namespace) -> int:
     raw = pipes.PipeFormat(options.rate or model.hparams.sample_rate, options.pcm)
     chunk = options.chunk_seconds or live.CHUNK_SECONDS
     seconds = (chunk, options.look_ahead_seconds, options.context_seconds)
+    if sys.stdin is None or sys.stdout is None:
+        raise errors.InputError("--stream: standard input or output is closed; give both")
     source, sink = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr  # nothing else goes there
     try:

@@ -3,6 +3,8 @@
 import json
 import re
 from datetime import datetime
+from functools import partial
+from pathlib import Path
 from xml.etree import ElementTree
 
 import meeteval
@@ -14,6 +16,7 @@ from praatio import textgrid
 from custom_modules.conversation.formats import (
     FORMATS,
     Transcript,
+    passages_of,
     read_passages,
     write_passages,
     write_transcript,
@@ -197,3 +200,40 @@ def test_what_cannot_be_read_is_named(tmp_path, name, text, words):
     with pytest.raises(InputError, match=re.escape(words)) as caught:
         read_passages(tmp_path / name)
     assert str(caught.value).startswith(str(tmp_path / name))
+
+
+def test_hours_beyond_a_hundred_and_tiers_of_one_name():
+    word = Word("tak", 360_000.0, 360_001.0)
+    told = [Passage("A", 360_000, 360_001, "tak", timed=(word,)), Passage("A words", 1, 2, "nie")]
+    transcript = Transcript("s", 360_002, told, told)
+    assert "[100:00:00] A: tak" in FORMATS["txt"].text(transcript)
+    tree = ElementTree.fromstring(FORMATS["eaf"].text(transcript))
+    names = [tier.get("TIER_ID") for tier in tree.iter("TIER")]
+    assert sorted(names) == ["A", "A words", "A words_"]
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '[{"speaker": "a", "start_time": 0, "end_time": ' + "9" * 5000 + "}]"]
+)
+def test_json_of_any_depth_and_size_is_a_line(tmp_path, text):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(InputError, match=r"x\.json"):
+        read_passages(tmp_path / "x.json")
+
+
+@pytest.mark.parametrize("name", ["\\ud800", "\\u0007"])
+def test_a_name_that_no_file_holds_is_refused(tmp_path, name):
+    row = f'[{{"speaker": "{name}", "start_time": 0, "end_time": 1}}]'
+    (tmp_path / "x.json").write_text(row)
+    with pytest.raises(InputError, match=r"segment 1: the speaker's name .* cannot be printed"):
+        read_passages(tmp_path / "x.json")
+
+
+def test_a_recording_finds_its_own_among_many():
+    told = {"talk.wav": [Passage("a", 0, 1)], "other": [Passage("b", 0, 1)]}
+    of = partial(passages_of, recording=Path("x/talk.wav"), source=Path("x.rttm"))
+    assert of(told) == told["talk.wav"]
+    assert of({}) == []
+    assert of({"any": told["other"]}) == told["other"]
+    with pytest.raises(InputError, match=r"says nothing of talk .other"):
+        of({"other": told["other"]}, only=False)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from custom_modules.conversation.measures import MEASURES, Case, leakage, measure, overlap_mask
 from custom_modules.conversation.passages import Passage
+from custom_modules.errors import InputError
 
 
 def said(*lines):
@@ -72,14 +73,13 @@ def test_time_is_counted_as_frame_by_frame(truth, found):
         for name, talker in case.talker_of.items()
         if talker in true and name in made
     )
-    parts = {name: measure(case)[name] for name in ("missed", "false_alarm", "confusion", "der_0")}
     both = ((n_true > 1) & (n_made > 1)).sum() / 100
     assert measure(case)["overlap_recall"] == pytest.approx((both, (n_true > 1).sum() / 100))
     assert measure(case)["overlap_precision"] == pytest.approx((both, (n_made > 1).sum() / 100))
     missed = np.maximum(0, n_true - n_made).sum() / 100
     false = np.maximum(0, n_made - n_true).sum() / 100
     confused = (np.minimum(n_true, n_made).sum() - correct) / 100
-    assert parts["der_0"] == pytest.approx((missed + false + confused, n_true.sum() / 100))
+    assert measure(case)["der_0"] == pytest.approx((missed + false + confused, n_true.sum() / 100))
 
 
 def test_a_collar_forgives_boundaries_on_both_sides():
@@ -94,6 +94,26 @@ def test_components_add_up_to_the_error():
     case = Case(10.0, TRUTH, found)
     parts = sum(value(case, name) for name in ("missed", "false_alarm", "confusion"))
     assert value(case, "der") == pytest.approx(parts)
+
+
+def test_each_component_is_of_its_kind():
+    """Nobody found, somebody too many, and one for the other."""
+    one, two = said(("ada", 1.0, 3.0)), said(("1", 1.0, 3.0), ("2", 5.0, 7.0))
+    parts = said(("ada", 1.0, 5.0)), said(("1", 1.0, 3.0), ("2", 3.0, 5.0))
+    kinds = "missed", "false_alarm", "confusion"
+    for kind, truth, found in (
+        ("missed", one, []),
+        ("false_alarm", one, two),
+        ("confusion", *parts),
+    ):
+        values = {name: value(Case(10.0, truth, found), name) for name in kinds}
+        assert values.pop(kind) > 0.3 and set(values.values()) == {0.0}
+
+
+def test_more_talkers_than_can_be_counted_are_a_line():
+    many = [Passage(f"t{n}", n, n + 1, "tak") for n in range(21)]
+    with pytest.raises(InputError, match="21 talkers; words are counted of 20 at most"):
+        measure(Case(30.0, many, TRUTH, many, WORDS))
 
 
 def test_a_talker_s_overlaps_are_marked():

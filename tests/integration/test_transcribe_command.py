@@ -2,7 +2,9 @@
 
 import importlib.util
 import json
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pympi
@@ -127,9 +129,78 @@ def test_what_was_not_made_here_stays(model, tmp_path, capsys):
     assert pympi.Eaf(str(out / "talk.eaf")).get_tier_names()
 
 
+@pytest.fixture
+def talk_of_two(tmp_path):
+    """A recording, and two answers to who speaks when."""
+    sf.write(tmp_path / "talk.wav", TRACKS.sum(0), RATE)
+    for name, told in (("A", PASSAGES), ("B", PASSAGES[:1])):
+        write_passages(tmp_path / f"{name}.rttm", {"talk": told})
+    return tmp_path / "talk.wav"
+
+
+def test_each_file_is_of_the_last_answer(model, talk_of_two, tmp_path, capsys):
+    options = [model, talk_of_two, "--output_folder", tmp_path / "out", "--no_plot"]
+    runs = (("A", "rttm,srt"), ("B", "srt"), ("B", "rttm,srt"))
+    for answer, formats in runs:
+        given = ["--diarization", tmp_path / f"{answer}.rttm", "--formats", formats]
+        assert call(*options, *given) == 0, capsys.readouterr().err
+    assert read_passages(tmp_path / "out/talk.rttm") == {"talk": PASSAGES[:1]}
+
+
+def test_what_was_corrected_stays_and_so_do_files_of_others(model, talk_of_two, tmp_path, capsys):
+    out = tmp_path / "out"
+    options = [model, talk_of_two, "--output_folder", out, "--no_plot", "--formats", "srt"]
+    assert call(*options, "--diarization", tmp_path / "A.rttm") == 0
+    (out / "talk.srt").write_text("corrected")
+    assert call(*options, "--diarization", tmp_path / "A.rttm") == 0
+    assert call(*options, "--diarization", tmp_path / "B.rttm") == 1
+    assert "talk.srt was changed since it was made" in capsys.readouterr().err
+    assert (out / "talk.srt").read_text() == "corrected"
+    # Another recording of that name.
+    (tmp_path / "tue").mkdir()
+    sf.write(tmp_path / "tue" / "talk.wav", TRACKS[0], RATE)
+    options[1] = tmp_path / "tue" / "talk.wav"
+    assert call(*options, "--diarization", tmp_path / "A.rttm") == 1
+    assert "is of another recording" in capsys.readouterr().err
+    # A user's tracks, and a folder that looks like work in progress.
+    for name in ("talk_tracks/own.wav", ".talk.work/thesis.txt"):
+        new = tmp_path / Path(name).parent.name
+        (new / name).parent.mkdir(parents=True)
+        (new / name).write_text("precious")
+        options[1:4] = [talk_of_two, "--output_folder", new]
+        assert call(*options, "--diarization", tmp_path / "A.rttm") == 1
+        assert (new / name).read_text() == "precious"
+
+
+def test_a_run_that_was_killed_while_it_wrote_goes_on(model, talk_of_two, tmp_path, monkeypatch):
+    options = [model, talk_of_two, "--output_folder", tmp_path / "out", "--no_plot"]
+    options += ["--diarization", tmp_path / "A.rttm"]
+
+    def kill(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr("custom_modules.conversation.sessions.write_wav", kill)
+        assert call(*options) == 130
+    assert (tmp_path / "out/talk.rttm").exists()
+    assert call(*options) == 0
+    assert sf.info(tmp_path / "out/talk_tracks/a.wav").frames == TRACKS.shape[1]
+
+
+def test_inputs_of_any_kind_are_lines(model, tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe.wav")
+    (tmp_path / "raw.raw").write_bytes(bytes(100))
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/rozm\xf3wa.wav")).write_bytes(b"no audio")
+    assert call(model, tmp_path, "--output_folder", tmp_path / "out") == 1
+    told = capsys.readouterr().err.strip().splitlines()
+    assert len(told) >= 2 and all(line.startswith("failed: ") for line in told)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        (["--diarization", "x.rttm", "--num_speakers", "3"], "--num_speakers: --diarization says"),
+        (["--separate", "none", "--observation_db", "-6"], "nothing is separated"),
         (["--diarization", "nowhere.rttm"], "--diarization=nowhere.rttm: no such file"),
         (["--num_speakers", "0"], "0 is neither auto nor a number"),
         (["--formats", "eaf,doc"], "'doc' is none of seglst"),

@@ -38,3 +38,10 @@ def test_a_port_that_cannot_be_had_says_what_to_change(monkeypatch, number, reme
     told = f"--port=80: .* on 127.0.0.1; .*{remedy}"
     with pytest.raises(InputError, match=told), listening("127.0.0.1", 80):
         pass
+
+
+def test_one_page_to_a_port():
+    with listening("127.0.0.1", 0) as sock:
+        port = sock.getsockname()[1]
+        with pytest.raises(InputError, match=f"--port={port}: .*another one"):
+            listening("127.0.0.1", port).__enter__()

@@ -13,6 +13,7 @@ from custom_modules.page import views, visits
 from custom_modules.page.growing import Track
 from custom_modules.page.routes import POLICY, Guarded, visit_route
 from custom_modules.page.shelf import Shelf
+from custom_modules.page.speaking import Turn, with_words
 from custom_modules.page.texts import RefusedError
 from custom_modules.page.visits import Queue, Studio
 from custom_modules.recordings import jobs
@@ -223,7 +224,45 @@ def test_what_ends_early_is_no_endless_answer(queue, talk, client):
     visit = queue.join(talk, "gate")
     visit.tracks["s1"] = Track(visit.place / "s1.wav", RATE, 99)
     queue.stop(visit.token)
-    assert len(client.get(f"/visits/{visit.token}/s1.wav").content) == 44
+    answer = client.get(f"/visits/{visit.token}/s1.wav")
+    assert len(answer.content) == int(answer.headers["content-length"]) == 44 + 2 * 99
+    far = {"range": f"bytes={'9' * 5000}-"}
+    assert client.get(f"/visits/{visit.token}/s1.wav", headers=far).status_code == 200
+
+
+@pytest.mark.parametrize("name", ["mixture.wav", "s1.wav", "s2.wav", "spectrograms.png"])
+def test_a_recording_of_any_name_is_left_as_it_is(queue, gate, talk, name):
+    upload = queue.shelf.folder / "upload" / name
+    upload.parent.mkdir()
+    upload.write_bytes(before := talk.read_bytes())
+    visit = queue.join(upload, "gate")
+    gate.let(20)
+    queue.work_off()
+    assert visit.stage == visits.FINISHED
+    assert upload.read_bytes() == visit.recording.read_bytes() == before
+    assert np.abs(sf.read(visit.files[0])[0]).max() > 0.01
+
+
+def test_files_are_given_out_where_the_words_fail(queue, gate, talk):
+    def fail(waveforms, rate):
+        raise RuntimeError
+
+    queue.studio.recogniser.transcribe = fail
+    visit = queue.join(talk, "gate")
+    gate.let(20)
+    queue.work_off()
+    assert visit.stage == visits.FAILED
+    assert all(path.name in views.results(visit, "en", True) for path in visit.files)
+
+
+def test_a_long_turn_is_recognised_in_parts(tmp_path):
+    signal = np.random.default_rng(0).normal(0, 0.1, 70 * RATE)
+    signal[20 * RATE : 21 * RATE] = 0
+    sf.write(tmp_path / "s1.wav", signal, RATE)
+    (turn,) = with_words([Turn(0, 0.0, 70.0)], [tmp_path / "s1.wav"], Words())
+    lengths = [float(x) for x in turn.words.replace("<b>", "").split()]
+    assert sum(lengths) == pytest.approx(70, abs=0.02) and max(lengths) <= 30
+    assert 20 < lengths[0] < 21
 
 
 def test_a_visit_is_forgotten_with_its_folder(queue, gate, talk, client):

@@ -90,6 +90,8 @@ def test_bytes_that_make_no_sample_are_left_out(model):
         (lambda wav: wav[:20] + b"\7\0" + wav[22:], "format 7, 16 bits"),
         (lambda wav: wav[:24] + bytes(4) + wav[28:], "at 0 Hz"),
         (lambda wav: wav[:22] + bytes(2) + wav[24:], "0 channels"),
+        (lambda wav: b"fLaC" + wav, "takes wav or raw samples"),
+        (lambda wav: b"OggS" + wav, "takes wav or raw samples"),
     ],
 )
 def test_a_bad_header_is_one_line(model, change, reason):
@@ -136,3 +138,15 @@ def test_what_follows_the_samples_is_none(model, tmp_path, size):
         assert (
             separate(model, given + b"LIST" + (400).to_bytes(4, "little") + bytes(400)) == expected
         )
+
+
+def test_a_few_samples_come_out_and_rf64_is_wav(model):
+    assert len(separate(model, bytes(8))) == 2 * 8
+    wav = PipeFormat(RATE, is_wav=True).header + bytes(100)
+    assert separate(model, b"RF64" + wav[4:]) == separate(model, wav)
+
+
+def test_a_full_disk_is_one_line(model):
+    refused = pytest.raises(InputError, match="standard output: cannot be written")
+    with open("/dev/full", "wb", buffering=0) as sink, refused:
+        separate_pipe(model, io.BytesIO(bytes(9000)), sink, RAW, 1.0, 0.5, 8.0)
