@@ -11,13 +11,14 @@ from typing import Any
 
 import speechbrain as sb
 import torch
+import torch.nn.functional as F
 import yaml
 from speechbrain import Stage
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.utils import checkpoints
 from speechbrain.utils.distributed import ddp_broadcast, main_process_only
 from speechbrain.utils.logger import get_logger
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
@@ -74,11 +75,16 @@ class Separation(ExactSteps):
         if stage != Stage.TRAIN and isinstance(separator, DistributedDataParallel):
             # Processes may have unequal numbers of batches, and need not meet.
             separator = separator.module
+        lengths = (relative * mixture.shape[1]).round() if padded else None
+        if lengths is None or stage == Stage.TRAIN:
+            estimates = separator(mixture)
+        else:
+            estimates = _each_alone(separator, mixture, lengths)
         return {
-            "estimates": separator(mixture),
+            "estimates": estimates,
             "targets": batch.targets.data,
             "mixture": mixture,
-            "lengths": (relative * mixture.shape[1]).round() if padded else None,
+            "lengths": lengths,
         }
 
     def compute_objectives(self, predictions: Outputs, batch: PaddedBatch, stage: Stage) -> Tensor:
@@ -270,6 +276,12 @@ class Separation(ExactSteps):
 
 
 @torch.no_grad()
+def _each_alone(separator: nn.Module, mixture: Tensor, lengths: Tensor) -> Tensor:
+    """Estimates that do not depend on how long others are: without padding, one by one."""
+    rows = [separator(row[None, : int(n)]) for row, n in zip(mixture, lengths, strict=True)]
+    return torch.cat([F.pad(row, (0, 0, 0, mixture.shape[1] - row.shape[1])) for row in rows])
+
+
 def _si_sdr(outputs: Outputs) -> Tensor:
     """SI-SDR of each mixture under its best permutation, dB, ``[batch]``."""
     targets, lengths = outputs["targets"], outputs["lengths"]

@@ -1,6 +1,7 @@
 """Checkpoints that are whole or not there."""
 
 import hashlib
+import inspect
 import json
 import logging
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from speechbrain.nnet.schedulers import LinearScheduler, StepScheduler
 from speechbrain.utils.checkpoints import (
     CKPT_PREFIX,
     METAFNAME,
@@ -60,6 +62,11 @@ class AtomicCheckpointer(Checkpointer):
         self.checkpoints_dir = Path(checkpoints_dir)
         self._as_written = cache(_as_written)  # each file is read once
         self._told: set[Path] = set()
+
+    def add_recoverables(self, recoverables: Mapping[str, Any]) -> None:
+        """As SpeechBrain's, but for what has nothing to recover."""
+        kept = {name: x for name, x in recoverables.items() if x is not None and not _is_plain(x)}
+        super().add_recoverables(kept)
 
     def save_checkpoint(
         self, *args: Any, verbosity: int = logging.INFO, **kwargs: Any
@@ -230,6 +237,11 @@ def mean_of_checkpoints(checkpoints: Sequence[Checkpoint], name: str) -> dict[st
         for key, value in read_weights(checkpoint.paramfiles[name]).items():
             total[key], dtypes[key] = total.get(key, 0) + value.double(), value.dtype
     return {key: (value / len(checkpoints)).to(dtypes[key]) for key, value in total.items()}
+
+
+def _is_plain(scheduler: Any) -> bool:
+    """Whether it has no state: a function of the epoch."""
+    return inspect.isroutine(scheduler) or isinstance(scheduler, LinearScheduler | StepScheduler)
 
 
 def check_learnt(

@@ -311,6 +311,9 @@ def load_experiment(argv: list[str]) -> tuple[str, dict[str, Any], RunOptions, d
         folder = Hparams(base, resolve(base, overrides))["output_folder"]
         overrides["output_folder"] = f"{folder}/debug"
     hparams = load_hparams(hparams_file, overrides)
+    checkpoints = f"{hparams['output_folder']}/save"
+    if "save_folder" in overrides and str(overrides["save_folder"]) != checkpoints:
+        raise InputError(f"--save_folder: is {checkpoints}; name another --output_folder instead")
     check_recorded(hparams, hparams["output_folder"])
     settle_precision(hparams, run_opts)
     if run_opts.ckpt_interval_steps > 0:
@@ -355,7 +358,10 @@ def check_recorded(values: Mapping[str, Any], folder: str | Path) -> None:
     file = Path(folder, HPARAMS_FILE)
     if not (file.is_file() and any(file.parent.glob("save/CKPT*"))):
         return
-    for key, recorded in read_hparams(file).items():
+    tree = read_hparams(file)
+    if any(key in FIXED and tag_of(value) == "!ref" for key, value in tree.items()):
+        tree |= {k: v for k, v in resolve(file, {}).items() if tag_of(tree.get(k)) == "!ref"}
+    for key, recorded in tree.items():
         other = key in FIXED and not tag_of(recorded) and values.get(key, recorded) != recorded
         if other:
             raise InputError(

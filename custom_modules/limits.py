@@ -239,7 +239,7 @@ _MODEL_CHECKS: dict[str, Check] = {
     **_all(_whole(2, 100_000), "kernel_size", "chunk_size"),  # a step is half of it
     "norm_groups": _null_or(_whole()),
     **_all(_number(least=0, most=1), "dropout", "attn_dropout"),
-    **_all(_number(least=0), "norm_eps", "eps"),
+    **_all(_number(above=0), "norm_eps", "eps"),
     **_all(_truth, "bidirectional", "use_positional_encoding", "checkpoint_blocks"),
     **_all(_truth, "skip_around_intra", "whole_frames", "sums_to_mixture"),
     **_all(_truth, "shared_split", "multi_stage"),

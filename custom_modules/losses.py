@@ -16,6 +16,7 @@ from custom_modules.errors import InputError, check_number
 from custom_modules.objectives import (
     EPS,
     SILENCE_ENERGY,
+    MultiStageLoss,
     best_of_pairs,
     inner_products,
     pit_si_sdr_loss,
@@ -203,11 +204,19 @@ def find_loss(loss: Any) -> Loss:
 
 def check_loss(loss: Any, silent_talker: Any = None) -> None:
     """InputError of a loss that is none, or that learns nothing from silence though it shall."""
-    if find_loss(loss) is pit_si_sdr_loss and silent_talker:
+    found = find_loss(loss)
+    if silent_talker and not _bears_silence(found):
         raise InputError(
-            f"--silent_talker={silent_talker}: --loss=si_sdr learns nothing from silence; "
-            "choose sa_sdr, thresholded_snr or multi"
+            f"--silent_talker={silent_talker}: the loss learns nothing from silence; choose "
+            "--loss=sa_sdr, thresholded_snr or multi"
         )
+
+
+def _bears_silence(loss: Loss) -> bool:
+    """Whether it learns from silent targets; of others' losses nobody knows."""
+    if isinstance(loss, MultiLoss):
+        return any(_bears_silence(part) for _, part in loss.parts)
+    return loss is not pit_si_sdr_loss and not isinstance(loss, SiSdr | MultiStageLoss)
 
 
 def loss_of(

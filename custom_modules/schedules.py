@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from speechbrain.nnet.schedulers import update_learning_rate
+from speechbrain.nnet.schedulers import InverseSquareRootScheduler, update_learning_rate
 from speechbrain.utils.checkpoints import mark_as_loader, mark_as_saver, register_checkpoint_hooks
 from torch.optim import Optimizer
 
@@ -64,6 +64,11 @@ def check_scheduler(scheduler: Any) -> None:
         raise InputError(
             f"lr_scheduler: asks for {', '.join(sorted(asked)) or 'nothing'}; it can have {known}"
         )
+    if isinstance(scheduler, InverseSquareRootScheduler):
+        raise InputError(
+            "lr_scheduler: what InverseSquareRootScheduler saves cannot be read back; take "
+            "NoamScheduler"
+        )
 
 
 def runs_per_step(scheduler: Any) -> bool:
@@ -80,7 +85,9 @@ def rate_after_epoch(scheduler: Any, optimizer: Optimizer, epoch: int, loss: flo
     """Sets the rate of the next epoch, by the validation loss of this one."""
     if scheduler is None:
         return
-    values = {"current_epoch": epoch, "epoch": epoch, "current_loss": loss, "metric_value": loss}
+    # NewBob's improvement is a share, which means something of what is positive alone.
+    metric = 10 ** (loss / 10)
+    values = {"current_epoch": epoch, "epoch": epoch, "current_loss": loss, "metric_value": metric}
     _, rate = _call(scheduler, optim_list=[optimizer], **values)
     update_learning_rate(optimizer, rate)
 

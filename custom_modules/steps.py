@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -151,8 +152,19 @@ class ExactSteps(sb.Brain):
             torch.nn.utils.clip_grads_with_norm_(self.modules.parameters(), most, scaled_norm)
         if taken:
             self._set_rate()
-        super().optimizers_step()
+        with self._unclipped():  # it is clipped already
+            super().optimizers_step()
         self.optimizer_step -= not taken  # SpeechBrain counts what the scaler leaves out
+
+    @contextmanager
+    def _unclipped(self) -> Iterator[None]:
+        """SpeechBrain clips whatever the norm is; at 0, nothing would be left."""
+        most: float = self.max_grad_norm
+        self.max_grad_norm: float = math.inf
+        try:
+            yield
+        finally:
+            self.max_grad_norm = most
 
     @property
     def is_warming_up(self) -> bool:

@@ -1,8 +1,8 @@
 """What the Brain adds to SpeechBrain's: averages, and batches that are dropped."""
 
 import pytest
-import speechbrain as sb
 import torch
+from speechbrain import Stage
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.utils.epoch_loop import EpochCounter
 
@@ -145,7 +145,7 @@ def test_the_score_is_not_the_loss():
     for brain in (ours, other):
         brain.modules.separator = Bend()
         brain.averages = Averages()
-        brain.evaluate_batch(batch_of(2), sb.Stage.VALID)
+        brain.evaluate_batch(batch_of(2), Stage.VALID)
     assert other.averages.means() == ours.averages.means()
 
 
@@ -160,3 +160,40 @@ def test_a_loss_gets_float32_outside_autocast():
     brain.step += 1
     brain.fit_batch(batch_of(1))
     assert seen == [(torch.float32, False)]
+
+
+@pytest.mark.parametrize("most", [0, 1e9])
+def test_without_a_limit_nothing_is_clipped(most):
+    brain, reference = brain_with(max_grad_norm=most), brain_with(max_grad_norm=1e9)
+    before = brain.modules.separator.weight.clone()
+    for trained in (brain, reference):
+        trained.step += 1
+        trained.fit_batch(batch_of(1))
+    assert not torch.equal(brain.modules.separator.weight, before)
+    assert torch.equal(brain.modules.separator.weight, reference.modules.separator.weight)
+
+
+class Levelled(torch.nn.Module):
+    """Of a level that all samples share, as models with norms over time have it."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, mixture):
+        level = mixture.square().mean(1, keepdim=True).sqrt()
+        return self.weight * torch.stack([mixture / level, (mixture / level).abs()], dim=2)
+
+
+def test_validation_does_not_depend_on_batch_mates():
+    generator = torch.Generator().manual_seed(3)
+    items = []
+    for length in (300, 900, 450):
+        targets = torch.randn(length, 2, generator=generator)
+        items.append({"id": "x", "variant": "C", "mixture": targets.sum(1), "targets": targets})
+    brain = brain_with(separator=Levelled())
+    brain.modules.eval()
+    together = brain.compute_forward(PaddedBatch(items), Stage.VALID)["estimates"]
+    for row, item in zip(together, items, strict=True):
+        alone = brain.compute_forward(PaddedBatch([item]), Stage.VALID)["estimates"]
+        torch.testing.assert_close(row[: alone.shape[1]], alone[0])

@@ -517,6 +517,20 @@ def test_a_trained_model_stays_what_it_was(tmp_path):
     check_recorded({"sample_rate": 8000, "lr": 1.0}, tmp_path)
     with pytest.raises(InputError, match=r"--sample_rate=16000: .* was trained with 8000"):
         check_recorded({"sample_rate": 16000}, tmp_path)
+    # Also what the file computes of other keys.
+    computed = "rate: 8000\nsample_rate: !ref <rate>"
+    path.write_text(path.read_text().replace("sample_rate: 8000", computed))
+    with pytest.raises(InputError, match=r"--sample_rate=16000: .* was trained with 8000"):
+        check_recorded({"sample_rate": 16000}, tmp_path)
+
+
+def test_checkpoints_are_where_all_look_for_them(tmp_path):
+    argv = [DPRNN, "--data_folder=x", f"--output_folder={tmp_path}", "--device=cpu"]
+    load_experiment([*argv, f"--save_folder={tmp_path}/save"])
+    with pytest.raises(
+        InputError, match=r"--save_folder: is .*/save; name another --output_folder"
+    ):
+        load_experiment([*argv, f"--save_folder={tmp_path}/elsewhere"])
 
 
 def test_what_ten_of_the_architectures_can_be_told_the_eleventh_can_too():

@@ -14,8 +14,17 @@ from torchmetrics.functional.audio import (
 
 from custom_modules.errors import InputError
 from custom_modules.hparams import load_hparams
-from custom_modules.losses import LOSSES, MultiLoss, SaSdr, SiSdr, ThresholdedSnr, find_loss
-from custom_modules.objectives import pit_si_sdr_loss, reorder, si_sdr
+from custom_modules.losses import (
+    LOSSES,
+    MultiLoss,
+    SaSdr,
+    SiSdr,
+    ThresholdedSnr,
+    check_loss,
+    find_loss,
+    loss_of,
+)
+from custom_modules.objectives import MultiStageLoss, pit_si_sdr_loss, reorder, si_sdr
 from tests.test_objectives import noisy_sources
 
 KINDS = {
@@ -352,3 +361,18 @@ def test_a_loss_is_an_object_of_an_hparams_file_too(tmp_path):
     estimates, targets = noisy_sources(1, noise=1e-3)
     (one, _), (other, _) = pit_si_sdr_loss(estimates, targets), SaSdr(30)(estimates, targets)
     torch.testing.assert_close(loss(estimates, targets)[0], 0.2 * one + 0.8 * other)
+
+
+@pytest.mark.parametrize("loss", [*LOSSES, MultiStageLoss(), MultiLoss(["si_sdr", "sa_sdr"])])
+def test_a_loss_that_learns_nothing_from_silence_is_refused_with_it(loss):
+    """It is one whose gradient is zero where a target is silent."""
+    estimates = torch.randn(1, 900, 2, requires_grad=True)
+    targets = torch.stack([torch.randn(1, 900), torch.zeros(1, 900)], dim=2)
+    values, permutation = loss_of(find_loss(loss), estimates, targets)
+    values.sum().backward()
+    learns = bool(estimates.grad[0, :, permutation[0, 1]].any())
+    check_loss(loss)
+    if learns:
+        return check_loss(loss, 0.1)
+    with pytest.raises(InputError, match=r"--silent_talker=0.1: the loss learns nothing"):
+        check_loss(loss, 0.1)

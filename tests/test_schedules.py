@@ -9,7 +9,13 @@ from speechbrain.nnet import schedulers
 
 from custom_modules.checkpoints import AtomicCheckpointer
 from custom_modules.errors import InputError
-from custom_modules.schedules import CosineDecay, check_scheduler, rate_after_epoch, runs_per_step
+from custom_modules.schedules import (
+    CosineDecay,
+    check_scheduler,
+    rate_after_epoch,
+    rate_of_step,
+    runs_per_step,
+)
 from custom_modules.steps import TrainBatches
 from tests.test_brain import batch_of, brain_with
 from tests.test_steps import Mixtures
@@ -125,7 +131,6 @@ PER_STEP = {
     "LinearWarmupScheduler": (0.1, 2, 9),
     "WarmCoolDecayLRSchedule": (0.1, 2, 2, 9),
     "TriStageLRSchedule": (0.1, 2, 2, 2, 9),
-    "InverseSquareRootScheduler": (2,),
     "CyclicCosineScheduler": (2, 0.1, 9),
     "CyclicLRScheduler": (0.01, 0.1, 2),
 }
@@ -158,12 +163,60 @@ def test_speechbrains_schedulers_of_epochs_do_what_they_do_alone(name):
     scheduler, same = (make(*PER_EPOCH[name]) for _ in range(2))
     assert not runs_per_step(scheduler)
     check_scheduler(scheduler)
-    for epoch, loss in enumerate((3.0, 2.0, 2.5, 2.6, 2.7), start=1):
+    # SI-SDR is positive and negative; NewBob takes what is left over of the energy.
+    for epoch, loss in enumerate((3.0, 2.0, -2.5, -2.6, -2.5), start=1):
         rate_after_epoch(scheduler, ours, epoch, loss)
-        arguments = {1: [loss if name == "NewBobScheduler" else epoch], 3: [[alone], epoch, loss]}
+        left = 10 ** (loss / 10)
+        arguments = {1: [left if name == "NewBobScheduler" else epoch], 3: [[alone], epoch, loss]}
         _, rate = same(*arguments[len(inspect.signature(same).parameters)])
         schedulers.update_learning_rate(alone, rate)
         assert ours.param_groups[0]["lr"] == alone.param_groups[0]["lr"]
+
+
+def test_newbob_lowers_the_rate_where_little_is_gained():
+    def rates(*si_sdr):
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+        scheduler = schedulers.NewBobScheduler(0.1)
+        for epoch, value in enumerate(si_sdr, start=1):
+            rate_after_epoch(scheduler, optimizer, epoch, -value)
+        return optimizer.param_groups[0]["lr"]
+
+    assert rates(5.0, 6.0, 7.0, 8.0) == 0.1
+    assert rates(-5.0, -4.0, -3.0) == 0.1
+    assert rates(8.0, 7.0, 6.0) < 0.1
+
+
+@pytest.mark.parametrize("name", [None, *PER_STEP, *PER_EPOCH])
+def test_what_a_schedule_has_done_is_kept_in_a_checkpoint(name, tmp_path):
+    """Saved in the middle and recovered, it goes on as if nothing had happened."""
+    sizes, losses = PER_STEP | PER_EPOCH, (3.0, -1.0, -2.0, -2.0, -2.0)
+
+    def make():
+        return name and getattr(schedulers, name)(*sizes[name])
+
+    def go(scheduler, optimizer, places):
+        for place in places:
+            if runs_per_step(scheduler):
+                rate_of_step(scheduler, optimizer, place)
+            else:
+                rate_after_epoch(
+                    scheduler, optimizer, place, (3.0, -1.0, -2.0, -2.0, -2.0)[place - 1]
+                )
+        return optimizer.param_groups[0]["lr"]
+
+    one, other = (torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1) for _ in range(2))
+    check_scheduler(first := make())
+    go(first, one, (1, 2))
+    AtomicCheckpointer(tmp_path, {"lr_scheduler": first}).save_checkpoint()
+    other.param_groups[0]["lr"] = one.param_groups[0]["lr"]
+    second = make()
+    AtomicCheckpointer(tmp_path, {"lr_scheduler": second}).recover_if_possible()
+    assert go(second, other, (3, 4, 5)) == go(first, one, (3, 4, 5))
+
+
+def test_what_cannot_be_recovered_is_refused():
+    with pytest.raises(InputError, match="cannot be read back"):
+        check_scheduler(schedulers.InverseSquareRootScheduler(10))
 
 
 @pytest.mark.parametrize("own", [lambda: 1, lambda opt, temperature: 1, lambda opt, epoch: 1])

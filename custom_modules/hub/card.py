@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ from torch import nn
 
 from custom_modules.hub import citations
 from custom_modules.layout import corpus_names
+from custom_modules.limits import checked_variants
 
 if TYPE_CHECKING:
     from custom_modules.hub.recipe import ModelRecipe
@@ -91,13 +92,14 @@ Weights are plain tensors, which torch loads with `weights_only=True`.
 """
 
 _STOCK = """
-SpeechBrain's own class loads the model as well, for what fits into memory at once:
+SpeechBrain's own class loads the model as well, for what fits into memory at once, one mixture
+at a time:
 
 ```python
 from speechbrain.inference.separation import SepformerSeparation
 
 model = SepformerSeparation.from_hparams(source={source})
-sources = model.separate_batch(mixtures)
+sources = model.separate_batch(mixture)  # [1, time]
 ```
 {folded}"""
 
@@ -170,9 +172,14 @@ def write_card(
         stock=(stock if recipe.is_masking else "") + _graph_words(graphs),
         results=_results_words(facts.results),
         parameters=sum(p.numel() for p in separator.parameters()),
-        variants=", ".join(training.get("train_variants") or ["unknown"]),
+        variants=", ".join(_variants_of(training)),
         hyperparameters="\n".join([*lines, recipe.sizes()]),
     )
+
+
+def _variants_of(training: Mapping[str, Any]) -> Sequence[str]:
+    known = training.get("train_variants")
+    return checked_variants(known, "train_variants") if known else ["unknown"]
 
 
 def _graph_words(graphs: Sequence[str]) -> str:

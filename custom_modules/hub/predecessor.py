@@ -37,6 +37,10 @@ _WRAPPED = re.compile(r"^(module\.)+|(?<![^.])_orig_mod\.(module\.)*")
 _NONE = object()  # not given
 
 
+#: The SI-SDR, dB, of a checkpoint that does not say one: any other is better.
+UNKNOWN = -1e9
+
+
 @dataclass
 class OldCheckpoint:
     """What a checkpoint says, in the terms of this project."""
@@ -45,7 +49,7 @@ class OldCheckpoint:
     overrides: dict[str, Any]  # of its keys
     state_dict: dict[str, Tensor]  # for its separator
     epoch: int  # epochs of training, counted from 1
-    si_sdr: float  # on the validation set, dB
+    si_sdr: float  # on the validation set, dB; UNKNOWN if it does not say
     data_folder: str  # of the corpus, where it was trained
 
 
@@ -79,7 +83,7 @@ def read_checkpoint(path: str | Path) -> OldCheckpoint:
         overrides | _training(saved),
         names.convert(state_dict),
         saved.number("epoch", 0, least=0, whole=True) + 1,
-        saved.number("val_sisdr", -1e9),
+        saved.number("val_sisdr", UNKNOWN),
         str(saved.get("config.data.polsess.data_root", default="PolSESS")),
     )
 

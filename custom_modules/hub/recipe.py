@@ -27,7 +27,7 @@ from custom_modules.evaluation.record import RECORD_FILE, without_folders
 from custom_modules.files import lock, regular_file
 from custom_modules.hub.card import CardFacts
 from custom_modules.hub.citations import Paper, paper_in
-from custom_modules.hub.predecessor import OldCheckpoint
+from custom_modules.hub.predecessor import UNKNOWN, OldCheckpoint
 from custom_modules.mmipc import num_sources
 from custom_modules.pretrained import INTERFACE_FILE
 from custom_modules.tabular import read_record
@@ -217,7 +217,9 @@ def load_best(argv: list[str]) -> tuple[ModelRecipe, nn.Module, CardFacts]:
     ``argv`` is an hparams file, and overrides of its keys. Raises InputError if there
     is no checkpoint, or it does not fit the file.
     """
-    hparams_file, _, given = hparams.split_arguments(argv)
+    hparams_file, [_, *others], given = hparams.split_arguments(argv)
+    if others:
+        raise InputError(f"{others[0]}: is an option of trainings; leave it out")
     if Path(hparams_file).with_name(INTERFACE_FILE).is_file():
         place = Path(hparams_file).parent
         raise InputError(f"{place}: is an exported model; export the results that it is of")
@@ -267,6 +269,8 @@ def _results_of(folder: Path, epochs: str) -> str | None:
 
 
 def _describe(epochs: str, si_sdr: Sequence[float]) -> str:
+    if min(si_sdr) == UNKNOWN:
+        return epochs
     reached = " to ".join(f"{value:.2f}" for value in dict.fromkeys((min(si_sdr), max(si_sdr))))
     return f"{epochs}, SI-SDR {reached} dB in validation"
 

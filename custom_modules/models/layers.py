@@ -1,5 +1,7 @@
 """Layers that several architectures share; what half precision cannot hold is float32."""
 
+from math import log
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -161,3 +163,19 @@ class LayerScale(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[…, channels]`` to the same shape."""
         return x * self.gain
+
+
+class Positions(nn.Module):
+    """SpeechBrain's sinusoids for any length, computed: its table takes 51 MB a block."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.frequencies: Tensor  # rad per frame
+        exponents = torch.arange(0, channels, 2).float() * -(log(10_000) / channels)
+        self.register_buffer("frequencies", torch.exp(exponents), persistent=False)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """``[batch, frames, channels]`` → ``[1, frames, channels]``."""
+        times = torch.arange(frames.shape[1], device=frames.device)
+        angles = times.to(self.frequencies)[:, None] * self.frequencies
+        return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)[None]

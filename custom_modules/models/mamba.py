@@ -233,17 +233,24 @@ class _ResidualMamba(nn.Module):
 
 
 def adam(
-    parameters: Iterable[nn.Parameter],
+    parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
     lr: float,
     weight_decay: float = 0,
     decay_states: bool = False,
 ) -> torch.optim.Adam:
-    """Adam that leaves out of weight decay what Mamba's authors mark."""
-    parts: dict[bool, list[nn.Parameter]] = {False: [], True: []}
-    for parameter in parameters:
-        is_spared = not decay_states and getattr(parameter, "_no_weight_decay", False)
-        parts[is_spared].append(parameter)
-    groups: list[dict[str, Any]] = [{"params": parts[False]}]
-    if parts[True]:
-        groups.append({"params": parts[True], "weight_decay": 0})
+    """Adam that leaves out of weight decay what Mamba's authors mark; also of groups."""
+    given = list(parameters)
+    named = [x if isinstance(x, dict) else {"params": [x]} for x in given]
+    settings = [{k: v for k, v in group.items() if k != "params"} for group in named]
+    groups: list[dict[str, Any]] = []
+    for known, group in zip(settings, named, strict=True):
+        for parameter in group["params"]:
+            is_spared = not decay_states and getattr(parameter, "_no_weight_decay", False)
+            wanted = known | ({"weight_decay": 0} if is_spared else {})
+            place = next((x for x in groups if x["settings"] == wanted), None)
+            if place is None:
+                groups.append(place := {"params": [], "settings": wanted})
+            place["params"].append(parameter)
+    groups.sort(key=lambda group: group["settings"].get("weight_decay") == 0)  # spared ones last
+    groups = [{"params": group["params"], **group["settings"]} for group in groups]
     return torch.optim.Adam(groups, lr=lr, weight_decay=weight_decay)

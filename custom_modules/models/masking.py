@@ -11,11 +11,17 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from speechbrain.lobes.models import conv_tasnet
-from speechbrain.lobes.models.dual_path import Dual_Computation_Block, Dual_Path_Model, Encoder
+from speechbrain.lobes.models.dual_path import (
+    Dual_Computation_Block,
+    Dual_Path_Model,
+    Encoder,
+    SBTransformerBlock,
+)
 from speechbrain.nnet.CNN import Conv1d
 from torch import Tensor, nn
 
-from custom_modules.models.layers import largest
+from custom_modules.errors import InputError
+from custom_modules.models.layers import Positions, largest
 from custom_modules.models.references import Predecessor, Settings, rename
 
 _STOCK_NORMS = (conv_tasnet.GlobalLayerNorm, conv_tasnet.ChannelwiseLayerNorm)
@@ -35,6 +41,14 @@ class MaskingSeparator(nn.Module):
         whole_frames: bool = False,  # True, as in references: what fills none comes out as 0
     ) -> None:
         super().__init__()
+        if isinstance(encoder, Encoder):
+            analysis, synthesis = encoder.conv1d, decoder
+            for name in ("kernel_size", "stride"):
+                pair = getattr(analysis, name), getattr(synthesis, name)
+                if pair[0] != pair[1]:
+                    raise InputError(
+                        f"{name}={pair[1][0]}: must be the encoder's, {pair[0][0]}; leave it out"
+                    )
         self.whole_frames = whole_frames
         self.encoder, self.masknet, self.decoder = encoder, masknet, decoder
 
@@ -195,6 +209,26 @@ class DualPathMaskNet(Dual_Path_Model):
         self.dual_mdl = nn.ModuleList(
             Dual_Computation_Block(intra_model(), inter_model(), *block) for _ in range(num_layers)
         )
+        for part in self.modules():
+            if isinstance(part, SBTransformerBlock) and part.use_positional_encoding:
+                part.pos_enc = LongPositions(part.pos_enc.pe)
+
+
+class LongPositions(nn.Module):
+    """SpeechBrain's table of sinusoids, and beyond its 2,500 places the sinusoids themselves."""
+
+    def __init__(self, table: Tensor) -> None:
+        super().__init__()
+        self.pe: Tensor
+        self.register_buffer("pe", table)
+        self.computed = Positions(table.shape[2])
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """``[batch, frames, channels]`` → ``[1, frames, channels]``."""
+        if torch.jit.is_tracing() or frames.shape[1] > self.pe.shape[1]:
+            positions: Tensor = self.computed(frames)
+            return positions
+        return self.pe[:, : frames.shape[1]].clone()
 
 
 def _amp_epsilon(section: Settings, training: Settings) -> dict[str, Any]:

@@ -2,10 +2,8 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from math import log
 from typing import Any
 
-import torch
 from speechbrain.lobes.models.dual_path import Decoder, Encoder
 from speechbrain.lobes.models.resepformer import (
     ResourceEfficientSeparationPipeline,
@@ -15,6 +13,7 @@ from speechbrain.lobes.models.resepformer import (
 from torch import Tensor, nn
 
 from custom_modules.errors import InputError
+from custom_modules.models.layers import Positions
 from custom_modules.models.masking import MaskingSeparator
 from custom_modules.models.references import Predecessor, Settings, stride_of, translate
 
@@ -55,7 +54,7 @@ def improve_resepformer(masknet: ResourceEfficientSeparator) -> None:
         masknet.model.__class__ = _Pipeline
     for block in masknet.modules():
         if isinstance(block, SBTransformerBlock_wnormandskip) and block.use_positional_encoding:
-            block.pos_enc = _Positions(block.pos_enc.pe.shape[2])
+            block.pos_enc = Positions(block.pos_enc.pe.shape[2])
 
 
 class _Pipeline(ResourceEfficientSeparationPipeline):
@@ -73,22 +72,6 @@ class _Pipeline(ResourceEfficientSeparationPipeline):
             segments = within(segments.flatten(0, 1)).view_as(segments)
         frames = segments.flatten(1, 2)[:, : features.shape[1]]
         return self.output_fc(frames.mT).mT
-
-
-class _Positions(nn.Module):
-    """SpeechBrain's sinusoids for any length, computed: its table takes 51 MB a block."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.frequencies: Tensor  # rad per frame
-        exponents = torch.arange(0, channels, 2).float() * -(log(10_000) / channels)
-        self.register_buffer("frequencies", torch.exp(exponents), persistent=False)
-
-    def forward(self, frames: Tensor) -> Tensor:
-        """``[batch, frames, channels]`` → ``[1, frames, channels]``."""
-        times = torch.arange(frames.shape[1], device=frames.device)
-        angles = times.to(self.frequencies)[:, None] * self.frequencies
-        return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)[None]
 
 
 def from_reference(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> MaskingSeparator:

@@ -8,6 +8,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -131,10 +132,11 @@ def _run(session: Any, mixture: Tensor, name: str) -> Tensor:
 
 
 def relative(found: Tensor, expected: Tensor) -> float:
-    """The largest difference, as a share of the largest sample; infinite for another shape."""
+    """The largest difference, as a share of the largest sample; inf of another shape, or NaN."""
     if found.shape != expected.shape:
-        return float("inf")
-    return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
+        return inf
+    share = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
+    return share if isfinite(share) else inf
 
 
 def quantise(path: str | Path, target: str | Path) -> None:

@@ -92,7 +92,7 @@ def test_two_processes_start_from_an_exported_folder_of_another_task(corpus, tra
         (["--freeze=lstm.*"], "--freeze=lstm.*: matches no parameter of the separator"),
         (["--freeze=.*"], "leaves nothing to train"),
         (["--freeze=enc("], "takes a regular expression"),
-        (["--silent_talker=0.1"], "--silent_talker=0.1: --loss=si_sdr learns nothing from silence"),
+        (["--silent_talker=0.1"], "--silent_talker=0.1: the loss learns nothing from silence"),
         (["--loss=sa_sd"], "--loss=sa_sd: choose one of si_sdr, clamped_si_sdr, sa_sdr"),
     ],
 )

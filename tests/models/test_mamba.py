@@ -209,6 +209,11 @@ def test_states_do_not_decay_unless_asked_to(decay_states):
     mamba = Mamba(4)
     before = {name: p.detach().clone() for name, p in mamba.named_parameters()}
     optimizer = adam(mamba.parameters(), 0.01, weight_decay=1, decay_states=decay_states)
+    # In groups, as SpeechBrain makes them of vectors and matrices, it is the same.
+    groups = [{"params": [p for p in mamba.parameters() if (p.ndim > 1) == x]} for x in (0, 1)]
+    grouped = adam(groups, 0.01, weight_decay=1, decay_states=decay_states).param_groups
+    decays = {id(p): g["weight_decay"] for g in grouped for p in g["params"]}
+    assert decays == {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
     for parameter in mamba.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()

@@ -7,10 +7,14 @@ import pytest
 import torch
 from speechbrain.lobes.models import conv_tasnet
 from speechbrain.lobes.models.dual_path import Decoder, Encoder, SBRNNBlock, SBTransformerBlock
+from speechbrain.lobes.models.transformer.Transformer import PositionalEncoding
+from torch import nn
 
+from custom_modules.errors import InputError
 from custom_modules.models.masking import (
     ConvTasNetMaskNet,
     DualPathMaskNet,
+    LongPositions,
     MaskingSeparator,
     fold_norm_eps,
     improve_conv_tasnet,
@@ -168,3 +172,17 @@ def test_blocks_do_not_start_as_copies(name):
     for (key, a), b in zip(first.named_parameters(), second.parameters(), strict=True):
         constant = a.std() == 0 or a.numel() == 1  # norm gains, zero biases
         assert constant or not torch.equal(a, b), key
+
+
+def test_the_encoders_step_is_the_decoders():
+    with pytest.raises(InputError, match="stride=4: must be the encoder's, 8"):
+        MaskingSeparator(Encoder(16, 4), nn.Identity(), Decoder(4, 1, 16, stride=4))
+
+
+def test_positions_go_on_behind_the_table():
+    table = PositionalEncoding(8).pe
+    positions, frames = LongPositions(table), torch.zeros(1, 2600, 8)
+    assert torch.equal(positions(frames[:, :2500]), table)
+    torch.testing.assert_close(positions(frames)[:, :2500], table, atol=2e-4, rtol=0)
+    expected = PositionalEncoding(8, max_len=2600).pe
+    torch.testing.assert_close(positions(frames), expected, atol=2e-4, rtol=0)

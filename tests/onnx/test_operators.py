@@ -89,3 +89,9 @@ def test_pieces_follow_the_length(tmp_path):
     for time in (1, 2, 7, 40, 1000, 20_011):
         x = torch.randn(1, 3, time)
         assert relative(run(str(path), [x]), Pieces()(x)) < 1e-5, time
+
+
+def test_what_is_no_number_differs_infinitely():
+    expected = torch.ones(3)
+    for found in (torch.tensor([1.0, float("nan"), 1.0]), torch.ones(4)):
+        assert relative(found, expected) == float("inf")
