@@ -199,9 +199,7 @@ def test_what_a_schedule_has_done_is_kept_in_a_checkpoint(name, tmp_path):
             if runs_per_step(scheduler):
                 rate_of_step(scheduler, optimizer, place)
             else:
-                rate_after_epoch(
-                    scheduler, optimizer, place, (3.0, -1.0, -2.0, -2.0, -2.0)[place - 1]
-                )
+                rate_after_epoch(scheduler, optimizer, place, losses[place - 1])
         return optimizer.param_groups[0]["lr"]
 
     one, other = (torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1) for _ in range(2))
