@@ -275,13 +275,18 @@ class Separation(ExactSteps):
             self.seconds_before, self.sizes_before = saved["seconds"], saved["sizes"]
 
 
-@torch.no_grad()
 def _each_alone(separator: nn.Module, mixture: Tensor, lengths: Tensor) -> Tensor:
-    """Estimates that do not depend on how long others are: without padding, one by one."""
-    rows = [separator(row[None, : int(n)]) for row, n in zip(mixture, lengths, strict=True)]
-    return torch.cat([F.pad(row, (0, 0, 0, mixture.shape[1] - row.shape[1])) for row in rows])
+    """Estimates that do not depend on how long others are: without padding, by length."""
+    parts = []
+    for length in lengths.unique().int().tolist():
+        rows = (lengths == length).nonzero()[:, 0]
+        estimates = separator(mixture[rows, :length])
+        parts.append((rows, F.pad(estimates, (0, 0, 0, mixture.shape[1] - length))))
+    order = torch.cat([rows for rows, _ in parts]).argsort()
+    return torch.cat([estimates for _, estimates in parts])[order]
 
 
+@torch.no_grad()
 def _si_sdr(outputs: Outputs) -> Tensor:
     """SI-SDR of each mixture under its best permutation, dB, ``[batch]``."""
     targets, lengths = outputs["targets"], outputs["lengths"]

@@ -256,12 +256,16 @@ def check_learnt(
     file = Path(folder, LEARNT_FILE)
     before = read_record(file, "remove it, if it is the same corpus") if file.exists() else learnt
     if before.get("mixtures") != digest and any(Path(folder).glob("save/CKPT*")):
-        if before.get("data_folder") != data_folder:
-            known = f"{folder} has learnt {before.get('data_folder')}"
+        if _real(before.get("data_folder")) != _real(data_folder):
+            known = f"{folder} has learnt {before.get('data_folder')}, as {LEARNT_FILE} in it says"
             remedy = f"name another --output_folder, which may begin with --pretrained={folder}"
             raise InputError(f"--data_folder={data_folder}: {known}; {remedy}")
         logger.warning("%s has changed since this training began", data_folder)
     return learnt
+
+
+def _real(folders: Any) -> list[str]:
+    return [os.path.realpath(str(x)) for x in (folders if isinstance(folders, list) else [folders])]
 
 
 def describe_epochs(checkpoints: Sequence[Checkpoint]) -> str:

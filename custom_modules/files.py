@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import stat
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,7 +22,8 @@ _KINDS |= dict.fromkeys((stat.S_IFCHR, stat.S_IFBLK), "a device")
 
 logger = logging.getLogger(__name__)
 
-_held: set[int] = set()  # descriptors of this process's locks
+#: Descriptor of each of this process's locks → the thread that has it, and its file.
+_held: dict[int, tuple[int, str]] = {}
 
 
 @contextmanager
@@ -64,9 +66,13 @@ def lock(folder: str | Path, wait: bool = False, beside: bool = False) -> Iterat
         return
     folder = Path(folder).absolute()
     path = folder.with_name(f".{folder.name}.lock") if beside else folder / ".lock"
+    mine = threading.get_ident(), os.path.realpath(path)
+    if wait and mine in _held.values():  # it would wait for itself
+        yield
+        return
     made = [place for place in path.parents if not place.exists()]
     descriptor = _locked(path, folder, wait)
-    _held.add(descriptor)
+    _held[descriptor] = mine
     try:
         yield
     finally:
@@ -74,7 +80,7 @@ def lock(folder: str | Path, wait: bool = False, beside: bool = False) -> Iterat
             path.unlink()
             for place in made:
                 place.rmdir()
-        _held.discard(descriptor)
+        _held.pop(descriptor, None)
         os.close(descriptor)
 
 
@@ -104,7 +110,7 @@ def _locked(path: Path, folder: Path, wait: bool) -> int:
 
 def _close_locks() -> None:
     while _held:
-        os.close(_held.pop())
+        os.close(_held.popitem()[0])
 
 
 # A worker that outlives a killed command for a moment would hold its lock.

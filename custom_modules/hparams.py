@@ -251,7 +251,8 @@ def split_arguments(
             values.append(rest.pop(0))
         key, equals, value = option[2:].partition("=")
         if key in run_options:
-            if len(values) > (0 if key in FLAGS else 1) and not key.endswith("_module_keys"):
+            most = 0 if key in FLAGS else 1
+            if len(values) + bool(equals) > most and not key.endswith("_module_keys"):
                 raise InputError(f"argument {values[-1]!r} has no option; write --key=value")
             run_arguments += [option, *values]
         elif len(values) + bool(equals) != 1:
@@ -311,9 +312,6 @@ def load_experiment(argv: list[str]) -> tuple[str, dict[str, Any], RunOptions, d
         folder = Hparams(base, resolve(base, overrides))["output_folder"]
         overrides["output_folder"] = f"{folder}/debug"
     hparams = load_hparams(hparams_file, overrides)
-    checkpoints = f"{hparams['output_folder']}/save"
-    if "save_folder" in overrides and str(overrides["save_folder"]) != checkpoints:
-        raise InputError(f"--save_folder: is {checkpoints}; name another --output_folder instead")
     check_recorded(hparams, hparams["output_folder"])
     settle_precision(hparams, run_opts)
     if run_opts.ckpt_interval_steps > 0:
@@ -359,8 +357,10 @@ def check_recorded(values: Mapping[str, Any], folder: str | Path) -> None:
     if not (file.is_file() and any(file.parent.glob("save/CKPT*"))):
         return
     tree = read_hparams(file)
-    if any(key in FIXED and tag_of(value) == "!ref" for key, value in tree.items()):
-        tree |= {k: v for k, v in resolve(file, {}).items() if tag_of(tree.get(k)) == "!ref"}
+    tags = {key: tag_of(value) for key, value in tree.items()}
+    if any(key in FIXED and tag == "!ref" for key, tag in tags.items()):
+        filled = {key: "x" for key, tag in tags.items() if tag == "!PLACEHOLDER"}
+        tree |= {k: v for k, v in resolve(file, filled).items() if tags.get(k) == "!ref"}
     for key, recorded in tree.items():
         other = key in FIXED and not tag_of(recorded) and values.get(key, recorded) != recorded
         if other:

@@ -12,7 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from speechbrain.nnet.schedulers import InverseSquareRootScheduler, update_learning_rate
+from speechbrain.nnet.schedulers import (
+    InverseSquareRootScheduler,
+    NewBobScheduler,
+    update_learning_rate,
+)
 from speechbrain.utils.checkpoints import mark_as_loader, mark_as_saver, register_checkpoint_hooks
 from torch.optim import Optimizer
 
@@ -85,9 +89,9 @@ def rate_after_epoch(scheduler: Any, optimizer: Optimizer, epoch: int, loss: flo
     """Sets the rate of the next epoch, by the validation loss of this one."""
     if scheduler is None:
         return
-    # NewBob's improvement is a share, which means something of what is positive alone.
-    metric = 10 ** (loss / 10)
-    values = {"current_epoch": epoch, "epoch": epoch, "current_loss": loss, "metric_value": metric}
+    values = {"current_epoch": epoch, "epoch": epoch, "current_loss": loss, "metric_value": loss}
+    if isinstance(scheduler, NewBobScheduler):  # its improvement is a share, of what is positive
+        values["metric_value"] = 10 ** (loss / 10)
     _, rate = _call(scheduler, optim_list=[optimizer], **values)
     update_learning_rate(optimizer, rate)
 

@@ -8,6 +8,7 @@ from speechbrain.utils.epoch_loop import EpochCounter
 
 from custom_modules.brain import Separation, _add_to
 from custom_modules.errors import InputError
+from custom_modules.losses import find_loss
 from custom_modules.objectives import pit_si_sdr_loss, si_sdr
 from custom_modules.training_log import Averages
 
@@ -197,3 +198,11 @@ def test_validation_does_not_depend_on_batch_mates():
     for row, item in zip(together, items, strict=True):
         alone = brain.compute_forward(PaddedBatch([item]), Stage.VALID)["estimates"]
         torch.testing.assert_close(row[: alone.shape[1]], alone[0])
+
+
+def test_scores_hold_no_graph_whatever_the_loss():
+    brain = brain_with(loss=find_loss("snr"))
+    for values in (1, 2):
+        brain.step += 1
+        brain.fit_batch(batch_of(values))
+    assert not brain.averages.scores.requires_grad

@@ -160,3 +160,9 @@ def test_a_file_system_without_locks_is_a_warning(tmp_path, monkeypatch, caplog)
     monkeypatch.setattr(fcntl, "flock", refuse)
     with lock(tmp_path):
         assert "cannot be locked (Operation not supported)" in caplog.text
+
+
+def test_who_holds_a_folder_may_lock_it_again(tmp_path):
+    with lock(tmp_path), lock(tmp_path, wait=True):
+        assert (tmp_path / ".lock").exists()
+    assert not (tmp_path / ".lock").exists()

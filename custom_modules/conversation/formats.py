@@ -75,7 +75,8 @@ def passages_of(
 ) -> list[Passage]:
     """Those of a recording in what was read from ``source``; nobody's, if that is empty.
 
-    A single session is taken whatever its name, if the source is of this recording ``only``.
+    A single session is taken whatever its name, if the source is of this recording ``only``;
+    InputError if it is of others.
     """
     for name in (recording.stem, session_id(recording.stem), recording.name):
         if name in sessions:

@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import Any
 
 from custom_modules.errors import InputError
-from custom_modules.files import atomic_path
+from custom_modules.files import PARTIAL_SUFFIX, atomic_path
 from custom_modules.tabular import read_record
 
 _STATE = "state.json"
@@ -26,6 +26,14 @@ def abandoned_if_empty(folder: Path) -> Iterator[None]:
         raise
 
 
+def remove_work(folder: Path) -> None:
+    """Removes a folder; what says that it is one of work goes last."""
+    for path in folder.iterdir():
+        if path.name != _STATE:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    shutil.rmtree(folder)
+
+
 class Progress:
     """Stages that are finished, with what they found, and single items of a stage.
 
@@ -40,9 +48,10 @@ class Progress:
         if state.get("key") == key:
             self.stages, self.seconds = state["stages"], state["seconds"]
         elif folder.exists():
-            if any(folder.iterdir()) and not (folder / _STATE).is_file():
+            others = [path for path in folder.iterdir() if path.suffix != PARTIAL_SUFFIX]
+            if others and not (folder / _STATE).is_file():
                 raise InputError(f"{folder}: holds other files than work in progress; move them")
-            shutil.rmtree(folder)
+            remove_work(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self._write()
 

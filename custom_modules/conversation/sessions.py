@@ -6,7 +6,6 @@ Start reading at :meth:`Sessions.transcribe_all`.
 import hashlib
 import json
 import os
-import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,7 +22,7 @@ from custom_modules.conversation.formats import (
     write_transcript,
 )
 from custom_modules.conversation.passages import Passage
-from custom_modules.conversation.resuming import abandoned_if_empty
+from custom_modules.conversation.resuming import abandoned_if_empty, remove_work
 from custom_modules.conversation.samples import Samples
 from custom_modules.conversation.timelines import plot_timeline
 from custom_modules.conversation.tracks import write_wav
@@ -91,10 +90,12 @@ class Sessions:
             lines = [_summary(recording, conversation)]
             lines += [f"{recording.path}: {note}" for note in conversation.notes]
             left = record.get("left", {}) | record.get("made", {})
+            left |= dict.fromkeys((path.name for path in self._texts(recording).values()), "")
+            left |= {_beside(recording, ".png").name: ""} if self.plot else {}
             record = _record_of(conversation, lines) | {"key": key, **made_of, "left": left}
             _write_record(recording, record)  # killed from here on, the files are known as ours
             _write_record(recording, record | self._write(recording, conversation, key))
-            shutil.rmtree(work)
+            remove_work(work)
             return lines, False
 
     def _key(self, content: str, given: list[Passage] | None) -> str:
@@ -150,8 +151,6 @@ class Sessions:
             )
         outputs = [*self._texts(recording).values()]
         outputs += [_beside(recording, ".png")] if self.plot else []
-        if "made" not in record and record:  # killed on the way, or of an earlier version
-            outputs = []
         _check_ours(outputs, record.get("left", {}) | record.get("made", {}))
         tracks = _beside(recording, "_tracks").glob("*.wav") if self.keep_tracks else ()
         if strange := next((path for path in sorted(tracks) if not is_track(path)), None):
@@ -252,9 +251,15 @@ def _summary(recording: Recording, made: Conversation) -> str:
 
 def _read_record(recording: Recording) -> dict[str, Any]:
     try:
-        return read_record(_beside(recording, RECORD))
+        record = read_record(_beside(recording, RECORD))
     except InputError:  # not there, or damaged
         return {}
+    if "kept" in record and "made" not in record:  # of an earlier version
+        names = [*(form.suffix for form in FORMATS.values()), ".png"]
+        there = [path for path in (_beside(recording, name) for name in names) if path.exists()]
+        made = [*(path.name for path in there), *(record["tracks"] if record["kept"] else ())]
+        record |= {"made": dict.fromkeys(made, ""), "left": {}}
+    return record
 
 
 def _record_of(made: Conversation, lines: list[str]) -> dict[str, Any]:

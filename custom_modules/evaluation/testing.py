@@ -99,10 +99,13 @@ def scope_of_training(hparams: dict, progressbar: bool) -> Scope:
     )
 
 
-def check_recogniser(spec: str | None, *datasets: MixtureDataset) -> None:
-    """Refuses, before a training, a recogniser that is not there, and sets without texts."""
+def check_recogniser(spec: str | None, *datasets: MixtureDataset, device: str = "") -> None:
+    """Refuses, before a training, a recogniser that is not there, and sets without texts.
+
+    And what the ``device`` has not, if that is known.
+    """
     if spec:
-        parse_spec(spec)
+        parse_spec(spec, device)
         imported("meeteval"), imported("num2words")
         for dataset in datasets:
             check_texts(dataset)

@@ -260,7 +260,10 @@ def _results_of(folder: Path, epochs: str) -> str | None:
     table, record = folder / RESULTS_TABLE, folder / RECORD_FILE
     if not table.exists():
         return None
-    tested = read_record(record).get("checkpoint", epochs) if record.exists() else epochs
+    try:
+        tested = read_record(record).get("checkpoint", epochs) if record.exists() else epochs
+    except InputError as error:
+        tested = f"nobody knows what ({error})"
     if tested != epochs:
         logger.warning("%s is of %s, and left out of the card; test again", table, tested)
         return None

@@ -109,12 +109,17 @@ class JoinedManifest(Mapping):
         return len(self._places)
 
 
-def voices_elsewhere(training: Mapping, other: Mapping) -> list[str]:
-    """Names of voices of a set that another corpus's training set has, too."""
-    if not isinstance(training, JoinedManifest):
-        return []
-    learnt, heard = (_corpora_of_voices(manifest) for manifest in (training, other))
-    return sorted(name for name in heard.keys() & learnt if len(heard[name] | learnt[name]) > 1)
+def voices_elsewhere(manifests: Mapping[str, Mapping]) -> dict[str, list[str]]:
+    """Set → names of its voices that another corpus's ``train`` has, too; without the others."""
+    if not isinstance(manifests["train"], JoinedManifest):
+        return {}
+    voices = {split: _corpora_of_voices(manifest) for split, manifest in manifests.items()}
+    learnt = voices.pop("train")
+    shared = {
+        split: sorted(x for x in heard.keys() & learnt if len(heard[x] | learnt[x]) > 1)
+        for split, heard in voices.items()
+    }
+    return {split: names for split, names in shared.items() if names}
 
 
 def _corpora_of_voices(manifest: Mapping) -> dict[str, set[str]]:

@@ -41,7 +41,7 @@ class MaskingSeparator(nn.Module):
         whole_frames: bool = False,  # True, as in references: what fills none comes out as 0
     ) -> None:
         super().__init__()
-        if isinstance(encoder, Encoder):
+        if isinstance(encoder, Encoder) and isinstance(decoder, nn.ConvTranspose1d):
             analysis, synthesis = encoder.conv1d, decoder
             for name in ("kernel_size", "stride"):
                 pair = getattr(analysis, name), getattr(synthesis, name)

@@ -134,5 +134,7 @@ async def _pieces(visit: Visit, track: Track, start: int, stop: int) -> AsyncIte
         if piece:
             yield piece
             start += len(piece)
+        elif visit.is_over:  # its disk was full
+            return
         else:
             await asyncio.sleep(_PAUSE_SECONDS)

@@ -67,7 +67,7 @@ class Shelf:
         if seconds > 60 * self.max_minutes:
             length, limit = clock_time(seconds), f"{self.max_minutes:g}"
             raise RefusedError("too_long", name=name, length=length, limit=limit)
-        if frames > min(self.most_bytes // 4, MOST_FRAMES):  # what it is compressed from
+        if frames > min(self.most_bytes // 2, MOST_FRAMES):  # what it is compressed from
             raise RefusedError("too_large", megabytes=self.most_bytes // 10**6)
         return seconds, rate
 

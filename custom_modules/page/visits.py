@@ -6,6 +6,7 @@ Start reading at :class:`Queue`.
 import logging
 import threading
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -182,6 +183,8 @@ class Queue:
         visit = self.visits.get(token)
         if visit and not visit.is_over:
             visit.is_stopped = True
+            if visit.stage == WAITING:
+                _fill(visit)
             with self._change:
                 if visit.stage == WAITING and visit in self._waiting:
                     self._waiting.remove(visit)
@@ -205,6 +208,7 @@ class Queue:
             stage = STOPPED
         except Exception as error:  # this visit's end, and not the page's
             stage, visit.problem = FAILED, _problem(error, visit)
+        _fill(visit)
         with self._change:
             if visit in self._waiting:
                 self._waiting.remove(visit)
@@ -212,8 +216,6 @@ class Queue:
         return True
 
     def _end(self, visit: Visit, stage: str) -> None:
-        for track in visit.tracks.values():
-            track.finish()  # who listens is promised its length
         self.shelf.release(visit.place)
         visit.stage, visit.share = stage, 1.0
         visit.changes += 1
@@ -223,6 +225,13 @@ class Queue:
             with self._change:
                 self._change.wait_for(lambda: self._waiting)
             self.work_off()
+
+
+def _fill(visit: Visit) -> None:
+    """Who listens is promised a length; a full disk ends the answer early."""
+    for track in visit.tracks.values():
+        with suppress(OSError):
+            track.finish()
 
 
 def _problem(error: Exception, visit: Visit) -> RefusedError:

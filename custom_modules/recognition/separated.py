@@ -44,7 +44,8 @@ def separate_mixtures(
     )
     record = json.dumps({"weights": weights, "seed": seed, "mixtures": mixes})
     path = folder / RECORD_FILE
-    if not path.exists() or path.read_text() != record:
+    known = (record, json.dumps({"weights": weights, "seed": seed}))  # the older form
+    if not path.exists() or path.read_text() not in known:
         for old in folder.glob("*.wav"):
             old.unlink()
         with atomic_path(path) as partial:

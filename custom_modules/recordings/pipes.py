@@ -86,17 +86,21 @@ def separate_pipe(
     blocks = audio.resample_blocks(_read(source, given, begun), given.rate, model_rate)
     parts = live.stream(torch.from_numpy(block[0]) for block in blocks)
     waves = audio.resample_blocks((part.T.numpy() for part in parts), model_rate, given.rate)
+    _write(sink, taken.header)
+    for wave in waves:
+        _write(sink, taken.encode(wave.T))
+    heard = max(live.position, 1) / model_rate
+    print(f"{heard:.1f} s separated in {timed.seconds:.1f} s", file=sys.stderr)
+
+
+def _write(sink: BinaryIO, data: bytes) -> None:
     try:
-        sink.write(taken.header)
-        for wave in waves:
-            sink.write(taken.encode(wave.T))
-            sink.flush()
+        sink.write(data)
+        sink.flush()
     except BrokenPipeError:  # who listened has gone
         raise
     except OSError as error:
         raise InputError(f"standard output: cannot be written ({error.strerror})") from error
-    heard = max(live.position, 1) / model_rate
-    print(f"{heard:.1f} s separated in {timed.seconds:.1f} s", file=sys.stderr)
 
 
 class _Timed:

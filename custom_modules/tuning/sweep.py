@@ -67,7 +67,10 @@ class _Loader(yaml.SafeLoader):
 
 
 #: What may be another when a search goes on.
-_HARMLESS = {"num_workers", "tracker", "wandb_mode", "wandb_project", "save_audio"}
+_HARMLESS = {
+    *("num_workers", "tracker", "wandb_mode", "wandb_project", "save_audio"),
+    *("skip_prep", "check", "manifest_folder", "ckpt_interval_minutes"),
+}
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,9 @@ class Sweep:
         A corpus goes by its name, as it may be moved.
         """
         file = self.hparams_file()
-        given = split_arguments([file, *arguments])[2] if file else {"": [*arguments]}
+        given: dict[str, Any] = {"": [*arguments]}
+        if file:  # with what the environment says
+            given = check_overrides(file, split_arguments([file, *arguments])[2])
         shared = {"metric": self.metric, **self.constants(), **given}
         if "data_folder" in shared:
             shared["data_folder"] = corpus_names(shared["data_folder"])

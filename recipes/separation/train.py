@@ -17,6 +17,7 @@ prepare_process(__name__)  # some settings count only before torch is imported
 
 import logging
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from custom_modules.brain import Separation
 from custom_modules.checkpoints import LEARNT_FILE, check_learnt
 from custom_modules.curves import plot_training
 from custom_modules.dataio import MixtureDataset, dataio_prep
-from custom_modules.errors import exit_cleanly
+from custom_modules.errors import InputError, exit_cleanly
 from custom_modules.evaluation.loading import trained_model
 from custom_modules.evaluation.record import facts_of
 from custom_modules.evaluation.testing import (
@@ -83,7 +84,7 @@ def train(
     check_tracker(hparams["tracker"])
     check_loss(hparams.get("loss", "si_sdr"), hparams.get("silent_talker"))
     scope = scope_of_training(hparams, not run_opts.noprogressbar)
-    refuse_early(hparams, scope)
+    refuse_early(hparams, scope, run_opts.device or "cpu")
     notes = finetuning.begin(hparams)
     for options in prepare_options(hparams):
         run_on_main(prepare_polsess, kwargs=options)
@@ -92,17 +93,16 @@ def train(
     if hparams["test_after_training"]:
         check_recogniser(scope.recogniser, datasets["test"])
     folder = hparams["output_folder"]
-    learnt = check_learnt(folder, hparams["data_folder"], datasets["train"].data.paths)
+    learnt = None
+    if not run_opts.test_only:
+        learnt = check_learnt(folder, hparams["data_folder"], datasets["train"].data.paths)
     sb.create_experiment_directory(folder)
     write_hparams(hparams_file, overrides, f"{folder}/{HPARAMS_FILE}")
-    run_on_main(write_record, args=(learnt, Path(folder, LEARNT_FILE)))
+    if learnt:
+        run_on_main(write_record, args=(learnt, Path(folder, LEARNT_FILE)))
     for note in notes:
         logger.info(note)
-    for split in ("valid", "test"):
-        if names := voices_elsewhere(datasets["train"].data, datasets[split].data):
-            shown = ", ".join(names[:5])
-            same = "another corpus's training set has, too: LEAKAGE, if they are the same people"
-            logger.warning("%s set: voices that %s (%s)", split, same, shown)
+    run_on_main(warn_of_voices, args=({name: x.data for name, x in datasets.items()},))
 
     separation = Separation(
         hparams["modules"], hparams["opt_class"], hparams, run_opts, hparams["checkpointer"]
@@ -121,12 +121,22 @@ def train(
     distributed.leave_processes()
 
 
-def refuse_early(hparams: dict[str, Any], scope: Scope) -> None:
+def warn_of_voices(manifests: Mapping[str, Mapping]) -> None:
+    """Names voices that one corpus tests and another one trains on."""
+    for split, names in voices_elsewhere(manifests).items():
+        same = "another corpus's training set has, too: LEAKAGE, if they are the same people"
+        logger.warning("%s set: voices that %s (%s)", split, same, ", ".join(names[:5]))
+
+
+def refuse_early(hparams: dict[str, Any], scope: Scope, device: str) -> None:
     """Whatever can be refused is refused before the output folder is touched."""
     for key in NEEDED:
         hparams[key]
-    check_recogniser(hparams.get("valid_recogniser"))
-    check_recogniser(scope.recogniser)
+    place = Path(hparams["output_folder"], "save")
+    if "save_folder" in hparams and Path(hparams["save_folder"]) != place:
+        raise InputError(f"--save_folder: is {place}, where all look for checkpoints; leave it out")
+    check_recogniser(hparams.get("valid_recogniser"), device=device)
+    check_recogniser(scope.recogniser, device=device)
     hparams["checkpointer"].check_fit("separator")
     read_history(Path(hparams["output_folder"]) / HISTORY_FILE)
 

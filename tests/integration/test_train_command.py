@@ -215,6 +215,7 @@ def test_mistakes_end_in_one_line(tmp_path, arguments, message):
     ("options", "message"),
     [
         ("--sample_rate=16000", "--sample_rate=8000"),
+        ("--save_folder=elsewhere", "where all look for checkpoints"),
         ("--test_only", "train first"),
         ("--train_max_samples=some", "--train_max_samples=some"),
         ("--precision=fp16", "needs a GPU"),

@@ -191,9 +191,10 @@ def test_inputs_of_any_kind_are_lines(model, tmp_path, capsys):
     os.mkfifo(tmp_path / "pipe.wav")
     (tmp_path / "raw.raw").write_bytes(bytes(100))
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/rozm\xf3wa.wav")).write_bytes(b"no audio")
-    assert call(model, tmp_path, "--output_folder", tmp_path / "out") == 1
+    inputs = [tmp_path, tmp_path / "raw.raw"]
+    assert call(model, *inputs, "--output_folder", tmp_path / "out") == 1
     told = capsys.readouterr().err.strip().splitlines()
-    assert len(told) >= 2 and all(line.startswith("failed: ") for line in told)
+    assert len(told) == 3 and all(line.startswith("failed: ") for line in told)
 
 
 @pytest.mark.parametrize(
