@@ -164,14 +164,16 @@ def sentences(table: pd.DataFrame) -> list[str]:
             (row.model, row.other), (row.other, row.model), verdicts, strict=True
         ):
             said[name][verdict if known else "nothing"].append(other)
+    if not any(others["better"] for others in said.values()):
+        return ["Of no model can be said that it is better than another one."]
     return [_sentence(name, **others) for name, others in said.items()]
 
 
 def _sentence(name: str, better: list[str], worse: list[str], nothing: list[str]) -> str:
     claims = [f"{x} than {_and(o)}" for x, o in (("better", better), ("worse", worse)) if o]
-    against = f"against {_and(nothing)} nothing can be said"
     if not claims:
-        return f"{name}: {against}."
+        return f"{name}: nothing can be said."
+    against = f"against {_and(nothing)} nothing can be said"
     return f"{name} is {', '.join(claims)}{f'; {against}' * bool(nothing)}."
 
 
