@@ -78,13 +78,18 @@ def passages_of(
     A single session is taken whatever its name, if the source is of this recording ``only``;
     InputError if it is of others.
     """
-    for name in (recording.stem, session_id(recording.stem), recording.name):
-        if name in sessions:
-            return sessions[name]
+    if (name := session_of(sessions, recording)) is not None:
+        return sessions[name]
     if (only and len(sessions) < 2) or not sessions:
         return next(iter(sessions.values()), [])
     known = ", ".join([*sessions][:5])
     raise InputError(f"{source}: says nothing of {recording.stem} ({known})")
+
+
+def session_of(sessions: Mapping[str, Any], recording: Path) -> str | None:
+    """The session that is a recording's, by its name."""
+    names = recording.stem, session_id(recording.stem), recording.name
+    return next((name for name in names if name in sessions), None)
 
 
 def session_id(name: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from custom_modules import audio
-from custom_modules.conversation.formats import passages_of, read_passages, session_id
+from custom_modules.conversation.formats import passages_of, read_passages, session_of
 from custom_modules.conversation.passages import Passage
 from custom_modules.errors import InputError
 from custom_modules.layout import SUBSETS
@@ -45,8 +45,8 @@ class Reference:
         if not path.is_file():
             return None
         told = read_passages(path)  # of many recordings, perhaps, of some of which it says nothing
-        names = self.path.stem, session_id(self.path.stem), self.path.name
-        return passages_of(told, self.path, path) if len(told) < 2 or {*names} & {*told} else []
+        is_missing = len(told) > 1 and session_of(told, self.path) is None
+        return [] if is_missing else passages_of(told, self.path, path)
 
     @cached_property
     def length(self) -> tuple[float, int]:
