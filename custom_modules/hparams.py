@@ -251,9 +251,11 @@ def split_arguments(
             values.append(rest.pop(0))
         key, equals, value = option[2:].partition("=")
         if key in run_options:
-            most = 0 if key in FLAGS else 1
-            if len(values) + bool(equals) > most and not key.endswith("_module_keys"):
-                raise InputError(f"argument {values[-1]!r} has no option; write --key=value")
+            typed = [value] * bool(equals) + values
+            spare = typed[0 if key in FLAGS else 1 :]
+            if spare and not key.endswith("_module_keys"):
+                remedy = f"--{key} takes no value" if key in FLAGS else "write --key=value"
+                raise InputError(f"argument {spare[-1]!r} has no option; {remedy}")
             run_arguments += [option, *values]
         elif len(values) + bool(equals) != 1:
             raise InputError(f"--{key} is unknown, or takes one value: --{key}=value")

@@ -175,7 +175,7 @@ def test_upload_separate_listen_download(page, visitor, exported, tmp_path):
 
     names = [f"rozmowa ż_s{source}.wav" for source in (1, 2)]
     files = [download(tab, name) for name in names]
-    copy = page.uploads()[-1] / talk.name
+    copy = page.uploads()[-1] / "given" / talk.name
     assert copy.read_bytes() == talk.read_bytes()
     separate(exported, copy, tmp_path / "same")
     assert files == [(tmp_path / "same" / name).read_bytes() for name in names]
