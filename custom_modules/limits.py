@@ -211,6 +211,7 @@ CHECKS: dict[str, Check] = {
     "wandb_mode": _choice("online", "offline", "disabled", "shared"),
     "duration": _number(least=0.1, most=3600),  # s
     "seconds_per_voice": _number(above=0, most=3600),
+    "test_voices": _whole(2),
     "indoor_share": _null_or(_number(least=0, most=1)),
     "val_speakers": _choice("disjoint", "train"),
     "utterances": _choice("cut", "whole"),

@@ -52,16 +52,17 @@ class EspeakSpeech(sources.Source):
     """
 
     seconds_per_voice: float = 60.0  # at least
-    voices: list[Voice] = field(default_factory=list)  # empty: `data/voices.csv`
+    voices: list[Voice] = field(default_factory=list)  # empty: those of `data/voices.csv`
     level: float = -26.0  # RMS of a recording in dB relative to full scale
     sentences: str = "text"  # or matrix
+    test_voices: int = 8  # of the table: the first so many
     folder: Path = field(default=Path(), init=False)  # the corpus's, once it is known
 
     def __post_init__(self) -> None:
         if self.sentences not in ("text", "matrix"):
             raise InputError(f"sentences is {self.sentences!r}; set it to text or to matrix")
         self.whole = self.sentences == "matrix"
-        self.voices = self.voices or layout.read_rows(sources.DATA / "voices.csv")
+        self.voices = self.voices or _voices_of_table(self.test_voices)
 
     def check(self, setup: Setup) -> None:
         """An unknown variant would silently be spoken by the plain voice."""
@@ -140,6 +141,15 @@ class EspeakSpeech(sources.Source):
         step = SENTENCES_PER_RECORDING
         starts = range(0, len(own) - step + 1, step)
         return [" ".join(own[i : i + step]) for i in starts]
+
+
+def _voices_of_table(test_voices: int) -> list[Voice]:
+    """Those of training and validation, and so many to test with."""
+    voices = layout.read_rows(sources.DATA / "voices.csv")
+    test = [voice for voice in voices if voice["subset"] == "test"]
+    if not 2 <= test_voices <= len(test):
+        raise InputError(f"--test_voices={test_voices}: must be from 2 to {len(test)}")
+    return [voice for voice in voices if voice not in test[test_voices:]]
 
 
 @contextmanager

@@ -35,7 +35,7 @@ from custom_modules.processes import begin_worker, worker_pool
 
 NOTE, ROWS = "generator.json", ".rows"
 #: Options that earlier versions had not → what they did.
-NEWER = {"sentences": "text", "utterances": "cut"}
+NEWER = {"sentences": "text", "utterances": "cut", "test_voices": 8}
 WAV_HEADER = 44  # bytes that soundfile writes before the samples
 ELSEWHERE = "choose another --output_folder"
 ROLES = ("speech", "scene", "event")

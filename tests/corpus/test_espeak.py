@@ -82,6 +82,16 @@ def test_unknown_variant_is_refused(tmp_path):
         espeak.EspeakSpeech(4.0, [voice]).check(setup)
 
 
+def test_more_voices_to_test_with_change_no_other():
+    few, many = espeak.EspeakSpeech().voices, espeak.EspeakSpeech(test_voices=24).voices
+    assert many[: len(few)] == few
+    assert {voice["subset"] for voice in many[len(few) :]} == {"test"}
+    for subset, number in {"train": 48, "val": 8, "test": 24}.items():
+        assert sum(voice["subset"] == subset for voice in many) == number
+    with pytest.raises(InputError, match="--test_voices=25: must be from 2 to 24"):
+        espeak.EspeakSpeech(test_voices=25)
+
+
 def test_missing_package_names_the_remedy(tmp_path, monkeypatch):
     real_import = builtins.__import__
 

@@ -75,7 +75,7 @@ def test_voices_are_many_and_balanced():
     voices = read_rows(sources.DATA / "voices.csv")
     assert len({voice["speaker"] for voice in voices}) == len(voices)
     numbers = Counter((voice["subset"], voice["gender"]) for voice in voices)
-    for subset, number in {"train": 24, "val": 4, "test": 4}.items():
+    for subset, number in {"train": 24, "val": 4, "test": 12}.items():
         assert numbers[subset, "female"] == numbers[subset, "male"] == number
     train = {v["variant"] for v in voices if v["subset"] == "train"}
     assert len(train) >= 16

@@ -282,7 +282,8 @@ def test_sources_of_one_s_own_are_named_in_the_hparams_file(tmp_path):
     hparams = (HPARAMS / "mini_polsess.yaml").read_text(encoding="utf-8")
     hparams = hparams.replace(
         "custom_modules.corpus.espeak.EspeakSpeech\n"
-        "    seconds_per_voice: !ref <seconds_per_voice>\n    sentences: !ref <sentences>",
+        "    seconds_per_voice: !ref <seconds_per_voice>\n    sentences: !ref <sentences>\n"
+        "    test_voices: !ref <test_voices>",
         "tests.corpus.test_mixing.Noise\n    level: 0.02",
     )
     (tmp_path / "own.yaml").write_text(hparams, encoding="utf-8")
