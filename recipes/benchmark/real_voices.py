@@ -39,7 +39,7 @@ from recipes.benchmark.campaign.runs import Run, chosen_models, plan, test_of
 
 HPARAMS, PAGE, NAME = "hparams/small", "recipes/separation/README.md", "real"
 #: Of each corpus. Little speech makes many mixtures only by repeating it.
-CORPUS_OPTIONS = ("--n_train=400", "--n_val=20", "--n_test=20", "--val_speakers=train")
+CORPUS_OPTIONS = ("--n_train=400", "--n_val=20", "--n_test=5", "--val_speakers=train")
 #: Options that generate.py gets.
 SOURCES = (
     *("speech_folder", "speech_table", "scene_folder", "event_folder"),
@@ -47,8 +47,10 @@ SOURCES = (
 )
 #: Real voices are few, and speeds make others of them; on many synthetic ones that cost.
 TRAINING = ("--remix=True", "--speed=[0.85, 1.16]")
-#: Clean speech, and all of a recording: a recogniser of real speech takes its time.
+#: Clean speech, and all of a recording.
 TEST = ("--variants=C,SER,SE",)
+#: A recogniser of real speech takes its time, and in noise loses each voice alone, too.
+WORDS, HEARD = ("--variants=C", "--metrics="), "words"
 
 
 def main(argv: Sequence[str]) -> None:
@@ -68,7 +70,9 @@ def main(argv: Sequence[str]) -> None:
         for number, corpus in enumerate(corpora, 1):
             some = plan(HPARAMS, corpus, folder, steps, [number], TRAINING)
             runs += some
-            tests += [test_of(run, corpus, options.recogniser, TEST) for run in some]
+            tests += [test_of(run, corpus, None, TEST) for run in some]
+            if options.recogniser:
+                tests += [words_of(run, corpus, options.recogniser) for run in some]
         campaign.train_and_test(runs, tests, options.budget, options.jobs)
         pooled = [pool(folder, model, [r for r in runs if r.model == model]) for model in models]
         figures = Path(PAGE).parent / "figures" / NAME if options.page else folder / "figures"
@@ -114,6 +118,12 @@ def make_corpora(options: argparse.Namespace, folder: Path) -> list[str]:
     return made
 
 
+def words_of(run: Run, corpus: str, recogniser: str) -> Run:
+    """The test of what a recogniser hears, in a folder of its own."""
+    options = (*WORDS, f"--output_folder={run.folder / HEARD}")
+    return test_of(run, corpus, recogniser, options, HEARD)
+
+
 def speakers_in(options: argparse.Namespace) -> list[str]:
     """Names of the speakers' folders."""
     folder = Path(options.speech_folder)
@@ -128,8 +138,9 @@ def pool(folder: Path, model: str, runs: Sequence[Run]) -> str:
     """A results folder of all tests of a model, whose mixtures have the number before them."""
     place = folder / "pooled" / model
     prepare_folder(place)
-    for name in (RESULTS_FILE, f"{WORDS_FOLDER}/{COUNTS_FILE}"):
-        parts = [(run.seed, run.folder / name) for run in runs if (run.folder / name).exists()]
+    counts = f"{WORDS_FOLDER}/{COUNTS_FILE}"
+    for found, name in ((RESULTS_FILE, RESULTS_FILE), (f"{HEARD}/{counts}", counts)):
+        parts = [(run.seed, run.folder / found) for run in runs if (run.folder / found).exists()]
         tables = [read_table(path, ("id",), (*TEXT_COLUMNS, "arm")) for _, path in parts]
         for (number, _), table in zip(parts, tables, strict=True):
             table["id"] = f"{number}/" + table.id

@@ -19,11 +19,11 @@ def runs(tmp_path):
     made = []
     for number, score in ((1, 2.0), (2, 5.0)):
         folder = tmp_path / str(number)
-        (folder / "words").mkdir(parents=True)
+        (folder / "words/words").mkdir(parents=True)
         rows = {"id": ["007", "8"], "si_sdri": [score, score + 1], "voice1": [f"00{number}"] * 2}
         pd.DataFrame(rows).to_csv(folder / "test_results.csv", index=False)
         counts = {"id": ["007"], "arm": ["model"], "errors": [number], "length": [4]}
-        pd.DataFrame(counts).to_csv(folder / "words/counts.csv", index=False)
+        pd.DataFrame(counts).to_csv(folder / "words/words/counts.csv", index=False)
         (folder / "test_run.json").write_text(json.dumps({"seed": number}))
         made.append(Run("dprnn", number, folder, [], ENDLESS))
     return made
@@ -75,6 +75,17 @@ def test_a_test_is_of_three_variants():
     options, rest = split_options(command[2:])
     assert options.variants == ("C", "SER", "SE")
     assert rest == ["--data_folder=data", "--noprogressbar"]
+
+
+def test_words_are_of_clean_speech_and_in_a_folder_of_their_own():
+    (run,) = plan("hparams/small", "data", "out", {"dprnn": 7}, [5])
+    words = real_voices.words_of(run, "data", "whisper:tiny")
+    ((_, hparams, *options),) = words.commands
+    assert hparams == f"{run.folder}/hyperparams.yaml"
+    options, rest = split_options(options)
+    assert (options.variants, options.recogniser) == (("C",), "whisper:tiny")
+    assert words.folder == run.folder / "words"
+    assert f"--output_folder={words.folder}" in rest
 
 
 def test_words_need_a_table():

@@ -140,13 +140,21 @@ def plan(
 
 
 def test_of(
-    run: Run, data_folder: str | Path, recogniser: str | None, options: Sequence[str] = ()
+    run: Run,
+    data_folder: str | Path,
+    recogniser: str | None,
+    options: Sequence[str] = (),
+    place: str = "test",
 ) -> Run:
-    """The test of a training, with words if there is a recogniser."""
+    """The test of a training, with words if there is a recogniser.
+
+    ``place`` is the folder, in that of the training, that says whether it is done.
+    """
     test = ["recipes/separation/evaluate.py", f"{run.folder}/hyperparams.yaml"]
     test += [f"--data_folder={data_folder}", "--noprogressbar", *options]
     words = [f"--recogniser={recogniser}"] if recogniser else []
-    return Run(f"test of {run.model}", run.seed, run.folder / "test", [test + words], ENDLESS, "")
+    folder = run.folder / place
+    return Run(f"{place} of {run.model}", run.seed, folder, [test + words], ENDLESS, "")
 
 
 def do_runs(runs: Sequence[Run], trainings: Trainings) -> None:
