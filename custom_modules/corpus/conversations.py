@@ -80,7 +80,8 @@ def generate_conversations(hparams: dict, options: dict) -> dict[str, list[Draw]
         with generation.mixture_maker(mixer, state, _make, chunk=1) as make:
             for subset, size in sizes.items():
                 done = {i: draw for i, draw in state.done(subset).items() if i < size}
-                missing = [(subset, index) for index in range(size) if index not in done]
+                new = [index for index in range(size) if index not in done]
+                missing = [generation.Task(subset, index) for index in new]
                 bar = tqdm(make(missing), subset, len(missing), dynamic_ncols=True)
                 done |= {index: draw for index, draw, _ in bar}
                 made += len(missing)
@@ -96,7 +97,7 @@ def _make(
     mixer: Conversations, state: ConversationState, task: generation.Task
 ) -> tuple[int, Draw, int]:
     """Makes and writes one conversation; its draw comes last, as a promise."""
-    made = mixer.conversation(*task)
+    made = mixer.conversation(task.subset, task.index)
     for name, path in state.files(made.draw).items():
         audio.write_pcm16(path, made.layers[name], mixer.setup.rate)
     recording = state.files(made.draw)[""]
@@ -110,7 +111,7 @@ def _make(
     ]
     write(".seglst.json", json.dumps(segments, indent=1, ensure_ascii=False) + "\n")
     write(".json", json.dumps(made.draw, indent=1, ensure_ascii=False) + "\n")
-    return task[1], made.draw, made.tries
+    return task.index, made.draw, made.tries
 
 
 def rttm_line(session: str, speaker: str, span: Span) -> str:

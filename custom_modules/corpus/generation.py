@@ -13,7 +13,7 @@ import re
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -27,6 +27,7 @@ from tqdm import tqdm
 from custom_modules import audio, layout
 from custom_modules.corpus.mixing import Mixer, Row
 from custom_modules.corpus.sources import Listing, Setup, Source
+from custom_modules.corpus.utterances import TRIES_PER_PAIR
 from custom_modules.errors import InputError
 from custom_modules.files import PARTIAL_SUFFIX, atomic_path, lock
 from custom_modules.layout import COLUMNS, SPEAKERS_FILE, SUBSETS
@@ -44,8 +45,19 @@ PROCEDURE = 2
 DRY_LAYERS = ("s1", "s2", "scene", "event", "mix")  # of every mixture
 #: Mixtures handed to a worker at a time.
 CHUNK = 4
+#: How often mixtures that are of the same two segments are drawn anew.
+REDRAWS = 10
 
-Task = tuple[str, int]  # subset and index of a mixture
+
+@dataclass(frozen=True)
+class Task:
+    """A mixture to make, or a conversation."""
+
+    subset: str
+    index: int
+    first: int = 0  # of its candidates
+
+
 Made = tuple[int, Row, int]  # index, row, number of candidates
 Maker = Callable[[Iterable[Task]], Iterable[Made]]
 
@@ -195,6 +207,7 @@ def generate(hparams: dict, options: dict) -> dict[str, list[Row]]:
         recordings = begin(state, setup, sources, overwrite, options)
         write_speakers(setup.output_folder, recordings["speech"])
         mixer = Mixer(setup, sources, recordings, *limits)
+        mixer.check(sizes)
         rows, tries = {}, []
         with mixture_maker(mixer, state) as make:
             for subset, size in sizes.items():
@@ -258,30 +271,42 @@ def write_speakers(root: Path, recordings: Listing) -> None:
 def _make_subset(make: Maker, state: State, subset: str, size: int) -> tuple[list[Row], list[int]]:
     """Makes what is missing of a subset, and its CSV; rows, and candidates of each."""
     rows = {i: row for i, row in state.done_rows(subset).items() if i < size}
-    missing = [(subset, index) for index in range(size) if index not in rows]
+    missing = [Task(subset, index) for index in range(size) if index not in rows]
     tries = []
     with tqdm(total=size, initial=len(rows), desc=subset, dynamic_ncols=True) as bar:
         for index, row, tried in make(missing):
             rows[index] = row
             tries.append(tried)
             bar.update()
+    _redraw_twins(make, subset, rows)
     ordered = [rows[index] for index in range(size)]
-    _check_unique(ordered)
     state.finish_subset(subset, ordered)
     return ordered, tries
 
 
-def _check_unique(rows: list[Row]) -> None:
-    """No two mixtures of a subset may be of the same two segments."""
-    seen: dict[frozenset, Row] = {}
-    for row in rows:
+def _redraw_twins(make: Maker, subset: str, rows: dict[int, Row]) -> None:
+    """Makes those again, of others, that are of the same two segments as an earlier one."""
+    for again in range(1, REDRAWS + 1):
+        if not (twins := _twins(rows)):
+            return
+        tasks = [Task(subset, index, again * TRIES_PER_PAIR) for index in twins]
+        rows.update({index: row for index, row, _ in make(tasks)})
+    for index, other in _twins(rows).items():
+        name, of = rows[index]["mixFile"], rows[other]["mixFile"]
+        remedy = f"too little for {len(rows)} mixtures: add recordings or lower n_{subset}"
+        raise InputError(f"{name}: its speech is that of {of}; there is {remedy}")
+
+
+def _twins(rows: Mapping[int, Row]) -> dict[int, int]:
+    """Index → the first one that is of the same two segments."""
+    first: dict[frozenset, int] = {}
+    twins: dict[int, int] = {}
+    for index, row in sorted(rows.items()):
         pair = {(row[f"speech{n}OryginalPath"], row[f"speech{n}Start"]) for n in (1, 2)}
-        other = seen.setdefault(frozenset(pair), row)
-        if other is not row:
-            raise InputError(
-                f"{row['mixFile']}: its speech is that of {other['mixFile']}; there is "
-                f"too little for {len(rows)} mixtures: add recordings or lower n_" + row["subset"]
-            )
+        other = first.setdefault(frozenset(pair), index)
+        if other != index:
+            twins[index] = other
+    return twins
 
 
 def summary(setup: Setup, rows: dict[str, list[Row]], speech: Listing) -> str:
@@ -360,8 +385,8 @@ def _make_in_worker(task: Task) -> Any:
 
 def _make(mixer: Mixer, state: State, task: Task) -> Made:
     """Makes and writes one mixture; the row comes last, so that it is a promise."""
-    mixture = mixer.mixture(*task)
+    mixture = mixer.mixture(task.subset, task.index, task.first)
     for layer, path in layout.file_paths(state.root, mixture.row).items():
         audio.write_pcm16(path, mixture.layers[layer], mixer.setup.rate)
     state.keep_row(mixture.row)
-    return task[1], mixture.row, mixture.tries
+    return task.index, mixture.row, mixture.tries

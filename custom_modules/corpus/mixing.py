@@ -92,10 +92,19 @@ class Mixer:
     indoor_share: float | None = None  # None: as the scene classes fall
     max_tries: int = 100  # candidates per mixture
 
-    def mixture(self, subset: str, index: int) -> Mixture:
-        """Draws candidates until one is good."""
+    def check(self, sizes: Mapping[str, int]) -> None:
+        """Refuses more mixtures than there are pairs of whole utterances."""
+        for subset, size in sizes.items() if self.sources["speech"].whole else ():
+            if size > (pairs := self._pairs[subset].total):
+                remedy = "add recordings, or lower it"
+                raise InputError(
+                    f"--n_{subset}={size}: {subset} has {pairs} pairs of utterances; {remedy}"
+                )
+
+    def mixture(self, subset: str, index: int, first: int = 0) -> Mixture:
+        """Draws candidates, from the ``first`` one on, until one is good."""
         rejected: Counter[tuple[str, str]] = Counter()
-        for attempt in range(self.max_tries):
+        for attempt in range(first, first + self.max_tries):
             try:
                 return self._candidate(subset, index, attempt)
             except RejectedError as error:

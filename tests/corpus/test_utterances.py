@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from custom_modules.corpus.folders import SpeechFolder
+from custom_modules.corpus.generation import Task, _redraw_twins
 from custom_modules.corpus.sources import Recording, Setup
 from custom_modules.corpus.utterances import GAP, Pairs, join_short
 from custom_modules.dataio import Manifest, MixtureDataset
@@ -19,7 +21,7 @@ from custom_modules.errors import InputError
 from custom_modules.mmipc import VARIANTS
 from polsess_prepare import prepare_polsess
 from tests.corpus.recordings import SPEAKERS, talker, write
-from tests.integration.test_generate import HPARAMS, rows_of, run
+from tests.integration.test_generate import HPARAMS, refusal, rows_of, run
 from tests.manifest.tiny_corpus import TinyCorpus
 
 #: What tables and templates trip over; and words that stand for nothing elsewhere.
@@ -66,6 +68,38 @@ def test_a_few_of_many_pairs_are_spread_over_the_recordings():
 def test_a_rejected_candidate_is_of_the_same_pair_at_first():
     pairs = Pairs({n: [Recording(f"{n}/{t}", n, 5) for t in range(9)] for n in "abc"}, 1)
     assert pairs.of(3, 0) == pairs.of(3, 9) != pairs.of(3, 10)
+
+
+@given(st.integers(6, 12), st.integers(0, 99), st.data())
+def test_a_pair_that_stood_in_for_another_does_not_come_twice(takes, seed, data):
+    pairs = Pairs({n: [Recording(f"{n}/{t}", n, 5) for t in range(takes)] for n in "abc"}, seed)
+    wanted = st.integers(0, pairs.total - 1)
+    bad = data.draw(st.sets(wanted.map(pairs.of), max_size=pairs.total // 3))
+
+    def make(tasks):
+        for task in tasks:
+            candidates = (pairs.of(task.index, task.first + 10 * n) for n in range(100))
+            pair = next(pair for pair in candidates if pair not in bad)
+            yield task.index, {f"speech{n}{x}": pair[n - 1].path for n in (1, 2) for x in CELLS}, 1
+
+    rows = {n: row for n, row, _ in make(Task("train", n) for n in range(pairs.total // 3))}
+    before = dict(rows)
+    _redraw_twins(make, "train", rows)
+    used = [frozenset((row["speech1Start"], row["speech2Start"])) for row in rows.values()]
+    assert len(set(used)) == len(used)
+    assert rows[0] == before[0]  # the first of two stays
+
+
+CELLS = ("OryginalPath", "Start")
+
+
+def test_more_mixtures_than_pairs_are_refused_before_the_first(speech, tmp_path, capsys):
+    options = ["--n_train=3", "--n_val=2", "--n_test=999", "--duration=2.0", "--workers=1"]
+    options += [f"--speech_folder={speech}", f"--speech_table={speech / 'table.csv'}"]
+    options += [f"--output_folder={tmp_path / 'Whole'}", "--utterances=whole"]
+    line = refusal([HPARAMS / "speech_folder.yaml", *options], capsys)
+    assert re.search(r"--n_test=999: test has \d+ pairs of utterances; add recordings", line)
+    assert not list(tmp_path.rglob("mix/*.wav"))
 
 
 def test_short_recordings_are_joined_with_their_texts():
