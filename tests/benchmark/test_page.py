@@ -220,6 +220,18 @@ def test_words_are_shown_where_a_campaign_counted_them(tmp_path):
     assert "| 55.5 [52.2 … 59.9] |" in text
 
 
+def test_a_test_of_another_commit_than_the_training_says_so(tmp_path):
+    write_figures(tmp_path)
+    file = tmp_path / pages.RECORD
+    record = json.loads(file.read_text())
+    for trained, said in {
+        "0123456": "trained at commit 0123456, tested at abc",
+        "ab": "commit abc",
+    }.items():
+        file.write_text(json.dumps(record | {"trained_at": [trained]}), encoding="utf-8")
+        assert f"; {said}; a CPU" in pages.render(tmp_path / "README.md", tmp_path)
+
+
 @pytest.mark.parametrize("preset", ["small", "full"])
 def test_the_page_shows_what_was_committed(preset, tmp_path):
     """Before a campaign was run, the page says that it was not."""

@@ -1,10 +1,12 @@
 """From nothing to a page: corpus, costs, runs, comparison, tables."""
 
 import logging
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Hashable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +163,15 @@ def _figures_of(run: Run) -> dict[str, Any]:
     }
 
 
+def _trained_at(run: Run) -> str | None:
+    """The commit of a training, shortened, as SpeechBrain's env.log has it."""
+    with suppress(OSError):
+        log = (run.folder / "env.log").read_text(encoding="utf-8", errors="replace")
+        if found := re.search(r"Git revision:\n([0-9a-f]{7,40})$", log, re.M):
+            return found[1]
+    return None
+
+
 def _record_of(runs: Sequence[Run], budget: float) -> dict[str, Any]:
     """How the runs came about, by their own records; JSON values."""
     records = [read_record(run.folder / RECORD_FILE) for run in runs]
@@ -170,6 +181,7 @@ def _record_of(runs: Sequence[Run], budget: float) -> dict[str, Any]:
         "budget_minutes": budget,
         "seeds": sorted({run.seed for run in runs}),
         "commits": sorted({str(record.get("git_commit")) for record in records}),
+        "trained_at": sorted(set(filter(None, map(_trained_at, runs)))),
         "device": device_name(),
         "versions": sorted(f"{name} {version}" for name, version in versions),
         "days": sorted({str(record.get("date"))[:10] for record in records}),

@@ -142,11 +142,14 @@ def _cost_table(costs: pd.DataFrame, runs: pd.DataFrame) -> str:
 
 def _made_by(record: dict[str, Any]) -> str:
     """What a table says of itself, from ``campaign.json``."""
+    tested = record["commits"]
+    apart = [x for x in record.get("trained_at", []) if not any(y.startswith(x) for y in tested)]
+    trained = f"trained at commit {', '.join(apart)}, tested at" if apart else "commit"
     facts = [
         f"`{record['command']}`",
         f"{record['budget_minutes']:g} min of training a run",
         f"seeds {', '.join(map(str, record['seeds']))}",
-        f"commit {', '.join(record['commits'])}",
+        f"{trained} {', '.join(tested)}",
         record["device"],
         ", ".join(record["versions"]),
         " … ".join(dict.fromkeys([record["days"][0], record["days"][-1]])),
