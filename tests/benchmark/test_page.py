@@ -221,15 +221,12 @@ def test_words_are_shown_where_a_campaign_counted_them(tmp_path):
 
 
 def test_a_test_of_another_commit_than_the_training_says_so(tmp_path):
-    write_figures(tmp_path)
-    file = tmp_path / pages.RECORD
-    record = json.loads(file.read_text())
-    for trained, said in {
-        "0123456": "trained at commit 0123456, tested at abc",
-        "ab": "commit abc",
-    }.items():
-        file.write_text(json.dumps(record | {"trained_at": [trained]}), encoding="utf-8")
-        assert f"; {said}; a CPU" in pages.render(tmp_path / "README.md", tmp_path)
+    folder = write_figures(tmp_path / "figures/x")
+    record = json.loads((folder / pages.RECORD).read_text())
+    said = {"0123456": "trained at commit 0123456, tested at abc", "ab": "commit abc"}
+    for trained, words in said.items():
+        (folder / pages.RECORD).write_text(json.dumps(record | {"trained_at": [trained]}))
+        assert f"; {words}; a CPU" in pages.render(tmp_path / "README.md", folder)
 
 
 @pytest.mark.parametrize("preset", ["small", "full"])
