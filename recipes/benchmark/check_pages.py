@@ -26,7 +26,7 @@ import yaml
 
 from custom_modules.conversation import reporting
 from custom_modules.errors import InputError, OptionParser, exit_cleanly
-from recipes.benchmark import demo, gpu, laptop, models, onnx_export, torch_compile
+from recipes.benchmark import demo, gpu, laptop, models, onnx_export, real_voices, torch_compile
 from recipes.benchmark import kept_figures as kept
 from recipes.benchmark.campaign import page as campaign
 
@@ -98,6 +98,7 @@ def source_of(block: Block, root: Path) -> Source | None:
         "laptop": laptop.render,
         "models": models.render,
         "onnx": onnx_export.render,
+        "real": partial(real_voices.render, page),
     }
     is_campaign = (root / folder / campaign.RECORD).exists()
     other = partial(campaign.render, page) if is_campaign else kept.tables

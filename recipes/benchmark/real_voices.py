@@ -24,20 +24,26 @@ from itertools import combinations
 from pathlib import Path
 
 import pandas as pd
+from scipy.stats import spearmanr
 
+from custom_modules import markdown
 from custom_modules.errors import InputError, OptionParser, check_number, exit_cleanly
 from custom_modules.evaluation.comparison import TEXT_COLUMNS
 from custom_modules.evaluation.record import RECORD_FILE, RESULTS_FILE
+from custom_modules.evaluation.summary import ALL_MIXTURES
 from custom_modules.evaluation.testing import check_recogniser
 from custom_modules.evaluation.words import COUNTS_FILE, WORDS_FOLDER
 from custom_modules.files import lock, prepare_folder
 from custom_modules.limits import option
 from custom_modules.tabular import read_table, write_table
 from recipes.benchmark.campaign import campaign
-from recipes.benchmark.campaign.page import around_marks, update_page
+from recipes.benchmark.campaign import page as campaign_page
+from recipes.benchmark.campaign.page import around_marks, replace_marked
 from recipes.benchmark.campaign.runs import Run, chosen_models, plan, test_of
 
-HPARAMS, PAGE, NAME = "hparams/small", "recipes/separation/README.md", "real"
+HPARAMS, PAGE = "hparams/small", "recipes/separation/README.md"
+#: Marks and figures of the page: these, and those of synthetic voices.
+NAME, SMALL = "real", "small"
 #: Of each corpus. Little speech makes many mixtures only by repeating it.
 CORPUS_OPTIONS = ("--n_train=400", "--n_val=20", "--n_test=5", "--val_speakers=train")
 #: Options that generate.py gets.
@@ -78,7 +84,7 @@ def main(argv: Sequence[str]) -> None:
         figures = Path(PAGE).parent / "figures" / NAME if options.page else folder / "figures"
         campaign.collect(runs, costs, options.budget, folder, figures, pooled)
     if options.page:
-        update_page(PAGE, NAME, figures)
+        replace_marked(Path(PAGE), NAME, render(Path(PAGE), figures))
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -149,6 +155,31 @@ def pool(folder: Path, model: str, runs: Sequence[Run]) -> str:
             write_table(pd.concat(tables, ignore_index=True), place / name)
     shutil.copyfile(runs[0].folder / RECORD_FILE, place / RECORD_FILE)
     return str(place)
+
+
+def render(page: Path, folder: Path) -> str:
+    """The tables, and how the models' order goes with that on synthetic voices."""
+    return f"{campaign_page.render(page, folder)}\n\n{ranking(folder, folder.parent / SMALL)}"
+
+
+def ranking(here: Path, there: Path) -> str:
+    """Compares the order of models by SI-SDRi in the figures of two campaigns."""
+    tables = (pd.read_csv(folder / campaign_page.COMPARISON) for folder in (here, there))
+    real, synthetic = (
+        table[(table.variant == ALL_MIXTURES) & (table.metric == "si_sdri")]
+        .set_index("model")["mean"]
+        .sort_values(ascending=False)
+        for table in tables
+    )
+    both = real.index.intersection(synthetic.index)
+    found = spearmanr(real[both], synthetic[both])
+    rho, p = markdown.number(found.statistic, 2), markdown.number(found.pvalue, 3)
+    first, second = (", ".join(order.index[:3]) for order in (real, synthetic))
+    return (
+        f"**Ranking**: the order of {len(both)} models by SI-SDRi over all mixtures goes with that "
+        f"on Mini-PolSESS by a rank correlation of {rho} (Spearman, p {p}). The first three are "
+        f"{first} here, {second} there."
+    )
 
 
 if __name__ == "__main__":

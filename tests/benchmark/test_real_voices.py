@@ -77,6 +77,21 @@ def test_a_test_is_of_three_variants():
     assert rest == ["--data_folder=data", "--noprogressbar"]
 
 
+def test_the_ranking_is_spearman_s(tmp_path):
+    scores = {"here": [3.0, 1.0, 2.0, 0.5, -1.0], "there": [1.0, 2.0, 4.0, 0.0, 9.0]}
+    for name, means in scores.items():
+        rows = {"model": [*"abcde"], "mean": means, "variant": "all mixtures", "metric": "si_sdri"}
+        other = {"model": [*"ab"], "mean": [8.0, 9.0], "variant": "C", "metric": "si_sdri"}
+        (tmp_path / name).mkdir()
+        table = pd.concat([pd.DataFrame(rows), pd.DataFrame(other)])
+        table.to_csv(tmp_path / name / "comparison.csv", index=False)
+    places = [5, 3, 4, 2, 1], [2, 3, 4, 1, 5]
+    rho = 1 - 6 * sum((a - b) ** 2 for a, b in zip(*places, strict=True)) / (5 * 24)
+    said = real_voices.ranking(tmp_path / "here", tmp_path / "there")
+    assert f"correlation of {rho:.2f} " in said.replace("−", "-")
+    assert "a, c, b here, e, c, b there" in said
+
+
 def test_words_are_of_clean_speech_and_in_a_folder_of_their_own():
     (run,) = plan("hparams/small", "data", "out", {"dprnn": 7}, [5])
     words = real_voices.words_of(run, "data", "whisper:tiny")
