@@ -13,7 +13,7 @@ import re
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -25,9 +25,8 @@ from typing import Any
 from tqdm import tqdm
 
 from custom_modules import audio, layout
-from custom_modules.corpus.mixing import Mixer, Row
+from custom_modules.corpus.mixing import Mixer, Row, Segments, segments_of
 from custom_modules.corpus.sources import Listing, Setup, Source
-from custom_modules.corpus.utterances import TRIES_PER_PAIR
 from custom_modules.errors import InputError
 from custom_modules.files import PARTIAL_SUFFIX, atomic_path, lock
 from custom_modules.layout import COLUMNS, SPEAKERS_FILE, SUBSETS
@@ -45,8 +44,6 @@ PROCEDURE = 2
 DRY_LAYERS = ("s1", "s2", "scene", "event", "mix")  # of every mixture
 #: Mixtures handed to a worker at a time.
 CHUNK = 4
-#: How often mixtures that are of the same two segments are drawn anew.
-REDRAWS = 10
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,7 @@ class Task:
 
     subset: str
     index: int
-    first: int = 0  # of its candidates
+    taken: Collection[Segments] = ()  # by other mixtures
 
 
 Made = tuple[int, Row, int]  # index, row, number of candidates
@@ -207,7 +204,6 @@ def generate(hparams: dict, options: dict) -> dict[str, list[Row]]:
         recordings = begin(state, setup, sources, overwrite, options)
         write_speakers(setup.output_folder, recordings["speech"])
         mixer = Mixer(setup, sources, recordings, *limits)
-        mixer.check(sizes)
         rows, tries = {}, []
         with mixture_maker(mixer, state) as make:
             for subset, size in sizes.items():
@@ -285,28 +281,15 @@ def _make_subset(make: Maker, state: State, subset: str, size: int) -> tuple[lis
 
 
 def _redraw_twins(make: Maker, subset: str, rows: dict[int, Row]) -> None:
-    """Makes those again, of others, that are of the same two segments as an earlier one."""
-    for again in range(1, REDRAWS + 1):
-        if not (twins := _twins(rows)):
-            return
-        tasks = [Task(subset, index, again * TRIES_PER_PAIR) for index in twins]
-        rows.update({index: row for index, row, _ in make(tasks)})
-    for index, other in _twins(rows).items():
-        name, of = rows[index]["mixFile"], rows[other]["mixFile"]
-        remedy = f"too little for {len(rows)} mixtures: add recordings or lower n_{subset}"
-        raise InputError(f"{name}: its speech is that of {of}; there is {remedy}")
+    """Makes those again, of others, that are of the same two segments as an earlier one.
 
-
-def _twins(rows: Mapping[int, Row]) -> dict[int, int]:
-    """Index → the first one that is of the same two segments."""
-    first: dict[frozenset, int] = {}
-    twins: dict[int, int] = {}
-    for index, row in sorted(rows.items()):
-        pair = {(row[f"speech{n}OryginalPath"], row[f"speech{n}Start"]) for n in (1, 2)}
-        other = first.setdefault(frozenset(pair), index)
-        if other != index:
-            twins[index] = other
-    return twins
+    In their order: so each depends on those before it, whenever it is made.
+    """
+    taken: set[Segments] = set()
+    for index in sorted(rows):
+        if segments_of(rows[index]) in taken:
+            ((_, rows[index], _),) = make([Task(subset, index, frozenset(taken))])
+        taken.add(segments_of(rows[index]))
 
 
 def summary(setup: Setup, rows: dict[str, list[Row]], speech: Listing) -> str:
@@ -385,7 +368,7 @@ def _make_in_worker(task: Task) -> Any:
 
 def _make(mixer: Mixer, state: State, task: Task) -> Made:
     """Makes and writes one mixture; the row comes last, so that it is a promise."""
-    mixture = mixer.mixture(task.subset, task.index, task.first)
+    mixture = mixer.mixture(task.subset, task.index, task.taken)
     for layer, path in layout.file_paths(state.root, mixture.row).items():
         audio.write_pcm16(path, mixture.layers[layer], mixer.setup.rate)
     state.keep_row(mixture.row)

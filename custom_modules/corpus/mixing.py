@@ -9,7 +9,7 @@ Source: Kleć, Szklanny, Wieczorkowska 2024, and the MATLAB script published wit
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import gcd
@@ -82,9 +82,17 @@ class Mixture:
     tries: int  # candidates that were drawn, this one included
 
 
+#: What a mixture's speech is cut from: two paths, each with its first sample.
+Segments = frozenset[tuple[str, str]]
+
+
+def segments_of(row: Row) -> Segments:
+    return frozenset((row[f"speech{n}OryginalPath"], row[f"speech{n}Start"]) for n in (1, 2))
+
+
 @dataclass
 class Mixer:
-    """Draws mixtures; each depends on the seed, the subset and its index only."""
+    """Draws mixtures; each depends on the seed, the subset, its index and what is taken."""
 
     setup: Setup
     sources: Mapping[str, Source]  # speech, scene, event
@@ -92,21 +100,12 @@ class Mixer:
     indoor_share: float | None = None  # None: as the scene classes fall
     max_tries: int = 100  # candidates per mixture
 
-    def check(self, sizes: Mapping[str, int]) -> None:
-        """Refuses more mixtures than there are pairs of whole utterances."""
-        for subset, size in sizes.items() if self.sources["speech"].whole else ():
-            if size > (pairs := self._pairs[subset].total):
-                remedy = "add recordings, or lower it"
-                raise InputError(
-                    f"--n_{subset}={size}: {subset} has {pairs} pairs of utterances; {remedy}"
-                )
-
-    def mixture(self, subset: str, index: int, first: int = 0) -> Mixture:
-        """Draws candidates, from the ``first`` one on, until one is good."""
+    def mixture(self, subset: str, index: int, taken: Collection[Segments] = ()) -> Mixture:
+        """Draws candidates until one is good, and not of segments that are ``taken``."""
         rejected: Counter[tuple[str, str]] = Counter()
-        for attempt in range(first, first + self.max_tries):
+        for attempt in range(self.max_tries):
             try:
-                return self._candidate(subset, index, attempt)
+                return self._candidate(subset, index, attempt, taken)
             except RejectedError as error:
                 rejected[error.args] += 1
         counts = ", ".join(f"{why}: {n}" for (why, _), n in rejected.most_common())
@@ -116,10 +115,12 @@ class Mixer:
             f"rejected ({counts}); {remedy}, or raise --max_tries"
         )
 
-    def _candidate(self, subset: str, index: int, attempt: int) -> Mixture:
+    def _candidate(
+        self, subset: str, index: int, attempt: int, taken: Collection[Segments]
+    ) -> Mixture:
         """Layers are rounded to 16 bit first; the mix is their exact sum."""
         rng = generator(self.setup.seed, subset, index, attempt)
-        layers, row = self._speech(subset, index, attempt, rng)
+        layers, row = self._speech(subset, index, attempt, rng, taken)
         speech = layers["s1"] + layers["s2"]
         _check_peak(speech, "speech at full scale")
         name = _draw(rng, self._scene_classes(subset, index))
@@ -142,12 +143,18 @@ class Mixer:
         row |= layout.file_cells(subset, index, integers)
         return Mixture(row, integers, attempt + 1)
 
-    def _speech(self, subset: str, index: int, attempt: int, rng: Generator) -> tuple[Layers, Row]:
+    def _speech(
+        self, subset: str, index: int, attempt: int, rng: Generator, taken: Collection[Segments]
+    ) -> tuple[Layers, Row]:
         """Two talkers at a ratio."""
         rate, draw = self.setup.rate, self._stretches
         if self.sources["speech"].whole:
-            draw = self._utterances
+            draw = self._others if taken else self._utterances
         cuts = draw(subset, index, attempt, rng)
+        row = cuts[0].cells("speech1", rate) | cuts[1].cells("speech2", rate)
+        if segments_of(row) in taken:
+            remedy = f"add recordings or lower n_{subset}"
+            raise RejectedError("speech of another mixture", remedy)
         voices = [audio.limit(cut.samples) for cut in cuts]
         active = [audio.active_frames(voice, rate) for voice in voices]
         both = active[0] & active[1]
@@ -157,7 +164,6 @@ class Mixer:
         ratio = int(rng.integers(SMALLEST_SSR, LARGEST_SSR + 1))
         gain = audio.rms(voices[0]) / audio.rms(voices[1])
         layers = {"s1": voices[0], "s2": voices[1] * gain / audio.from_db(ratio)}
-        row = cuts[0].cells("speech1", rate) | cuts[1].cells("speech2", rate)
         texts = {c: cut.text for c, cut in zip(layout.TEXT_COLUMNS.values(), cuts, strict=True)}
         return layers, row | {"SSR": str(ratio)} | (texts if any(texts.values()) else {})
 
@@ -170,7 +176,14 @@ class Mixer:
 
     def _utterances(self, subset: str, index: int, attempt: int, rng: Generator) -> list[Segment]:
         """Two speakers' whole recordings, in any order, each at a random time."""
-        pair = self._pairs[subset].of(index, attempt)
+        return self._cut_whole(self._pairs[subset].of(index, attempt), rng)
+
+    def _others(self, subset: str, index: int, attempt: int, rng: Generator) -> list[Segment]:
+        """The same of any pair, where the mixture's own ones are taken."""
+        pairs = self._pairs[subset]
+        return self._cut_whole(pairs.of(int(rng.integers(pairs.total))), rng)
+
+    def _cut_whole(self, pair: Sequence[Recording], rng: Generator) -> list[Segment]:
         source = self.sources["speech"]
         return [cut_whole(source, pair[n], self.setup, rng) for n in rng.permutation(2)]
 

@@ -80,7 +80,9 @@ def main(argv: Sequence[str]) -> None:
             if options.recogniser:
                 tests += [words_of(run, corpus, options.recogniser) for run in some]
         campaign.train_and_test(runs, tests, options.budget, options.jobs)
-        pooled = [pool(folder, model, [r for r in runs if r.model == model]) for model in models]
+        of_model = {model: [run for run in runs if run.model == model] for model in models}
+        heard = bool(options.recogniser)
+        pooled = [pool(folder, model, own, heard) for model, own in of_model.items()]
         figures = Path(PAGE).parent / "figures" / NAME if options.page else folder / "figures"
         campaign.collect(runs, costs, options.budget, folder, figures, pooled)
     if options.page:
@@ -140,20 +142,22 @@ def speakers_in(options: argparse.Namespace) -> list[str]:
     return speakers
 
 
-def pool(folder: Path, model: str, runs: Sequence[Run]) -> str:
-    """A results folder of all tests of a model, whose mixtures have the number before them."""
-    place = folder / "pooled" / model
-    prepare_folder(place)
-    counts = f"{WORDS_FOLDER}/{COUNTS_FILE}"
-    for found, name in ((RESULTS_FILE, RESULTS_FILE), (f"{HEARD}/{counts}", counts)):
-        parts = [(run.seed, run.folder / found) for run in runs if (run.folder / found).exists()]
-        tables = [read_table(path, ("id",), (*TEXT_COLUMNS, "arm")) for _, path in parts]
-        for (number, _), table in zip(parts, tables, strict=True):
-            table["id"] = f"{number}/" + table.id
-        if tables:
-            prepare_folder((place / name).parent)
-            write_table(pd.concat(tables, ignore_index=True), place / name)
-    shutil.copyfile(runs[0].folder / RECORD_FILE, place / RECORD_FILE)
+def pool(folder: Path, model: str, runs: Sequence[Run], heard: bool = False) -> str:
+    """A results folder of all tests of a model, whose mixtures have the number before them.
+
+    With the words that were ``heard``, and the record of that test.
+    """
+    place, counts = folder / "pooled" / model, f"{WORDS_FOLDER}/{COUNTS_FILE}"
+    shutil.rmtree(place, ignore_errors=True)
+    for found, name in [(RESULTS_FILE, RESULTS_FILE), (f"{HEARD}/{counts}", counts)][: 1 + heard]:
+        tables = []
+        for run in runs:
+            table = read_table(run.folder / found, ("id",), (*TEXT_COLUMNS, "arm"))
+            tables.append(table.assign(id=f"{run.seed}/" + table.id))
+        prepare_folder((place / name).parent)
+        write_table(pd.concat(tables, ignore_index=True), place / name)
+    record = runs[0].folder / (HEARD if heard else "") / RECORD_FILE
+    shutil.copyfile(record, place / RECORD_FILE)
     return str(place)
 
 
@@ -172,7 +176,10 @@ def ranking(here: Path, there: Path) -> str:
         for table in tables
     )
     both = real.index.intersection(synthetic.index)
-    found = spearmanr(real[both], synthetic[both])
+    real, synthetic = real[both], synthetic[synthetic.index.isin(both)]
+    if len(both) < 3:
+        return "**Ranking**: too few models."
+    found = spearmanr(real, synthetic[both])
     rho, p = markdown.number(found.statistic, 2), markdown.number(found.pvalue, 3)
     first, second = (", ".join(order.index[:3]) for order in (real, synthetic))
     return (

@@ -223,10 +223,28 @@ def test_words_are_shown_where_a_campaign_counted_them(tmp_path):
 def test_a_test_of_another_commit_than_the_training_says_so(tmp_path):
     folder = write_figures(tmp_path / "figures/x")
     record = json.loads((folder / pages.RECORD).read_text())
-    said = {"0123456": "trained at commit 0123456, tested at abc", "ab": "commit abc"}
-    for trained, words in said.items():
-        (folder / pages.RECORD).write_text(json.dumps(record | {"trained_at": [trained]}))
-        assert f"; {words}; a CPU" in pages.render(tmp_path / "README.md", folder)
+    cases = [
+        (
+            ["0123456"],
+            ["0123456aaaaa", "0123456aaaaa-dirty"],
+            "commit 0123456aaaaa, 0123456aaaaa-d",
+        ),
+        (["0123456"], ["abcdefgaaaaa"], "trained at commit 0123456, tested at abcdefgaaaaa;"),
+        (
+            ["0123456", "abcdefg"],
+            ["abcdefgaaaaa"],
+            "trained at commit 0123456, abcdefg, tested at a",
+        ),
+        (
+            ["abcdefg"],
+            ["0123456aaaaa", "abcdefgaaaaa"],
+            "trained at commit abcdefg, tested at 0123",
+        ),
+    ]
+    for trained, tested, words in cases:
+        changed = record | {"trained_at": trained, "commits": tested}
+        (folder / pages.RECORD).write_text(json.dumps(changed))
+        assert f"; {words}" in pages.render(tmp_path / "README.md", folder)
 
 
 @pytest.mark.parametrize("preset", ["small", "full"])

@@ -2,44 +2,77 @@
 
 import argparse
 import json
+from itertools import product
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from custom_modules.errors import InputError
+from custom_modules.evaluation.comparison import compare_results
 from custom_modules.evaluation.options import split_options
 from recipes.benchmark import real_voices
 from recipes.benchmark.campaign.runs import ENDLESS, Run, plan
 from recipes.benchmark.campaign.runs import test_of as make_test
 
+#: A mixture's own columns in test_results.csv.
+MIXTURE = {"environment": "indoor", "genders": "ff", "ssr": 1, "scene_class": "park"}
+WORDS = {"recogniser": "whisper", "version": "1", "options": {}, "text_rules": 1}
+
 
 @pytest.fixture
 def runs(tmp_path):
-    """Two tests of mixtures that have the same names."""
+    """Two tests of each of two models, of mixtures that have the same names."""
     made = []
-    for number, score in ((1, 2.0), (2, 5.0)):
-        folder = tmp_path / str(number)
+    for model, number in product(("dprnn", "spmamba"), (1, 2)):
+        folder = tmp_path / model / str(number)
         (folder / "words/words").mkdir(parents=True)
-        rows = {"id": ["007", "8"], "si_sdri": [score, score + 1], "voice1": [f"00{number}"] * 2}
+        voices = {"voice1": f"00{number}", "voice2": "b"}
+        rows = [
+            {"id": name, "variant": "C", "source": source, "si_sdri": number + 0.5, "failures": ""}
+            | {"si_sdr": 9.0, "si_sdr_mixture": 1.0, **MIXTURE, **voices}
+            for name, source in product(("007", "8"), (1, 2))
+        ]
         pd.DataFrame(rows).to_csv(folder / "test_results.csv", index=False)
-        counts = {"id": ["007"], "arm": ["model"], "errors": [number], "length": [4]}
+        counts = [
+            {"id": "007", "variant": "C", "arm": arm, "errors": number, "length": 4}
+            | {"insertions": 0, "deletions": 0, "substitutions": number}
+            for arm in ("targets", "mixture", "model")
+        ]
         pd.DataFrame(counts).to_csv(folder / "words/words/counts.csv", index=False)
-        (folder / "test_run.json").write_text(json.dumps({"seed": number}))
-        made.append(Run("dprnn", number, folder, [], ENDLESS))
+        record = {"model_name": model, "seed": number, "task": "SB", "sample_rate": 8000}
+        (folder / "test_run.json").write_text(json.dumps(record))
+        words = {"words": WORDS | {"pseudo_references": False}}
+        (folder / "words/test_run.json").write_text(json.dumps(record | words))
+        made.append(Run(model, number, folder, [], ENDLESS))
     return made
 
 
+def pooled(runs, folder, heard):
+    models = ("dprnn", "spmamba")
+    own = {model: [run for run in runs if run.model == model] for model in models}
+    return [real_voices.pool(folder, model, own[model], heard) for model in models]
+
+
 def test_mixtures_of_one_name_stay_apart(runs, tmp_path):
-    place = tmp_path / "pooled/dprnn"
-    assert real_voices.pool(tmp_path, "dprnn", runs) == str(place)
+    place, _ = map(Path, pooled(runs, tmp_path, heard=True))
+    assert place == tmp_path / "pooled/dprnn"
     table = pd.read_csv(place / "test_results.csv", dtype={"voice1": str})
-    assert table.voice1.tolist() == ["001", "001", "002", "002"]
-    assert table.id.tolist() == ["1/007", "1/8", "2/007", "2/8"]
-    assert table.si_sdri.tolist() == [2, 3, 5, 6]
+    assert table.id.unique().tolist() == ["1/007", "1/8", "2/007", "2/8"]
+    assert table.groupby("id").voice1.first().tolist() == ["001", "001", "002", "002"]
+    assert table.groupby("id").si_sdri.first().tolist() == [1.5, 1.5, 2.5, 2.5]
     counts = pd.read_csv(place / "words/counts.csv")
-    assert counts.id.tolist() == ["1/007", "2/007"]
-    assert counts.errors.tolist() == [1, 2]
-    assert json.loads((place / "test_run.json").read_text()) == {"seed": 1}
+    assert counts[counts.arm == "model"].id.tolist() == ["1/007", "2/007"]
+    assert counts[counts.arm == "model"].errors.tolist() == [1, 2]
+
+
+def test_words_that_were_heard_are_compared_and_others_are_not(runs, tmp_path, capsys):
+    compare_results(pooled(runs, tmp_path, heard=True), tmp_path / "with")
+    words = pd.read_csv(tmp_path / "with/comparison_words.csv")
+    model = words[(words.arm == "model") & (words.variant == "C")]
+    assert model.wer.tolist() == [100 * 3 / 8] * 2 and model.n.tolist() == [2, 2]
+    compare_results(pooled(runs, tmp_path, heard=False), tmp_path / "without")
+    assert not (tmp_path / "without/comparison_words.csv").exists()
 
 
 def test_three_speakers_are_too_few(tmp_path):
@@ -90,6 +123,9 @@ def test_the_ranking_is_spearman_s(tmp_path):
     said = real_voices.ranking(tmp_path / "here", tmp_path / "there")
     assert f"correlation of {rho:.2f} " in said.replace("−", "-")
     assert "a, c, b here, e, c, b there" in said
+    few = pd.read_csv(tmp_path / "here/comparison.csv").query("model in ['a', 'b']")
+    few.to_csv(tmp_path / "here/comparison.csv", index=False)
+    assert "too few models" in real_voices.ranking(tmp_path / "here", tmp_path / "there")
 
 
 def test_words_are_of_clean_speech_and_in_a_folder_of_their_own():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from custom_modules import audio, layout
-from custom_modules.corpus.generation import State, generate, mixture_maker
+from custom_modules.corpus.generation import State, Task, generate, mixture_maker
 from custom_modules.corpus.sources import Setup
 from custom_modules.errors import InputError
 from custom_modules.files import lock
@@ -182,7 +182,7 @@ class Failing:
         self.setup = Setup(folder, 8000, 1.0, 1, workers)
         self.dies = dies
 
-    def mixture(self, subset, index):
+    def mixture(self, subset, index, taken):
         if self.dies:
             os._exit(9)
         raise InputError(f"{subset} {index} is bad")
@@ -193,7 +193,7 @@ def test_killed_worker_is_told_in_one_line(tmp_path):
         pytest.raises(InputError, match=r"worker process died.*fewer --workers"),
         mixture_maker(Failing(tmp_path, dies=True), state=None) as make,
     ):
-        list(make([("train", 0), ("train", 1)]))
+        list(make([Task("train", 0), Task("train", 1)]))
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -202,4 +202,4 @@ def test_refusal_crosses_the_process_border(tmp_path, workers):
         mixture_maker(Failing(tmp_path, dies=False, workers=workers), None) as make,
         pytest.raises(InputError, match="train 0 is bad"),
     ):
-        list(make([("train", 0), ("train", 1)]))
+        list(make([Task("train", 0), Task("train", 1)]))

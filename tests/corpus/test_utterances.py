@@ -2,7 +2,6 @@
 
 import csv
 import json
-import re
 from collections import Counter
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from custom_modules.corpus.folders import SpeechFolder
-from custom_modules.corpus.generation import Task, _redraw_twins
 from custom_modules.corpus.sources import Recording, Setup
 from custom_modules.corpus.utterances import GAP, Pairs, join_short
 from custom_modules.dataio import Manifest, MixtureDataset
@@ -70,36 +68,39 @@ def test_a_rejected_candidate_is_of_the_same_pair_at_first():
     assert pairs.of(3, 0) == pairs.of(3, 9) != pairs.of(3, 10)
 
 
-@given(st.integers(6, 12), st.integers(0, 99), st.data())
-def test_a_pair_that_stood_in_for_another_does_not_come_twice(takes, seed, data):
-    pairs = Pairs({n: [Recording(f"{n}/{t}", n, 5) for t in range(takes)] for n in "abc"}, seed)
-    wanted = st.integers(0, pairs.total - 1)
-    bad = data.draw(st.sets(wanted.map(pairs.of), max_size=pairs.total // 3))
-
-    def make(tasks):
-        for task in tasks:
-            candidates = (pairs.of(task.index, task.first + 10 * n) for n in range(100))
-            pair = next(pair for pair in candidates if pair not in bad)
-            yield task.index, {f"speech{n}{x}": pair[n - 1].path for n in (1, 2) for x in CELLS}, 1
-
-    rows = {n: row for n, row, _ in make(Task("train", n) for n in range(pairs.total // 3))}
-    before = dict(rows)
-    _redraw_twins(make, "train", rows)
-    used = [frozenset((row["speech1Start"], row["speech2Start"])) for row in rows.values()]
-    assert len(set(used)) == len(used)
-    assert rows[0] == before[0]  # the first of two stays
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    """A command whose two talkers have three utterances each: nine pairs."""
+    speech = tmp_path_factory.mktemp("few") / "speech"
+    for number, speaker in enumerate(SPEAKERS[:2]):
+        for take, seconds in enumerate((1.1, 1.3, 1.5)):
+            samples = talker(10 * number + take, seconds, 8000)
+            write(speech / speaker / f"{take}.wav", samples)
+    options = ["--n_val=0", "--n_test=0", "--duration=2.0", "--utterances=whole"]
+    return [HPARAMS / "speech_folder.yaml", f"--speech_folder={speech}", *options]
 
 
-CELLS = ("OryginalPath", "Start")
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_all_pairs_are_used_and_none_twice_whatever_is_made_again(few, tmp_path, seed):
+    first, second = tmp_path / "a", tmp_path / "b"
+    few = [*few, f"--seed={seed}", "--n_train=9", "--max_tries=400"]
+    run([*few, f"--output_folder={first}", "--workers=1"])
+    rows = rows_of(first, "train")
+    assert len({frozenset(row[f"speech{n}OryginalPath"] for n in (1, 2)) for row in rows}) == 9
+    run([*few, f"--output_folder={second}", "--workers=2"])
+    for index in (2, 5, 8):  # as if killed while it wrote
+        (second / "train/mix" / rows[index]["mixFile"]).write_bytes(b"RIFF")
+    run([*few, f"--output_folder={second}", "--workers=1"])
+    assert rows_of(second, "train") == rows
+    for file in (first / "train").rglob("*.wav"):
+        assert file.read_bytes() == (second / file.relative_to(first)).read_bytes()
 
 
-def test_more_mixtures_than_pairs_are_refused_before_the_first(speech, tmp_path, capsys):
-    options = ["--n_train=3", "--n_val=2", "--n_test=999", "--duration=2.0", "--workers=1"]
-    options += [f"--speech_folder={speech}", f"--speech_table={speech / 'table.csv'}"]
-    options += [f"--output_folder={tmp_path / 'Whole'}", "--utterances=whole"]
-    line = refusal([HPARAMS / "speech_folder.yaml", *options], capsys)
-    assert re.search(r"--n_test=999: test has \d+ pairs of utterances; add recordings", line)
-    assert not list(tmp_path.rglob("mix/*.wav"))
+def test_more_mixtures_than_pairs_are_refused(few, tmp_path, capsys):
+    few = [*few, f"--output_folder={tmp_path}", "--n_train=10", "--max_tries=400", "--workers=1"]
+    line = refusal(few, capsys)
+    assert "rejected (speech of another mixture: 400); add recordings or lower n_train" in line
+    assert len([*(tmp_path / "train/mix").glob("*.wav")]) == 10  # nothing is lost
 
 
 def test_short_recordings_are_joined_with_their_texts():

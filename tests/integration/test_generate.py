@@ -367,7 +367,7 @@ def test_too_little_speech_for_so_many_mixtures(tmp_path, capsys):
     arguments += [f"--speech_folder={tmp_path / 'speech'}", "--duration=1.0"]
     arguments += [f"--output_folder={tmp_path / 'out'}", "--workers=1", "--max_tries=8"]
     line = refusal(arguments, capsys)
-    assert "too little for 40 mixtures: add recordings or lower n_train" in line
+    assert "rejected (speech of another mixture: 8); add recordings or lower n_train" in line
 
 
 def test_refused_overwriting_changes_nothing(own_speech, tmp_path, capsys):

@@ -127,9 +127,10 @@ def train_and_test(
     """Does what is not done, so many at a time: by default a GPU or core each."""
     gpus = gpus_here()
     jobs = jobs or len(gpus) or available_cores()
-    testing = mixtures_worth(budget) * TEST_MINUTES
-    minutes = len(tests) * (budget * WITH_VALIDATION + testing) / jobs
-    logger.info("%d runs: about %.0f minutes in all, %d at a time", len(tests), minutes, jobs)
+    training = len(trainings) * budget * WITH_VALIDATION
+    minutes = (training + len(tests) * mixtures_worth(budget) * TEST_MINUTES) / jobs
+    what = "%d trainings and %d tests: about %.0f minutes in all, %d at a time"
+    logger.info(what, len(trainings), len(tests), minutes, jobs)
     for todo in (trainings, tests):
         do_runs(todo, Trainings(jobs, gpus))
 

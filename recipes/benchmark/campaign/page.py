@@ -142,14 +142,14 @@ def _cost_table(costs: pd.DataFrame, runs: pd.DataFrame) -> str:
 
 def _made_by(record: dict[str, Any]) -> str:
     """What a table says of itself, from ``campaign.json``."""
-    tested = record["commits"]
-    apart = [x for x in record.get("trained_at", []) if not any(y.startswith(x) for y in tested)]
-    trained = f"trained at commit {', '.join(apart)}, tested at" if apart else "commit"
+    tested, trained = record["commits"], record.get("trained_at", [])
+    one = {commit[:7] for commit in trained} in ({commit[:7] for commit in tested}, set())
+    commit = "commit" if one else f"trained at commit {', '.join(trained)}, tested at"
     facts = [
         f"`{record['command']}`",
         f"{record['budget_minutes']:g} min of training a run",
         f"seeds {', '.join(map(str, record['seeds']))}",
-        f"{trained} {', '.join(tested)}",
+        f"{commit} {', '.join(tested)}",
         record["device"],
         ", ".join(record["versions"]),
         " … ".join(dict.fromkeys([record["days"][0], record["days"][-1]])),
