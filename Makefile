@@ -5,7 +5,7 @@
 #   make page   serves a page in the browser, on this machine alone, with the demo's model
 # and for those who stay longer:
 #   make results   trains and tests all architectures, small, on one budget, and
-#                  writes recipes/separation/README.md: some three hours of two CPU cores
+#                  writes recipes/separation/README.md: some three and a half hours of two CPU cores
 #                  (make results OPTIONS='--budget 1 --output_folder results/quick': 80 minutes
 #                  of process time, and the page is there)
 #   make test-slow runs those few, which .ci/run does too
