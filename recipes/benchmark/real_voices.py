@@ -147,9 +147,12 @@ def pool(folder: Path, model: str, runs: Sequence[Run], heard: bool = False) -> 
 
     With the words that were ``heard``, and the record of that test.
     """
-    place, counts = folder / "pooled" / model, f"{WORDS_FOLDER}/{COUNTS_FILE}"
+    place, sources = folder / "pooled" / model, {RESULTS_FILE: RESULTS_FILE}
     shutil.rmtree(place, ignore_errors=True)
-    for found, name in [(RESULTS_FILE, RESULTS_FILE), (f"{HEARD}/{counts}", counts)][: 1 + heard]:
+    if heard:
+        counts = f"{WORDS_FOLDER}/{COUNTS_FILE}"
+        sources[counts] = f"{HEARD}/{counts}"
+    for name, found in sources.items():
         tables = []
         for run in runs:
             table = read_table(run.folder / found, ("id",), (*TEXT_COLUMNS, "arm"))

@@ -93,10 +93,9 @@ def run_all(options: argparse.Namespace, rest: list[str], folder: Path, figures:
     if not options.data_folder and not recogniser:
         trainings.insert(0, campaign.recogniser_run(corpus, folder))
         recogniser = f"mini:{trainings[0].folder}"
-    fewer = (
-        [] if options.data_folder else [f"--max_samples={campaign.mixtures_worth(options.budget)}"]
-    )
-    tests = [test_of(run, corpus, recogniser, fewer) for run in runs]
+    worth = f"--max_samples={campaign.mixtures_worth(options.budget)}"
+    some = [] if options.data_folder else [worth]
+    tests = [test_of(run, corpus, recogniser, some) for run in runs]
     campaign.train_and_test(trainings, tests, options.budget, options.jobs)
     campaign.collect(runs, costs, options.budget, folder, figures)
 
