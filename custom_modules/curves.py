@@ -39,7 +39,8 @@ def colours(count: int) -> list[Any]:
     """So many that can be told apart."""
     if count <= len(PALETTE):
         return [*PALETTE[:count]]
-    return [matplotlib.colormaps["turbo"](number / (count - 1)) for number in range(count)]
+    shades = (0.08 + 0.87 * number / (count - 1) for number in range(count))  # no near-black ends
+    return [matplotlib.colormaps["turbo"](shade) for shade in shades]
 
 
 def in_legend(name: str) -> str:

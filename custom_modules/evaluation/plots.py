@@ -174,20 +174,21 @@ def plot_comparison(table: pd.DataFrame) -> Figure:
         part = table[table.model == model].set_index("variant").loc[variants]
         places = np.arange(len(variants)) + (number - (len(models) - 1) / 2) * width
         spread = _spread(part["mean"], part.ci_low, part.ci_high)
-        look = {"capsize": 3 if len(models) < 6 else 1, "color": colour}
-        above.bar(places, part["mean"], width, yerr=spread, label=in_legend(model), **look)
+        look: dict[str, Any] = {"fmt": "o", "markersize": 4, "color": colour}
+        look |= {"capsize": 3 if len(models) < 6 else 1}
+        above.errorbar(places, part["mean"], yerr=spread, label=in_legend(model), **look)
         if number:
             bounds = part.difference_ci_low, part.difference_ci_high
             spread = _spread(part.difference, *bounds)
-            below.errorbar(places, part.difference, yerr=spread, fmt="o", markersize=4, **look)
+            below.errorbar(places, part.difference, yerr=spread, **look)
     for axes in (above, below):
         axes.axhline(0, **_LINE)
         axes.grid(axis="y", alpha=0.3)
         axes.set_axisbelow(True)
     below.set_xticks(range(len(variants)), map(_broken, variants), fontsize=9)
-    above.set(ylabel="SI-SDRi (dB)", title="Improvement over the mixture")
+    above.set(ylabel="SI-SDRi (dB)", title="Improvement over the mixture, 95 % intervals")
     below.set(ylabel=f"difference from\n{models[0]} (dB)")
-    # Inside, it would hide bars of some results.
+    # Inside, it would hide some results.
     figure.legend(loc="outside upper center", ncols=min(len(models), 6), frameon=False)
     return figure
 

@@ -59,7 +59,7 @@ ARMS = {
 FIRST = "SI-SDR"  # to whose outputs something is done after the training, too
 OBSERVATION_DB = -6
 #: Variants that stand together in the table.
-GROUPS = {"C": ("C",), "SER or SE": ("SER", "SE"), "all variants": tuple(VARIANTS)}
+GROUPS = {"C": ("C",), "SER or SE": ("SER", "SE"), "all mixtures": tuple(VARIANTS)}
 #: Row → training, test in its folder, arm of ``words/counts.csv``.
 ROWS = {
     "each voice alone": (FIRST, "", "targets"),
