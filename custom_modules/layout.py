@@ -140,7 +140,7 @@ def corpora(data_folder: str | list[str]) -> dict[str, str]:
 
 def corpus_names(data_folder: str | list[str]) -> str:
     """The names of the corpora, for people."""
-    return ", ".join(Path(folder).name for folder in corpora(data_folder).values())
+    return ", ".join(Path(folder).resolve().name for folder in corpora(data_folder).values())
 
 
 def table_name(corpus: str, subset: str) -> str:

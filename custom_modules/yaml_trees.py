@@ -95,6 +95,20 @@ def tag_of(value: object) -> str:
     return getattr(getattr(value, "tag", None), "value", None) or ""
 
 
+def plain(node: Any) -> Any:
+    """A tree as JSON has it, without comments: a tag is a key, a scalar is text.
+
+    >>> plain(parse_yaml("lr: 1.0e-3  # low\\nloss: !name:a.b\\nsizes: !new:c [1, 2]"))
+    {'lr': '0.001', 'loss': {'!name:a.b': ''}, 'sizes': {'!new:c': ['1', '2']}}
+    """
+    found: Any = str(getattr(node, "value", node))
+    if isinstance(node, dict):
+        found = {str(key): plain(value) for key, value in node.items()}
+    elif isinstance(node, list):
+        found = [plain(value) for value in node]
+    return {tag: found} if (tag := tag_of(node)) else found
+
+
 def yaml_stream(path: str, tree: dict[str, Any]) -> io.StringIO:
     """The text of a tree, as of a file."""
     stream = io.StringIO()

@@ -105,9 +105,10 @@ def _rows(
 
 def sections(table: pd.DataFrame, heading: str = "###") -> list[str]:
     """Parts of a page: a matrix and sentences for each of :data:`SHOWN`, and how to read them."""
-    parts = []
+    parts, counted = [], 0
     for metric in (name for name in SHOWN if (table.metric == name).any()):
         part = table[table.metric == metric]
+        counted = max(counted, int(part.p.notna().sum()))
         lines = "\n".join(f"- {sentence}" for sentence in sentences(part))
         parts += [
             f"{heading} {_shown(metric)[0]}, each pair over all mixtures",
@@ -116,7 +117,7 @@ def sections(table: pd.DataFrame, heading: str = "###") -> list[str]:
         ]
     note = (
         "Above the diagonal: the row's model minus the column's, mixture by mixture, with its 95 % "
-        f"interval. Below it: p, corrected for {_several(len(part))} (Holm 1979); sentences are "
+        f"interval. Below it: p, corrected for {_several(counted)} (Holm 1979); sentences are "
         f"of p below {LEVEL:g}."
     )
     return [*parts, note]
@@ -183,7 +184,7 @@ def _and(names: Sequence[str]) -> str:
 
 
 def _several(comparisons: int) -> str:
-    return f"{comparisons} comparison{'s' * (comparisons > 1)}"
+    return f"{comparisons} comparison{'s' * (comparisons != 1)}"
 
 
 def _p(value: float) -> str:

@@ -261,7 +261,10 @@ def _results_of(folder: Path, epochs: str) -> str | None:
     if not table.exists():
         return None
     try:
-        tested = read_record(record).get("checkpoint", epochs) if record.exists() else epochs
+        facts = read_record(record) if record.exists() else {}
+        tested = facts.get("checkpoint", epochs)
+        if facts.get("observation_db") is not None:
+            tested = f"outputs with some of the mixture added ({facts['observation_db']} dB)"
     except InputError as error:
         tested = f"nobody knows what ({error})"
     if tested != epochs:

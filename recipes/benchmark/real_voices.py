@@ -35,11 +35,11 @@ from custom_modules.evaluation.testing import check_recogniser
 from custom_modules.evaluation.words import COUNTS_FILE, WORDS_FOLDER
 from custom_modules.files import lock, prepare_folder
 from custom_modules.limits import option
-from custom_modules.tabular import read_table, write_table
+from custom_modules.tabular import read_record, read_table, write_table
 from recipes.benchmark.campaign import campaign
 from recipes.benchmark.campaign import page as campaign_page
 from recipes.benchmark.campaign.page import around_marks, replace_marked
-from recipes.benchmark.campaign.runs import Run, chosen_models, plan, test_of
+from recipes.benchmark.campaign.runs import TEST, Run, chosen_models, plan, test_of
 
 HPARAMS, PAGE = "hparams/small", "recipes/separation/README.md"
 #: Marks and figures of the page: these, and those of synthetic voices.
@@ -54,9 +54,11 @@ SOURCES = (
 #: Real voices are few, and speeds make others of them; on many synthetic ones that cost.
 TRAINING = ("--remix=True", "--speed=[0.85, 1.16]")
 #: Clean speech, and all of a recording.
-TEST = ("--variants=C,SER,SE",)
+VARIANTS = ("--variants=C,SER,SE",)
 #: A recogniser of real speech takes its time, and in noise loses each voice alone, too.
 WORDS, HEARD = ("--variants=C", "--metrics="), "words"
+#: In the records of tests that are pooled.
+ALIKE = ("task", "sample_rate", "split", "words")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -68,6 +70,8 @@ def main(argv: Sequence[str]) -> None:
     models = chosen_models(HPARAMS, options.models, least=2)
     if options.page:
         around_marks(PAGE, NAME)  # better refused now than in hours
+    figures = Path(PAGE).parent / "figures" / NAME if options.page else folder / "figures"
+    prepare_folder(figures)
     with lock(folder):
         corpora = make_corpora(options, folder)
         costs = campaign.costs_of(HPARAMS, models, folder, TRAINING)
@@ -76,14 +80,14 @@ def main(argv: Sequence[str]) -> None:
         for number, corpus in enumerate(corpora, 1):
             some = plan(HPARAMS, corpus, folder, steps, [number], TRAINING)
             runs += some
-            tests += [test_of(run, corpus, None, TEST) for run in some]
+            tests += [test_of(run, corpus, None, VARIANTS) for run in some]
             if options.recogniser:
-                tests += [words_of(run, corpus, options.recogniser) for run in some]
+                more = (options.recogniser, WORDS, HEARD)
+                tests += [test_of(run, corpus, *more) for run in some]
         campaign.train_and_test(runs, tests, options.budget, options.jobs)
         of_model = {model: [run for run in runs if run.model == model] for model in models}
         heard = bool(options.recogniser)
         pooled = [pool(folder, model, own, heard) for model, own in of_model.items()]
-        figures = Path(PAGE).parent / "figures" / NAME if options.page else folder / "figures"
         campaign.collect(runs, costs, options.budget, folder, figures, pooled)
     if options.page:
         replace_marked(Path(PAGE), NAME, render(Path(PAGE), figures))
@@ -126,12 +130,6 @@ def make_corpora(options: argparse.Namespace, folder: Path) -> list[str]:
     return made
 
 
-def words_of(run: Run, corpus: str, recogniser: str) -> Run:
-    """The test of what a recogniser hears, in a folder of its own."""
-    options = (*WORDS, f"--output_folder={run.folder / HEARD}")
-    return test_of(run, corpus, recogniser, options, HEARD)
-
-
 def speakers_in(options: argparse.Namespace) -> list[str]:
     """Names of the speakers' folders."""
     folder = Path(options.speech_folder)
@@ -145,9 +143,10 @@ def speakers_in(options: argparse.Namespace) -> list[str]:
 def pool(folder: Path, model: str, runs: Sequence[Run], heard: bool = False) -> str:
     """A results folder of all tests of a model, whose mixtures have the number before them.
 
-    With the words that were ``heard``, and the record of that test.
+    With the words that were ``heard``, and the record of that test. InputError if not all
+    were tested alike.
     """
-    place, sources = folder / "pooled" / model, {RESULTS_FILE: RESULTS_FILE}
+    place, sources = folder / "pooled" / model, {RESULTS_FILE: f"{TEST}/{RESULTS_FILE}"}
     shutil.rmtree(place, ignore_errors=True)
     if heard:
         counts = f"{WORDS_FOLDER}/{COUNTS_FILE}"
@@ -159,8 +158,15 @@ def pool(folder: Path, model: str, runs: Sequence[Run], heard: bool = False) -> 
             tables.append(table.assign(id=f"{run.seed}/" + table.id))
         prepare_folder((place / name).parent)
         write_table(pd.concat(tables, ignore_index=True), place / name)
-    record = runs[0].folder / (HEARD if heard else "") / RECORD_FILE
-    shutil.copyfile(record, place / RECORD_FILE)
+    records = [run.folder / (HEARD if heard else TEST) / RECORD_FILE for run in runs]
+    for record in records[1:]:
+        first, other = (read_record(path) for path in (records[0], record))
+        if differing := [key for key in ALIKE if first.get(key) != other.get(key)]:
+            raise InputError(
+                f"{record.parent}: {differing[0]} is not that of {records[0].parent}; "
+                f"remove {record.parent} to test again"
+            )
+    shutil.copyfile(records[0], place / RECORD_FILE)
     return str(place)
 
 

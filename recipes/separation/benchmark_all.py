@@ -44,16 +44,16 @@ from pathlib import Path
 
 from custom_modules.errors import OptionParser, check_number, exit_cleanly
 from custom_modules.evaluation.testing import check_recogniser
-from custom_modules.files import lock
+from custom_modules.files import lock, prepare_folder
 from custom_modules.hparams import split_arguments
 from custom_modules.limits import option
 from recipes.benchmark.campaign import campaign
 from recipes.benchmark.campaign.page import around_marks, begin_page, update_page
-from recipes.benchmark.campaign.runs import models_in, plan, test_of
+from recipes.benchmark.campaign.runs import FOLDERS, chosen_models, plan, test_of
 
 HERE = Path(__file__).parent
 #: Preset → the folder of its hparams files.
-PRESETS = {"small": "hparams/small", "full": "hparams"}
+PRESETS = {"small": FOLDERS["small"], "full": FOLDERS["published"]}
 #: Options of train.py that are not everybody's to give.
 DECIDED = ("--seed", "--model_name", "--optimizer_step_limit", "--test_after_training")
 
@@ -75,6 +75,7 @@ def main(argv: Sequence[str]) -> None:
         if has_own_page:
             begin_page(page, options.preset)
         around_marks(page, options.preset)  # better refused now than in hours
+        prepare_folder(figures)
     with lock(folder):
         run_all(options, rest, folder, figures)
     if writes_page:
@@ -93,10 +94,10 @@ def run_all(options: argparse.Namespace, rest: list[str], folder: Path, figures:
     if not options.data_folder and not recogniser:
         trainings.insert(0, campaign.recogniser_run(corpus, folder))
         recogniser = f"mini:{trainings[0].folder}"
-    worth = f"--max_samples={campaign.mixtures_worth(options.budget)}"
-    some = [] if options.data_folder else [worth]
+    mixtures = None if options.data_folder else campaign.mixtures_worth(options.budget)
+    some = [f"--max_samples={mixtures}"] if mixtures else []
     tests = [test_of(run, corpus, recogniser, some) for run in runs]
-    campaign.train_and_test(trainings, tests, options.budget, options.jobs)
+    campaign.train_and_test(trainings, tests, options.budget, options.jobs, mixtures)
     campaign.collect(runs, costs, options.budget, folder, figures)
 
 
@@ -121,15 +122,9 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     check_recogniser(options.recogniser)
     check_number("--budget", options.budget, above=0)
     options.hparams = options.hparams or PRESETS[options.preset]
-    models = models_in(options.hparams)
-    options.models = options.models or models
-    if unknown := [model for model in options.models if model not in models]:
-        there = f"{options.hparams} has {', '.join(models) or 'none'}"
-        parser.error(f"--models: invalid choice: {unknown[0]!r} ({there})")
-    for name, least in (("seeds", 1), ("models", 2)):
-        values = getattr(options, name)
-        if len(set(values)) < max(least, len(values)):
-            parser.error(f"--{name}: must be {least} or more, each of them once")
+    options.models = chosen_models(options.hparams, ",".join(options.models or []), least=2)
+    if len(set(options.seeds)) < len(options.seeds):
+        parser.error("--seeds: must be each of them once")
     _, run_arguments, overrides = split_arguments(["the trainings", *rest], known={})
     given = {a.partition("=")[0] for a in run_arguments} | {f"--{k}" for k in overrides}
     for name in DECIDED:

@@ -150,6 +150,30 @@ def check_costs(table, costs, runs):
                 check_number(spread or None, values.std())
 
 
+def check_pairs(tables, pairs):
+    """The matrix of each metric that is shown, against a lookup of each pair."""
+    shown = [name for name in ("si_sdri", "wer") if name in {*pairs.metric}]
+    assert len(tables) == len(shown)
+    for metric, ((_, *columns), _, *lines) in zip(shown, tables, strict=True):
+        assert [line[0] for line in lines] == columns
+        cells = {
+            (name, column): cell
+            for name, *row in lines  # without the empty last cell of the diagonal
+            for column, cell in zip(columns, row, strict=False)
+        }
+        for row in pairs[pairs.metric == metric].itertuples():
+            shown = cells[row.model, row.other].removesuffix(" [–]")  # of too few voices
+            mean, _, *bounds = CELL.fullmatch(shown).groups()
+            values = (row.difference, row.low, row.high)
+            for text, value in zip((mean, *bounds), values, strict=True):
+                check_number(text, value)
+            p = cells[row.other, row.model].removeprefix("p ").removeprefix("–") or None
+            if p == "< 0.001":
+                assert row.p_holm < 0.001
+            else:
+                check_number(p, row.p_holm)
+
+
 def check_page(text, folder):
     scores = pd.read_csv(folder / pages.COMPARISON)
     by_metric, by_variant, *others, costs = tables_of(text)
@@ -157,7 +181,10 @@ def check_page(text, folder):
     check_scores(by_variant, scores[scores.metric == "si_sdri"], "variant")
     if (folder / pages.WORDS).exists():
         check_words(others.pop(0), pd.read_csv(folder / pages.WORDS))
-    assert bool(others) == (folder / pages.PAIRS).exists()
+    if (folder / pages.PAIRS).exists():
+        check_pairs(others, pd.read_csv(folder / pages.PAIRS))
+    else:
+        assert not others
     check_costs(costs, pd.read_csv(folder / pages.COSTS), pd.read_csv(folder / pages.RUNS))
 
 

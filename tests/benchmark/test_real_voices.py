@@ -27,13 +27,14 @@ def runs(tmp_path):
     for model, number in product(("dprnn", "spmamba"), (1, 2)):
         folder = tmp_path / model / str(number)
         (folder / "words/words").mkdir(parents=True)
+        (folder / "test").mkdir()
         voices = {"voice1": f"00{number}", "voice2": "b"}
         rows = [
             {"id": name, "variant": "C", "source": source, "si_sdri": number + 0.5, "failures": ""}
             | {"si_sdr": 9.0, "si_sdr_mixture": 1.0, **MIXTURE, **voices}
             for name, source in product(("007", "8"), (1, 2))
         ]
-        pd.DataFrame(rows).to_csv(folder / "test_results.csv", index=False)
+        pd.DataFrame(rows).to_csv(folder / "test/test_results.csv", index=False)
         counts = [
             {"id": "007", "variant": "C", "arm": arm, "errors": number, "length": 4}
             | {"insertions": 0, "deletions": 0, "substitutions": number}
@@ -41,7 +42,7 @@ def runs(tmp_path):
         ]
         pd.DataFrame(counts).to_csv(folder / "words/words/counts.csv", index=False)
         record = {"model_name": model, "seed": number, "task": "SB", "sample_rate": 8000}
-        (folder / "test_run.json").write_text(json.dumps(record))
+        (folder / "test/test_run.json").write_text(json.dumps(record))
         words = {"words": WORDS | {"pseudo_references": False}}
         (folder / "words/test_run.json").write_text(json.dumps(record | words))
         made.append(Run(model, number, folder, [], ENDLESS))
@@ -75,6 +76,15 @@ def test_words_that_were_heard_are_compared_and_others_are_not(runs, tmp_path, c
     assert not (tmp_path / "without/comparison_words.csv").exists()
 
 
+def test_tests_of_two_recognisers_are_not_one(runs, tmp_path):
+    path = runs[1].folder / "words/test_run.json"
+    record = json.loads(path.read_text())
+    record["words"]["version"] = "2"
+    path.write_text(json.dumps(record))
+    with pytest.raises(InputError, match=r"dprnn/2/words: words is not that of .*dprnn/1/words"):
+        pooled(runs, tmp_path, heard=True)
+
+
 def test_three_speakers_are_too_few(tmp_path):
     for name in "ABC":
         (tmp_path / name).mkdir()
@@ -104,10 +114,10 @@ def test_every_pair_is_tested_and_never_trained_on(tmp_path, monkeypatch):
 
 def test_a_test_is_of_three_variants():
     (run,) = plan("hparams/small", "data", "out", {"dprnn": 7}, [5])
-    (command,) = make_test(run, "data", "whisper:tiny", real_voices.TEST).commands
+    (command,) = make_test(run, "data", "whisper:tiny", real_voices.VARIANTS).commands
     options, rest = split_options(command[2:])
     assert options.variants == ("C", "SER", "SE")
-    assert rest == ["--data_folder=data", "--noprogressbar"]
+    assert {*rest} == {"--data_folder=data", "--noprogressbar", "--output_folder=out/dprnn/5/test"}
 
 
 def test_the_ranking_is_spearman_s(tmp_path):
@@ -130,7 +140,7 @@ def test_the_ranking_is_spearman_s(tmp_path):
 
 def test_words_are_of_clean_speech_and_in_a_folder_of_their_own():
     (run,) = plan("hparams/small", "data", "out", {"dprnn": 7}, [5])
-    words = real_voices.words_of(run, "data", "whisper:tiny")
+    words = make_test(run, "data", "whisper:tiny", real_voices.WORDS, real_voices.HEARD)
     ((_, hparams, *options),) = words.commands
     assert hparams == f"{run.folder}/hyperparams.yaml"
     options, rest = split_options(options)

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from custom_modules.errors import InputError
-from recipes.benchmark.campaign.runs import chosen_models, models_in, plan
+from custom_modules.tuning.trainings import Trainings
+from recipes.benchmark.campaign.campaign import what_costs
+from recipes.benchmark.campaign.runs import ENDLESS, Run, chosen_models, do_runs, models_in, plan
 from recipes.benchmark.campaign.runs import test_of as make_test
 
 ROOT = Path(__file__).parents[2]
@@ -42,11 +44,50 @@ def test_each_architecture_has_a_run_early():
 
 def test_a_training_goes_on_with_more_steps_but_not_with_other_options(tmp_path):
     for steps in (3, 7):
-        plan("hparams/small", "data", tmp_path, {"dprnn": steps}, [5])[0].keep_begun()
+        plan("hparams/small", "data", tmp_path, {"dprnn": steps}, [5])[0].check_begun()
     for data, options in (("other", []), ("data", ["--remix=True"])):
         (other,) = plan("hparams/small", data, tmp_path, {"dprnn": 7}, [5], options)
         with pytest.raises(InputError, match="dprnn/5: was begun with other options"):
-            other.keep_begun()
+            other.check_begun()
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("loss: !name:a.loss", "loss: !name:b.loss"),
+        ("opt_class: !name:torch.optim.Adam {lr: 1}", "opt_class: !name:torch.optim.SGD {lr: 1}"),
+        ("separator: !new:a.Model {sizes: [1, 2]}", "separator: !new:a.Model {sizes: [1, 3]}"),
+    ],
+)
+def test_a_run_is_of_all_that_its_file_says_but_comments(tmp_path, before, after):
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"{before}\n")
+    (run,) = plan(str(tmp_path), "data", tmp_path, {"mine": 7}, [5])
+    run.check_begun()
+    identity, costs = run.identity(), what_costs(str(file), [])
+    file.write_text(f"# Why\n{before}\n")
+    run.check_begun()
+    assert (run.identity(), what_costs(str(file), [])) == (identity, costs)
+    file.write_text(f"{after}\n")
+    assert run.identity() != identity and what_costs(str(file), []) != costs
+    with pytest.raises(InputError, match="mine/5: was begun with other options"):
+        run.check_begun()
+
+
+def test_a_file_that_changes_while_others_train_is_noticed(tmp_path):
+    """The first run stands for hours of training: it writes the second one's file."""
+    file, script = tmp_path / "b.yaml", tmp_path / "train.py"
+    file.write_text("lr: 1\n")
+    script.write_text(f"open({str(file)!r}, 'w').write('lr: 2')\n")
+    runs = [
+        Run(name, 5, tmp_path / name, [[str(script), str(tmp_path / "b.yaml")]], ENDLESS, "")
+        for name in ("first", "second")
+    ]
+    with pytest.raises(InputError, match="1 of the runs failed") as error:
+        do_runs(runs, Trainings(1))
+    assert "second: was begun with other options" in error.value.details[0]
+    assert not runs[0].is_finished() and not runs[1].is_finished()
+    assert (tmp_path / "first/commits.txt").read_text().count("\n") == 1
 
 
 @pytest.mark.parametrize("names", ["dprnn", "dprnn,dprnn,tiger"])
@@ -62,4 +103,5 @@ def test_a_test_is_of_its_training(recogniser):
     (command,) = test.commands
     assert command[1] == "out/b/5/hyperparams.yaml"
     assert ("--recogniser=mini:out/recogniser" in command) == bool(recogniser)
+    assert f"--output_folder={test.folder}" in command  # not where a test by hand writes
     assert test.folder != run.folder and not test.is_finished()

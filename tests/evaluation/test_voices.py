@@ -1,5 +1,7 @@
 """Intervals over voices: what they cover when voices differ, and who talks."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -38,6 +40,18 @@ def test_they_cover_where_voices_differ_and_intervals_over_mixtures_do_not(voice
         covered[1] += low < 0 < high
     assert 0.93 <= covered[0] / 500 <= 0.97
     assert covered[1] / 500 < 0.7
+
+
+@pytest.mark.parametrize("voices", [3, 4, 5, 7, 8])
+def test_intervals_of_few_voices_are_wide_enough(voices):
+    """Every two talk in some mixtures; drawing few, percentiles alone cover half of the time."""
+    rng, covered = np.random.default_rng(5), 0
+    pairs = np.repeat([*itertools.combinations(range(voices), 2)], 5, axis=0)
+    for _ in range(300):
+        values = rng.normal(0, 1, voices)[pairs].sum(1) + rng.normal(0, 1, len(pairs))
+        low, high = interval_over_voices(values, pairs)
+        covered += low < 0 < high
+    assert 0.89 <= covered / 300 <= 0.99
 
 
 def test_two_voices_say_nothing_of_others():

@@ -74,7 +74,7 @@ def test_one_command_makes_the_page_and_repeats_nothing(arguments):
     ("mistake", "remedy"),
     [
         (["--preset=full"], "say where PolSESS is, --data_folder"),
-        (["--models=wavesplit"], "invalid choice: 'wavesplit' .hparams/small has conv"),
+        (["--models", "dprnn", "wavesplit"], "no hparams/small/wavesplit.yaml; there are conv"),
         (["--hparams=tests"], "--models: must be 2 or more"),
         (["--budget=ten"], "invalid float"),
         (["--budget=nan"], "--budget=nan: must be a number above 0"),
@@ -83,6 +83,7 @@ def test_one_command_makes_the_page_and_repeats_nothing(arguments):
         (["--jobs=0"], "--jobs=0: must be a whole number from 1"),
         (["--seed=3"], "is decided here"),
         (["--page=nowhere.md"], "nowhere.md: cannot be read"),
+        (["--page=none", "--output_folder=README.md"], "README.md: .* folder"),
     ],
 )
 def test_mistakes_are_refused_before_anything_is_done(mistake, remedy):

@@ -86,9 +86,10 @@ def test_the_card_names_the_corpus_and_nothing_of_this_machine(folder, tmp_path,
     assert "DPRNN trained on elsewhere, of" in card("data_folder: !PLACEHOLDER")
     monkeypatch.delenv("POLSESS_DATA_ROOT")
     assert "DPRNN trained on PolSESS, of" in card("data_folder: !PLACEHOLDER")
-    # A test of other weights says nothing of these.
-    (results / "test_run.json").write_text('{"checkpoint": "epoch 99"}')
-    assert "| C | 7 |" not in card("data_folder: !PLACEHOLDER")
+    # A test of other weights, or of other outputs, says nothing of these.
+    for other in ('{"checkpoint": "epoch 99"}', '{"observation_db": -6.0}'):
+        (results / "test_run.json").write_text(other)
+        assert "| C | 7 |" not in card("data_folder: !PLACEHOLDER")
 
 
 def test_training_goes_on_from_imported_results(folder, tmp_path):

@@ -1,12 +1,10 @@
 """From nothing to a page: corpus, costs, runs, comparison, tables."""
 
 import logging
-import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Hashable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +14,12 @@ from custom_modules.distributed import is_out_of_memory
 from custom_modules.errors import InputError
 from custom_modules.evaluation.comparison import compare_results
 from custom_modules.evaluation.record import RECORD_FILE, command, without_folders
-from custom_modules.files import digest_of
+from custom_modules.files import atomic_path, digest_of, prepare_folder
 from custom_modules.hparams import read_hparams
 from custom_modules.processes import available_cores, gpus_here
 from custom_modules.tabular import read_record, read_table, write_record, write_table
 from custom_modules.tuning.trainings import Trainings
+from custom_modules.yaml_trees import plain
 from recipes.benchmark.campaign.costs import measure_costs
 from recipes.benchmark.campaign.page import (
     COMPARISON,
@@ -32,7 +31,7 @@ from recipes.benchmark.campaign.page import (
     RUNS,
     WORDS,
 )
-from recipes.benchmark.campaign.runs import ENDLESS, Run, do_runs
+from recipes.benchmark.campaign.runs import COMMITS_FILE, ENDLESS, TEST, Run, do_runs
 from recipes.benchmark.measuring import device_name
 
 logger = logging.getLogger(__name__)
@@ -104,7 +103,7 @@ def costs_of(
                     f"{file}: a training step does not fit into memory; give all "
                     "trainings a lower --batch_size, or --segment_seconds"
                 ) from error
-            write_table(pd.DataFrame(known.values()), path, digits=6)
+            write_table(pd.DataFrame(known.values()), path)  # steps are of every digit
         rows.append(known[what])
     return pd.DataFrame(rows)
 
@@ -117,20 +116,29 @@ def steps_of(costs: pd.DataFrame, minutes: float) -> dict[str, int]:
 
 def what_costs(file: str, options: Sequence[str]) -> str:
     """What costs are of, so that those of another file, device or training are none of it."""
-    digest = digest_of([str(read_hparams(file)).encode()], size=3)
+    digest = digest_of([str(plain(read_hparams(file))).encode()], size=3)
     return f"{file} ({digest}) {list(options)} on {device_name()}"
 
 
 def train_and_test(
-    trainings: Sequence[Run], tests: Sequence[Run], budget: float, jobs: int | None
+    trainings: Sequence[Run],
+    tests: Sequence[Run],
+    budget: float,
+    jobs: int | None,
+    mixtures: int | None = None,
 ) -> None:
-    """Does what is not done, so many at a time: by default a GPU or core each."""
+    """Does what is not done, so many at a time: by default a GPU or core each.
+
+    ``budget`` is in minutes of a training; a test is of so many ``mixtures``, if known.
+    """
     gpus = gpus_here()
     jobs = jobs or len(gpus) or available_cores()
-    training = len(trainings) * budget * WITH_VALIDATION
-    minutes = (training + len(tests) * mixtures_worth(budget) * TEST_MINUTES) / jobs
-    what = "%d trainings and %d tests: about %.0f minutes in all, %d at a time"
-    logger.info(what, len(trainings), len(tests), minutes, jobs)
+    training, testing = (sum(not run.is_finished() for run in x) for x in (trainings, tests))
+    minutes = training * budget * WITH_VALIDATION / jobs
+    what = "%d trainings: about %.0f minutes, %d at a time; then %d tests"
+    if mixtures:
+        what += f" of {mixtures} mixtures, {testing * mixtures * TEST_MINUTES / jobs:.0f} minutes"
+    logger.info(what, training, minutes, jobs, testing)
     for todo in (trainings, tests):
         do_runs(todo, Trainings(jobs, gpus))
 
@@ -148,16 +156,18 @@ def collect(
     ``costs`` are of :func:`costs_of`; ``budget`` is in minutes of a run; ``folder`` is the
     campaign's; ``results`` are the folders to compare, if not the runs' own.
     """
-    figures.mkdir(parents=True, exist_ok=True)
+    prepare_folder(figures)
     runs = sorted(runs, key=lambda run: run.model)
-    compare_results(results or [str(run.folder) for run in runs], folder)
+    compare_results(results or [str(run.folder / TEST) for run in runs], folder)
     write_table(pd.DataFrame(map(_figures_of, runs)), figures / RUNS, digits=4)
     write_table(costs.drop(columns="what"), figures / COSTS, digits=6)
     write_record(_record_of(runs, budget), figures / RECORD)
     for name in (COMPARISON, PAIRS, PICTURE, WORDS):
-        (figures / name).unlink(missing_ok=True)  # of an earlier campaign
         if (folder / name).exists():
-            shutil.copyfile(folder / name, figures / name)
+            with atomic_path(figures / name) as path:
+                shutil.copyfile(folder / name, path)
+        else:
+            (figures / name).unlink(missing_ok=True)  # of an earlier campaign
 
 
 def _figures_of(run: Run) -> dict[str, Any]:
@@ -174,25 +184,17 @@ def _figures_of(run: Run) -> dict[str, Any]:
     }
 
 
-def _trained_at(run: Run) -> str | None:
-    """The commit of a training, shortened, as SpeechBrain's env.log has it."""
-    with suppress(OSError):
-        log = (run.folder / "env.log").read_text(encoding="utf-8", errors="replace")
-        if found := re.search(r"Git revision:\n([0-9a-f]{7,40})$", log, re.M):
-            return found[1]
-    return None
-
-
 def _record_of(runs: Sequence[Run], budget: float) -> dict[str, Any]:
     """How the runs came about, by their own records; JSON values."""
-    records = [read_record(run.folder / RECORD_FILE) for run in runs]
+    records = [read_record(run.folder / TEST / RECORD_FILE) for run in runs]
+    trained = [(run.folder / COMMITS_FILE).read_text(encoding="utf-8").split() for run in runs]
     versions = {pair for record in records for pair in record.get("versions", {}).items()}
     return {
         "command": without_folders(command()),  # it is published
         "budget_minutes": budget,
         "seeds": sorted({run.seed for run in runs}),
         "commits": sorted({str(record.get("git_commit")) for record in records}),
-        "trained_at": sorted(set(filter(None, map(_trained_at, runs)))),
+        "trained_at": sorted({commit for commits in trained for commit in commits}),
         "device": device_name(),
         "versions": sorted(f"{name} {version}" for name, version in versions),
         "days": sorted({str(record.get("date"))[:10] for record in records}),

@@ -13,10 +13,12 @@ from typing import NamedTuple
 import yaml
 
 from custom_modules.errors import InputError
+from custom_modules.evaluation.record import git_commit
 from custom_modules.files import prepare_folder
-from custom_modules.hparams import read_hparams
+from custom_modules.hparams import HPARAMS_FILE, read_hparams
 from custom_modules.tabular import write_text
 from custom_modules.tuning.trainings import Trainings
+from custom_modules.yaml_trees import plain
 
 logger = logging.getLogger(__name__)
 
@@ -27,11 +29,14 @@ ALIKE = ("--number_of_epochs=1000000", "--curriculum=null")
 #: In a run's folder, the commands that make it: once it is finished, and of a training from
 #: its beginning on.
 FINISHED_FILE, BEGUN_FILE = "finished.json", "begun.json"
+#: Beside them, the commits that a training was of, a line for each time that it went on.
+COMMITS_FILE = "commits.txt"
 #: What may be another when a training goes on.
 LIMIT = "--optimizer_step_limit="
 #: Steps that no training reaches.
 ENDLESS = 10**9
-
+#: In a training's folder, that of its test.
+TEST = "test"
 
 #: Where the hparams files of a size are.
 FOLDERS = {"published": "hparams", "small": "hparams/small"}
@@ -82,14 +87,11 @@ class Run(NamedTuple):
     def is_finished(self) -> bool:
         """Whether these commands are through already, with the same hparams."""
         file = self.folder / FINISHED_FILE
-        return file.is_file() and file.read_bytes() == self._identity().encode()
+        return file.is_file() and file.read_bytes() == self.identity().encode()
 
-    def keep_finished(self) -> None:
-        write_text(self.folder / FINISHED_FILE, self._identity())
-
-    def keep_begun(self) -> None:
+    def check_begun(self) -> None:
         """Says what is trained here; InputError if it was something else."""
-        file, identity = self.folder / BEGUN_FILE, self._identity(but=LIMIT)
+        file, identity = self.folder / BEGUN_FILE, self.identity(but=LIMIT)
         if Path(self.commands[0][0]).name != "train.py":
             return
         if file.is_file() and file.read_bytes() != identity.encode():
@@ -98,9 +100,9 @@ class Run(NamedTuple):
         prepare_folder(self.folder)
         write_text(file, identity)
 
-    def _identity(self, but: str = "\n") -> str:
+    def identity(self, but: str = "\n") -> str:
         """All that makes the run, ``but`` options that begin so."""
-        hparams = {k: str(v) for k, v in read_hparams(self.commands[0][1]).items()}
+        hparams = plain(read_hparams(self.commands[0][1]))
         commands = [[x for x in words if not x.startswith(but)] for words in self.commands]
         return json.dumps({"commands": commands, "hparams": hparams}, indent=1) + "\n"
 
@@ -144,17 +146,19 @@ def test_of(
     data_folder: str | Path,
     recogniser: str | None,
     options: Sequence[str] = (),
-    place: str = "test",
+    place: str = TEST,
 ) -> Run:
     """The test of a training, with words if there is a recogniser.
 
-    ``place`` is the folder, in that of the training, that says whether it is done.
+    ``place`` is its folder in that of the training, where a test by hand does not write.
     """
-    test = ["recipes/separation/evaluate.py", f"{run.folder}/hyperparams.yaml"]
-    test += [f"--data_folder={data_folder}", "--noprogressbar", *options]
-    words = [f"--recogniser={recogniser}"] if recogniser else []
     folder = run.folder / place
-    return Run(f"{place} of {run.model}", run.seed, folder, [test + words], ENDLESS, "")
+    test = ["recipes/separation/evaluate.py", str(run.folder / HPARAMS_FILE)]
+    test += [f"--data_folder={data_folder}", f"--output_folder={folder}", "--noprogressbar"]
+    words = [f"--recogniser={recogniser}"] if recogniser else []
+    return Run(
+        f"{place} of {run.model}", run.seed, folder, [[*test, *options, *words]], ENDLESS, ""
+    )
 
 
 def do_runs(runs: Sequence[Run], trainings: Trainings) -> None:
@@ -168,7 +172,7 @@ def do_runs(runs: Sequence[Run], trainings: Trainings) -> None:
             more = f"was trained for {done} steps, more than the {run.steps} of this"
             remedy = "raise --budget, or name another --output_folder"
             raise InputError(f"{run.folder}: {more} budget; {remedy}")
-        run.keep_begun()
+        run.check_begun()
     logger.info("%d of %d runs to do", len(waiting), len(runs))
     answers = trainings.map(lambda run: _do(run, trainings), waiting)
     if failures := [answer for answer in answers if answer]:
@@ -178,6 +182,12 @@ def do_runs(runs: Sequence[Run], trainings: Trainings) -> None:
 def _do(run: Run, trainings: Trainings) -> str | None:
     """The failure of a run, in a line; None if there is none."""
     one_thread = {"OMP_NUM_THREADS": "1"}
+    try:
+        run.check_begun()  # again, as hours may have passed
+        begun = run.identity()
+        _add_line(run.folder / COMMITS_FILE, git_commit() or "")
+    except InputError as error:
+        return str(error)
     for script, *arguments in run.commands:
         start, command = time.monotonic(), [sys.executable, script, *arguments]
         try:
@@ -197,5 +207,11 @@ def _do(run: Run, trainings: Trainings) -> str | None:
         if failure:
             where = f"{run.name}: {Path(script).stem}"
             return f"{where}: {failure}; see {run.folder}/output.txt"
-    run.keep_finished()
+    write_text(run.folder / FINISHED_FILE, begun)
     return None
+
+
+def _add_line(path: Path, line: str) -> None:
+    prepare_folder(path.parent)
+    with open(path, "a", encoding="utf-8") as stream:
+        stream.write(f"{line}\n")
