@@ -234,17 +234,26 @@ def test_pairs_and_voices_are_shown_where_a_campaign_has_them(tmp_path):
     assert "- dprnn is better than spmamba." in text
 
 
-def test_words_are_shown_where_a_campaign_counted_them(tmp_path):
+@pytest.mark.parametrize(
+    ("variants", "shown"),
+    [
+        (("SER", "C", "all mixtures"), ["SER", "C", "all mixtures"]),
+        (("C", "C indoor", "all mixtures"), ["C", "C indoor"]),  # all are those of C
+    ],
+)
+def test_words_are_shown_where_a_campaign_counted_them(tmp_path, variants, shown):
     folder = write_figures(tmp_path / "figures/x")
     rows = [
         {"model": m, "variant": v, "arm": a, "wer": w, "low": w - 3.3, "high": w + 4.4}
         for i, m in enumerate(("dprnn", "spmamba"))
-        for j, v in enumerate(("SER", "all mixtures"))
+        for j, v in enumerate(variants)
         for w, a in ((9.87 + j, "targets"), (55.54 + j, "mixture"), (40.04 + i + j, "model"))
     ]
     pd.DataFrame(rows).to_csv(folder / pages.WORDS, index=False)
     text = checked_page(folder)
     assert "| 55.5 [52.2 … 59.9] |" in text
+    (columns,) = (x[0] for x in tables_of(text) if x[2][0] == "each voice alone")
+    assert columns[1:] == shown
 
 
 def test_a_test_of_another_commit_than_the_training_says_so(tmp_path):

@@ -13,6 +13,7 @@ from custom_modules.evaluation.comparison import COMPARED_WORDS_FILE, improvemen
 from custom_modules.evaluation.pairwise import PAIRS_FILE, sections
 from custom_modules.evaluation.summary import ALL_MIXTURES
 from custom_modules.files import prepare_folder
+from custom_modules.mmipc import VARIANTS
 from custom_modules.tabular import write_text
 
 #: In the folder of a campaign's figures.
@@ -109,6 +110,8 @@ def _score_table(scores: pd.DataFrame, key: str) -> str:
 def _word_table(words: pd.DataFrame) -> str:
     """Word error rates of the mixtures, and of each architecture's outputs."""
     variants = [*dict.fromkeys(words.variant)]
+    if sum(name in VARIANTS for name in variants) == 1:
+        variants.remove(ALL_MIXTURES)  # are that variant's
     cells = words.set_index(["model", "variant", "arm"])
     first = words.model.iloc[0]
     rows = {"each voice alone": (first, "targets"), "mixture": (first, "mixture")}
