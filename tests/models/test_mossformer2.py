@@ -1,12 +1,10 @@
 """MossFormer2 against a recording, the plain formulas, and the contract of separators."""
 
-import math
 import random
 import re
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from custom_modules.errors import InputError
 from custom_modules.models.mossformer2 import MossFormer2, convert_state_dict, from_reference
@@ -20,9 +18,9 @@ from tests.models.contract import (
     perturb,
     relative_error,
 )
+from tests.models.plain_mossformer2 import STACK, Plain, draw_config, draw_state
 
 SIZES = {"N": 12, "num_layers": 2, "group_size": 16, "qk_channels": 6, "fsmn_channels": 8}
-STACK = "model.mask_net.mdl.intra_mdl."
 
 
 def small(num_sources=2, **options):
@@ -44,199 +42,6 @@ def test_recorded_outputs_are_reproduced():
     assert relative_error(model(io["input_odd"]).mT, io["output_odd"]) < 2e-6
     older = {key: value for key, value in config.items() if key != "attn_dropout"}
     from_reference(older, saved["model_state_dict"])
-
-
-def draw_state(config, generator):
-    """A state dict with the authors' names, for a configuration."""
-    N, fixed = config["encoder_embedding_dim"], config["fixed"]
-    qk, inner = fixed["query_key_dim"], fixed["fsmn_inner_channels"]
-    taps, kernel = fixed["conv_module_kernel"], config["encoder_kernel_size"]
-    frequencies = torch.arange(0, N, 2, dtype=torch.float64) / N
-    rotated = torch.arange(0, fixed["rotary_dim"], 2, dtype=torch.float64) / fixed["rotary_dim"]
-    state = {f"{STACK[:15]}pos_enc.inv_freq": 10_000**-frequencies}
-
-    def add(name, *shape, spread=0.3, around=0.0):
-        values = torch.randn(*shape, generator=generator, dtype=torch.float64)
-        state[name] = around + spread * values / math.sqrt(math.prod(shape[1:]))
-
-    def norm(name, channels):
-        add(f"{name}.weight", channels, around=1)
-        add(f"{name}.bias", channels)
-
-    def linear(name, channels, out, bias=True, tail=()):
-        add(f"{name}.weight", out, channels, *tail, spread=1)
-        if bias:
-            add(f"{name}.bias", out)
-
-    def ffconv(name, channels, out, is_scaled):
-        if is_scaled:
-            add(f"{name}.mdl.0.g", 1, around=1)
-        else:
-            norm(f"{name}.mdl.0", channels)
-        linear(f"{name}.mdl.1", channels, out)
-        add(f"{name}.mdl.3.sequential.1.conv.weight", out, 1, taps)
-
-    net = STACK[:15]
-    add("model.enc.conv1d.weight", N, 1, kernel, spread=1)
-    add("model.dec.weight", N, 1, kernel, spread=1)
-    add(f"{net}pos_enc.scale", 1, around=1)
-    norm(f"{net}norm", N)
-    norm(f"{STACK}norm", N)
-    norm(f"{net}mdl.intra_norm", N)
-    linear(f"{net}conv1d_encoder", N, N, bias=False, tail=(1,))
-    linear(f"{net}conv1d_out", N, N * config["num_spks"], tail=(1,))
-    linear(f"{net}conv1_decoder", N, N, bias=False, tail=(1,))
-    linear(f"{net}output.0", N, N, tail=(1,))
-    linear(f"{net}output_gate.0", N, N, tail=(1,))
-    add(f"{net}prelu.weight", 1, around=0.25)
-    for i in range(config["num_mossformer_layer"]):
-        flash = f"{STACK}mossformerM.layers.{i}"
-        state[f"{flash}.rotary_pos_emb.freqs"] = 10_000**-rotated
-        ffconv(f"{flash}.to_hidden", N, 4 * N, is_scaled=True)
-        ffconv(f"{flash}.to_qk", N, qk, is_scaled=True)
-        ffconv(f"{flash}.to_out", 2 * N, N, is_scaled=True)
-        add(f"{flash}.qk_offset_scale.gamma", 4, qk, spread=3)
-        add(f"{flash}.qk_offset_scale.beta", 4, qk)
-        fsmn = f"{STACK}mossformerM.fsmn.{i}"
-        linear(f"{fsmn}.conv1.0", N, inner, tail=(1,))
-        add(f"{fsmn}.conv1.1.weight", 1, around=0.25)
-        norm(f"{fsmn}.norm1", inner)
-        norm(f"{fsmn}.norm2", inner)
-        linear(f"{fsmn}.conv2", inner, N, tail=(1,))
-        gated = f"{fsmn}.gated_fsmn"
-        ffconv(f"{gated}.to_u", inner, inner, is_scaled=False)
-        ffconv(f"{gated}.to_v", inner, inner, is_scaled=False)
-        linear(f"{gated}.fsmn.linear", inner, inner)
-        linear(f"{gated}.fsmn.project", inner, inner, bias=False)
-        for n in range(1, fixed["dense_depth"] + 1):
-            dense = f"{gated}.fsmn.conv"
-            add(f"{dense}.conv{n}.weight", inner, n, 2 * fixed["fsmn_lorder"] - 1, 1, spread=1)
-            norm(f"{dense}.norm{n}", inner)
-            add(f"{dense}.prelu{n}.weight", inner, around=0.25)
-    return state
-
-
-class Plain:
-    """The paper's formulas, frame by frame and tap by tap, on a state dict as the authors'."""
-
-    def __init__(self, config, state):
-        self.config, self.fixed, self.p = config, config["fixed"], state
-
-    def separate(self, mixture):  # [time]
-        basis, N = self.p["model.enc.conv1d.weight"][:, 0], self.config["encoder_embedding_dim"]
-        kernel, step, net = basis.shape[1], basis.shape[1] // 2, STACK[:15]
-        features = F.relu(mixture.unfold(0, kernel, step) @ basis.T)  # [frames, N]
-        x = self.linear(self.norm(features, f"{net}norm", 1e-8, whole=True), f"{net}conv1d_encoder")
-        angles = torch.arange(len(x))[:, None] * self.p[f"{net}pos_enc.inv_freq"]
-        start = x = x + self.p[f"{net}pos_enc.scale"] * torch.cat([angles.sin(), angles.cos()], 1)
-        for i in range(self.config["num_mossformer_layer"]):
-            x = x + self.flash(x, f"{STACK}mossformerM.layers.{i}")
-            x = x + self.fsmn(x, f"{STACK}mossformerM.fsmn.{i}")
-        x = self.norm(x, f"{STACK}norm", 1e-6)
-        x = start + self.norm(x, f"{net}mdl.intra_norm", 1e-8, whole=True)
-        x = self.linear(self.prelu(x, f"{net}prelu"), f"{net}conv1d_out")
-        output = mixture.new_zeros(len(mixture), self.config["num_spks"])
-        for source in range(self.config["num_spks"]):
-            own = x[:, source * N : (source + 1) * N]
-            gate = torch.sigmoid(self.linear(own, f"{net}output_gate.0"))
-            gated = torch.tanh(self.linear(own, f"{net}output.0")) * gate
-            masked = features * F.relu(self.linear(gated, f"{net}conv1_decoder"))
-            for t, frame in enumerate(masked @ self.p["model.dec.weight"][:, 0]):
-                output[t * step : t * step + kernel, source] += frame
-        return output
-
-    def flash(self, x, name):
-        half, fixed = x.shape[1] // 2, self.fixed
-        late = torch.cat([torch.zeros(1, half, dtype=x.dtype), x[:-1, :half]])
-        shifted = torch.cat([late, x[:, half:]], dim=1)
-        v, u = self.ffconv(shifted, f"{name}.to_hidden").chunk(2, dim=1)
-        qk = self.ffconv(shifted, f"{name}.to_qk")
-        gamma = self.p[f"{name}.qk_offset_scale.gamma"]
-        heads = [
-            self.rotate(qk * gamma[i] + self.p[f"{name}.qk_offset_scale.beta"][i], name)
-            for i in range(4)
-        ]
-        near_q, far_q, near_k, far_k = heads
-        group = torch.arange(len(x)) // fixed["group_size"]
-        same = group[:, None] == group
-        weights = F.relu(near_q @ near_k.T / fixed["group_size"]).square() * same
-        weights = weights + far_q @ far_k.T / len(x)
-        attended_v, attended_u = weights @ v, weights @ u
-        return self.ffconv((attended_u * v) * torch.sigmoid(attended_v * u), f"{name}.to_out")
-
-    def rotate(self, x, name):
-        turned = x.clone()
-        for pair, frequency in enumerate(self.p[f"{name}.rotary_pos_emb.freqs"]):
-            angle = torch.arange(len(x)) * frequency
-            a, b = x[:, 2 * pair], x[:, 2 * pair + 1]
-            turned[:, 2 * pair] = a * angle.cos() - b * angle.sin()
-            turned[:, 2 * pair + 1] = b * angle.cos() + a * angle.sin()
-        return turned
-
-    def fsmn(self, x, name):
-        x = self.prelu(self.linear(x, f"{name}.conv1.0"), f"{name}.conv1.1")
-        x, gated = self.norm(x, f"{name}.norm1"), f"{name}.gated_fsmn"
-        u, v = self.ffconv(x, f"{gated}.to_u"), self.ffconv(x, f"{gated}.to_v")
-        hidden = F.relu(self.linear(u, f"{gated}.fsmn.linear"))
-        seen = out = self.linear(hidden, f"{gated}.fsmn.project")
-        for n in range(1, self.fixed["dense_depth"] + 1):
-            dense = f"{gated}.fsmn.conv"
-            out = self.convolve(seen, self.p[f"{dense}.conv{n}.weight"][..., 0], 2 ** (n - 1))
-            out = self.norm(out.T, None).T * self.p[f"{dense}.norm{n}.weight"]
-            out = self.prelu(out + self.p[f"{dense}.norm{n}.bias"], f"{dense}.prelu{n}")
-            seen = torch.cat([out, seen], dim=1)
-        x = self.norm(x + v * (u + out), f"{name}.norm2")
-        return self.linear(x, f"{name}.conv2")
-
-    def ffconv(self, x, name):
-        if f"{name}.mdl.0.g" in self.p:
-            rms = x.square().mean(1, keepdim=True).sqrt()
-            x = self.p[f"{name}.mdl.0.g"] * x / rms.clamp(min=1e-5)
-        else:
-            x = self.norm(x, f"{name}.mdl.0")
-        z = self.linear(x, f"{name}.mdl.1")
-        z = z * torch.sigmoid(z)
-        return z + self.convolve(z, self.p[f"{name}.mdl.3.sequential.1.conv.weight"])
-
-    @staticmethod
-    def convolve(x, weight, dilation=1):
-        """Output c from the inputs c n … c n + n - 1, ``weight`` [out, n, taps]."""
-        out, n, taps = weight.shape
-        result = x.new_zeros(len(x), out)
-        for tap in range(taps):
-            shift = (tap - taps // 2) * dilation
-            moved = torch.zeros_like(x)
-            for t in range(len(x)):
-                if 0 <= t + shift < len(x):
-                    moved[t] = x[t + shift]
-            result += (moved.unflatten(1, (out, n)) * weight[:, :, tap]).sum(2)
-        return result
-
-    def norm(self, x, name, eps=1e-5, whole=False):
-        axes = (0, 1) if whole else (1,)
-        x = x - x.mean(axes, keepdim=True)
-        x = x / (x.square().mean(axes, keepdim=True) + eps).sqrt()
-        return x if name is None else x * self.p[f"{name}.weight"] + self.p[f"{name}.bias"]
-
-    def linear(self, x, name):
-        return x @ self.p[f"{name}.weight"].flatten(1).T + self.p.get(f"{name}.bias", 0)
-
-    def prelu(self, x, name):
-        return torch.where(x > 0, x, self.p[f"{name}.weight"] * x)
-
-
-def draw_config(rng):
-    N = 2 * rng.randint(2, 7)
-    fixed = {"group_size": rng.randint(3, 9), "query_key_dim": 2 * rng.randint(2, 20)}
-    fixed |= {"rotary_dim": min(32, fixed["query_key_dim"]), "expansion_factor": 4.0}
-    fixed |= {"fsmn_inner_channels": rng.randint(2, 6), "fsmn_lorder": rng.randint(2, 4)}
-    fixed |= {"dense_depth": rng.randint(1, 3), "conv_module_kernel": rng.choice([1, 3, 5])}
-    return {
-        **{"encoder_embedding_dim": N, "mossformer_sequence_dim": N, "fixed": fixed},
-        "num_mossformer_layer": rng.randint(1, 2),
-        "encoder_kernel_size": rng.choice([2, 5, 8]),
-        "num_spks": rng.randint(1, 3),
-    }
 
 
 @pytest.mark.parametrize("draw", range(3))

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from custom_modules.errors import InputError
 from custom_modules.hparams import load_hparams
@@ -15,6 +14,7 @@ from custom_modules.models.sepreformer import SepReformer, from_reference
 from custom_modules.objectives import MultiStageLoss, pit_si_sdr_loss
 from tests.draws import DRAWS
 from tests.models.contract import relative_error
+from tests.models.plain_sepreformer import plain
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ("sepreformer_base_small", "sepreformer_wham_small")
@@ -157,110 +157,6 @@ def test_stages_count_less_from_an_epoch_on():
     for counter.current, weight in ((1, 0.4), (100, 0.4), (101, 0.32), (105, 0.32), (106, 0.256)):
         expected = (1 - weight) * main + weight * stage
         torch.testing.assert_close(loss(waveforms, targets)[0], expected)
-
-
-def plain(model, mixture):
-    """The formulas of the paper for one mixture, [time] → [time, sources], in loops."""
-    sources, stages = model.num_sources, model.num_stages
-
-    def norm(x, layer):  # of the channels of each frame
-        return F.layer_norm(x, x.shape[1:], layer.weight, layer.bias)
-
-    def conv(x, layer, step=1):  # of each channel of [time, channels], zeros around
-        size = layer.weight.shape[2]
-        padded = F.pad(x, (0, 0, size // 2, size // 2))
-        rows = [
-            (padded[t : t + size] * layer.weight[:, 0].T).sum(0) for t in range(0, len(x), step)
-        ]
-        return torch.stack(rows) + layer.bias
-
-    def batch_norm(x, layer):
-        return (x - layer.running_mean) / (
-            layer.running_var + 1e-5
-        ).sqrt() * layer.weight + layer.bias
-
-    def glu(x):
-        value, gate = x.chunk(2, 1)
-        return value * gate.sigmoid()
-
-    def attend(x, layer, with_positions):  # [tokens, channels]
-        x = norm(x, layer.norm)
-        query, key, value = layer.queries(x), layer.keys(x), layer.values(x)
-        width = x.shape[1] // layer.n_head
-        most, vectors = model.positions.max_distance, model.positions.vectors.weight
-        heads = []
-        for h in range(layer.n_head):
-            part = slice(h * width, (h + 1) * width)
-            scores = query[:, part] @ key[:, part].T
-            for i in range(len(x) if with_positions else 0):
-                for j in range(len(x)):
-                    distance = min(max(i - j, -most), most - 1)
-                    scores[i, j] += query[i, part] @ vectors[distance + most]
-            heads.append((scores / width**0.5).softmax(1) @ value[:, part])
-        return layer.output(torch.cat(heads, 1)) * layer.scale.gain
-
-    def feed_forward(x, layer):
-        hidden = layer.contract(glu(conv(layer.expand(norm(x, layer.norm)), layer.conv)))
-        return x + hidden * layer.scale.gain
-
-    def run(stage, sequences, coarsest):
-        for first, second, *third in stage.blocks:
-            for k, x in enumerate(sequences):
-                ratio = len(x) // coarsest
-                seen = attend(x.unflatten(0, (-1, ratio)).mean(1), first.attention, True)
-                gate = first.gate[1](norm(x, first.gate[0])).sigmoid()
-                x = feed_forward(x + gate * seen.repeat_interleave(ratio, 0), first.feed_forward)
-                hidden = conv(glu(second.gate(norm(x, second.norm))), second.conv)
-                hidden = F.gelu(batch_norm(second.expand(hidden), second.batch_norm))
-                x = x + second.contract(hidden) * second.scale.gain
-                sequences[k] = feed_forward(x, second.feed_forward)
-            if third:
-                speakers = torch.stack(sequences, 1)
-                seen = [attend(frame, third[0].attention, False) for frame in speakers]
-                speakers = speakers + torch.stack(seen)
-                sequences = [feed_forward(x, third[0].feed_forward) for x in speakers.unbind(1)]
-        return sequences
-
-    def split(x, layer):
-        parts = layer.contract(glu(layer.expand(x))).chunk(sources, 1)
-        return [
-            (p - p.mean()) / (p.var(correction=0) + 1e-8).sqrt() * layer.norm.weight
-            + layer.norm.bias
-            for p in parts
-        ]
-
-    windows = mixture.unfold(0, model.kernel_size, model.stride)
-    encoded = F.gelu(windows @ model.encoder.weight[:, 0].T)
-    x = (encoded - encoded.mean()) / (encoded.var(correction=0) + 1e-8).sqrt()
-    x = model.bottleneck(x * model.norm.weight + model.norm.bias)
-    frames = len(x)
-    x = F.pad(x, (0, 0, 0, -frames % 2**stages))
-    coarsest, skips = len(x) // 2**stages, []
-    for i in range(stages):
-        (x,) = run(model.encoder_stages[i], [x], coarsest)
-        skips.append(x)
-        down = model.downsamplings[i]
-        x = F.gelu(batch_norm(conv(x, down.conv, 2), down.norm))
-    (x,) = run(model.encoder_stages[stages], [x], coarsest)
-    sequences = split(x, model.splits[-1])
-    for i in range(stages):
-        level = stages - 1 - i
-        skip = split(skips[level], model.splits[min(level, len(model.splits) - 1)])
-        joined = [
-            torch.cat([s.repeat_interleave(2, 0), k], 1)
-            for s, k in zip(sequences, skip, strict=True)
-        ]
-        sequences = [model.fusions[i](s) for s in joined]
-        sequences = run(model.decoder_stages[i], sequences, coarsest)
-    waves = []
-    for s in sequences:
-        filters = model.head.layers[2](glu(model.head.layers[0](s[:frames])))
-        wave = torch.zeros(model.kernel_size + (frames - 1) * model.stride)
-        for t in range(frames):
-            place = slice(t * model.stride, t * model.stride + model.kernel_size)
-            wave[place] += filters[t] @ model.head.decoder.weight[:, 0]
-        waves.append(wave)
-    return torch.stack(waves, 1)
 
 
 @torch.no_grad()
