@@ -86,14 +86,7 @@ def whisper(folder, says="abdobrywiecz"):
         decoder_start_token_id=number("<|startoftranscript|>"),
     )
     model = WhisperForConditionalGeneration(config).eval()
-    # Each place says a letter of its own, and the end comes soon.
-    end = number(special[0])
-    said = [number(x) for x in says] + [end] * (448 - len(says))
-    with torch.no_grad():
-        tokens, places = model.model.decoder.embed_tokens, model.model.decoder.embed_positions
-        tokens.weight[end] = tokens.weight[0].flip(0)  # that of padding is zero
-        tokens.weight[said] *= 20
-        places.weight.copy_(100 * tokens.weight[said])
+    speak(model, [number(x) for x in says], end=number(special[0]))
     settings = model.generation_config
     settings.is_multilingual, settings.max_length = True, 20
     settings.lang_to_id = {f"<|{x}|>": number(f"<|{x}|>") for x in LANGUAGES}
@@ -102,6 +95,16 @@ def whisper(folder, says="abdobrywiecz"):
     settings.alignment_heads = [[0, 0]]
     model.save_pretrained(folder)
     return folder
+
+
+def speak(model, said, end):
+    """Makes each place of a Whisper say a letter of its own, and the end come soon."""
+    said = said + [end] * (448 - len(said))
+    with torch.no_grad():
+        tokens, places = model.model.decoder.embed_tokens, model.model.decoder.embed_positions
+        tokens.weight[end] = tokens.weight[0].flip(0)  # that of padding is zero
+        tokens.weight[said] *= 20
+        places.weight.copy_(100 * tokens.weight[said])
 
 
 def faster_whisper(folder, **options):
