@@ -14,7 +14,7 @@ from custom_modules.conversation.reporting import summarise
 from custom_modules.conversation.truths import find_references
 from custom_modules.errors import InputError
 from tests.conversation.talks import Oracle, Twice
-from tests.integration.test_generate import HPARAMS, run
+from tests.integration.generating import HPARAMS, run
 
 
 class Loudness:

@@ -20,7 +20,7 @@ from custom_modules.corpus.matrix import slots
 from custom_modules.corpus.turns import Piece, converse, draw_turns, lay_out, overlap_share
 from tests.corpus.recordings import speech_folder
 from tests.integration.forked import Forked
-from tests.integration.test_generate import ENVIRONMENT, HPARAMS, SCRIPT, run
+from tests.integration.generating import ENVIRONMENT, HPARAMS, SCRIPT, run
 
 
 def pieces_of(voices, seed):

@@ -14,7 +14,7 @@ from custom_modules.corpus.sources import Setup
 from custom_modules.errors import InputError
 from custom_modules.layout import SUBSETS, read_rows
 from polsess_prepare import prepare_polsess
-from tests.integration.test_generate import HPARAMS, files_of, rows_of, run
+from tests.integration.generating import HPARAMS, files_of, rows_of, run
 
 SIZES = ["--n_train=0", "--n_val=0", "--n_test=6", "--seconds_per_voice=12"]
 

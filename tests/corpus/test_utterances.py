@@ -19,7 +19,7 @@ from custom_modules.errors import InputError
 from custom_modules.mmipc import VARIANTS
 from polsess_prepare import prepare_polsess
 from tests.corpus.recordings import SPEAKERS, talker, write
-from tests.integration.test_generate import HPARAMS, refusal, rows_of, run
+from tests.integration.generating import HPARAMS, refusal, rows_of, run
 from tests.manifest.tiny_corpus import TinyCorpus
 
 #: What tables and templates trip over; and words that stand for nothing elsewhere.

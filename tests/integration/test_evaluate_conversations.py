@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from custom_modules.errors import exit_cleanly
-from tests.integration.test_generate import HPARAMS
-from tests.integration.test_generate import run as generate
+from tests.integration.generating import HPARAMS
+from tests.integration.generating import run as generate
 from tests.integration.test_separate_command import OLD
 from tests.integration.test_separate_command import call as separation
 

@@ -1,13 +1,10 @@
 """The generate command itself: its files, its resuming, its refusals."""
 
 import csv
-import hashlib
 import json
 import os
 import re
 import signal
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,48 +13,21 @@ import soundfile
 from custom_modules import layout
 from custom_modules.corpus.generation import write_speakers
 from custom_modules.corpus.sources import Recording
-from custom_modules.errors import exit_cleanly
 from custom_modules.layout import COLUMNS
 from polsess_prepare import prepare_polsess
 from tests.corpus.recordings import class_folder, speech_folder, talker, write
 from tests.integration.forked import Forked, run_command
+from tests.integration.generating import (
+    ENVIRONMENT,
+    HPARAMS,
+    SCRIPT,
+    files_of,
+    refusal,
+    rows_of,
+    run,
+)
 
-ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "recipes" / "corpus" / "generate.py"
-HPARAMS = ROOT / "hparams" / "corpus"
 SMALL = ["--n_train=12", "--n_val=3", "--n_test=3", "--duration=1.0"]
-
-
-def load_script():
-    """The script as a module, so that most tests need not start a process."""
-    spec = spec_from_file_location("generate", SCRIPT)
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def run(arguments):
-    """Runs the command in this process, as its ``__main__`` does."""
-    with exit_cleanly():
-        load_script().main([str(argument) for argument in arguments])
-
-
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
-
-
-def files_of(root):
-    """Path → digest of every file of a corpus."""
-    return {
-        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(root.rglob("*"))
-        if path.is_file()
-    }
-
-
-def rows_of(root, subset):
-    (path,) = (root / subset).glob("corpus_*_final.csv")
-    with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")
@@ -294,17 +264,6 @@ def test_sources_of_one_s_own_are_named_in_the_hparams_file(tmp_path):
         s1, _ = soundfile.read(root / "train" / "clean" / row["speaker1File"])
         active = s1[s1 != 0]
         assert np.sqrt(np.mean(active**2)) == pytest.approx(0.02, rel=0.05)
-
-
-def refusal(arguments, capsys):
-    """Runs a command that must fail; returns its one line."""
-    with pytest.raises(SystemExit) as caught:
-        run(arguments)
-    assert caught.value.code == 2
-    lines = capsys.readouterr().err.splitlines()
-    (line,) = [line for line in lines if line.startswith("error:")]
-    assert lines[-1] == line
-    return line
 
 
 @pytest.mark.parametrize(
