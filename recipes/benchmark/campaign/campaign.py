@@ -61,9 +61,9 @@ def mixtures_worth(minutes: float) -> int:
     """To test on, for a budget: the longer the trainings, the narrower the intervals.
 
     >>> [mixtures_worth(minutes) for minutes in (1, 4, 60)]
-    [24, 48, 96]
+    [12, 48, 96]
     """
-    return round(min(max(24, 12 * minutes), 96))
+    return round(min(max(12, 12 * minutes), 96))
 
 
 def recogniser_run(corpus: str, folder: Path) -> Run:
