@@ -8,7 +8,7 @@
 Every architecture is trained with every seed for as many steps as take --budget
 minutes here: a step of each is timed first. Corpus, variants and test are the same for
 all, and there is no curriculum; batch, crop and rate are each one's own. Of a generated
-corpus a test takes 12 mixtures for each minute of the budget, from 24 to 96.
+corpus a test takes 12 mixtures for each minute of the budget, 96 at most.
 The same command resumes what was interrupted, run by run and within a run; a higher
 --budget trains on. Then the runs are compared, and the tables of README.md beside
 this file are written between its marks, from the CSV files in figures/<preset>.
