@@ -9,6 +9,8 @@ The same units are always drawn alike, so draws of two models can be subtracted.
 
 import functools
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from scipy.special import ndtr, stdtr, stdtrit
@@ -114,16 +116,13 @@ def interval_of_draws(draws: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray
     """
     low, high = np.full((2, draws.shape[1]), np.nan)
     for count in np.unique(counts[counts >= FEWEST]):
-        chosen, widen = counts == count, (count / (count - 1)) ** 0.5 * stdtrit(count - 1, 0.975)
+        chosen, t = counts == count, stdtrit(count - 1, 0.975)
         some = draws[:, chosen]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # some resamples have none of few
+        with _some_resamples_empty():
             if count < FEWEST_FOR_PERCENTILES:
-                bounds = np.nanmean(some, axis=0) + np.outer(
-                    (-widen, widen), np.nanstd(some, axis=0)
-                )
+                bounds = np.nanmean(some, axis=0) + np.outer((-t, t), _errors(some, count))
             else:
-                share = 100 * ndtr(-widen)
+                share = 100 * ndtr(-t * _correction(count))
                 bounds = np.nanpercentile(some, [share, 100 - share], axis=0)
         low[chosen], high[chosen] = bounds
     return low, high
@@ -136,12 +135,27 @@ def p_values(differences: np.ndarray, draws: np.ndarray, counts: np.ndarray) -> 
     resamples beyond 0 would tell none below .001, of which the 55 pairs of eleven models
     have need.
     """
-    with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        errors = np.nanstd(draws, axis=0) * np.sqrt(counts / (counts - 1))
-        statistics = np.abs(differences) / errors
+    with np.errstate(invalid="ignore", divide="ignore"), _some_resamples_empty():
+        statistics = np.abs(differences) / _errors(draws, counts)
     statistics = np.where(differences == 0, 0, statistics)
     return np.where(counts < FEWEST, np.nan, 2 * stdtr(np.maximum(counts - 1, 1), -statistics))
+
+
+def _errors(draws: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Standard errors of what is resampled: those of resamples are too small for few units."""
+    return np.nanstd(draws, axis=0) * _correction(counts)
+
+
+def _correction(counts: np.ndarray) -> np.ndarray:
+    return np.sqrt(counts / (counts - 1))
+
+
+@contextmanager
+def _some_resamples_empty() -> Iterator[None]:
+    """In which resamples of few units that have no value, NaN, are no reason to warn."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        yield
 
 
 def holm(values: np.ndarray) -> np.ndarray:

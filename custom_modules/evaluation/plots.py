@@ -174,8 +174,8 @@ def plot_comparison(table: pd.DataFrame) -> Figure:
         part = table[table.model == model].set_index("variant").loc[variants]
         places = np.arange(len(variants)) + (number - (len(models) - 1) / 2) * width
         spread = _spread(part["mean"], part.ci_low, part.ci_high)
-        look: dict[str, Any] = {"fmt": "o", "markersize": 4, "color": colour}
-        look |= {"capsize": 3 if len(models) < 6 else 1}
+        capsize = 3 if len(models) < 6 else 1
+        look = {"fmt": "o", "markersize": 4, "color": colour, "capsize": capsize}
         above.errorbar(places, part["mean"], yerr=spread, label=in_legend(model), **look)
         if number:
             bounds = part.difference_ci_low, part.difference_ci_high

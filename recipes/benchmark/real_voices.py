@@ -28,7 +28,7 @@ from scipy.stats import spearmanr
 
 from custom_modules import markdown
 from custom_modules.errors import InputError, OptionParser, check_number, exit_cleanly
-from custom_modules.evaluation.comparison import TEXT_COLUMNS
+from custom_modules.evaluation.comparison import SHARED, TEXT_COLUMNS
 from custom_modules.evaluation.record import RECORD_FILE, RESULTS_FILE
 from custom_modules.evaluation.summary import ALL_MIXTURES
 from custom_modules.evaluation.testing import check_recogniser
@@ -58,7 +58,7 @@ VARIANTS = ("--variants=C,SER,SE",)
 #: A recogniser of real speech takes its time, and in noise loses each voice alone, too.
 WORDS, HEARD = ("--variants=C", "--metrics="), "words"
 #: In the records of tests that are pooled.
-ALIKE = ("task", "sample_rate", "split", "words")
+ALIKE = (*SHARED, "words")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -158,15 +158,13 @@ def pool(folder: Path, model: str, runs: Sequence[Run], heard: bool = False) -> 
             tables.append(table.assign(id=f"{run.seed}/" + table.id))
         prepare_folder((place / name).parent)
         write_table(pd.concat(tables, ignore_index=True), place / name)
-    records = [run.folder / (HEARD if heard else TEST) / RECORD_FILE for run in runs]
-    for record in records[1:]:
-        first, other = (read_record(path) for path in (records[0], record))
+    tests = [run.folder / (HEARD if heard else TEST) for run in runs]
+    first, *others = (read_record(test / RECORD_FILE) for test in tests)
+    for test, other in zip(tests[1:], others, strict=True):
         if differing := [key for key in ALIKE if first.get(key) != other.get(key)]:
-            raise InputError(
-                f"{record.parent}: {differing[0]} is not that of {records[0].parent}; "
-                f"remove {record.parent} to test again"
-            )
-    shutil.copyfile(records[0], place / RECORD_FILE)
+            what = f"{differing[0]} is not that of {tests[0]}"
+            raise InputError(f"{test}: {what}; remove {test} to test again")
+    shutil.copyfile(tests[0] / RECORD_FILE, place / RECORD_FILE)
     return str(place)
 
 

@@ -162,8 +162,8 @@ def check_pairs(tables, pairs):
             for column, cell in zip(columns, row, strict=False)
         }
         for row in pairs[pairs.metric == metric].itertuples():
-            shown = cells[row.model, row.other].removesuffix(" [–]")  # of too few voices
-            mean, _, *bounds = CELL.fullmatch(shown).groups()
+            cell = cells[row.model, row.other].removesuffix(" [–]")  # of too few voices
+            mean, _, *bounds = CELL.fullmatch(cell).groups()
             values = (row.difference, row.low, row.high)
             for text, value in zip((mean, *bounds), values, strict=True):
                 check_number(text, value)

@@ -44,11 +44,11 @@ def test_each_architecture_has_a_run_early():
 
 def test_a_training_goes_on_with_more_steps_but_not_with_other_options(tmp_path):
     for steps in (3, 7):
-        plan("hparams/small", "data", tmp_path, {"dprnn": steps}, [5])[0].check_begun()
+        plan("hparams/small", "data", tmp_path, {"dprnn": steps}, [5])[0].keep_begun()
     for data, options in (("other", []), ("data", ["--remix=True"])):
         (other,) = plan("hparams/small", data, tmp_path, {"dprnn": 7}, [5], options)
         with pytest.raises(InputError, match="dprnn/5: was begun with other options"):
-            other.check_begun()
+            other.keep_begun()
 
 
 @pytest.mark.parametrize(
@@ -63,15 +63,15 @@ def test_a_run_is_of_all_that_its_file_says_but_comments(tmp_path, before, after
     file = tmp_path / "mine.yaml"
     file.write_text(f"{before}\n")
     (run,) = plan(str(tmp_path), "data", tmp_path, {"mine": 7}, [5])
-    run.check_begun()
+    run.keep_begun()
     identity, costs = run.identity(), what_costs(str(file), [])
     file.write_text(f"# Why\n{before}\n")
-    run.check_begun()
+    run.keep_begun()
     assert (run.identity(), what_costs(str(file), [])) == (identity, costs)
     file.write_text(f"{after}\n")
     assert run.identity() != identity and what_costs(str(file), []) != costs
     with pytest.raises(InputError, match="mine/5: was begun with other options"):
-        run.check_begun()
+        run.keep_begun()
 
 
 def test_a_file_that_changes_while_others_train_is_noticed(tmp_path):

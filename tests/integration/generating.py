@@ -3,37 +3,21 @@
 import csv
 import hashlib
 import os
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
 
 import pytest
 
 from custom_modules.errors import exit_cleanly
-
-ROOT = Path(__file__).parents[2]
-
+from tests.integration.training import ROOT, load_script
 
 SCRIPT = ROOT / "recipes" / "corpus" / "generate.py"
-
-
 HPARAMS = ROOT / "hparams" / "corpus"
-
-
-def load_script():
-    """The script as a module, so that most tests need not start a process."""
-    spec = spec_from_file_location("generate", SCRIPT)
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 
 
 def run(arguments):
     """Runs the command in this process, as its ``__main__`` does."""
     with exit_cleanly():
-        load_script().main([str(argument) for argument in arguments])
-
-
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
+        load_script("generate", "corpus").main([str(argument) for argument in arguments])
 
 
 def files_of(root):

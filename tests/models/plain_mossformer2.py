@@ -5,6 +5,8 @@ import math
 import torch
 import torch.nn.functional as F
 
+from tests.models.plain_rotary import rotated
+
 STACK = "model.mask_net.mdl.intra_mdl."
 
 
@@ -139,13 +141,7 @@ class Plain:
         return self.ffconv((attended_u * v) * torch.sigmoid(attended_v * u), f"{name}.to_out")
 
     def rotate(self, x, name):
-        turned = x.clone()
-        for pair, frequency in enumerate(self.p[f"{name}.rotary_pos_emb.freqs"]):
-            angle = torch.arange(len(x)) * frequency
-            a, b = x[:, 2 * pair], x[:, 2 * pair + 1]
-            turned[:, 2 * pair] = a * angle.cos() - b * angle.sin()
-            turned[:, 2 * pair + 1] = b * angle.cos() + a * angle.sin()
-        return turned
+        return rotated(x, self.p[f"{name}.rotary_pos_emb.freqs"])
 
     def fsmn(self, x, name):
         x = self.prelu(self.linear(x, f"{name}.conv1.0"), f"{name}.conv1.1")

@@ -20,6 +20,7 @@ from tests.models.contract import (
     perturb,
     relative_error,
 )
+from tests.models.plain_rotary import rotated
 
 SIZES = {"n_fft": 32, "stride": 16, "n_layers": 2, "emb_dim": 8, "attention_dim": 8}
 SIZES |= {"n_heads": 2, "ffn_dim": (6, 5), "ffn_kernel": 4}
@@ -187,13 +188,7 @@ class Plain:
         return torch.cat(outputs, dim=1) @ self.p[f"{name}.aggregate_heads.0.weight"].T
 
     def rotate(self, x, name):
-        turned = x.clone()
-        for pair, frequency in enumerate(self.p[f"{name}.rope.freqs"]):
-            angle = torch.arange(len(x)) * frequency
-            a, b = x[:, 2 * pair], x[:, 2 * pair + 1]
-            turned[:, 2 * pair] = a * angle.cos() - b * angle.sin()
-            turned[:, 2 * pair + 1] = b * angle.cos() + a * angle.sin()
-        return turned
+        return rotated(x, self.p[f"{name}.rope.freqs"])
 
     def ffn(self, x, name):
         """Windows from ``kernel - shift`` points before the start on, as many as reach the end."""

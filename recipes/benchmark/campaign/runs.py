@@ -84,21 +84,31 @@ class Run(NamedTuple):
     def name(self) -> str:
         return f"{self.model}, seed {self.seed}"
 
+    @property
+    def is_training(self) -> bool:
+        return Path(self.commands[0][0]).name == "train.py"
+
     def is_finished(self) -> bool:
         """Whether these commands are through already, with the same hparams."""
         file = self.folder / FINISHED_FILE
         return file.is_file() and file.read_bytes() == self.identity().encode()
 
-    def check_begun(self) -> None:
+    def keep_begun(self) -> None:
         """Says what is trained here; InputError if it was something else."""
         file, identity = self.folder / BEGUN_FILE, self.identity(but=LIMIT)
-        if Path(self.commands[0][0]).name != "train.py":
+        if not self.is_training:
             return
         if file.is_file() and file.read_bytes() != identity.encode():
             what = f"was begun with other options, or another {self.commands[0][1]}"
             raise InputError(f"{self.folder}: {what}; name another --output_folder")
         prepare_folder(self.folder)
         write_text(file, identity)
+
+    def keep_commit(self) -> None:
+        """Adds what is checked out to the commits that are trained here."""
+        if self.is_training:
+            with open(self.folder / COMMITS_FILE, "a", encoding="utf-8") as stream:
+                stream.write(f"{git_commit() or ''}\n")
 
     def identity(self, but: str = "\n") -> str:
         """All that makes the run, ``but`` options that begin so."""
@@ -172,7 +182,7 @@ def do_runs(runs: Sequence[Run], trainings: Trainings) -> None:
             more = f"was trained for {done} steps, more than the {run.steps} of this"
             remedy = "raise --budget, or name another --output_folder"
             raise InputError(f"{run.folder}: {more} budget; {remedy}")
-        run.check_begun()
+        run.keep_begun()
     logger.info("%d of %d runs to do", len(waiting), len(runs))
     answers = trainings.map(lambda run: _do(run, trainings), waiting)
     if failures := [answer for answer in answers if answer]:
@@ -183,9 +193,9 @@ def _do(run: Run, trainings: Trainings) -> str | None:
     """The failure of a run, in a line; None if there is none."""
     one_thread = {"OMP_NUM_THREADS": "1"}
     try:
-        run.check_begun()  # again, as hours may have passed
+        run.keep_begun()  # again, as hours may have passed
         begun = run.identity()
-        _add_line(run.folder / COMMITS_FILE, git_commit() or "")
+        run.keep_commit()
     except InputError as error:
         return str(error)
     for script, *arguments in run.commands:
@@ -209,9 +219,3 @@ def _do(run: Run, trainings: Trainings) -> str | None:
             return f"{where}: {failure}; see {run.folder}/output.txt"
     write_text(run.folder / FINISHED_FILE, begun)
     return None
-
-
-def _add_line(path: Path, line: str) -> None:
-    prepare_folder(path.parent)
-    with open(path, "a", encoding="utf-8") as stream:
-        stream.write(f"{line}\n")
